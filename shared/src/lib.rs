@@ -1,1 +1,8 @@
-//! anabranch-shared
+//! The vocabulary and contracts that every layer speaks: events and their schemas, SQL views and their plan, the row
+//! transform, windows, aggregates, log positions, the event log, table commits and configuration.
+//!
+//! This crate knows no sibling, no HTTP and no DuckDB.
+
+pub mod clock;
+pub mod log;
+pub mod position;

@@ -1,0 +1,252 @@
+//! The event log: topics of partitions of records, each record with an offset.
+//!
+//! What every adapter promises:
+//! - **Order.** Within a partition, records are read in the order of their offsets. Across partitions there is no order.
+//! - **Durability.** [`Log::append`] returns after the records would survive the loss of power. All parts of one
+//!   append are stored, or none is.
+//! - **Coverage.** A [`Batch`] names the half-open offset range that it speaks for. Consecutive batches of a partition
+//!   join without a gap: where the log itself has none at some offsets (compaction, transaction markers), they lie
+//!   inside a batch's range although no record has them.
+//! - **Restart.** A reader starts at the positions that its caller kept together with its own state. The log keeps no
+//!   position for anybody that correctness rests on.
+//! - **Retention.** If a wanted offset has been deleted, reading fails with [`LogError::OutOfRange`] and names the
+//!   range; it never goes on at another offset by itself.
+//! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::clock::Micros;
+use crate::position::{Offset, Partition, Positions};
+
+/// What went wrong in the log, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// There is no such topic: create it, or correct the name.
+    #[error("no topic named `{topic}`; there are {existing:?}")]
+    UnknownTopic {
+        /// The name asked for.
+        topic: String,
+        /// The names that exist.
+        existing: Vec<String>,
+    },
+    /// There is no such partition.
+    #[error("topic `{topic}` has {partitions} partitions; partition {partition} doesn't exist")]
+    UnknownPartition {
+        /// The topic.
+        topic: String,
+        /// The partition asked for.
+        partition: Partition,
+        /// How many there are.
+        partitions: u32,
+    },
+    /// Wanted offsets are gone, by retention: what they held is lost to this reader.
+    #[error("topic `{topic}` partition {partition}: offsets {wanted}.. are wanted, but the log holds {held:?} only")]
+    OutOfRange {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: Partition,
+        /// The offset asked for.
+        wanted: Offset,
+        /// What the log holds.
+        held: Range<Offset>,
+    },
+    /// There is no room to store records: free some, then try again. Reading goes on.
+    #[error("no room in `{path}` to store records: {free_bytes} bytes free, {reserve_bytes} kept in reserve")]
+    StorageFull {
+        /// Where the log is stored.
+        path: String,
+        /// What the file system has left.
+        free_bytes: u64,
+        /// What has to stay free.
+        reserve_bytes: u64,
+    },
+    /// A topic exists with more partitions than asked for.
+    #[error("topic `{topic}` has {existing} partitions and can't be reduced to {wanted}")]
+    FewerPartitions {
+        /// The topic.
+        topic: String,
+        /// How many it has.
+        existing: u32,
+        /// How many were asked for.
+        wanted: u32,
+    },
+    /// What is stored can't be understood: it was damaged, or written by a newer version.
+    #[error("topic `{topic}` partition {partition} at offset {offset}: the stored batch is damaged: {what}")]
+    Damaged {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: Partition,
+        /// Its base offset.
+        offset: Offset,
+        /// What doesn't fit.
+        what: String,
+    },
+    /// The storage or the broker failed.
+    #[error("{step} failed")]
+    Backend {
+        /// What was tried, such as "append to topic `tweets`".
+        step: String,
+        /// Why it failed.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The log has been closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+/// Payloads one after the other in one buffer, so that a batch costs a handful of allocations, not one per record.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Payloads {
+    bytes: Bytes,
+    ends: Vec<u32>,
+}
+
+impl Payloads {
+    /// Payloads in `bytes`, the i-th of which ends before `ends[i]`. `None` unless the ends rise to `bytes.len()`.
+    pub fn new(bytes: Bytes, ends: Vec<u32>) -> Option<Self> {
+        let rising = ends.is_sorted() && ends.last().map_or(0, |&end| end as usize) == bytes.len();
+        rising.then_some(Self { bytes, ends })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The i-th payload. Panics if there is none.
+    pub fn get(&self, i: usize) -> &[u8] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] as usize };
+        &self.bytes[start..self.ends[i] as usize]
+    }
+
+    /// All payloads in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[u8]> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+
+    /// The bytes of all payloads, one after the other.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// Where each payload ends in [`Payloads::bytes`].
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+}
+
+impl<T: AsRef<[u8]>> FromIterator<T> for Payloads {
+    fn from_iter<I: IntoIterator<Item = T>>(payloads: I) -> Self {
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for payload in payloads {
+            bytes.extend_from_slice(payload.as_ref());
+            ends.push(u32::try_from(bytes.len()).expect("a batch of payloads is below 4 GiB"));
+        }
+        Self { bytes: bytes.into(), ends }
+    }
+}
+
+/// Consecutive records of one partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batch {
+    /// The partition they come from.
+    pub partition: Partition,
+    /// The offsets that this batch speaks for.
+    pub coverage: Range<Offset>,
+    /// Each record's offset: rising, inside `coverage`.
+    pub offsets: Vec<Offset>,
+    /// When the log took each record.
+    pub log_times: Vec<Micros>,
+    /// Each record's bytes.
+    pub payloads: Payloads,
+    /// The end of the partition when the batch was read: the reader is caught up if `coverage.end` has reached it.
+    pub log_end: Offset,
+}
+
+/// How much one read may return. A single record larger than `bytes` is returned by itself.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadLimit {
+    /// Records at most.
+    pub records: usize,
+    /// Payload bytes at most.
+    pub bytes: usize,
+}
+
+/// Records to be stored as one.
+#[derive(Debug, Default)]
+pub struct Append {
+    /// The records for each partition; a partition may be named once.
+    pub parts: Vec<(Partition, Payloads)>,
+    /// Makes a retry safe: while the key is remembered, the same append is answered with the first one's outcome.
+    pub idempotency: Option<Idempotency>,
+}
+
+/// A client's name for one request, with what is to be remembered beside it.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// The client's key, unique within the topic.
+    pub key: String,
+    /// Kept with the key in the same commit and returned to a retry.
+    pub note: Vec<u8>,
+}
+
+/// Where an append's records are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Appended {
+    /// The offsets given to each part.
+    pub offsets: BTreeMap<Partition, Range<Offset>>,
+    /// Set if the idempotency key was known already, in which case nothing was stored now: the first request's note.
+    pub repeated: Option<Vec<u8>>,
+}
+
+/// What is deleted from the start of each partition of a topic, and when.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// Records older than this, by the log's time.
+    pub age: Option<Duration>,
+    /// The oldest records, while a partition holds more than this.
+    pub bytes: Option<u64>,
+}
+
+/// The event log.
+pub trait Log: Send + Sync {
+    /// Creates a topic, or adds partitions to it. A topic that has as many already is left as it is.
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<(), LogError>;
+
+    /// The topics and how many partitions each has.
+    fn topics(&self) -> Result<BTreeMap<String, u32>, LogError>;
+
+    /// The offsets that each partition holds, from its start to its end.
+    fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError>;
+
+    /// Stores records durably and says where. Blocks until they are stored; concurrent appends share one sync.
+    fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError>;
+
+    /// A reader of the given partitions of a topic, each from its position.
+    fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError>;
+
+    /// Applies retention to a topic, but keeps every record at or after `keep_from`.
+    fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError>;
+}
+
+/// Reads some partitions of a topic, in turn.
+pub trait LogReader: Send {
+    /// The next batch of one of the partitions, fairly among those that have records; `None` if `wait` passed and
+    /// there was none, that is, if the reader is caught up with every partition.
+    fn poll(&mut self, limit: ReadLimit, wait: Duration) -> Result<Option<Batch>, LogError>;
+
+    /// Where each partition will be read next.
+    fn positions(&self) -> Positions;
+}
