@@ -4,5 +4,9 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
+pub mod expr;
 pub mod log;
 pub mod position;
+pub mod schema;
+pub mod view;
+pub mod window;
