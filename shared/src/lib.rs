@@ -6,8 +6,13 @@
 pub mod clock;
 pub mod decode;
 pub mod expr;
+pub mod job;
 pub mod log;
+pub mod partial;
 pub mod position;
 pub mod schema;
+pub mod snapshot;
+pub mod transform;
+pub mod version;
 pub mod view;
 pub mod window;
