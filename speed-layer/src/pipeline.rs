@@ -59,7 +59,7 @@ pub(crate) struct Pipeline {
     positions: Positions,
     states: Vec<ViewState>,
     /// Versions that wait, by view, until the state has read as far.
-    waiting: BTreeMap<String, Arc<Version>>,
+    waiting: BTreeMap<String, u64>,
     /// Versions seen, by view: a refold that failed isn't tried again with the same one.
     seen: BTreeMap<String, u64>,
     sequence: u64,
@@ -129,7 +129,7 @@ impl Pipeline {
             published: Instant::now(),
             cost: Duration::ZERO,
             checkpointed: now,
-            since_checkpoint: false,
+            since_checkpoint: true,
         })
     }
 
@@ -217,7 +217,7 @@ impl Pipeline {
             let frontier = version.published.coverage.ends();
             let place = self.states[i].place(&frontier);
             if place == Place::Ahead {
-                if self.waiting.insert(view.name.clone(), version).is_none_or(|w| w.published.version != number) {
+                if self.waiting.insert(view.name.clone(), number) != Some(number) {
                     tracing::info!(
                         view = view.name,
                         version = number,
