@@ -3,7 +3,7 @@ import { defineConfig } from 'vite'
 
 // `npm run dev` expects a server on its default address.
 export default defineConfig({
-  plugins: [svelte()],
+  plugins: [svelte({ configFile: false })],
   build: {
     outDir: 'dist',
     cssTarget: ['chrome123', 'firefox120', 'safari17.5'], // the first with `light-dark()`
