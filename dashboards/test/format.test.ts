@@ -95,3 +95,8 @@ it('turns names into titles', () => {
   expect(format.title('trending_hashtags')).toBe('Trending hashtags')
   expect(format.title('__')).toBe('__')
 })
+
+it('clips a bar from one share to another, within the bar', () => {
+  expect(format.stretch(0.25, 0.5)).toBe('inset(0 50.00% 0 25.00%)')
+  expect(format.stretch(0, 1.5)).toBe('inset(0 0.00% 0 0.00%)')
+})

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { growth, perTopic, positions, rate, watermark } from '../src/lib/pulse'
+import { growth, perTopic, positions, rate, rates, watermark } from '../src/lib/pulse'
 import { view } from './view'
 
 const covered = (topic: string, batch: number, speed: number) =>
@@ -42,6 +42,9 @@ describe('rate', () => {
   it('allows for samples that came late', () =>
     expect(rate([{ at: 0, events: 0 }, { at: 4000, events: 20 }], 5000)).toBe(5))
 })
+
+it('rates allow for polls of any length', () =>
+  expect(rates([{ at: 0, events: 9 }, { at: 500, events: 5 }, { at: 2500, events: 4 }])).toEqual([10, 2]))
 
 describe('watermark', () => {
   it('is the slowest', () =>

@@ -128,3 +128,9 @@ export const columnsOf = (columns: Column[], role: string): Column[] => columns.
 
 /** `3 events`, `1 event`. */
 export const plural = (count: number, noun: string): string => `${number(count)} ${noun}${count === 1 ? '' : 's'}`
+
+/** The `clip-path` that leaves a bar from one share of it to another (0 to 1): unlike scaling, it keeps a hatching's slant. */
+export function stretch(from: number, to: number): string {
+  const percent = (share: number) => (100 * Math.max(0, Math.min(1, share))).toFixed(2)
+  return `inset(0 ${percent(1 - to)}% 0 ${percent(from)}%)`
+}

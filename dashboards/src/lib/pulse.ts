@@ -37,6 +37,11 @@ export function rate(samples: Sample[], ms: number): number {
   return elapsed > 0 ? (events * 1000) / elapsed : 0
 }
 
+/** Each sample's own events per second, whatever time its poll took. */
+export function rates(samples: Sample[]): number[] {
+  return samples.slice(1).map(({ at, events }, before) => (events * 1000) / Math.max(1, at - samples[before]!.at))
+}
+
 /** The watermark that the page as a whole has reached: the slowest view's, of those that have one. */
 export function watermark(views: ViewDetail[]): number | null {
   const known = views.map((view) => Date.parse(view.watermark ?? '')).filter((ms) => !Number.isNaN(ms))

@@ -3,13 +3,14 @@ import type { Answer, Column, Row, ViewDetail } from './api'
 import { durationMs, toNumber } from './format'
 
 export interface Point {
-  start: number // milliseconds
+  end: number // of the window, milliseconds
   exact: number
   approximate: number
 }
 
 export interface Series {
-  step: number // milliseconds from one window's start to the next
+  size: number // of a window, milliseconds
+  step: number // from one window's end to the next
   points: Point[]
 }
 
@@ -31,43 +32,47 @@ export function combineOf(column: Column): Combine {
 
 const COMBINE: Record<Combine, (a: number, b: number) => number> = { sum: (a, b) => a + b, min: Math.min, max: Math.max }
 
+/** By window end. */
 export type Totals = Map<number, number>
 
 export function totals(rows: Row[], column: string, combine: Combine): Totals {
-  const byStart: Totals = new Map()
+  const byEnd: Totals = new Map()
   for (const row of rows) {
-    const start = Date.parse(String(row.window_start))
+    const end = Date.parse(String(row.window_end))
     const value = toNumber(row[column])
-    if (Number.isNaN(start) || value === null) continue
-    const sum = byStart.get(start)
-    byStart.set(start, sum === undefined ? value : COMBINE[combine](sum, value))
+    if (Number.isNaN(end) || value === null) continue
+    const sum = byEnd.get(end)
+    byEnd.set(end, sum === undefined ? value : COMBINE[combine](sum, value))
   }
-  return byStart
+  return byEnd
 }
 
-export function series(merged: Totals, batch: Totals, step: number, combine: Combine, windows: number): Series {
-  if (merged.size === 0) return { step, points: [] }
-  const starts = [...merged.keys()]
-  const last = starts.reduce((a, b) => Math.max(a, b))
-  const first = Math.max(starts.reduce((a, b) => Math.min(a, b)), last - (windows - 1) * step)
-  const points: Point[] = []
-  for (let start = first; start <= last; start += step) {
-    const all = merged.get(start) ?? 0
-    const done = batch.get(start) ?? 0
-    if (combine === 'sum') points.push({ start, exact: Math.min(done, all), approximate: Math.max(0, all - done) })
-    else points.push(done === all ? { start, exact: all, approximate: 0 } : { start, exact: 0, approximate: all })
+export function points(merged: Totals, batch: Totals, step: number, combine: Combine, windows: number): Point[] {
+  if (merged.size === 0) return []
+  const ends = [...merged.keys()]
+  const last = ends.reduce((a, b) => Math.max(a, b))
+  const first = Math.max(ends.reduce((a, b) => Math.min(a, b)), last - (windows - 1) * step)
+  const all: Point[] = []
+  for (let end = first; end <= last; end += step) {
+    const total = merged.get(end) ?? 0
+    const done = batch.get(end) ?? 0
+    if (combine === 'sum') all.push({ end, exact: Math.min(done, total), approximate: Math.max(0, total - done) })
+    else all.push(done === total ? { end, exact: total, approximate: 0 } : { end, exact: 0, approximate: total })
   }
-  return { step, points }
+  return all
 }
 
-/** The range to ask for: the last `windows` windows up to the watermark, and those that are open beyond it. */
-export function range(view: ViewDetail, windows: number): { from: number; to: number; step: number } | null {
+/**
+ * The range to ask for: the last `windows` windows up to the one that the watermark is about to close, and the one
+ * after it, where the newest events are. Sliding windows that end later yet hold only their first slides so far.
+ */
+export function range(view: ViewDetail, windows: number): { from: number; to: number; size: number; step: number } | null {
   const size = durationMs(view.window?.size ?? '')
   const step = durationMs(view.window?.slide ?? '') ?? size
   const watermark = Date.parse(view.watermark ?? '')
   if (size === null || step === null || Number.isNaN(watermark)) return null
-  const newest = Math.floor(watermark / step) * step
-  return { from: newest - (windows - 1) * step, to: newest + size + 2 * step, step }
+  const to = (Math.floor(watermark / step) + 2) * step
+  return { from: to - size - (windows - 1) * step, to, size, step }
 }
 
 /** The rows of the newest window in a range answer. */
