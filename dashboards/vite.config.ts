@@ -9,6 +9,7 @@ export default defineConfig({
     cssTarget: ['chrome123', 'firefox120', 'safari17.5'], // the first with `light-dark()`
     // The server's content security policy allows files of its own only: nothing may be inlined.
     assetsInlineLimit: 0,
+    license: { fileName: 'assets/licenses.txt' },
     modulePreload: { polyfill: false },
   },
   server: {
