@@ -44,3 +44,24 @@ impl Clock for ManualClock {
         self.0.load(Ordering::SeqCst)
     }
 }
+
+/// Reads RFC 3339, `2024-01-15T10:30:45.123Z`; a space may stand for the `T`, and without an offset it is UTC.
+/// Digits beyond microseconds are cut off. `None` if it is something else, or outside the years 1 to 9999.
+pub fn parse_timestamp(text: &str) -> Option<Micros> {
+    let text = text.trim();
+    let time = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.naive_utc()).or_else(|_| {
+        chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
+            .or_else(|_| chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f"))
+    });
+    time.ok()
+        .filter(|time| (1..=9999).contains(&chrono::Datelike::year(&time.date())))
+        .map(|time| time.and_utc().timestamp_micros())
+}
+
+/// Writes RFC 3339 in UTC, with as many digits of a second as are needed: `2024-01-15T10:30:45.123Z`.
+pub fn format_timestamp(time: Micros) -> String {
+    match chrono::DateTime::from_timestamp_micros(time) {
+        Some(time) => time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true),
+        None => format!("{time} µs since 1970"),
+    }
+}

@@ -4,5 +4,14 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
+pub mod expr;
+pub mod job;
 pub mod log;
+pub mod partial;
 pub mod position;
+pub mod schema;
+pub mod snapshot;
+pub mod transform;
+pub mod version;
+pub mod view;
+pub mod window;

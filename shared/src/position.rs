@@ -145,11 +145,7 @@ impl Coverage {
     /// The ranges below `frontier` that this coverage leaves out: what an answer lacks if it is all there is.
     pub fn missing_before(&self, frontier: &Positions) -> Coverage {
         Coverage(
-            frontier
-                .iter()
-                .filter(|&(&p, &end)| self.next(p) < end)
-                .map(|(&p, &end)| (p, self.next(p)..end))
-                .collect(),
+            frontier.iter().filter(|&(&p, &end)| self.next(p) < end).map(|(&p, &end)| (p, self.next(p)..end)).collect(),
         )
     }
 }
@@ -184,7 +180,9 @@ impl<'de> Deserialize<'de> for Coverage {
             .into_iter()
             .map(|(p, [first, next])| match p.parse() {
                 Ok(p) if first <= next => Ok((p, first..next)),
-                _ => Err(serde::de::Error::custom(format!("`{p}`: [{first}, {next}] is no offset range of a partition"))),
+                _ => {
+                    Err(serde::de::Error::custom(format!("`{p}`: [{first}, {next}] is no offset range of a partition")))
+                }
             })
             .collect()
     }

@@ -1,0 +1,81 @@
+//! Tables: what an event of a topic looks like.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Micros;
+
+/// The type of a column or an expression.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum DataType {
+    /// UTF-8 text.
+    Text,
+    /// A signed integer of 64 bits (`BIGINT`, `INTEGER`, `SMALLINT`).
+    BigInt,
+    /// A 64-bit floating-point number.
+    Double,
+    /// True or false.
+    Boolean,
+    /// Microseconds since the Unix epoch, UTC.
+    Timestamp,
+    /// Any JSON value, kept as its text; read with JSON paths.
+    Json,
+    /// A list, as made by `regexp_extract_all` and `string_split`; only `UNNEST` takes one.
+    List(Box<DataType>),
+}
+
+impl fmt::Display for DataType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("TEXT"),
+            Self::BigInt => f.write_str("BIGINT"),
+            Self::Double => f.write_str("DOUBLE"),
+            Self::Boolean => f.write_str("BOOLEAN"),
+            Self::Timestamp => f.write_str("TIMESTAMP"),
+            Self::Json => f.write_str("JSON"),
+            Self::List(item) => write!(f, "{item}[]"),
+        }
+    }
+}
+
+/// A column of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Its name, which is the key in the event's JSON object.
+    pub name: String,
+    /// Its type.
+    pub data_type: DataType,
+    /// Whether an event may lack it.
+    pub nullable: bool,
+}
+
+/// A table: the events of one topic, typed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// The name that views use.
+    pub name: String,
+    /// The topic whose events these are. No two tables share one.
+    pub topic: String,
+    /// The columns in the order of their definition.
+    pub columns: Vec<Column>,
+    /// Which column is the time at which an event happened.
+    pub event_time: usize,
+    /// How far behind the newest event time seen the watermark stays.
+    pub watermark_delay: Micros,
+    /// How far ahead of the log's clock an event time may be; beyond it the event is rejected.
+    pub max_future: Option<Micros>,
+    /// How many partitions the topic is created with.
+    pub partitions: u32,
+    /// The column whose value chooses an event's partition; none deals events round-robin.
+    pub partition_by: Option<usize>,
+    /// The statement that defined it, in canonical form.
+    pub sql: String,
+}
+
+impl Table {
+    /// The column that holds the event time.
+    pub fn event_time_column(&self) -> &Column {
+        &self.columns[self.event_time]
+    }
+}

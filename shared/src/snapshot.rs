@@ -1,0 +1,73 @@
+//! What the speed layer says of a view at one instant. The serving layer knows the speed layer by this alone.
+//!
+//! A snapshot is immutable and complete: its chunks' coverages join without a gap, from the frontier of the batch
+//! version that it stands on (or from the beginning of the log) to the newest record folded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use polars::prelude::DataFrame;
+use tokio::sync::watch;
+
+use crate::clock::Micros;
+use crate::position::Coverage;
+
+/// A view's speed state at one instant.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Rises with every change of the state, never falls while the process lives.
+    pub sequence: u64,
+    /// The batch version at whose frontier the chunks begin; none if they begin where the log did.
+    pub base: Option<u64>,
+    /// What the chunks cover together.
+    pub coverage: Coverage,
+    /// The state, in order of coverage.
+    pub chunks: Vec<Arc<Chunk>>,
+    /// No event with an earlier time is expected any more; none before any event.
+    pub watermark: Option<Micros>,
+    /// How many events came too late for at least one of their windows since the state began.
+    pub late: u64,
+    /// Why the source has stopped, if it has: the state is served as it was then.
+    pub stopped: Option<String>,
+}
+
+/// "The sum of the events with an offset in `coverage`", by pane.
+#[derive(Debug, Clone, Default)]
+pub struct Chunk {
+    /// The offsets that it speaks for.
+    pub coverage: Coverage,
+    /// The panes that hold any of these events, by their start; 0 alone in a view without windows.
+    pub panes: BTreeMap<Micros, Arc<Pane>>,
+}
+
+/// A chunk's part of one pane.
+#[derive(Debug, Clone, Default)]
+pub struct Pane {
+    /// Partials as in [`crate::partial`], one row per group and number of windows missed.
+    pub partials: DataFrame,
+    /// Events that had missed some of the pane's windows, by how many they had missed.
+    pub late: BTreeMap<i32, u64>,
+    /// Set once memory ran out: keys that are named may count up to `down` too much, keys that are not named may have
+    /// had up to `up` events.
+    pub slack: Option<Slack>,
+}
+
+/// How far a degraded pane's counts may be off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slack {
+    /// A named key's count may exceed the truth by this much.
+    pub down: i64,
+    /// A key that isn't named may have had this many events.
+    pub up: i64,
+}
+
+/// The newest snapshot of each view.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshots(pub BTreeMap<String, watch::Receiver<Arc<Snapshot>>>);
+
+impl Snapshots {
+    /// The newest snapshot of a view.
+    pub fn get(&self, view: &str) -> Option<Arc<Snapshot>> {
+        self.0.get(view).map(|receiver| receiver.borrow().clone())
+    }
+}

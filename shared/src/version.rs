@@ -1,0 +1,98 @@
+//! Versions of a view: what the batch layer publishes, and the other layers read.
+//!
+//! A version is one commit of the view's Delta table. The commit's metadata carries, under `anabranch`, a
+//! [`Published`]: which offsets it covers and which files hold its partials. So data and offsets are one atomic fact:
+//! a reader sees all of a version or nothing of it.
+//!
+//! The table's own rows are the finished windows, for any reader of Delta tables. The partials stand beside them in
+//! `_panes/`, a folder that Delta readers pass over.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::clock::Micros;
+use crate::partial::{self, MISSED, PANE};
+use crate::position::{Coverage, Partition};
+use crate::view::View;
+
+/// What a commit says of the version that it publishes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The version: 1 for a view's first, one more for each after it.
+    pub version: u64,
+    /// The definition that it was computed from, [`View::definition`].
+    pub definition: String,
+    /// The offsets whose events it holds.
+    pub coverage: Coverage,
+    /// The newest event time among them, by partition: where the watermark goes on from.
+    pub event_times: BTreeMap<Partition, Micros>,
+    /// When it was published.
+    pub published: Micros,
+    /// The run that made it.
+    pub run: String,
+    /// The files of partials, relative to the table.
+    pub panes: Vec<PaneFile>,
+}
+
+/// A Parquet file of partials, sorted by pane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PaneFile {
+    /// Its path, relative to the table.
+    pub path: String,
+    /// The day of event time (days since 1970) that its events are of.
+    pub day: i64,
+    /// The first pane in it, in microseconds.
+    pub first: Micros,
+    /// The last pane in it, in microseconds.
+    pub last: Micros,
+    /// How many rows it has.
+    pub rows: u64,
+}
+
+/// A version that can be read.
+#[derive(Debug, Clone)]
+pub struct Version {
+    /// Where the view's table is.
+    pub root: PathBuf,
+    /// What its commit says.
+    pub published: Published,
+}
+
+impl Version {
+    /// The partials of the panes that start in `[from, to)`, as in [`crate::partial`]; nothing in them missed a window.
+    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<LazyFrame> {
+        let files = self.published.panes.iter().filter(|file| file.first < to && from <= file.last);
+        let paths: Vec<PlRefPath> =
+            files.map(|file| PlRefPath::try_from_pathbuf(self.root.join(&file.path))).collect::<PolarsResult<_>>()?;
+        if paths.is_empty() {
+            return Ok(DataFrame::empty_with_schema(&partial::schema(view)).lazy());
+        }
+        let scan = LazyFrame::scan_parquet_files(paths.into(), ScanArgsParquet { glob: false, ..Default::default() })?;
+        let names = partial::schema(view)
+            .iter_names()
+            .map(|name| if name == MISSED { lit(0_i32).alias(MISSED) } else { col(name.clone()) })
+            .collect::<Vec<_>>();
+        Ok(scan.filter(col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)))).select(names))
+    }
+
+    /// The start of the newest pane with data.
+    pub fn last_pane(&self) -> Option<Micros> {
+        self.published.panes.iter().map(|file| file.last).max()
+    }
+}
+
+/// The newest version of each view; none before the first.
+#[derive(Debug, Clone, Default)]
+pub struct Versions(pub BTreeMap<String, watch::Receiver<Option<Arc<Version>>>>);
+
+impl Versions {
+    /// The newest version of a view.
+    pub fn get(&self, view: &str) -> Option<Arc<Version>> {
+        self.0.get(view).and_then(|receiver| receiver.borrow().clone())
+    }
+}

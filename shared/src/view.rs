@@ -1,0 +1,172 @@
+//! Views as the planner leaves them: checked, typed, ready to be evaluated by any layer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::clock::Micros;
+use crate::expr::Expr;
+use crate::schema::{DataType, Table};
+use crate::window::Window;
+
+/// Everything that a project defines.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    /// The tables by name.
+    pub tables: BTreeMap<String, Arc<Table>>,
+    /// The views by name.
+    pub views: BTreeMap<String, Arc<View>>,
+}
+
+impl Catalog {
+    /// The table whose events a topic holds.
+    pub fn table_of_topic(&self, topic: &str) -> Option<&Arc<Table>> {
+        self.tables.values().find(|table| table.topic == topic)
+    }
+
+    /// The views that read a table.
+    pub fn views_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<View>> {
+        self.views.values().filter(move |view| view.table.name == table)
+    }
+}
+
+/// A materialized view: what to keep of each event, in which windows, under which keys, aggregated how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// Its name.
+    pub name: String,
+    /// The statement as the user wrote it.
+    pub sql: String,
+    /// `sha256:…` over the canonical form of the view and of its table; a change of meaning changes it.
+    pub definition: String,
+    /// The table that it reads.
+    pub table: Arc<Table>,
+    /// Its windows; none means all of time.
+    pub window: Option<Window>,
+    /// A list that makes one row of each of its items.
+    pub unnest: Option<Unnest>,
+    /// Rows for which this isn't true are left out. May read the unnested column.
+    pub filter: Option<Expr>,
+    /// The columns that make a row one of its kind within its window.
+    pub keys: Vec<Key>,
+    /// What is kept of each group.
+    pub aggregates: Vec<Aggregate>,
+    /// The columns of an answer, in the order of the SELECT list.
+    pub columns: Vec<OutputColumn>,
+    /// The order of a window's rows. Ties are broken by the keys, ascending.
+    pub order: Vec<OrderBy>,
+    /// How many rows of a window are kept.
+    pub limit: Option<usize>,
+    /// For how long after its end, by the watermark, a window takes late events.
+    pub allowed_lateness: Micros,
+    /// When the batch layer recomputes it: a cron expression, in UTC.
+    pub schedule: Option<String>,
+    /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
+    pub max_rows: usize,
+}
+
+/// `CROSS JOIN UNNEST(list) AS t(column)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unnest {
+    /// The list.
+    pub list: Expr,
+    /// The name of an item.
+    pub column: String,
+}
+
+/// A grouping column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Key {
+    /// Its name in answers.
+    pub name: String,
+    /// Its value.
+    pub expr: Expr,
+}
+
+/// An aggregate column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Aggregate {
+    /// Its name in answers.
+    pub name: String,
+    /// What is computed.
+    pub function: AggregateFunction,
+    /// Of which value; none is `count(*)`.
+    pub argument: Option<Expr>,
+    /// `FILTER (WHERE …)`.
+    pub filter: Option<Expr>,
+}
+
+/// The aggregate functions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the functions'")]
+pub enum AggregateFunction {
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+}
+
+impl AggregateFunction {
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "count",
+            Self::Sum => "sum",
+            Self::Avg => "avg",
+            Self::Min => "min",
+            Self::Max => "max",
+        }
+    }
+}
+
+impl Aggregate {
+    /// The type of its value.
+    pub fn data_type(&self) -> DataType {
+        match (self.function, &self.argument) {
+            (AggregateFunction::Count, _) | (_, None) => DataType::BigInt,
+            (AggregateFunction::Avg, _) => DataType::Double,
+            (_, Some(argument)) => argument.data_type(),
+        }
+    }
+}
+
+/// A column of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputColumn {
+    /// The window's first instant.
+    WindowStart,
+    /// The first instant after the window.
+    WindowEnd,
+    /// The key with this index.
+    Key(usize),
+    /// The aggregate with this index.
+    Aggregate(usize),
+}
+
+/// One part of the order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OrderBy {
+    /// What is compared: a key or an aggregate. Nulls come last.
+    pub column: OutputColumn,
+    /// Largest first.
+    pub descending: bool,
+}
+
+impl View {
+    /// The name that a column of an answer has.
+    pub fn column_name(&self, column: OutputColumn) -> &str {
+        match column {
+            OutputColumn::WindowStart => "window_start",
+            OutputColumn::WindowEnd => "window_end",
+            OutputColumn::Key(i) => &self.keys[i].name,
+            OutputColumn::Aggregate(i) => &self.aggregates[i].name,
+        }
+    }
+
+    /// Whether the view is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.
+    pub fn is_top_k_by_count(&self) -> bool {
+        let by_count = self.order.first().is_some_and(|by| by.descending && by.column == OutputColumn::Aggregate(0));
+        let only = self.aggregates.len() == 1 && self.aggregates[0].function == AggregateFunction::Count;
+        self.limit.is_some() && by_count && only && !self.keys.is_empty()
+    }
+}
