@@ -119,8 +119,9 @@ async function get(path) {
 const moment = new Date(Date.now() - 20_000).toISOString()
 let posted = 0
 
-async function post(lines) {
-  const response = await fetch(`${url}/v1/topics/tweets/events`, {
+async function post(topic, records) {
+  const lines = records.map((record) => (typeof record === 'string' ? record : JSON.stringify(record)))
+  const response = await fetch(`${url}/v1/topics/${topic}/events`, {
     method: 'POST',
     headers: { 'content-type': 'application/x-ndjson' },
     body: lines.map((line) => `${line}\n`).join(''),
@@ -131,10 +132,27 @@ async function post(lines) {
 
 const tweets = (count, text, user = (at) => `user_${at}`) =>
   post(
+    'tweets',
     Array.from({ length: count }, () => {
       posted += 1
-      return JSON.stringify({ id: `tweet_${posted}`, user_id: user(posted), text, timestamp: moment })
+      return { id: `tweet_${posted}`, user_id: user(posted), text, timestamp: moment }
     }),
+  )
+
+const pageViews = (count) =>
+  post(
+    'page_views',
+    Array.from({ length: count }, (_, at) => ({
+      event_type: 'page_view',
+      user_id: `user_${at}`,
+      method: 'GET',
+      url: `/page/${at % 3}`,
+      status: 200,
+      bytes: 1000,
+      referrer: '/',
+      user_agent: 'test',
+      timestamp: moment,
+    })),
   )
 
 async function trendingView() {
@@ -190,12 +208,44 @@ test('a hashtag rises to first without a reload', async () => {
   await close()
 })
 
+test('totals over time tell what is exact from what is not', async () => {
+  const { page, wrong, close } = await open({ viewport: DESKTOP, colorScheme: 'dark' })
+  await live(page)
+  assert.deepEqual((await pageViews(12)).rejected, [])
+
+  const charted = ({ topic, window, limit }) => topic === 'page_views' && window && limit === null
+  const view = (await get('/v1/views')).views.find(charted)
+  assert.ok(view, 'the example has no unlimited view over windows of page views')
+  const panel = page.locator(`article[aria-labelledby="view-${view.name}"]`)
+  await page.waitForFunction(async (name) => (await (await fetch(`/v1/views/${name}`)).json()).lag === 0, view.name)
+  const figure = view.columns.find(({ role }) => role === 'aggregate').name
+  const { rows } = await get(`/v1/views/${view.name}/rows?window=latest`)
+  const total = rows.reduce((sum, row) => sum + row[figure], 0)
+  assert.ok(total > 0, `no ${figure} in ${JSON.stringify(rows)}`)
+
+  await panel.locator('canvas').waitFor()
+  await panel.getByText('batch, exact: 0', { exact: true }).waitFor()
+  await panel.getByText(new RegExp(`speed, [a-z ]+: ${total}$`)).waitFor()
+
+  const job = await fetch(`${url}/v1/jobs`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ kind: 'batch', views: [view.name] }),
+  })
+  assert.equal(job.status, 202)
+  await panel.getByText(`batch, exact: ${total}`, { exact: true }).waitFor()
+  await panel.getByText(/speed, [a-z ]+: 0$/).waitFor()
+  await panel.screenshot({ path: join(shots, 'over-time.png') })
+  assert.deepEqual(wrong, [])
+  await close()
+})
+
 test('event text is shown as text and runs nothing', async () => {
   const { page, wrong, close } = await open({ viewport: DESKTOP })
   await live(page)
   await tweets(40, `#rising ${HOSTILE} #<b>bold</b>`, () => HOSTILE)
   const broken = `{"id": "1", "user_id": "${HOSTILE.replaceAll('"', "'")}", "text": "no end`
-  assert.equal((await post([broken])).rejected.length, 1)
+  assert.equal((await post('tweets', [broken])).rejected.length, 1)
 
   // Wherever a view answers with the text, the page shows it.
   const { views } = await get('/v1/views')
