@@ -1,7 +1,7 @@
 // The dashboard as a person meets it: the real binary, a real browser, a fresh project.
 //
 //   ANABRANCH_BIN       the binary to start
-//   ANABRANCH_EXAMPLES  the folder that holds `social`; by default `examples` of this repository
+//   ANABRANCH_EXAMPLES  the folder that holds `social` and `clicks`; by default `examples` of this repository
 //   ANABRANCH_SHOTS     where screenshots go; by default a new temporary folder
 //   ANABRANCH_CHROMIUM  the browser; by default /usr/bin/chromium
 
@@ -61,9 +61,12 @@ let browser
 
 before(async () => {
   assert.ok(binary, 'ANABRANCH_BIN names no binary')
-  const source = join(examples, 'social')
-  assert.ok(existsSync(source), `no example project at ${source}`)
-  cpSync(source, project, { recursive: true, filter: (path) => basename(path) !== '.anabranch' })
+  // Both examples' views in one project: a ranking over tweets and totals over page views.
+  for (const example of ['social', 'clicks']) {
+    const source = join(examples, example)
+    assert.ok(existsSync(source), `no example project at ${source}`)
+    cpSync(source, project, { recursive: true, filter: (path) => basename(path) !== '.anabranch' })
+  }
   mkdirSync(shots, { recursive: true })
   server = start('127.0.0.1:0')
   url = await server.url
