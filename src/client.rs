@@ -86,6 +86,17 @@ impl Client {
         })
     }
 
+    /// Waits until a view covers the log to its end.
+    pub async fn settle(&self, view: &str) -> Result<Value, Failure> {
+        loop {
+            let detail = self.json(self.request(Method::GET, &format!("/v1/views/{view}"))).await?;
+            if detail["lag"] == 0 {
+                return Ok(detail);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Ends a server that was started for this command.
     pub async fn close(self) -> Result<(), Failure> {
         match self.own {
