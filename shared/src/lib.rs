@@ -4,11 +4,13 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
+pub mod config;
 pub mod expr;
 pub mod job;
 pub mod log;
 pub mod partial;
 pub mod position;
+pub mod project;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;

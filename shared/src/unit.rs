@@ -58,6 +58,20 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(total)
 }
 
+/// Writes a duration in the largest unit that it is a whole number of.
+pub fn format_duration(micros: Micros) -> String {
+    let units = [(86_400_000_000, "d"), (3_600_000_000, "h"), (60_000_000, "min"), (1_000_000, "s"), (1_000, "ms")];
+    let whole = units.iter().find(|(unit, _)| micros != 0 && micros % unit == 0);
+    whole.map_or_else(|| format!("{} ms", micros / 1_000), |(unit, name)| format!("{} {name}", micros / unit))
+}
+
+/// Writes a size in the largest binary unit that it is a whole number of.
+pub fn format_bytes(bytes: u64) -> String {
+    let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let whole = units.iter().find(|(unit, _)| bytes != 0 && bytes % unit == 0);
+    whole.map_or_else(|| format!("{bytes} B"), |(unit, name)| format!("{} {name}", bytes / unit))
+}
+
 /// Splits `1 hour 30 minutes` into its numbers and units.
 fn quantities<'a>(text: &'a str, what: &str, example: &str) -> Result<Vec<(u64, &'a str)>, String> {
     let malformed = || format!("`{text}` isn't {what}; write a whole number and a unit, such as {example}");
@@ -114,5 +128,15 @@ mod tests {
             assert_eq!(parse_bytes(text), expected.map_err(String::from), "{text}");
         }
         assert!(parse_bytes("1 M").is_err_and(|error| error.contains("unknown unit `M`")));
+    }
+
+    #[test]
+    fn what_is_written_reads_back_the_same() {
+        for text in ["0 ms", "100 ms", "90 s", "90 min", "36 h", "7 d"] {
+            assert_eq!(parse_duration(text).map(format_duration), Ok(text.to_owned()));
+        }
+        for text in ["0 B", "1 KiB", "1500 B", "64 MiB", "3 GiB", "2 TiB"] {
+            assert_eq!(parse_bytes(text).map(format_bytes), Ok(text.to_owned()));
+        }
     }
 }
