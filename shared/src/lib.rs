@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod decode;
 pub mod expr;
 pub mod job;
 pub mod log;
