@@ -11,6 +11,7 @@ pub mod partial;
 pub mod position;
 pub mod schema;
 pub mod snapshot;
+pub mod table;
 pub mod transform;
 pub mod version;
 pub mod view;
