@@ -129,6 +129,11 @@ impl Publishers {
         Ok(())
     }
 
+    /// The newest version of a view that has been announced.
+    pub fn newest(&self, view: &str) -> Option<Arc<Version>> {
+        self.0.get(view).and_then(|publisher| publisher.sender.borrow().clone())
+    }
+
     /// Looks for new versions of one view.
     pub async fn refresh_view(&self, view: &str) -> Result<(), TableError> {
         match self.0.get(view) {
