@@ -238,24 +238,23 @@ impl Archiver {
         let mut slot = self.state.lock().await;
         let mut patience = 10;
         loop {
-            if let Some(state) = slot.as_mut() {
-                if state.delta.is_superseded().await? {
-                    *slot = None;
-                } else {
-                    let positions = self.positions(&state.archived)?;
-                    let short = |(&partition, &end): (&Partition, &Offset)| {
-                        let reached = positions.get(&partition).copied().unwrap_or(0);
-                        (reached < end).then_some((partition, end, reached))
-                    };
-                    match ends.iter().find_map(short) {
-                        None => return Ok(ArchiveSnapshot::of(&state.delta, state.archived.clone())),
-                        Some((partition, end, reached)) if patience == 0 => {
-                            let topic = self.table.topic.clone();
-                            return Err(BatchError::Stalled { topic, partition, end, reached });
-                        }
-                        Some(_) => {}
-                    }
-                }
+            let state = match slot.take() {
+                Some(state) if !state.delta.is_superseded().await? => state,
+                _ => self.load().await?,
+            };
+            let positions = self.positions(&state.archived)?;
+            let short = ends.iter().find_map(|(&partition, &end)| {
+                let reached = positions.get(&partition).copied().unwrap_or(0);
+                (reached < end).then_some((partition, end, reached))
+            });
+            let Some((partition, end, reached)) = short else {
+                let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone());
+                *slot = Some(state);
+                return Ok(snapshot);
+            };
+            *slot = Some(state);
+            if patience == 0 {
+                return Err(BatchError::Stalled { topic: self.table.topic.clone(), partition, end, reached });
             }
             let progress = self.step_locked(&mut slot, Duration::from_secs(1)).await?;
             patience = if progress == 0 { patience - 1 } else { 10 };

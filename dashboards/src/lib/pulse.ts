@@ -1,0 +1,56 @@
+// Figures of the pulse strip, from one answer of `GET /v1/views` after another.
+import type { ViewDetail } from './api'
+
+/** Per `topic/partition`, the offset that either layer of any view has reached. */
+export function positions(views: ViewDetail[]): Map<string, number> {
+  const reached = new Map<string, number>()
+  for (const { topic, coverage } of views) {
+    for (const layer of [coverage.batch, coverage.speed]) {
+      for (const [partition, [, next]] of Object.entries(layer?.offsets ?? {})) {
+        const at = `${topic}/${partition}`
+        reached.set(at, Math.max(reached.get(at) ?? 0, next))
+      }
+    }
+  }
+  return reached
+}
+
+/** Events between two readings; a partition seen for the first time, or set back, counts nothing. */
+export function growth(before: Map<string, number>, now: Map<string, number>): number {
+  let events = 0
+  for (const [at, next] of now) events += Math.max(0, next - (before.get(at) ?? next))
+  return events
+}
+
+export interface Sample {
+  at: number // milliseconds
+  events: number // since the sample before
+}
+
+/** Events per second over the last `ms` of samples. */
+export function rate(samples: Sample[], ms: number): number {
+  const last = samples.at(-1)
+  if (!last) return 0
+  const first = samples.findIndex((sample) => sample.at >= last.at - ms)
+  const events = samples.slice(first + 1).reduce((sum, sample) => sum + sample.events, 0)
+  const elapsed = last.at - samples[first]!.at
+  return elapsed > 0 ? (events * 1000) / elapsed : 0
+}
+
+/** Each sample's own events per second, whatever time its poll took. */
+export function rates(samples: Sample[]): number[] {
+  return samples.slice(1).map(({ at, events }, before) => (events * 1000) / Math.max(1, at - samples[before]!.at))
+}
+
+/** The watermark that the page as a whole has reached: the slowest view's, of those that have one. */
+export function watermark(views: ViewDetail[]): number | null {
+  const known = views.map((view) => Date.parse(view.watermark ?? '')).filter((ms) => !Number.isNaN(ms))
+  return known.length === 0 ? null : Math.min(...known)
+}
+
+/** Rejects and lag are facts of a topic that each of its views repeats: the largest per topic, summed. */
+export function perTopic(views: ViewDetail[], figure: (view: ViewDetail) => number): number {
+  const largest = new Map<string, number>()
+  for (const view of views) largest.set(view.topic, Math.max(largest.get(view.topic) ?? 0, figure(view)))
+  return [...largest.values()].reduce((sum, value) => sum + value, 0)
+}

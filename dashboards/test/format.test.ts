@@ -1,0 +1,102 @@
+import { describe, expect, it } from 'vitest'
+import type { Answer } from '../src/lib/api'
+import * as format from '../src/lib/format'
+
+describe('spans of time', () => {
+  it.each([
+    [0, '0 ms'],
+    [850, '850 ms'],
+    [4200, '4.2 s'],
+    [9990, '9.9 s'],
+    [59_999, '59 s'],
+    [60_000, '1 min'],
+    [200_000, '3 min 20 s'],
+    [3_600_000, '1 h'],
+    [93_600_000, '1 d 2 h'],
+    [-4200, '−4.2 s'],
+  ])('%i ms is %s', (ms, expected) => expect(format.span(ms)).toBe(expected))
+
+  it('reads years where data is old', () => expect(format.span(9 * 365.25 * 86_400_000 + 41 * 86_400_000)).toBe('9 y 41 d'))
+
+  it.each([
+    ['PT5M', 300_000],
+    ['PT1H30M', 5_400_000],
+    ['P1D', 86_400_000],
+    ['P1W', 604_800_000],
+    ['PT0.5S', 500],
+    ['P1M', null],
+    ['PT0S', null],
+    ['five minutes', null],
+  ])('%s lasts %s ms', (iso, ms) => expect(format.durationMs(iso)).toBe(ms))
+
+  it('leaves a duration that it cannot read as it is', () => expect(format.duration('P1M')).toBe('P1M'))
+})
+
+describe('windows', () => {
+  const label = (start: string, end: string) => format.windowLabel({ start, end })
+  it('name the day once', () =>
+    expect(label('2017-08-27T00:00:00Z', '2017-08-27T00:05:00Z')).toBe('2017-08-27 00:00 – 00:05'))
+  it('name both days where they span two', () =>
+    expect(label('2017-08-26T23:58:00Z', '2017-08-27T00:03:00Z')).toBe('2017-08-26 23:58 – 2017-08-27 00:03'))
+  it('show seconds where they matter', () =>
+    expect(label('2017-08-27T00:00:10Z', '2017-08-27T00:00:20Z')).toBe('2017-08-27 00:00:10 – 00:00:20'))
+  it('are all of time where there is none', () => expect(format.windowLabel(null)).toBe('all of time'))
+})
+
+describe('figures', () => {
+  it.each([
+    [1234567, '1,234,567'],
+    [0.5, '0.5'],
+    [1234.56789, '1,234.57'],
+  ])('%d is %s', (value, expected) => expect(format.number(value)).toBe(expected))
+  it.each([
+    [9999, '9,999'],
+    [12_345, '12.3K'],
+    [0.125, '0.125'],
+  ])('%d is %s in short', (value, expected) => expect(format.compact(value)).toBe(expected))
+  it('show absence as a dash and text as it is', () => {
+    expect(format.cell(null)).toBe('–')
+    expect(format.cell(undefined)).toBe('–')
+    expect(format.cell('<b>')).toBe('<b>')
+    expect(format.cell(false)).toBe('false')
+  })
+})
+
+describe('bounds', () => {
+  it('are silent where they equal the value or do not exist', () => {
+    expect(format.bounds({ n: 5, n_lower: 5, n_upper: 5 }, 'n')).toBeNull()
+    expect(format.bounds({ n: 5 }, 'n')).toBeNull()
+  })
+  it('speak where they differ', () => {
+    const found = format.bounds({ n: 431, n_lower: 431, n_upper: 1433 }, 'n')
+    expect(found && format.boundsText(found)).toBe('431–1,433')
+  })
+  it('say so where one is unknown', () => {
+    const found = format.bounds({ n: 5, n_lower: 5, n_upper: null }, 'n')
+    expect(found && format.boundsText(found)).toBe('5–unknown')
+  })
+})
+
+describe('offsets', () => {
+  it('are listed in the order of partitions', () =>
+    expect(format.offsets({ '10': [0, 5], '2': [1000, 1200] })).toBe('2: 1,000–1,200 · 10: 0–5'))
+  it('may be none', () => expect(format.offsets(undefined)).toBe('none'))
+
+  const sources = (batchEnd: number, speedStart: number): Answer['sources'] => ({
+    batch: { version: 1, offsets: { '0': [0, batchEnd] } },
+    speed: { offsets: { '0': [speedStart, 90] } },
+  })
+  it('leave no gap where speed starts at the frontier', () => expect(format.gaps(sources(50, 50))).toEqual({}))
+  it('leave a gap where it starts later', () => expect(format.gaps(sources(50, 60))).toEqual({ '0': [50, 60] }))
+  it('leave none where there is no batch version', () => expect(format.gaps({ speed: { offsets: { '0': [0, 9] } } })).toEqual({}))
+})
+
+it('turns names into titles', () => {
+  expect(format.title('trending_hashtags')).toBe('Trending hashtags')
+  expect(format.title('__')).toBe('__')
+})
+
+it('clips a bar from one share to another, within the bar', () => {
+  expect(format.stretch(0.25, 0.5)).toBe('inset(0 50.00% 0 25.00%)')
+  expect(format.stretch(0, 1.5)).toBe('inset(0 0.00% 0 0.00%)')
+})

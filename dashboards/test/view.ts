@@ -1,0 +1,27 @@
+import type { ViewDetail } from '../src/lib/api'
+
+/** A windowed, limited view over one topic, to be varied. */
+export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
+  name: 'trending_hashtags',
+  sql: 'CREATE MATERIALIZED VIEW …',
+  definition: 'sha256:1',
+  topic: 'tweets',
+  table: 'tweets',
+  columns: [
+    { name: 'window_start', type: 'TIMESTAMP', role: 'window' },
+    { name: 'window_end', type: 'TIMESTAMP', role: 'window' },
+    { name: 'hashtag', type: 'TEXT', role: 'key' },
+    { name: 'mentions', type: 'BIGINT', role: 'aggregate', function: 'count' },
+  ],
+  window: { kind: 'hop', size: 'PT5M', slide: 'PT1M' },
+  order: [{ column: 'mentions', descending: true }],
+  limit: 3,
+  watermark: '2017-08-27T00:04:31Z',
+  coverage: { batch: null, speed: { offsets: { '0': [0, 10] } } },
+  log_end: { '0': 10 },
+  lag: 0,
+  late: 0,
+  rejected: 0,
+  schedule: null,
+  ...change,
+})
