@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
@@ -209,47 +210,57 @@ fn a_full_disk_refuses_appends_and_lets_reads_go_on() {
     assert_eq!(append(&log, "t", 0, &["b"]).offsets, BTreeMap::from([(0, 1..2)]));
 }
 
-/// Needs a small file system of its own, which fjall is made to fill to the last byte:
+/// A clock that, once armed, takes all that is left of its file system when it is asked: after the log has found room,
+/// and before it writes.
+#[derive(Debug)]
+struct FillingClock(Mutex<Option<PathBuf>>);
+
+impl Clock for FillingClock {
+    fn now(&self) -> Micros {
+        if let Some(ballast) = self.0.lock().take() {
+            let mut file = std::fs::File::create(ballast).expect("ballast");
+            while file.write_all(&[1; 4096]).is_ok() {}
+        }
+        0
+    }
+}
+
+/// Needs a small file system of its own, to be filled to the last byte:
 /// `mount -t tmpfs -o size=400m tmpfs DIR`, then `SMALL_FILE_SYSTEM=DIR cargo test … -- --ignored`.
 #[test]
 #[ignore = "needs a small file system"]
-fn a_disk_filled_to_the_last_byte_is_survived() {
-    let path = Path::new(&std::env::var("SMALL_FILE_SYSTEM").expect("SMALL_FILE_SYSTEM")).join("log");
-    let ballast = path.with_file_name("ballast");
-    let log = open(&path);
+fn a_disk_filled_behind_the_logs_back_is_survived() {
+    let dir = tempfile::tempdir_in(std::env::var("SMALL_FILE_SYSTEM").expect("SMALL_FILE_SYSTEM")).expect("directory");
+    let (path, ballast) = (dir.path().join("log"), dir.path().join("ballast"));
+    let clock = Arc::new(FillingClock(Mutex::new(None)));
+    let log = EmbeddedLog::open(&path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
     log.create_topic("t", 1).expect("create");
-    let mut stored = 0;
     let records = vec!["0123456789".repeat(1000); 100];
-    for round in 0..3 {
-        let full = loop {
-            match log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None }) {
-                Ok(appended) => stored = appended.offsets[&0].end,
-                Err(error) => break error,
-            }
-            if round < 2 && stored % 5000 == 0 {
-                // Somebody else takes all that is left, behind the log's back.
-                let free = fs4::available_space(&path).expect("free");
-                let size = ballast.metadata().map_or(0, |ballast| ballast.len());
-                if free < 150 << 20 {
-                    let _ = std::fs::write(&ballast, vec![1; (size + free) as usize]);
+    let append_records = || log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None });
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let (mut stored, mut read, mut refused) = (0, 0, 0);
+    for round in 0..200 {
+        let fill = round % 10 == 7;
+        *clock.0.lock() = fill.then(|| ballast.clone());
+        for _ in 0..if fill { 3 } else { 1 } {
+            match append_records() {
+                // Even then, if flushing has just made room.
+                Ok(appended) => {
+                    assert_eq!(appended.offsets[&0], stored..stored + 100);
+                    stored += 100;
                 }
+                Err(LogError::StorageFull { .. }) if fill => refused += 1,
+                Err(error) => panic!("{error:?}"),
             }
-        };
-        eprintln!(
-            "round {round}: {stored} records, {} bytes free, {full:?}",
-            fs4::available_space(&path).expect("free")
-        );
-        assert!(matches!(full, LogError::StorageFull { .. }), "{full:?}");
-        let bounds = log.bounds("t").expect("bounds")[&0].clone();
-        assert_eq!(bounds.end, stored);
-        let read = read_all(&log, "t", Positions::from([(0, bounds.start)]));
-        assert_eq!(read[&0].len() as u64, stored - bounds.start, "reads go on");
-        let _ = std::fs::remove_file(&ballast);
-        log.retain("t", Retention { age: None, bytes: Some(10 << 20) }, &Positions::new()).expect("retain");
-        let appended = append(&log, "t", 0, &["room again"]);
-        assert_eq!(appended.offsets[&0], stored..stored + 1);
-        stored += 1;
+            read += drain(&mut *reader, MANY).values().map(Vec::len).sum::<usize>() as u64;
+            assert_eq!(read, stored, "reads go on, and what was refused isn't there");
+        }
+        if fill {
+            std::fs::remove_file(&ballast).expect("make room");
+        }
+        log.retain("t", Retention { age: None, bytes: Some(20 << 20) }, &reader.positions()).expect("retain");
     }
+    assert!(refused > 20, "{refused}");
 }
 
 #[test]
