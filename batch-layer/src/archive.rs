@@ -221,8 +221,10 @@ impl Archiver {
     fn change(&self, archived: &Archived) -> Result<Change, BatchError> {
         let transactions =
             archived.coverage.iter().map(|(partition, range)| (self.app_id(partition), range.end as i64)).collect();
-        let note = serde_json::to_value(archived).map_err(|source| {
-            anabranch_shared::table::TableError::Note { table: self.root.display().to_string(), version: 0, source }
+        let note = serde_json::to_value(archived).map_err(|source| anabranch_shared::table::TableError::Note {
+            table: self.root.display().to_string(),
+            version: 0,
+            source,
         })?;
         Ok(Change { transactions, note, ..Default::default() })
     }
@@ -322,8 +324,7 @@ impl Archiver {
         let Gathered { batches, archived, rejected, rows } = gathered;
         if !rejected.is_empty() {
             let (rejects, topic) = (self.rejects.clone(), self.table.topic.clone());
-            let recorded =
-                move || rejects.record(&rejected).map_err(|source| BatchError::Rejects { topic, source });
+            let recorded = move || rejects.record(&rejected).map_err(|source| BatchError::Rejects { topic, source });
             blocking("recording rejects", recorded).await?;
         }
         let (root, table, now) = (self.root.clone(), self.table.clone(), self.clock.now());
@@ -396,7 +397,8 @@ fn gather(
     let (mut batches, mut rejected) = (Vec::new(), Vec::new());
     let (mut rows, mut records, mut bytes) = (0, 0, 0);
     while records < target_rows && bytes < target_bytes {
-        let limit = ReadLimit { records: (target_rows - records).min(100_000), bytes: (target_bytes - bytes).min(32 << 20) };
+        let limit =
+            ReadLimit { records: (target_rows - records).min(100_000), bytes: (target_bytes - bytes).min(32 << 20) };
         let Some(batch) = reader.poll(limit, wait)? else { break };
         wait = Duration::ZERO;
         let Batch { partition, coverage, offsets, log_times, payloads, .. } = batch;

@@ -202,7 +202,9 @@ impl JobQueue {
             let share = 1.0 / job.views.len() as f64;
             let done = |part: f64| (i as f64 + part) * share;
             let outcome = self
-                .persist(cancel, || work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone()))
+                .persist(cancel, || {
+                    work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone())
+                })
                 .await;
             match outcome {
                 Ok(version) => {

@@ -118,8 +118,7 @@ impl BatchLayer {
         }
         std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
         let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);
-        let schedule =
-            Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
+        let schedule = Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
         let worker = Worker {
             catalog: catalog.clone(),
             views,

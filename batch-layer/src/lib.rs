@@ -7,6 +7,8 @@
 pub mod archive;
 pub mod day;
 pub mod error;
+#[cfg(test)]
+mod fixture;
 mod history;
 pub mod jobs;
 mod layer;

@@ -112,7 +112,8 @@ impl Recompute {
         })?;
         let transactions = vec![(view_app_id(&self.view.name), i64::try_from(version).unwrap_or(i64::MAX))];
         let layout = (table.layout().ok().as_ref() != Some(&layout)).then_some(layout);
-        let change = Change { add: computed.add, remove: computed.remove, transactions, note, layout, ..Change::default() };
+        let change =
+            Change { add: computed.add, remove: computed.remove, transactions, note, layout, ..Change::default() };
         table.commit(change).await?;
         fail_point!("batch::after_publish", |_| Err(BatchError::Failpoint("batch::after_publish")));
         (self.progress)(1.0);
@@ -126,9 +127,8 @@ impl Recompute {
 
     /// The days to compute: all of them, or those that differ from what the previous version saw.
     fn touched(&self, previous: Option<&CommittedVersion>) -> BTreeSet<i64> {
-        let asked = |day: i64| {
-            self.times.as_ref().is_some_and(|times| day * DAY < times.end && times.start < (day + 1) * DAY)
-        };
+        let asked =
+            |day: i64| self.times.as_ref().is_some_and(|times| day * DAY < times.end && times.start < (day + 1) * DAY);
         let is_touched = |&day: &i64| match previous {
             None => true,
             Some(previous) => {
@@ -232,12 +232,7 @@ impl Recompute {
     }
 
     /// Finishes the windows that start on these days and writes their rows, a file for each day.
-    fn write_windows(
-        &self,
-        version: &Version,
-        stem: &str,
-        days: &BTreeSet<i64>,
-    ) -> Result<Vec<DataFile>, BatchError> {
+    fn write_windows(&self, version: &Version, stem: &str, days: &BTreeSet<i64>) -> Result<Vec<DataFile>, BatchError> {
         let Some(window) = self.view.window else { return Ok(Vec::new()) };
         let mut files = Vec::new();
         let mut done = 0;
@@ -252,7 +247,14 @@ impl Recompute {
                 .map_err(self.failed("computing the windows"))?;
             done += group.end - group.start;
             for (day, mut rows) in output::split_days(&rows, &group).map_err(self.failed("splitting the windows"))? {
-                files.push(output::write_rows(&version.root, &self.view, stem, Some(day), &mut rows, self.clock.now())?);
+                files.push(output::write_rows(
+                    &version.root,
+                    &self.view,
+                    stem,
+                    Some(day),
+                    &mut rows,
+                    self.clock.now(),
+                )?);
             }
         }
         Ok(files)
