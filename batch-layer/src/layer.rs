@@ -43,6 +43,8 @@ pub enum Role {
 pub struct BatchSettings {
     /// What it does.
     pub role: Role,
+    /// Whether views' schedules ask for runs.
+    pub scheduler: bool,
     /// How archives are kept.
     pub archive: ArchiveSettings,
     /// How many versions of a view are kept.
@@ -59,6 +61,7 @@ impl Default for BatchSettings {
     fn default() -> Self {
         Self {
             role: Role::default(),
+            scheduler: true,
             archive: ArchiveSettings::default(),
             keep_versions: 5,
             grace: Duration::from_secs(3600),
@@ -159,7 +162,9 @@ impl BatchLayer {
         if self.settings.role != Role::Archive {
             let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
             tasks.spawn(async move { queue.run(worker, token).await });
-            tasks.spawn(self.schedule.run(shutdown.clone()));
+            if self.settings.scheduler {
+                tasks.spawn(self.schedule.run(shutdown.clone()));
+            }
         }
         let (worker, every) = (self.worker.clone(), self.settings.refresh);
         tasks.spawn(async move {
