@@ -240,10 +240,13 @@ impl Archiver {
         let mut slot = self.state.lock().await;
         let mut patience = 10;
         loop {
-            let state = match slot.take() {
-                Some(state) if !state.delta.is_superseded().await? => state,
-                _ => self.load().await?,
+            let mut state = match slot.take() {
+                Some(state) => state,
+                None => self.load().await?,
             };
+            if state.delta.is_superseded().await? {
+                state = self.load().await?;
+            }
             let positions = self.positions(&state.archived)?;
             let short = ends.iter().find_map(|(&partition, &end)| {
                 let reached = positions.get(&partition).copied().unwrap_or(0);

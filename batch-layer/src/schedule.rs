@@ -12,13 +12,13 @@ use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use chrono::{DateTime, Utc};
 use croner::Cron;
-use croner::parser::{CronParser, Seconds};
+use croner::parser::{CronParser, Seconds, Year};
 use tokio_util::sync::CancellationToken;
 
 use crate::jobs::JobQueue;
 
 fn parse(expression: &str) -> Result<Cron, String> {
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).build();
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     parser.parse(expression).map_err(|error| {
         format!(
             "`{expression}` is no cron expression: {error}; five fields are wanted, minute hour day month weekday, \

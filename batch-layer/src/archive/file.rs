@@ -13,6 +13,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -165,20 +166,17 @@ fn options() -> ArrowWriterOptions {
 
 /// Reads files of the archive whole, as batches of [`file_schema`]: a column that a file lacks is null.
 pub fn read_files(root: &Path, table: &Table, files: &[DataFile]) -> Result<Vec<RecordBatch>, BatchError> {
-    use parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
     let schema = file_schema(table);
     let mut batches = Vec::new();
     for file in files {
         let path = root.join(&file.path);
-        let read = || -> Result<(), WriteError> {
-            let source = std::fs::File::open(&path)?;
-            let reader = ParquetRecordBatchReaderBuilder::try_new_with_options(source, ArrowReaderOptions::new())?;
+        let mut read = || -> Result<(), WriteError> {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path)?)?;
             for batch in reader.with_batch_size(CHUNK_ROWS).build()? {
                 batches.push(conform(&schema, &batch?)?);
             }
             Ok(())
         };
-        let mut read = read;
         read().map_err(|source| source.at("reading", &path))?;
     }
     Ok(batches)

@@ -164,9 +164,13 @@ impl Publisher {
     async fn refresh(&self) -> Result<(), TableError> {
         let mut table = self.table.lock().await;
         match table.as_mut() {
-            Some(table) if !table.is_superseded().await? => return Ok(()),
-            Some(table) => table.refresh().await?,
             None => *table = DeltaTable::open(&self.root).await?,
+            Some(table) => {
+                if !table.is_superseded().await? {
+                    return Ok(());
+                }
+                table.refresh().await?;
+            }
         }
         let committed = match table.as_ref() {
             Some(table) => committed_version(table).await?,
