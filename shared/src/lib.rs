@@ -18,6 +18,7 @@ pub mod reject;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;
+pub mod table;
 pub mod transform;
 pub mod unit;
 pub mod version;
