@@ -1,0 +1,249 @@
+//! Records to columns: JSON objects, read once, straight into Arrow arrays.
+//!
+//! One bad record never spoils its batch: it becomes a [`Reject`], and its neighbours are what they would be without
+//! it. A record is good if
+//! - it is at most [`MAX_RECORD_BYTES`] long, UTF-8, and one JSON object nested at most [`MAX_DEPTH`] levels deep;
+//! - each column's value has the column's type, or is `null` or absent where the column may be null;
+//! - its event time is there, and not further than the table's `max_future` ahead of the time the log took the record.
+//!
+//! | column      | JSON that it takes                                                                         |
+//! |-------------|--------------------------------------------------------------------------------------------|
+//! | `TEXT`      | a string                                                                                   |
+//! | `BIGINT`    | a number written without fraction and exponent, of 64 bits                                 |
+//! | `DOUBLE`    | any finite number                                                                          |
+//! | `BOOLEAN`   | `true`, `false`                                                                            |
+//! | `TIMESTAMP` | RFC 3339 text, or a whole number of milliseconds since the Unix epoch; years 0001 to 9999  |
+//! | `JSON`      | any value; its text is kept                                                                |
+//!
+//! Keys that name no column are ignored; of a key that comes twice, the last one counts.
+
+mod record;
+mod time;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, AsArray, BooleanBuilder, Float64Builder, Int64Builder, RecordBatch, StringViewBuilder,
+    TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+
+pub use self::record::MAX_DEPTH;
+use self::record::{Layout, Slot};
+pub(crate) use self::record::{is_nested_deeper, not_json};
+pub(crate) use self::time::to_rfc3339;
+use crate::clock::Micros;
+use crate::log::Payloads;
+use crate::schema::{Column, DataType, Table};
+
+/// How many bytes a record may have.
+pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// Turns the records of one table into columns.
+#[derive(Debug)]
+pub struct Decoder {
+    table: Arc<Table>,
+    schema: SchemaRef,
+    layout: Layout,
+    /// Strings of the current record whose escapes had to be resolved.
+    scratch: String,
+}
+
+/// What became of some records.
+#[derive(Debug)]
+pub struct Decoded {
+    /// The good records, one row each, with the table's columns in their order.
+    pub batch: RecordBatch,
+    /// For each row, which record it was: ascending. If nothing was rejected, the i-th row is the i-th record.
+    pub kept: Vec<u32>,
+    /// The bad records, ascending.
+    pub rejects: Vec<Reject>,
+    event_time: usize,
+}
+
+/// A record that isn't a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Which record it is.
+    pub index: u32,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Decoded {
+    /// The event time of each row.
+    pub fn event_times(&self) -> &[Micros] {
+        self.batch.column(self.event_time).as_primitive::<TimestampMicrosecondType>().values()
+    }
+}
+
+/// The type that a column has in Arrow. Polars lays out its own the same way, so arrays pass without being copied.
+pub fn arrow_type(data_type: &DataType) -> arrow::datatypes::DataType {
+    use arrow::datatypes::DataType as Arrow;
+    match data_type {
+        DataType::Text | DataType::Json => Arrow::Utf8View,
+        DataType::BigInt => Arrow::Int64,
+        DataType::Double => Arrow::Float64,
+        DataType::Boolean => Arrow::Boolean,
+        DataType::Timestamp => Arrow::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::List(item) => Arrow::LargeList(Arc::new(Field::new("item", arrow_type(item), true))),
+    }
+}
+
+/// The Arrow schema of a table.
+pub fn arrow_schema(table: &Table) -> SchemaRef {
+    let field = |column: &Column| Field::new(&column.name, arrow_type(&column.data_type), column.nullable);
+    Arc::new(Schema::new(table.columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+impl Decoder {
+    /// A decoder of a table's records.
+    pub fn new(table: Arc<Table>) -> Self {
+        let columns = table.columns.iter().map(|column| (column.name.clone(), column.data_type == DataType::Json));
+        let layout = Layout { columns: columns.collect(), order: Vec::new() };
+        Self { schema: arrow_schema(&table), layout, scratch: String::new(), table }
+    }
+
+    /// The table whose records it decodes.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Decodes records, of which the log took the i-th at `log_times[i]`. Panics unless there is a time for each.
+    pub fn decode(&mut self, payloads: &Payloads, log_times: &[Micros]) -> Decoded {
+        assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
+        // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
+        let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
+        let mut builders = self.table.columns.iter().map(|c| Builder::new(c, payloads)).collect::<Vec<_>>();
+        let mut slots = vec![Slot::Null; builders.len()];
+        let (mut kept, mut rejects) = (Vec::with_capacity(payloads.len()), Vec::new());
+        let mut start = 0;
+        for (index, (&end, &log_time)) in (0..).zip(payloads.ends().iter().zip(log_times)) {
+            let range = start..end as usize;
+            start = range.end;
+            let record = match text.and_then(|text| text.get(range.clone())) {
+                Some(record) => Ok(record),
+                None => std::str::from_utf8(&payloads.bytes()[range])
+                    .map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to())),
+            };
+            match record.and_then(|record| self.row(record, log_time, &mut slots)) {
+                Ok(()) => {
+                    kept.push(index);
+                    for (builder, slot) in builders.iter_mut().zip(&slots) {
+                        builder.append(*slot, &self.scratch);
+                    }
+                }
+                Err(reason) => rejects.push(Reject { index, reason }),
+            }
+        }
+        let columns = builders.into_iter().map(Builder::finish).collect();
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).expect("columns of the schema, equally long");
+        Decoded { batch, kept, rejects, event_time: self.table.event_time }
+    }
+
+    /// Reads a record and fits each slot to its column.
+    fn row<'a>(&mut self, record: &'a str, log_time: Micros, slots: &mut [Slot<'a>]) -> Result<(), String> {
+        if record.len() > MAX_RECORD_BYTES {
+            return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()));
+        }
+        record::read(record, &mut self.layout, slots, &mut self.scratch)?;
+        for (column, slot) in self.table.columns.iter().zip(slots.iter_mut()) {
+            *slot = fit(*slot, column, &self.scratch)?;
+        }
+        match (slots[self.table.event_time], self.table.max_future) {
+            (Slot::Integer(time), Some(ahead)) if time > log_time.saturating_add(ahead) => Err(format!(
+                "column `{}`: {} is more than {} s ahead of the log's clock, which showed {}",
+                self.table.event_time_column().name,
+                to_rfc3339(time),
+                ahead as f64 / 1e6,
+                to_rfc3339(log_time),
+            )),
+            (Slot::Integer(_), _) => Ok(()),
+            _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
+        }
+    }
+}
+
+/// What a column stores for a slot, or why it can't.
+fn fit<'a>(slot: Slot<'a>, column: &Column, scratch: &str) -> Result<Slot<'a>, String> {
+    let Column { name, data_type, nullable } = column;
+    let time = |text: &str| {
+        let unreadable = || format!("column `{name}`: `{}` is no RFC 3339 time", text.escape_debug());
+        time::from_rfc3339(text).map(Slot::Integer).ok_or_else(unreadable)
+    };
+    match (data_type, slot) {
+        (_, Slot::Null) if *nullable => Ok(slot),
+        (_, Slot::Null) => Err(format!("column `{name}` is null or absent, but NOT NULL")),
+        (DataType::Text, Slot::Text(_) | Slot::Escaped(..))
+        | (DataType::BigInt, Slot::Integer(_))
+        | (DataType::Double, Slot::Float(_))
+        | (DataType::Boolean, Slot::Boolean(_))
+        | (DataType::Json, Slot::Json(_) | Slot::Escaped(..)) => Ok(slot),
+        (DataType::Double, Slot::Integer(value)) => Ok(Slot::Float(value as f64)),
+        (DataType::Timestamp, Slot::Text(text)) => time(text),
+        (DataType::Timestamp, Slot::Escaped(start, end)) => time(&scratch[start..end]),
+        (DataType::Timestamp, Slot::Integer(millis)) => time::from_millis(millis)
+            .map(Slot::Integer)
+            .ok_or_else(|| format!("column `{name}`: {millis} ms is outside the years 0001 to 9999")),
+        (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) => {
+            Err(format!("column `{name}`: expected {data_type}, found a number that is no 64-bit integer"))
+        }
+        _ => Err(format!("column `{name}`: expected {data_type}, found {}", slot.kind())),
+    }
+}
+
+/// A column in the making.
+enum Builder {
+    Text(StringViewBuilder),
+    BigInt(Int64Builder),
+    Double(Float64Builder),
+    Boolean(BooleanBuilder),
+    Timestamp(TimestampMicrosecondBuilder),
+}
+
+impl Builder {
+    fn new(column: &Column, payloads: &Payloads) -> Self {
+        let rows = payloads.len();
+        match &column.data_type {
+            DataType::BigInt => Self::BigInt(Int64Builder::with_capacity(rows)),
+            DataType::Double => Self::Double(Float64Builder::with_capacity(rows)),
+            DataType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
+            DataType::Timestamp => {
+                let builder = TimestampMicrosecondBuilder::with_capacity(rows);
+                Self::Timestamp(builder.with_data_type(arrow_type(&DataType::Timestamp)))
+            }
+            DataType::Text | DataType::Json | DataType::List(_) => Self::Text(StringViewBuilder::with_capacity(rows)),
+        }
+    }
+
+    /// Appends what [`fit`] made of a slot.
+    #[inline]
+    fn append(&mut self, slot: Slot<'_>, scratch: &str) {
+        match (self, slot) {
+            (Self::Text(builder), Slot::Text(text) | Slot::Json(text)) => builder.append_value(text),
+            (Self::Text(builder), Slot::Escaped(start, end)) => builder.append_value(&scratch[start..end]),
+            (Self::Text(builder), _) => builder.append_null(),
+            (Self::BigInt(builder), Slot::Integer(value)) => builder.append_value(value),
+            (Self::BigInt(builder), _) => builder.append_null(),
+            (Self::Double(builder), Slot::Float(value)) => builder.append_value(value),
+            (Self::Double(builder), _) => builder.append_null(),
+            (Self::Boolean(builder), Slot::Boolean(value)) => builder.append_value(value),
+            (Self::Boolean(builder), _) => builder.append_null(),
+            (Self::Timestamp(builder), Slot::Integer(value)) => builder.append_value(value),
+            (Self::Timestamp(builder), _) => builder.append_null(),
+        }
+    }
+
+    fn finish(self) -> ArrayRef {
+        match self {
+            Self::Text(mut builder) => Arc::new(builder.finish()),
+            Self::BigInt(mut builder) => Arc::new(builder.finish()),
+            Self::Double(mut builder) => Arc::new(builder.finish()),
+            Self::Boolean(mut builder) => Arc::new(builder.finish()),
+            Self::Timestamp(mut builder) => Arc::new(builder.finish()),
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! One record's JSON, read once and in full, into a slot for each column.
+//!
+//! Nothing is written to a column before the whole record has been read, so a bad one leaves no trace.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Error as _, MapAccess, SeqAccess, Visitor};
+use sonic_rs::{Deserializer, LazyValue};
+
+/// How deep arrays and objects of a record may be nested.
+pub const MAX_DEPTH: usize = 64;
+
+/// What a record has for a column.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Slot<'a> {
+    /// JSON's `null`, or nothing at all.
+    Null,
+    Boolean(bool),
+    Integer(i64),
+    /// A number that isn't an integer of 64 bits.
+    Float(f64),
+    /// A string that stands in the record as it is.
+    Text(&'a str),
+    /// A string whose escapes were resolved, or JSON text that had to be copied: bytes `.0` to `.1` of the scratch.
+    Escaped(usize, usize),
+    /// The JSON text of a value.
+    Json(&'a str),
+    Array,
+    Object,
+}
+
+/// Which columns to look for.
+#[derive(Debug)]
+pub(super) struct Layout {
+    /// The name of each column, and whether its value's JSON text is wanted rather than the value.
+    pub columns: Vec<(String, bool)>,
+    /// The keys of an object as they came last, and the column of each: most producers write one order.
+    pub order: Vec<(String, Option<usize>)>,
+}
+
+impl Layout {
+    /// The column that the key at a place in the object names.
+    fn column(&mut self, place: usize, key: &str) -> Option<usize> {
+        if let Some((expected, column)) = self.order.get(place)
+            && expected == key
+        {
+            return *column;
+        }
+        let column = self.columns.iter().position(|(name, _)| name == key);
+        if place < self.order.len() {
+            self.order[place] = (key.to_owned(), column);
+        } else if place == self.order.len() && place < 4 * self.columns.len() {
+            self.order.push((key.to_owned(), column));
+        }
+        column
+    }
+}
+
+/// Reads a record into `slots`, one for each column of the layout.
+///
+/// Every value is parsed, those of unknown keys too, so that what is kept is JSON to every other reader as well.
+/// If a key comes twice, the last one wins. The error says what is wrong, and at which byte.
+pub(super) fn read<'a>(
+    record: &'a str,
+    layout: &mut Layout,
+    slots: &mut [Slot<'a>],
+    scratch: &mut String,
+) -> Result<(), String> {
+    // Finding the end of a JSON value recurses without a limit of its own.
+    if layout.columns.iter().any(|(_, json)| *json) && is_nested_deeper(record.as_bytes(), MAX_DEPTH) {
+        return Err(too_deep());
+    }
+    slots.fill(Slot::Null);
+    scratch.clear();
+    let mut json = Deserializer::from_str(record);
+    if !record.trim_ascii_start().starts_with('{') {
+        let found = Value(scratch).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
+        return Err(found.map_or_else(|e| not_json(&e), |found| format!("expected an object, found {}", found.kind())));
+    }
+    let read = serde::Deserializer::deserialize_map(&mut json, Object { layout, slots, scratch });
+    read.and_then(|()| json.end()).map_err(|e| not_json(&e))
+}
+
+/// Whether arrays and objects are nested deeper than `max`. Of text that isn't JSON the answer may be either.
+pub(crate) fn is_nested_deeper(json: &[u8], max: usize) -> bool {
+    // `[` and `{` differ in one bit. A text with few of them can't be deep, whatever they mean.
+    if json.iter().filter(|&&byte| byte | 0x20 == b'{').count() <= max {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for &byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => depth += 1,
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > max {
+            return true;
+        }
+    }
+    false
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {MAX_DEPTH} levels")
+}
+
+/// A parser's complaint in one line.
+pub(crate) fn not_json(error: &sonic_rs::Error) -> String {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default().lines().next().unwrap_or_default();
+    if error.is_unmatched_type() {
+        return what.to_owned();
+    }
+    format!("not JSON at byte {}: {}", error.offset(), what)
+}
+
+impl Slot<'_> {
+    /// What it is, as a message names it.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Boolean(_) => "a boolean",
+            Self::Integer(_) | Self::Float(_) => "a number",
+            Self::Text(_) | Self::Escaped(..) => "a string",
+            Self::Json(_) => "JSON",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        }
+    }
+}
+
+/// The record itself.
+struct Object<'s, 'a> {
+    layout: &'s mut Layout,
+    slots: &'s mut [Slot<'a>],
+    scratch: &'s mut String,
+}
+
+impl<'a> Visitor<'a> for Object<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
+        let mut place = 0;
+        while let Some(column) = map.next_key_seed(Key(self.layout, place))? {
+            place += 1;
+            match column {
+                None => map.next_value_seed(Skip(1))?,
+                Some(column) if self.layout.columns[column].1 => {
+                    self.slots[column] =
+                        json_text(map.next_value()?, self.scratch).map_err(|e| M::Error::custom(not_json(&e)))?;
+                }
+                Some(column) => self.slots[column] = map.next_value_seed(Value(self.scratch))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The JSON text of a value, parsed as well, as skipping alone doesn't look into strings and numbers.
+fn json_text<'a>(value: LazyValue<'a>, scratch: &mut String) -> Result<Slot<'a>, sonic_rs::Error> {
+    let text = value.as_raw_cow();
+    Skip(1).deserialize(&mut Deserializer::from_str(&text))?;
+    match text {
+        Cow::Borrowed("null") => Ok(Slot::Null),
+        Cow::Borrowed(text) => Ok(Slot::Json(text)),
+        Cow::Owned(text) => Value(scratch).visit_str(&text),
+    }
+}
+
+/// A key, looked up.
+struct Key<'s>(&'s mut Layout, usize);
+
+impl<'a> DeserializeSeed<'a> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl Visitor<'_> for Key<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(self.0.column(self.1, key))
+    }
+}
+
+/// The value of a column.
+struct Value<'s>(&'s mut String);
+
+impl<'a> DeserializeSeed<'a> for Value<'_> {
+    type Value = Slot<'a>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<Slot<'a>, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Value<'_> {
+    type Value = Slot<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Slot<'a>, E> {
+        Ok(Slot::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Slot<'a>, E> {
+        Ok(Slot::Boolean(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Slot<'a>, E> {
+        Ok(Slot::Integer(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Slot<'a>, E> {
+        Ok(i64::try_from(value).map_or(Slot::Float(value as f64), Slot::Integer))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Slot<'a>, E> {
+        Ok(Slot::Float(value))
+    }
+
+    fn visit_borrowed_str<E>(self, value: &'a str) -> Result<Slot<'a>, E> {
+        Ok(Slot::Text(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Slot<'a>, E> {
+        let start = self.0.len();
+        self.0.push_str(value);
+        Ok(Slot::Escaped(start, self.0.len()))
+    }
+
+    fn visit_seq<S: SeqAccess<'a>>(self, seq: S) -> Result<Slot<'a>, S::Error> {
+        Skip(1).visit_seq(seq).map(|()| Slot::Array)
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, map: M) -> Result<Slot<'a>, M::Error> {
+        Skip(1).visit_map(map).map(|()| Slot::Object)
+    }
+}
+
+/// A value that nobody wants, parsed nevertheless; it is inside that many arrays and objects.
+struct Skip(usize);
+
+impl Skip {
+    fn deeper<E: serde::de::Error>(self) -> Result<usize, E> {
+        if self.0 == MAX_DEPTH { Err(E::custom(too_deep())) } else { Ok(self.0 + 1) }
+    }
+}
+
+impl<'a> DeserializeSeed<'a> for Skip {
+    type Value = ();
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'a> Visitor<'a> for Skip {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<S: SeqAccess<'a>>(self, mut seq: S) -> Result<(), S::Error> {
+        let depth = self.deeper()?;
+        while seq.next_element_seed(Skip(depth))?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<(), M::Error> {
+        let depth = self.deeper()?;
+        while map.next_key_seed(Skip(depth))?.is_some() {
+            map.next_value_seed(Skip(depth))?;
+        }
+        Ok(())
+    }
+}
