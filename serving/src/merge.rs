@@ -291,7 +291,7 @@ fn with_slack(mut partials: DataFrame, slack: Option<Slack>) -> PolarsResult<Dat
 fn with_slack_once(view: &View, partials: DataFrame, slack: Slack) -> PolarsResult<DataFrame> {
     let keys: Vec<Expr> = (0..view.keys.len()).map(|i| col(partial::key(i))).collect();
     let number = int_range(lit(0_i64), len(), 1, DataType::Int64);
-    let number = if keys.is_empty() { number } else { number.over(keys) };
+    let number = if keys.is_empty() { number } else { number.over(keys)? };
     let once = |amount: i64, name: &str| {
         ternary_expr(number.clone().eq(lit(0_i64)), lit(amount), lit(0_i64)).alias(name)
     };

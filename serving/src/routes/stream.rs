@@ -17,7 +17,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
@@ -241,7 +241,7 @@ async fn feed(server: Arc<Server>, views: Vec<Arc<View>>, events: mpsc::Sender<E
         }
         tokio::select! {
             () = events.closed() => return,
-            _ = shutdown.wait_for(|stop| *stop) => return,
+            () = stopped(&mut shutdown) => return,
             Some(((i, _), ())) = changes.next(), if !changes.is_empty() => {
                 changed.insert(i);
             }
@@ -250,6 +250,13 @@ async fn feed(server: Arc<Server>, views: Vec<Arc<View>>, events: mpsc::Sender<E
         while let Some(Some(((i, _), ()))) = changes.next().now_or_never() {
             changed.insert(i);
         }
+    }
+}
+
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could say so.
+        std::future::pending().await
     }
 }
 
