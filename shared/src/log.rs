@@ -13,6 +13,10 @@
 //!   range; it never goes on at another offset by itself.
 //! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before.
 
+pub mod embedded;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;

@@ -1,0 +1,449 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proptest::prelude::*;
+
+use super::store::{BatchKey, Store};
+use super::{EmbeddedLog, EmbeddedOptions};
+use crate::clock::{Clock, ManualClock, Micros, SystemClock};
+use crate::log::tests::{Open, all_behaviours, append, drain, part, read_all, strings};
+use crate::log::{Append, Idempotency, Log, LogError, Payloads, ReadLimit, Retention};
+use crate::position::{Partition, Positions};
+
+const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
+const HOUR: Micros = 3600 * 1_000_000;
+
+fn open(path: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, Arc::new(SystemClock)).expect("open")
+}
+
+fn open_at(path: &Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
+    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open")
+}
+
+fn on_embedded(behaviour: &dyn Fn(Open<'_>)) {
+    let dir = tempfile::tempdir().expect("directory");
+    behaviour(&|| Arc::new(open(dir.path())));
+}
+
+all_behaviours!(on_embedded);
+
+#[test]
+fn log_times_are_the_clocks_but_never_decrease() {
+    let dir = tempfile::tempdir().expect("directory");
+    let clock = Arc::new(ManualClock::new(100));
+    let log = open_at(dir.path(), &clock);
+    log.create_topic("t", 2).expect("create");
+    for now in [100, 50, 200] {
+        clock.set(now);
+        append(&log, "t", 0, &["a"]);
+    }
+    clock.set(150);
+    append(&log, "t", 1, &["a"]);
+    drop(log);
+    let log = open_at(dir.path(), &clock);
+    append(&log, "t", 0, &["a"]);
+    let mut reader = log.reader("t", &Positions::from([(0, 0), (1, 0)])).expect("reader");
+    let mut times = BTreeMap::new();
+    while let Some(batch) = reader.poll(MANY, Duration::ZERO).expect("poll") {
+        times.insert(batch.partition, batch.log_times);
+    }
+    assert_eq!(times, BTreeMap::from([(0, vec![100, 100, 200, 200]), (1, vec![150])]));
+}
+
+#[test]
+fn retention_deletes_by_age_and_by_bytes() {
+    let dir = tempfile::tempdir().expect("directory");
+    let clock = Arc::new(ManualClock::new(0));
+    let log = open_at(dir.path(), &clock);
+    log.create_topic("t", 1).expect("create");
+    for hour in 0..10 {
+        clock.set(hour * HOUR);
+        append(&log, "t", 0, &["0123456789", "0123456789"]);
+    }
+    let retain = |age: Option<u64>, bytes, keep_from: &[(Partition, u64)]| {
+        let retention = Retention { age: age.map(|hours| Duration::from_secs(hours * 3600)), bytes };
+        log.retain("t", retention, &keep_from.iter().copied().collect()).expect("retain");
+        log.bounds("t").expect("bounds")[&0].start
+    };
+    assert_eq!(retain(Some(9), Some(200), &[]), 0, "just within both limits");
+    assert_eq!(retain(Some(7), None, &[(0, 3)]), 2, "what is to be kept is inside the second batch");
+    assert_eq!(retain(Some(7), None, &[]), 4);
+    assert_eq!(retain(None, Some(119), &[(0, 20)]), 10, "whole batches, until it is no more than that");
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 10)]))[&0].len(), 10);
+    assert_eq!(retain(None, Some(0), &[]), 20, "all of it");
+}
+
+#[test]
+fn idempotency_keys_are_forgotten_after_a_day() {
+    let dir = tempfile::tempdir().expect("directory");
+    let clock = Arc::new(ManualClock::new(HOUR));
+    let log = open_at(dir.path(), &clock);
+    log.create_topic("t", 1).expect("create");
+    let request = |key: &str| {
+        let idempotency = Some(Idempotency { key: key.to_owned(), note: Vec::new() });
+        log.append("t", Append { idempotency, ..part(0, &["a"]) }).expect("append").repeated.is_some()
+    };
+    assert!(!request("one"));
+    clock.set(24 * HOUR);
+    assert!(!request("two"));
+    assert!(request("one"), "not a day yet");
+    clock.set(25 * HOUR);
+    assert!(!request("one"), "a day later");
+    assert!(request("one"), "the new one is known");
+    assert!(request("two"));
+    clock.set(80 * HOUR);
+    assert!(!request("three"));
+    let store = log.shared.store.read();
+    let store = store.as_ref().expect("store");
+    let left = |prefix: &[u8]| store.prefix(prefix).count();
+    assert_eq!((left(b"i"), left(b"a")), (1, 1), "what is forgotten is deleted");
+}
+
+/// A clock that, once armed, tells when it is asked and answers when it is let.
+#[derive(Debug)]
+struct GatedClock(Mutex<Option<(SyncSender<()>, Receiver<()>)>>);
+
+impl Clock for GatedClock {
+    fn now(&self) -> Micros {
+        if let Some((asked, answer)) = self.0.lock().take() {
+            asked.send(()).expect("asked");
+            answer.recv().expect("answer");
+        }
+        0
+    }
+}
+
+/// Appends `first`, and the others while its commit is held back, so that these are stored by one commit.
+fn append_together(log: &EmbeddedLog, clock: &GatedClock, first: Append, others: Vec<Append>) -> Vec<super::Appended> {
+    let ((asked, is_asked), (answer, answers)) = (sync_channel(1), sync_channel(1));
+    *clock.0.lock() = Some((asked, answers));
+    let appends = log.stats().appends + 1 + others.len() as u64;
+    std::thread::scope(|scope| {
+        scope.spawn(|| log.append("t", first).expect("append"));
+        is_asked.recv().expect("the first commit has begun");
+        let others: Vec<_> =
+            others.into_iter().map(|other| scope.spawn(|| log.append("t", other).expect("append"))).collect();
+        while log.stats().appends < appends {
+            std::thread::yield_now();
+        }
+        answer.send(()).expect("answer");
+        others.into_iter().map(|other| other.join().expect("join")).collect()
+    })
+}
+
+fn gated(path: &Path) -> (EmbeddedLog, Arc<GatedClock>) {
+    let clock = Arc::new(GatedClock(Mutex::new(None)));
+    let log = EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
+    log.create_topic("t", 2).expect("create");
+    (log, clock)
+}
+
+#[test]
+fn appends_that_wait_share_a_sync_and_a_batch() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (log, clock) = gated(dir.path());
+    let before = log.stats();
+    let others = (0..50).map(|i| part(i % 2, &["a", "b"])).collect();
+    let appended = append_together(&log, &clock, part(0, &["first"]), others);
+    let after = log.stats();
+    assert_eq!(after.appends - before.appends, 51);
+    assert_eq!(after.commits - before.commits, 2);
+    assert_eq!(after.batches - before.batches, 3, "one for the first, one for each partition of the others");
+    let starts: BTreeSet<_> =
+        appended.iter().flat_map(|appended| &appended.offsets).map(|(p, o)| (*p, o.start)).collect();
+    assert_eq!(starts.len(), 50, "each has offsets of its own");
+    let records = read_all(&log, "t", Positions::from([(0, 0), (1, 0)]));
+    assert_eq!((records[&0].len(), records[&1].len()), (51, 50));
+}
+
+#[test]
+fn equal_requests_in_one_commit_are_stored_once() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (log, clock) = gated(dir.path());
+    let request = |note: &str| {
+        let idempotency = Some(Idempotency { key: "key".to_owned(), note: note.as_bytes().to_vec() });
+        Append { idempotency, ..part(1, &["a"]) }
+    };
+    let appended = append_together(&log, &clock, part(0, &["first"]), vec![request("x"), request("x"), request("x")]);
+    assert_eq!(appended.iter().filter(|appended| appended.repeated.is_none()).count(), 1);
+    assert_eq!(appended.iter().filter(|appended| appended.repeated.as_deref() == Some(b"x")).count(), 2);
+    assert_eq!(log.bounds("t").expect("bounds")[&1], 0..1);
+}
+
+#[test]
+fn large_appends_are_stored_in_several_batches() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    log.create_topic("t", 1).expect("create");
+    let records: Vec<_> = (0..100_000).map(|i| format!("{i:040}")).chain([String::from("y").repeat(3 << 20)]).collect();
+    log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None }).expect("append");
+    assert_eq!(log.stats().batches, 5);
+    for limit in [MANY, ReadLimit { records: 999, bytes: 1 << 30 }, ReadLimit { records: 1 << 20, bytes: 2_500_000 }] {
+        let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+        assert!(drain(&mut *reader, limit)[&0] == records, "{limit:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_appends_and_lets_reads_go_on() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    log.create_topic("t", 1).expect("create");
+    append(&log, "t", 0, &["a"]);
+    drop(log);
+    let full = EmbeddedOptions { reserve_bytes: u64::MAX / 2 };
+    let log = EmbeddedLog::open(dir.path(), full, Arc::new(SystemClock)).expect("open");
+    let refused = log.append("t", part(0, &["b"]));
+    let Err(LogError::StorageFull { path, free_bytes, reserve_bytes }) = refused else { panic!("{refused:?}") };
+    assert_eq!((path.as_str(), reserve_bytes), (dir.path().to_str().expect("path"), u64::MAX / 2));
+    assert!(free_bytes > 0);
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["a"]);
+    log.retain("t", Retention { age: None, bytes: Some(0) }, &Positions::new()).expect("deleting is allowed");
+    drop(log);
+    let log = open(dir.path());
+    assert_eq!(append(&log, "t", 0, &["b"]).offsets, BTreeMap::from([(0, 1..2)]));
+}
+
+/// A clock that, once armed, takes all that is left of its file system when it is asked: after the log has found room,
+/// and before it writes.
+#[derive(Debug)]
+struct FillingClock(Mutex<Option<PathBuf>>);
+
+impl Clock for FillingClock {
+    fn now(&self) -> Micros {
+        if let Some(ballast) = self.0.lock().take() {
+            let mut file = std::fs::File::create(ballast).expect("ballast");
+            while file.write_all(&[1; 4096]).is_ok() {}
+        }
+        0
+    }
+}
+
+/// Needs a small file system of its own, to be filled to the last byte:
+/// `mount -t tmpfs -o size=400m tmpfs DIR`, then `SMALL_FILE_SYSTEM=DIR cargo test … -- --ignored`.
+#[test]
+#[ignore = "needs a small file system"]
+fn a_disk_filled_behind_the_logs_back_is_survived() {
+    let dir = tempfile::tempdir_in(std::env::var("SMALL_FILE_SYSTEM").expect("SMALL_FILE_SYSTEM")).expect("directory");
+    let (path, ballast) = (dir.path().join("log"), dir.path().join("ballast"));
+    let clock = Arc::new(FillingClock(Mutex::new(None)));
+    let log = EmbeddedLog::open(&path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
+    log.create_topic("t", 1).expect("create");
+    let records = vec!["0123456789".repeat(1000); 100];
+    let append_records = || log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None });
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let (mut stored, mut read, mut refused) = (0, 0, 0);
+    for round in 0..200 {
+        let fill = round % 10 == 7;
+        *clock.0.lock() = fill.then(|| ballast.clone());
+        for _ in 0..if fill { 3 } else { 1 } {
+            match append_records() {
+                // Even then, if flushing has just made room.
+                Ok(appended) => {
+                    assert_eq!(appended.offsets[&0], stored..stored + 100);
+                    stored += 100;
+                }
+                Err(LogError::StorageFull { .. }) if fill => refused += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+            read += drain(&mut *reader, MANY).values().map(Vec::len).sum::<usize>() as u64;
+            assert_eq!(read, stored, "reads go on, and what was refused isn't there");
+        }
+        if fill {
+            std::fs::remove_file(&ballast).expect("make room");
+        }
+        log.retain("t", Retention { age: None, bytes: Some(20 << 20) }, &reader.positions()).expect("retain");
+    }
+    assert!(refused > 20, "{refused}");
+}
+
+#[test]
+fn a_second_opener_is_told_that_the_log_is_open() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    let second = EmbeddedLog::open(dir.path(), EmbeddedOptions::default(), Arc::new(SystemClock));
+    let Err(LogError::Backend { step, .. }) = second else { panic!("opened twice") };
+    assert!(step.contains("another process has open"), "{step}");
+    log.create_topic("t", 1).expect("the first goes on");
+}
+
+#[test]
+fn readers_end_with_the_log() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    log.create_topic("t", 1).expect("create");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| reader.poll(MANY, Duration::from_secs(60)));
+        drop(log);
+        assert!(matches!(waiting.join().expect("join"), Err(LogError::Closed)));
+    });
+    open(dir.path()).topics().expect("a reader that is still there doesn't keep it locked");
+}
+
+/// A log with three stored batches of 30 records of 100 bytes.
+fn three_batches(path: &Path) {
+    let log = open(path);
+    log.create_topic("t", 1).expect("create");
+    for batch in ["a", "b", "c"] {
+        append(&log, "t", 0, &[batch.repeat(100).as_str(); 30]);
+    }
+}
+
+fn expect_damage_of_the_second(path: &Path) {
+    let log = open(path);
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let one = ReadLimit { records: 30, bytes: 1 << 20 };
+    assert_eq!(reader.poll(one, Duration::ZERO).expect("poll").map(|batch| batch.coverage), Some(0..30));
+    let error = reader.poll(one, Duration::ZERO).expect_err("damaged");
+    assert!(matches!(error, LogError::Damaged { partition: 0, offset: 30, .. }), "{error:?}");
+    assert_eq!(reader.positions(), Positions::from([(0, 30)]));
+    let mut after = log.reader("t", &Positions::from([(0, 60)])).expect("reader");
+    let batch = after.poll(one, Duration::ZERO).expect("poll").expect("the third is whole");
+    assert_eq!(strings(&batch)[0], "c".repeat(100));
+}
+
+#[test]
+fn a_batch_that_isnt_what_was_written_is_damaged() {
+    let dir = tempfile::tempdir().expect("directory");
+    let damages: [fn(&mut Vec<u8>); 4] =
+        [|value| value[500] ^= 1, |value| value[7] ^= 1, |value| value[0] = 9, |value| value.truncate(1000)];
+    three_batches(dir.path());
+    for damage in damages {
+        let store = Store::open(dir.path()).expect("open");
+        let from = BatchKey::bound(0, 0, 30);
+        let (key, value) = store.range(&from..&b"c"[..]).next().expect("second").into_inner().expect("whole");
+        let mut damaged = value.to_vec();
+        damage(&mut damaged);
+        store.write(&[(key.clone(), Some(damaged.into()))]).expect("write");
+        drop(store);
+        expect_damage_of_the_second(dir.path());
+        let store = Store::open(dir.path()).expect("open");
+        store.write(&[(key, Some(value))]).expect("write");
+    }
+    let store = Store::open(dir.path()).expect("open");
+    let from = BatchKey::bound(0, 0, 30);
+    let key = store.range(&from..&b"c"[..]).next().expect("second").key().expect("key");
+    store.write(&[(key, None)]).expect("write");
+    drop(store);
+    expect_damage_of_the_second(dir.path());
+}
+
+#[test]
+fn a_file_that_isnt_what_was_written_is_damage() {
+    let dir = tempfile::tempdir().expect("directory");
+    three_batches(dir.path());
+    Store::open(dir.path()).and_then(|store| store.flush()).expect("flush");
+    let mut files = vec![dir.path().to_owned()];
+    let mut found = 0;
+    while let Some(path) = files.pop() {
+        if path.is_dir() {
+            files.extend(path.read_dir().expect("directory").map(|entry| entry.expect("entry").path()));
+            continue;
+        }
+        let mut bytes = std::fs::read(&path).expect("read");
+        let blob = path.parent().is_some_and(|parent| parent.ends_with("blobs"));
+        if let Some(at) = bytes.windows(100).position(|window| blob && window == "b".repeat(100).as_bytes()) {
+            bytes[at + 50] = b'x';
+            std::fs::write(&path, bytes).expect("write");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 1, "one file holds the second batch");
+    expect_damage_of_the_second(dir.path());
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(Vec<(Partition, Vec<Vec<u8>>)>),
+    Read { from: Vec<prop::sample::Index>, limit: ReadLimit, polls: usize },
+    Retain { bytes: u64, keep_from: prop::sample::Index },
+    Reopen,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let payload = prop::collection::vec(any::<u8>(), 0..40);
+    let parts = prop::collection::vec((0..3_u32, prop::collection::vec(payload, 0..20)), 0..4);
+    let limit = (1..50_usize, 1..2000_usize).prop_map(|(records, bytes)| ReadLimit { records, bytes });
+    let from = prop::collection::vec(any::<prop::sample::Index>(), 3);
+    let step = prop_oneof![
+        6 => parts.prop_map(Step::Append),
+        4 => (from, limit, 1..20_usize).prop_map(|(from, limit, polls)| Step::Read { from, limit, polls }),
+        1 => (0..500_u64, any::<prop::sample::Index>()).prop_map(|(bytes, keep_from)| Step::Retain { bytes, keep_from }),
+        1 => Just(Step::Reopen),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    /// Whatever is appended, read from wherever with whatever limits, is what three vectors would hold.
+    #[test]
+    fn a_log_is_vectors_of_records(steps in steps()) {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut log = open(dir.path());
+        log.create_topic("t", 3).expect("create");
+        let mut model = vec![Vec::<Vec<u8>>::new(); 3];
+        for step in steps {
+            match step {
+                Step::Append(parts) => {
+                    let mut seen = BTreeSet::new();
+                    let parts: Vec<_> = parts.into_iter().filter(|(partition, _)| seen.insert(*partition)).collect();
+                    let mut expected = BTreeMap::new();
+                    for (partition, records) in &parts {
+                        let held = &mut model[*partition as usize];
+                        let base = held.len() as u64;
+                        held.extend(records.iter().cloned());
+                        expected.insert(*partition, base..held.len() as u64);
+                    }
+                    let parts = parts.iter().map(|(p, records)| (*p, Payloads::from_iter(records))).collect();
+                    let appended = log.append("t", Append { parts, idempotency: None }).expect("append");
+                    prop_assert_eq!(appended.offsets, expected);
+                }
+                Step::Read { from, limit, polls } => {
+                    let bounds = log.bounds("t").expect("bounds");
+                    let from = bounds.iter().zip(&from).map(|((partition, held), from)| {
+                        (*partition, held.start + from.index((held.end - held.start) as usize + 1) as u64)
+                    });
+                    let mut next: Positions = from.collect();
+                    let mut reader = log.reader("t", &next).expect("reader");
+                    for _ in 0..polls {
+                        let Some(batch) = reader.poll(limit, Duration::ZERO).expect("poll") else {
+                            prop_assert!(next.iter().all(|(p, next)| *next == bounds[p].end), "caught up");
+                            break;
+                        };
+                        let from = next.insert(batch.partition, batch.coverage.end).expect("a partition asked for");
+                        prop_assert_eq!(from, batch.coverage.start);
+                        let held = &model[batch.partition as usize];
+                        prop_assert_eq!(batch.log_end, held.len() as u64);
+                        prop_assert!(batch.payloads.iter().eq(&held[from as usize..batch.coverage.end as usize]));
+                        prop_assert!(batch.payloads.len() <= limit.records);
+                        prop_assert!(batch.payloads.bytes().len() <= limit.bytes || batch.payloads.len() == 1);
+                    }
+                }
+                Step::Retain { bytes, keep_from } => {
+                    let keep: Positions =
+                        (0..3).map(|p| (p, keep_from.index(model[p as usize].len() + 1) as u64)).collect();
+                    let before = log.bounds("t").expect("bounds");
+                    log.retain("t", Retention { age: None, bytes: Some(bytes) }, &keep).expect("retain");
+                    for (partition, held) in log.bounds("t").expect("bounds") {
+                        prop_assert_eq!(held.end, before[&partition].end);
+                        prop_assert!(held.start >= before[&partition].start);
+                        prop_assert!(held.start <= keep[&partition].max(before[&partition].start));
+                    }
+                }
+                Step::Reopen => {
+                    drop(log);
+                    log = open(dir.path());
+                }
+            }
+        }
+    }
+}
