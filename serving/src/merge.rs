@@ -230,15 +230,14 @@ impl Parts {
         let slack = panes.iter().any(|pane| pane.slack.is_some()).then(|| slacks.sum());
         let has_missed = panes.iter().any(|pane| pane.late.keys().any(|&missed| missed > 0));
 
-        let mut speed = with_slack(nothing(view), slack.is_some().then_some(Slack { down: 0, up: 0 }))?;
+        let mut speed = if slack.is_some() { without_slack(nothing(view))? } else { nothing(view) };
         let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
         for pane in panes.iter().filter(|pane| pane.partials.height() > 0) {
             let partials = pane.partials.select(&names)?;
             let partials = match (slack, pane.slack) {
                 (None, _) => partials,
-                (Some(_), None) => with_slack(partials, Some(Slack { down: 0, up: 0 }))?,
-                (Some(_), own) if pane.late.is_empty() => with_slack(partials, own)?,
-                (Some(_), Some(own)) => with_slack_once(view, partials, own)?,
+                (Some(_), None) => without_slack(partials)?,
+                (Some(_), Some(own)) => with_own_slack(partials, own)?,
             };
             speed.vstack_mut(&partials)?;
         }
@@ -278,23 +277,18 @@ impl Parts {
     }
 }
 
-fn with_slack(mut partials: DataFrame, slack: Option<Slack>) -> PolarsResult<DataFrame> {
-    if let Some(slack) = slack {
-        let height = partials.height();
-        partials.with_column(Column::new_scalar(DOWN.into(), Scalar::from(slack.down), height))?;
-        partials.with_column(Column::new_scalar(UP.into(), Scalar::from(slack.up), height))?;
+fn without_slack(mut partials: DataFrame) -> PolarsResult<DataFrame> {
+    let height = partials.height();
+    for name in [DOWN, UP] {
+        partials.with_column(Column::new_scalar(name.into(), Scalar::from(0_i64), height))?;
     }
     Ok(partials)
 }
 
-/// A key that a degraded pane names in several rows, as some of its events missed windows, has the slack once.
-fn with_slack_once(view: &View, partials: DataFrame, slack: Slack) -> PolarsResult<DataFrame> {
-    let keys: Vec<Expr> = (0..view.keys.len()).map(|i| col(partial::key(i))).collect();
-    let number = int_range(lit(0_i64), len(), 1, DataType::Int64);
-    let number = if keys.is_empty() { number } else { number.over(keys)? };
+/// Slack speaks of a key's row that missed nothing; a key that has others as well has the slack once.
+fn with_own_slack(partials: DataFrame, slack: Slack) -> PolarsResult<DataFrame> {
     let once = |amount: i64, name: &str| {
-        ternary_expr(number.clone().eq(lit(0_i64)), lit(amount), lit(0_i64)).alias(name)
+        ternary_expr(col(MISSED).eq(lit(0_i32)), lit(amount), lit(0_i64)).alias(name)
     };
-    debug_assert!(partials.column(MISSED).is_ok());
     partials.lazy().with_columns([once(slack.down, DOWN), once(slack.up, UP)]).collect()
 }

@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod decode;
+pub mod config;
 pub mod expr;
 pub mod ingest;
 pub mod job;
@@ -13,9 +14,12 @@ pub mod partial;
 pub mod partitioner;
 pub mod position;
 pub mod reject;
+pub mod project;
 pub mod schema;
 pub mod snapshot;
+pub mod sql;
 pub mod transform;
+pub mod unit;
 pub mod version;
 pub mod view;
 pub mod window;

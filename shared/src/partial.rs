@@ -254,7 +254,7 @@ pub fn windows(view: &View, partials: LazyFrame, scope: Scope, quality: Quality)
         sums = sums.with_column(lit(start).alias(WINDOW));
     }
     let finished = sums.select(finished(view, late, quality.slack));
-    Ok(ordered(view, finished, scope))
+    ordered(view, finished, scope)
 }
 
 /// One row per window that a partial belongs to.
@@ -264,7 +264,7 @@ fn spread(window: Window, partials: LazyFrame, scope: Scope, late: bool) -> Pola
     if let Scope::One(start) = scope {
         let inside = col(PANE).gt_eq(lit(start)).and(col(PANE).lt(lit(start + window.size)));
         let index = (lit(start) - first()).floor_div(lit(window.slide));
-        return Ok(partials.filter(inside).with_column(on_time(index).alias(ON_TIME)));
+        return Ok(partials.filter(inside).with_columns([lit(start).alias(WINDOW), on_time(index).alias(ON_TIME)]));
     }
     let partials = match scope {
         Scope::Range(from, to) => {
@@ -349,7 +349,7 @@ fn bounds(view: &View, i: usize, value: Expr, all: Expr, late: bool, slack: Opti
 }
 
 /// Puts rows in order of window and then of the view, and cuts each window at the view's limit.
-fn ordered(view: &View, finished: LazyFrame, scope: Scope) -> LazyFrame {
+fn ordered(view: &View, finished: LazyFrame, scope: Scope) -> PolarsResult<LazyFrame> {
     let several = view.window.is_some() && !matches!(scope, Scope::One(_));
     let mut by = Vec::new();
     let mut descending = Vec::new();
@@ -366,12 +366,12 @@ fn ordered(view: &View, finished: LazyFrame, scope: Scope) -> LazyFrame {
         descending.push(false);
     }
     if by.is_empty() {
-        return finished;
+        return Ok(finished);
     }
     let options = SortMultipleOptions::default().with_order_descending_multi(descending).with_nulls_last(true);
-    let Some(limit) = view.limit else { return finished.sort_by_exprs(by, options) };
+    let Some(limit) = view.limit else { return Ok(finished.sort_by_exprs(by, options)) };
     if !several {
-        return finished.sort_by_exprs(by, options).limit(limit as IdxSize);
+        return Ok(finished.sort_by_exprs(by, options).limit(limit as IdxSize));
     }
     // Sorting every window's every row to keep a few of them costs more than finding each window's k-th value first.
     let first = view.order[0];
@@ -389,10 +389,10 @@ fn ordered(view: &View, finished: LazyFrame, scope: Scope) -> LazyFrame {
         .inner_join(thresholds, col("window_end"), col("window_end"))
         .filter(reaches.or(col(name).is_null()).or(col("__threshold").is_null()))
         .drop(by_name(["__threshold"], true, false));
-    let rank = int_range(lit(0_i64), len(), 1, DataType::Int64).over([col("window_end")]);
-    candidates
+    let rank = int_range(lit(0_i64), len(), 1, DataType::Int64).over([col("window_end")])?;
+    Ok(candidates
         .sort_by_exprs(by, options)
         .with_column(rank.alias("__rank"))
         .filter(col("__rank").lt(lit(limit as i64)))
-        .drop(by_name(["__rank"], true, false))
+        .drop(by_name(["__rank"], true, false)))
 }
