@@ -180,7 +180,10 @@ impl Server {
     pub async fn log_end(&self, view: &Arc<View>) -> Result<Positions, Problem> {
         let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
         let bounds = blocking(move || log.bounds(&topic)).await?.map_err(|error| log_problem(&error))?;
-        Ok(bounds.into_iter().map(|(partition, range): (Partition, std::ops::Range<Offset>)| (partition, range.end)).collect())
+        Ok(bounds
+            .into_iter()
+            .map(|(partition, range): (Partition, std::ops::Range<Offset>)| (partition, range.end))
+            .collect())
     }
 
     /// Runs work that may take long outside the reactor, a bounded number at once, and not for ever.

@@ -130,11 +130,16 @@ mod tests {
         let cache: Cache<u64, u64> = Cache::new(10_000);
         let computed = AtomicUsize::new(0);
         let ask = |stamp| {
-            cache.get_or_compute("q".into(), stamp, |_| 1, || async {
-                computed.fetch_add(1, Ordering::SeqCst);
-                tokio::task::yield_now().await;
-                Ok::<_, ()>(7)
-            })
+            cache.get_or_compute(
+                "q".into(),
+                stamp,
+                |_| 1,
+                || async {
+                    computed.fetch_add(1, Ordering::SeqCst);
+                    tokio::task::yield_now().await;
+                    Ok::<_, ()>(7)
+                },
+            )
         };
         let (a, b, c) = tokio::join!(ask(1), ask(1), ask(1));
         assert_eq!((a, b, c), (Ok(Arc::new(7)), Ok(Arc::new(7)), Ok(Arc::new(7))));

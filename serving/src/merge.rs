@@ -288,7 +288,7 @@ fn without_slack(mut partials: DataFrame) -> PolarsResult<DataFrame> {
 /// Slack speaks of a key's row that missed nothing; a key that has others as well has the slack once.
 fn with_own_slack(partials: DataFrame, slack: Slack) -> PolarsResult<DataFrame> {
     let once = |amount: i64, name: &str| {
-        ternary_expr(col(MISSED).eq(lit(0_i32)), lit(amount), lit(0_i64)).alias(name)
+        ternary_expr(col(MISSED).eq(lit(0_i32)), lit(amount), lit(0_i64)).cast(DataType::Int64).alias(name)
     };
     partials.lazy().with_columns([once(slack.down, DOWN), once(slack.up, UP)]).collect()
 }

@@ -100,8 +100,16 @@ impl Metrics {
     pub fn ingested(&self) -> Vec<Measure> {
         let ingested = self.ingested.lock();
         let each = ingested.iter().flat_map(|(topic, &(accepted, rejected))| {
-            let accepted = Measure::counter("anabranch_events_ingested", "Events that HTTP clients sent and the log has", accepted as f64);
-            let rejected = Measure::counter("anabranch_events_refused", "Records that HTTP clients sent and were rejected", rejected as f64);
+            let accepted = Measure::counter(
+                "anabranch_events_ingested",
+                "Events that HTTP clients sent and the log has",
+                accepted as f64,
+            );
+            let rejected = Measure::counter(
+                "anabranch_events_refused",
+                "Records that HTTP clients sent and were rejected",
+                rejected as f64,
+            );
             [accepted.of("topic", topic), rejected.of("topic", topic)]
         });
         each.collect()

@@ -64,11 +64,7 @@ impl Problem {
             cause = error.source();
         }
         tracing::error!(error = message, "a request failed");
-        Self::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "internal-error",
-            "the server failed; its log says why".to_owned(),
-        )
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "the server failed; its log says why".to_owned())
     }
 
     /// Says after how many seconds it is worth trying again.

@@ -45,9 +45,9 @@ impl Proof<'_> {
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.
     pub fn write_tail(&self, out: &mut Vec<u8>) {
-        let batch = self.sources.version.as_ref().map(|version| {
-            json!({ "version": version.published.version, "offsets": offsets(&version.published.coverage) })
-        });
+        let batch = self.sources.version.as_ref().map(
+            |version| json!({ "version": version.published.version, "offsets": offsets(&version.published.coverage) }),
+        );
         let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": offsets(coverage) }));
         out.extend_from_slice(b"\"sources\":");
         write_value(&json!({ "batch": batch, "speed": speed }), out);

@@ -196,7 +196,8 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
         (Some("closed"), None, None) => Ok(Ask::Closed),
         (Some(text), None, None) => {
             let end = time("window", text).map_err(|_| {
-                let detail = format!("`window` is `{text}`; it can be `latest`, `closed` or a window's end in RFC 3339");
+                let detail =
+                    format!("`window` is `{text}`; it can be `latest`, `closed` or a window's end in RFC 3339");
                 Problem::bad_request("bad-window", detail)
             })?;
             let start = end - window.size;

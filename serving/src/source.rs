@@ -160,7 +160,8 @@ impl Sources {
             self.speed = Some(snapshot.coverage.clone());
         } else {
             let mut covered: BTreeMap<Partition, std::ops::Range<Offset>> = BTreeMap::new();
-            for (p, range) in used.iter().flat_map(|chunk| chunk.coverage.iter()).filter(|(_, range)| !range.is_empty()) {
+            for (p, range) in used.iter().flat_map(|chunk| chunk.coverage.iter()).filter(|(_, range)| !range.is_empty())
+            {
                 let all = covered.entry(p).or_insert_with(|| range.clone());
                 *all = all.start.min(range.start)..all.end.max(range.end);
             }

@@ -86,13 +86,14 @@ pub(crate) async fn append_events(
     let body = read_body(&headers, body, server.app.limits.body_bytes).await?;
     let ingest = Arc::clone(&server.app.ingest);
     let name = topic.clone();
-    let receipt = blocking(move || ingest.ingest(&name, &body, key.as_deref())).await?.map_err(|error| match error {
-        IngestError::UnknownTopic { topic, existing } => {
-            Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
-        }
-        IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
-        IngestError::Log(error) => log_problem(&error),
-    })?;
+    let receipt =
+        blocking(move || ingest.ingest(&name, &body, key.as_deref())).await?.map_err(|error| match error {
+            IngestError::UnknownTopic { topic, existing } => {
+                Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
+            }
+            IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
+            IngestError::Log(error) => log_problem(&error),
+        })?;
     server.metrics.accepted(&topic, receipt.accepted, receipt.rejected.len() as u64);
     if !receipt.rejected.is_empty() {
         server.note_rejects();

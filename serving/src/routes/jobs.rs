@@ -113,10 +113,7 @@ pub(crate) async fn submit_job(
         (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn get_job(
-    State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
-) -> Result<Json<Job>, Problem> {
+pub(crate) async fn get_job(State(server): State<Arc<Server>>, Path(id): Path<String>) -> Result<Json<Job>, Problem> {
     run(&server, move |server| server.app.jobs.get(&id)).await.map(Json)
 }
 

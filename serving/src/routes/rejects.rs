@@ -77,8 +77,7 @@ pub(crate) async fn list_rejects(
     State(server): State<Arc<Server>>,
     parameters: Result<Query<RejectsParameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<RejectsPage>, Problem> {
-    let Query(parameters) =
-        parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
+    let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
     let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         let detail = format!("`limit` is {limit}; it can be 1 to {MAX_LIMIT}");

@@ -231,8 +231,7 @@ fn render(
     };
     let next = (!is_last).then(|| query.cursor(start, page.height()));
     let rows = Rows::of(&page).map_err(internal)?;
-    let proof =
-        Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
+    let proof = Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
 
     let mut body = Vec::with_capacity(512 + rows.len() * 64);
     match format {

@@ -9,7 +9,10 @@ use crate::{Limits, Readiness};
 
 fn platform() -> Platform {
     let trending = view("trending", Some(hop()), true, Some(100));
-    let platform = Platform::with_limits(&[trending.clone(), view("totals", None, true, None)], Limits { body_bytes: 1_000, ..Limits::default() });
+    let platform = Platform::with_limits(
+        &[trending.clone(), view("totals", None, true, None)],
+        Limits { body_bytes: 1_000, ..Limits::default() },
+    );
     let events = [event(10, "a", 1), event(70, "b", 2), event(80, "a", 4)];
     platform.log.fill("posts", 5);
     platform.publish(&trending, version(platform.folder.path(), &trending, 7, &events[..1]));
@@ -55,7 +58,8 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
     let platform = platform();
     let good = r#"{"ts":"2017-08-27T00:00:00Z","tag":"a","amount":1}"#;
     let body = format!("{good}\n{{\"tag\":\"no time\"}}\n{good}\n");
-    let (status, _, receipt) = platform.send(post("/v1/topics/posts/events", "application/x-ndjson", body.clone())).await;
+    let (status, _, receipt) =
+        platform.send(post("/v1/topics/posts/events", "application/x-ndjson", body.clone())).await;
     assert_eq!(status, StatusCode::OK);
     let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
     assert_eq!((&receipt["accepted"], &receipt["offsets"]), (&json!(2), &json!({"0": [5, 7]})));
@@ -135,7 +139,10 @@ async fn probes_and_metrics_say_how_it_is() {
     assert_eq!(platform.ok("/readyz").await, json!({"ready": true, "reasons": []}));
     platform.ready.send_replace(Readiness::not_ready(["the speed layer recovers"]));
     let (status, readiness) = platform.get("/readyz").await;
-    assert_eq!((status, &readiness["reasons"][0]), (StatusCode::SERVICE_UNAVAILABLE, &json!("the speed layer recovers")));
+    assert_eq!(
+        (status, &readiness["reasons"][0]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("the speed layer recovers"))
+    );
     platform.ok("/v1/views/trending/rows").await;
     platform.ok("/v1/views/trending/rows").await;
     let text = platform.ok("/metrics").await;
@@ -157,7 +164,9 @@ async fn probes_and_metrics_say_how_it_is() {
 #[tokio::test]
 async fn pages_have_a_strict_policy_and_errors_one_form() {
     let platform = platform();
-    let request = |method: Method, path: &str| Request::builder().method(method).uri(path).body(Body::empty()).expect("a request");
+    let request = |method: Method, path: &str| {
+        Request::builder().method(method).uri(path).body(Body::empty()).expect("a request")
+    };
     for path in ["/", "/docs"] {
         let (status, headers, _) = platform.send(request(Method::GET, path)).await;
         assert_eq!(status, StatusCode::OK);
@@ -188,7 +197,8 @@ async fn pages_have_a_strict_policy_and_errors_one_form() {
 #[tokio::test]
 async fn large_answers_are_compressed_on_request() {
     let platform = platform();
-    let request = Request::get("/openapi.json").header("accept-encoding", "gzip").body(Body::empty()).expect("a request");
+    let request =
+        Request::get("/openapi.json").header("accept-encoding", "gzip").body(Body::empty()).expect("a request");
     let (status, headers, body) = platform.send(request).await;
     assert_eq!((status, headers["content-encoding"].as_bytes()), (StatusCode::OK, &b"gzip"[..]));
     assert!(body.len() < crate::openapi_json().len() / 2);
@@ -203,5 +213,8 @@ fn the_description_is_the_reviewed_one() {
         std::fs::write(path, &generated).expect("written");
     }
     let reviewed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(reviewed.as_bytes() == generated, "serving/openapi.json is not what the handlers say: run this test with UPDATE_OPENAPI=1");
+    assert!(
+        reviewed.as_bytes() == generated,
+        "serving/openapi.json is not what the handlers say: run this test with UPDATE_OPENAPI=1"
+    );
 }

@@ -34,7 +34,9 @@ fn platform() -> (Platform, Arc<View>) {
 async fn the_answer_is_exactly_what_the_design_says() {
     let (platform, _) = platform();
     let (status, headers, body) = platform
-        .send(Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").body(Body::empty()).expect("a request"))
+        .send(
+            Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").body(Body::empty()).expect("a request"),
+        )
         .await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(headers["content-type"], "application/json");
@@ -58,7 +60,8 @@ async fn each_mode_takes_from_its_layers() {
     let (platform, _) = platform();
     let counts = |answer: &Value| -> Vec<(String, i64)> {
         let rows = answer["rows"].as_array().expect("rows").iter();
-        rows.map(|row| (row["tag"].as_str().expect("a tag").into(), row["mentions"].as_i64().expect("a count"))).collect()
+        rows.map(|row| (row["tag"].as_str().expect("a tag").into(), row["mentions"].as_i64().expect("a count")))
+            .collect()
     };
     let batch = platform.ok("/v1/views/trending/rows?mode=batch&window=2017-08-27T00:05:00Z").await;
     assert_eq!(counts(&batch), [("a".into(), 1), ("b".into(), 1)]);
@@ -69,7 +72,10 @@ async fn each_mode_takes_from_its_layers() {
     let latest = platform.ok("/v1/views/trending/rows").await;
     assert_eq!(latest["window"]["start"], "2017-08-27T00:04:00Z");
     let closed = platform.ok("/v1/views/trending/rows?window=closed").await;
-    assert_eq!(closed["window"], json!({"start": "2017-08-26T23:59:00Z", "end": "2017-08-27T00:04:00Z", "state": "closing"}));
+    assert_eq!(
+        closed["window"],
+        json!({"start": "2017-08-26T23:59:00Z", "end": "2017-08-27T00:04:00Z", "state": "closing"})
+    );
 }
 
 #[tokio::test]
@@ -144,7 +150,12 @@ async fn refusals_say_what_would_be_right() {
     let (platform, _) = platform();
     for (query, status, kind, says) in [
         ("/v1/views/x/rows", 404, "unknown-view", "there are `totals`, `trending`"),
-        ("/v1/views/trending/rows?window=2017-08-27T00:05:30Z", 400, "no-such-window", "2017-08-27T00:05:00Z and 2017-08-27T00:06:00Z"),
+        (
+            "/v1/views/trending/rows?window=2017-08-27T00:05:30Z",
+            400,
+            "no-such-window",
+            "2017-08-27T00:05:00Z and 2017-08-27T00:06:00Z",
+        ),
         ("/v1/views/trending/rows?window=soon", 400, "bad-window", "`latest`, `closed`"),
         ("/v1/views/trending/rows?key.colour=red", 400, "unknown-key", "there are `tag`"),
         ("/v1/views/trending/rows?limit=0", 400, "bad-limit", "1 to 100000"),
@@ -154,7 +165,12 @@ async fn refusals_say_what_would_be_right() {
         ("/v1/views/trending/rows?from=2017-08-27T00:00:00Z", 400, "bad-range", "both `from` and `to`"),
         ("/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2016-08-27T00:00:00Z", 400, "bad-range", "after"),
         ("/v1/views/trending/rows?from=2017-01-01T00:00:00Z&to=2017-12-01T00:00:00Z", 400, "range-too-long", "10000"),
-        ("/v1/views/trending/rows?window=latest&from=2017-08-27T00:00:00Z&to=2017-08-28T00:00:00Z", 400, "bad-range", "either"),
+        (
+            "/v1/views/trending/rows?window=latest&from=2017-08-27T00:00:00Z&to=2017-08-28T00:00:00Z",
+            400,
+            "bad-range",
+            "either",
+        ),
     ] {
         let (got, problem, detail) = platform.get_problem(query).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{query}: {detail}");
@@ -190,7 +206,8 @@ async fn an_etag_stands_for_the_same_answer_only() {
 async fn rows_come_in_the_form_that_is_accepted() {
     let (platform, _) = platform();
     let ask = |accept: &str| {
-        let request = Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&limit=2").header("accept", accept);
+        let request =
+            Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&limit=2").header("accept", accept);
         platform.send(request.body(Body::empty()).expect("a request"))
     };
     let (_, headers, body) = ask("text/csv").await;
@@ -202,8 +219,11 @@ async fn rows_come_in_the_form_that_is_accepted() {
     assert!(proof["next_cursor"].is_string());
 
     let (_, _, body) = ask("application/x-ndjson").await;
-    let lines: Vec<Value> =
-        body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| serde_json::from_slice(line).expect("JSON")).collect();
+    let lines: Vec<Value> = body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("JSON"))
+        .collect();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[1]["tag"], "b");
 
@@ -234,9 +254,12 @@ async fn late_events_and_missing_ranges_are_told() {
     assert_eq!((&answer["late"], &answer["exact"]), (&json!(2), &json!(false)));
     assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"0": [4, 6]})));
     assert_eq!(answer["window"]["state"], "closed");
-    assert_eq!(answer["rows"], json!([
-        {"tag": "a", "mentions": 1, "mentions_lower": 1, "mentions_upper": 2, "total": 1, "total_lower": 1, "total_upper": 2}
-    ]));
+    assert_eq!(
+        answer["rows"],
+        json!([
+            {"tag": "a", "mentions": 1, "mentions_lower": 1, "mentions_upper": 2, "total": 1, "total_lower": 1, "total_upper": 2}
+        ])
+    );
     let (status, readiness) = platform.get("/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(readiness["reasons"][0], "view `trending`: its source has stopped: too many bad records");

@@ -46,7 +46,14 @@ impl Events {
 async fn only_what_changed_is_sent() {
     let view = view("trending", Some(hop()), true, Some(2));
     let platform = Platform::new(&[view.clone()]);
-    let events = vec![event(10, "a", 1), event(20, "b", 1), event(30, "b", 1), event(40, "c", 1), event(41, "c", 1), event(70, "d", 1)];
+    let events = vec![
+        event(10, "a", 1),
+        event(20, "b", 1),
+        event(30, "b", 1),
+        event(40, "c", 1),
+        event(41, "c", 1),
+        event(70, "d", 1),
+    ];
     let show = |count: usize| platform.show(&view, snapshot(&view, &events, None, &[0, count]));
     show(2);
     let mut stream = Events::open(&platform, "/v1/views/trending/stream?mode=update").await;
@@ -57,7 +64,10 @@ async fn only_what_changed_is_sent() {
 
     show(3);
     let second = stream.next().await.expect("an event");
-    assert_eq!((&second["reset"], &second["rows"][0]["tag"], &second["rows"][0]["mentions"]), (&json!(false), &json!("b"), &json!(2)));
+    assert_eq!(
+        (&second["reset"], &second["rows"][0]["tag"], &second["rows"][0]["mentions"]),
+        (&json!(false), &json!("b"), &json!(2))
+    );
     assert_eq!(second["rows"].as_array().map(Vec::len), Some(1));
 
     // `c` takes the place of `a` among the two that are kept.
@@ -83,7 +93,10 @@ async fn one_connection_carries_several_views() {
     assert_eq!(names, ["a", "b"]);
     platform.show(&b, snapshot(&b, &[event(1, "x", 5)], None, &[0, 1]));
     let update = stream.next().await.expect("an event");
-    assert_eq!((&update["view"], &update["window"], &update["rows"][0]["total"]), (&json!("b"), &Value::Null, &json!(5)));
+    assert_eq!(
+        (&update["view"], &update["window"], &update["rows"][0]["total"]),
+        (&json!("b"), &Value::Null, &json!(5))
+    );
 }
 
 #[tokio::test]

@@ -65,7 +65,8 @@ pub fn table() -> Arc<Table> {
 
 /// Counts and sums per tag; keys can be left out.
 pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Arc<View> {
-    let aggregate = |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, filter: None };
+    let aggregate =
+        |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, filter: None };
     let keys = if keyed {
         vec![Key { name: "tag".into(), expr: Expr::Column("tag".into(), DataType::Text) }]
     } else {
@@ -107,11 +108,8 @@ fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
     let times: Vec<i64> = events.iter().map(|event| event.time).collect();
     let tags: Vec<&str> = events.iter().map(|event| event.tag.as_str()).collect();
     let amounts: Vec<i64> = events.iter().map(|event| event.amount).collect();
-    let mut columns = vec![
-        Column::new("ts".into(), times),
-        Column::new("tag".into(), tags),
-        Column::new("amount".into(), amounts),
-    ];
+    let mut columns =
+        vec![Column::new("ts".into(), times), Column::new("tag".into(), tags), Column::new("amount".into(), amounts)];
     if let Some(missed) = missed {
         columns.push(Column::new(MISSED.into(), missed));
     }
@@ -183,8 +181,7 @@ pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize
 /// A snapshot of chunks between these cuts.
 pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]) -> Snapshot {
     let missed = missed(view, events);
-    let chunks: Vec<Arc<Chunk>> =
-        cuts.windows(2).map(|cut| chunk(view, events, &missed, cut[0]..cut[1])).collect();
+    let chunks: Vec<Arc<Chunk>> = cuts.windows(2).map(|cut| chunk(view, events, &missed, cut[0]..cut[1])).collect();
     let (first, last) = (cuts[0], cuts[cuts.len() - 1]);
     Snapshot {
         sequence: 1,
@@ -387,7 +384,9 @@ impl Platform {
             snapshots: newest_snapshots,
             versions: newest_versions,
             jobs: Arc::new(FixedJobs::default()),
-            measures: Measures::new(|| vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]),
+            measures: Measures::new(|| {
+                vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
+            }),
             ready: is_ready,
             clock,
             limits,
