@@ -57,6 +57,8 @@ pub struct Limits {
     pub computing: usize,
     /// How long computing an answer may take.
     pub timeout: Duration,
+    /// How long nothing may move on a connection; above the time that an answer may take.
+    pub idle: Duration,
     /// How much of finished answers is kept.
     pub cache_bytes: usize,
     /// How long requests may still take once the process is to end.
@@ -71,6 +73,7 @@ impl Default for Limits {
             streams: 1_000,
             computing: cores.max(2),
             timeout: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             grace: Duration::from_secs(5),
         }

@@ -8,6 +8,7 @@ mod app;
 mod cache;
 mod merge;
 mod metric;
+mod patience;
 mod problem;
 mod proof;
 mod query;
@@ -39,6 +40,7 @@ pub use crate::app::{App, Limits, Readiness};
 pub use crate::metric::{Measure, MeasureKind, Measures};
 
 use crate::app::Server;
+use crate::patience::Patience;
 use crate::routes::{dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views};
 
 /// Serves until `shutdown`, then lets requests end for as long as the limits' grace.
@@ -48,11 +50,11 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
     let (stop, stopped) = watch::channel(false);
-    let grace = app.limits.grace;
+    let (grace, idle) = (app.limits.grace, app.limits.idle);
     let server = Arc::new(Server::new(app, openapi_json(), stopped.clone()));
     let _followers = follow_versions(&server);
     let mut waiting = stopped;
-    let serving = axum::serve(listener, routes(server)).with_graceful_shutdown(async move {
+    let serving = axum::serve(Patience { listener, idle }, routes(server)).with_graceful_shutdown(async move {
         let _ = waiting.wait_for(|stop| *stop).await;
     });
     let ending = async move {

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::StreamExt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
 
 use super::support::*;
@@ -132,7 +133,6 @@ async fn the_server_ends_streams_when_it_stops() {
         let _ = stopped.await;
     }));
     let mut socket = tokio::net::TcpStream::connect(address).await.expect("connected");
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let request = "GET /v1/views/trending/stream HTTP/1.1\r\nhost: x\r\n\r\n";
     socket.write_all(request.as_bytes()).await.expect("sent");
     let mut bytes = [0; 4_096];
@@ -142,4 +142,18 @@ async fn the_server_ends_streams_when_it_stops() {
     let mut rest = Vec::new();
     socket.read_to_end(&mut rest).await.expect("it ends");
     serving.await.expect("no panic").expect("no error");
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_moves_is_closed() {
+    let limits = Limits { idle: std::time::Duration::from_millis(50), ..Limits::default() };
+    let platform = Platform::with_limits(&[view("trending", Some(hop()), true, None)], limits);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serving = tokio::spawn(crate::serve(listener, platform.app.clone(), std::future::pending()));
+    let mut silent = tokio::net::TcpStream::connect(address).await.expect("connected");
+    let mut bytes = Vec::new();
+    silent.read_to_end(&mut bytes).await.expect("it ends");
+    assert_eq!(bytes, b"");
+    serving.abort();
 }
