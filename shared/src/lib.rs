@@ -4,6 +4,7 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
+pub mod columnar;
 pub mod config;
 pub mod decode;
 pub mod expr;
