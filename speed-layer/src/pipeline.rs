@@ -109,10 +109,10 @@ impl Pipeline {
         bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
     ) -> Result<Self, SpeedError> {
         let now = parts.clock.now();
-        let Parts { table, views, versions, replay, settings, .. } = &mut parts;
+        let Parts { views, versions, replay, settings, .. } = &mut parts;
         let records = settings.chunk_records;
         let Start { tracker, positions, states } =
-            recovery::recover(table, views, versions, image, bounds, replay, records, now)?;
+            recovery::recover(views, versions, image, bounds, replay, records, now)?;
         Ok(Self {
             parts,
             tracker,
