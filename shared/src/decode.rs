@@ -12,7 +12,7 @@
 //! | `BIGINT`    | a number written without fraction and exponent, of 64 bits                                 |
 //! | `DOUBLE`    | any finite number                                                                          |
 //! | `BOOLEAN`   | `true`, `false`                                                                            |
-//! | `TIMESTAMP` | RFC 3339 text, or a whole number of milliseconds since the Unix epoch; years 0001 to 9999  |
+//! | `TIMESTAMP` | RFC 3339 text, UTC if it names no offset, or a whole number of milliseconds since the Unix epoch |
 //! | `JSON`      | any value; its text is kept                                                                |
 //!
 //! Keys that name no column are ignored; of a key that comes twice, the last one counts.
@@ -33,9 +33,8 @@ use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondT
 
 pub use self::record::MAX_DEPTH;
 use self::record::{Layout, Slot};
-pub(crate) use self::record::{is_nested_deeper, not_json};
-pub(crate) use self::time::to_rfc3339;
-use crate::clock::Micros;
+pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
+use crate::clock::{Micros, format_timestamp};
 use crate::log::Payloads;
 use crate::schema::{Column, DataType, Table};
 
@@ -157,9 +156,9 @@ impl Decoder {
             (Slot::Integer(time), Some(ahead)) if time > log_time.saturating_add(ahead) => Err(format!(
                 "column `{}`: {} is more than {} s ahead of the log's clock, which showed {}",
                 self.table.event_time_column().name,
-                to_rfc3339(time),
+                format_timestamp(time),
                 ahead as f64 / 1e6,
-                to_rfc3339(log_time),
+                format_timestamp(log_time),
             )),
             (Slot::Integer(_), _) => Ok(()),
             _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
@@ -172,7 +171,7 @@ fn fit<'a>(slot: Slot<'a>, column: &Column, scratch: &str) -> Result<Slot<'a>, S
     let Column { name, data_type, nullable } = column;
     let time = |text: &str| {
         let unreadable = || format!("column `{name}`: `{}` is no RFC 3339 time", text.escape_debug());
-        time::from_rfc3339(text).map(Slot::Integer).ok_or_else(unreadable)
+        time::from_text(text).map(Slot::Integer).ok_or_else(unreadable)
     };
     match (data_type, slot) {
         (_, Slot::Null) if *nullable => Ok(slot),

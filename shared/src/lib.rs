@@ -6,10 +6,13 @@
 pub mod clock;
 pub mod decode;
 pub mod expr;
+pub mod ingest;
 pub mod job;
 pub mod log;
 pub mod partial;
+pub mod partitioner;
 pub mod position;
+pub mod reject;
 pub mod schema;
 pub mod snapshot;
 pub mod table;

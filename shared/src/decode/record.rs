@@ -76,16 +76,18 @@ pub(super) fn read<'a>(
     let mut json = Deserializer::from_str(record);
     if !record.trim_ascii_start().starts_with('{') {
         let found = Value(scratch).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
-        return Err(found.map_or_else(|e| not_json(&e), |found| format!("expected an object, found {}", found.kind())));
+        return Err(found.map_or_else(|e| describe(&e), |found| format!("expected an object, found {}", found.kind())));
     }
     let read = serde::Deserializer::deserialize_map(&mut json, Object { layout, slots, scratch });
-    read.and_then(|()| json.end()).map_err(|e| not_json(&e))
+    read.and_then(|()| json.end()).map_err(|e| describe(&e))
 }
 
 /// Whether arrays and objects are nested deeper than `max`. Of text that isn't JSON the answer may be either.
 pub(crate) fn is_nested_deeper(json: &[u8], max: usize) -> bool {
     // `[` and `{` differ in one bit. A text with few of them can't be deep, whatever they mean.
-    if json.iter().filter(|&&byte| byte | 0x20 == b'{').count() <= max {
+    // Counted in single bytes, 16 or more at once.
+    let opening = |chunk: &[u8]| chunk.iter().map(|&byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
+    if json.chunks(255).map(|chunk| usize::from(opening(chunk))).sum::<usize>() <= max {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -109,10 +111,22 @@ fn too_deep() -> String {
     format!("nested deeper than {MAX_DEPTH} levels")
 }
 
-/// A parser's complaint in one line.
-pub(crate) fn not_json(error: &sonic_rs::Error) -> String {
+/// Parses one JSON value with nothing behind it.
+pub(crate) fn parse(json: &str) -> Result<(), sonic_rs::Error> {
+    let mut json = Deserializer::from_str(json);
+    Skip(0).deserialize(&mut json).and_then(|()| json.end())
+}
+
+/// Whether parsing failed only for a value being nested deeper than [`MAX_DEPTH`].
+pub(crate) fn is_too_deep(error: &sonic_rs::Error) -> bool {
+    error.is_unmatched_type() && error.to_string().starts_with(&too_deep())
+}
+
+/// Why parsing failed, in one line.
+pub(crate) fn describe(error: &sonic_rs::Error) -> String {
     let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or_default().lines().next().unwrap_or_default();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    // A complaint of our own, which says it all.
     if error.is_unmatched_type() {
         return what.to_owned();
     }
@@ -155,8 +169,10 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
             match column {
                 None => map.next_value_seed(Skip(1))?,
                 Some(column) if self.layout.columns[column].1 => {
+                    let text = json_text(map.next_value()?, self.scratch);
+                    let name = &self.layout.columns[column].0;
                     self.slots[column] =
-                        json_text(map.next_value()?, self.scratch).map_err(|e| M::Error::custom(not_json(&e)))?;
+                        text.map_err(|e| M::Error::custom(format_args!("column `{name}`: {}", describe(&e))))?;
                 }
                 Some(column) => self.slots[column] = map.next_value_seed(Value(self.scratch))?,
             }

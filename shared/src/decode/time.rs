@@ -1,32 +1,20 @@
 //! Timestamps as events write them.
 
-use chrono::DateTime;
-
-use crate::clock::Micros;
+use crate::clock::{Micros, parse_timestamp};
 
 /// 0001-01-01T00:00:00Z.
 const FIRST: Micros = -62_135_596_800_000_000;
 /// 10000-01-01T00:00:00Z, the first instant that four digits of a year can't write.
 const END: Micros = 253_402_300_800_000_000;
 
-/// The instant that an RFC 3339 text names; a space may stand for the `T`. What is finer than microseconds is cut off.
-pub(super) fn from_rfc3339(text: &str) -> Option<Micros> {
-    let micros = match utc(text.as_bytes()) {
-        Some(micros) => micros,
-        None => DateTime::parse_from_rfc3339(text).ok()?.timestamp_micros(),
-    };
-    (FIRST..END).contains(&micros).then_some(micros)
+/// The same as [`parse_timestamp`], sooner where a text has the form that most have.
+pub(super) fn from_text(text: &str) -> Option<Micros> {
+    utc(text.as_bytes()).or_else(|| parse_timestamp(text))
 }
 
 /// The instant that many milliseconds after the epoch.
 pub(super) fn from_millis(millis: i64) -> Option<Micros> {
     millis.checked_mul(1_000).filter(|micros| (FIRST..END).contains(micros))
-}
-
-/// An instant in RFC 3339, for messages.
-pub(crate) fn to_rfc3339(micros: Micros) -> String {
-    DateTime::from_timestamp_micros(micros)
-        .map_or_else(|| format!("{micros} µs"), |time| time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true))
 }
 
 /// The fast path, for `YYYY-MM-DDTHH:MM:SS[.fraction]Z`. `None` says only that the text isn't plainly of this form.
@@ -42,7 +30,14 @@ fn utc(text: &[u8]) -> Option<Micros> {
     let two = |tens: u8, ones: u8| i64::from(tens - b'0') * 10 + i64::from(ones - b'0');
     let (year, month, day) = (two(y1, y2) * 100 + two(y3, y4), two(m1, m2), two(d1, d2));
     let (hour, minute, second) = (two(h1, h2), two(n1, n2), two(s1, s2));
-    if !(1..=12).contains(&month) || day < 1 || day > days_in(year, month) || hour > 23 || minute > 59 || second > 59 {
+    if year < 1
+        || !(1..=12).contains(&month)
+        || day < 1
+        || day > days_in(year, month)
+        || hour > 23
+        || minute > 59
+        || second > 59
+    {
         return None;
     }
     let micros = match tail {

@@ -1,0 +1,255 @@
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::log::{Appended, Batch, LogReader, ReadLimit, Retention};
+use crate::position::{Offset, Positions};
+use crate::schema::{Column, DataType, Table};
+
+/// 2024-01-15T10:30:45Z.
+const NOW: i64 = 1_705_314_645_000_000;
+
+/// A log in memory, shared by its readers.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemoryLog(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    topics: BTreeMap<String, Vec<Vec<Vec<u8>>>>,
+    remembered: BTreeMap<(String, String), Appended>,
+    /// The topic whose next append fails.
+    failing: Option<String>,
+}
+
+impl MemoryLog {
+    /// Makes the next append to a topic fail.
+    pub(crate) fn fail_once(&self, topic: &str) {
+        self.0.lock().failing = Some(topic.to_owned());
+    }
+
+    /// The records of a partition.
+    pub(crate) fn records(&self, topic: &str, partition: usize) -> Vec<String> {
+        let memory = self.0.lock();
+        memory.topics[topic][partition].iter().map(|record| String::from_utf8_lossy(record).into_owned()).collect()
+    }
+}
+
+impl Log for MemoryLog {
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<(), LogError> {
+        let mut memory = self.0.lock();
+        memory.topics.entry(topic.to_owned()).or_default().resize(partitions as usize, Vec::new());
+        Ok(())
+    }
+
+    fn topics(&self) -> Result<BTreeMap<String, u32>, LogError> {
+        Ok(self.0.lock().topics.iter().map(|(name, partitions)| (name.clone(), partitions.len() as u32)).collect())
+    }
+
+    fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError> {
+        Ok((0..).zip(self.0.lock().topics[topic].iter().map(|records| 0..records.len() as u64)).collect())
+    }
+
+    fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {
+        let mut memory = self.0.lock();
+        if memory.failing.take_if(|failing| failing == topic).is_some() {
+            return Err(LogError::Closed);
+        }
+        let name = append.idempotency.as_ref().map(|i| (topic.to_owned(), i.key.clone()));
+        if let Some(first) = name.as_ref().and_then(|name| memory.remembered.get(name)) {
+            return Ok(first.clone());
+        }
+        let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
+        for (partition, payloads) in append.parts {
+            let records = &mut memory.topics.get_mut(topic).expect("a topic")[partition as usize];
+            let start = records.len() as u64;
+            records.extend(payloads.iter().map(<[u8]>::to_vec));
+            appended.offsets.insert(partition, start..records.len() as u64);
+        }
+        if let (Some(name), Some(idempotency)) = (name, append.idempotency) {
+            memory.remembered.insert(name, Appended { repeated: Some(idempotency.note), ..appended.clone() });
+        }
+        Ok(appended)
+    }
+
+    fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(MemoryReader { log: self.clone(), topic: topic.to_owned(), positions: from.clone() }))
+    }
+
+    fn retain(&self, _: &str, _: Retention, _: &Positions) -> Result<(), LogError> {
+        unimplemented!("no test deletes records")
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    topic: String,
+    positions: Positions,
+}
+
+impl LogReader for MemoryReader {
+    fn poll(&mut self, limit: ReadLimit, _: Duration) -> Result<Option<Batch>, LogError> {
+        let memory = self.log.0.lock();
+        for (&partition, position) in &mut self.positions {
+            let records = &memory.topics[&self.topic][partition as usize];
+            let coverage = *position..records.len().min(*position as usize + limit.records) as u64;
+            if !coverage.is_empty() {
+                *position = coverage.end;
+                return Ok(Some(Batch {
+                    partition,
+                    offsets: coverage.clone().collect(),
+                    log_times: coverage.clone().map(|_| NOW).collect(),
+                    payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
+                    log_end: records.len() as u64,
+                    coverage,
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    fn positions(&self) -> Positions {
+        self.positions.clone()
+    }
+}
+
+fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<ManualClock>, Ingest) {
+    let column = |name: &str, data_type, nullable| Column { name: name.to_owned(), data_type, nullable };
+    let table = Table {
+        name: "clicks".to_owned(),
+        topic: "clicks".to_owned(),
+        columns: vec![column("user", DataType::Text, true), column("ts", DataType::Timestamp, false)],
+        event_time: 1,
+        watermark_delay: 0,
+        max_future: Some(60_000_000),
+        partitions,
+        partition_by,
+        sql: String::new(),
+    };
+    let log = MemoryLog::default();
+    log.create_topic("clicks", partitions).expect("a topic");
+    let catalog = Catalog { tables: [("clicks".to_owned(), Arc::new(table))].into(), ..Catalog::default() };
+    let clock = Arc::new(ManualClock::new(NOW));
+    let ingest = Ingest::new(Arc::new(log.clone()), Arc::new(catalog), clock.clone()).expect("ingest");
+    (log, clock, ingest)
+}
+
+/// Checks the lines and texts that a body is split into, or the beginning of the reason for which it is refused.
+#[track_caller]
+fn check(body: impl AsRef<[u8]>, expected: Result<&[(u64, &str)], &str>) {
+    let actual = split(body.as_ref());
+    match (&actual, expected) {
+        (Ok(records), Ok(expected)) => {
+            let records = records.iter().map(|record| (record.line, record.text.as_ref())).collect::<Vec<_>>();
+            assert_eq!(records, expected);
+        }
+        (Err(actual), Err(reason)) => assert!(actual.starts_with(reason), "expected: {reason}\n  actual: {actual}"),
+        _ => panic!("expected: {expected:?}\n  actual: {actual:?}"),
+    }
+}
+
+#[test]
+fn a_body_is_lines_an_array_or_one_object() {
+    check("", Ok(&[]));
+    check(" \r\n\n\t ", Ok(&[]));
+    check("[]", Ok(&[]));
+    check(r#"{"a":1}"#, Ok(&[(1, r#"{"a":1}"#)]));
+    check("{\"a\":1}\n{\"a\":2}\n", Ok(&[(1, r#"{"a":1}"#), (2, r#"{"a":2}"#)]));
+    check("\n{\"a\":1}\r\n\r\n  {\"a\":2}  \r\n", Ok(&[(2, r#"{"a":1}"#), (4, r#"{"a":2}"#)]));
+    check("\u{feff}{\"a\":1}\n", Ok(&[(1, r#"{"a":1}"#)]));
+    check("{\"a\":1}\nnonsense\n{\"a\":", Ok(&[(1, r#"{"a":1}"#), (2, "nonsense"), (3, "{\"a\":")]));
+    check("{\"a\":\n{\"a\":2}", Ok(&[(1, "{\"a\":"), (2, r#"{"a":2}"#)]));
+    check("\n{\n  \"a\": [\n 1]\n}\n", Ok(&[(2, "{\n  \"a\": [\n 1]\n}")]));
+    check(
+        " [ {\"a\" : 1}, {\n\"a\":[2]} ,3,\"\\n\"]\n",
+        Ok(&[(1, "{\"a\" : 1}"), (2, "{\n\"a\":[2]}"), (3, "3"), (4, "\"\\n\"")]),
+    );
+}
+
+#[test]
+fn a_body_that_can_not_be_split_is_refused() {
+    check(b"{\"a\":\"\xff\"}", Err("not UTF-8 at byte 6"));
+    check("[{\"a\":1},", Err("not JSON at byte"));
+    check("[{\"a\":1} {\"a\":2}]", Err("not JSON at byte"));
+    check("[{\"a\":1}]\n{\"a\":2}", Err("not JSON at byte 10"));
+    check("[{\"a\":\"\\ud800\"}]", Err("not JSON at byte"));
+    let deep = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n - 1), "]".repeat(n - 1));
+    check(format!("{{}}\n{}", deep(64)), Ok(&[(1, "{}"), (2, &deep(64))]));
+    check(format!("{{}}\n{}\n{{}}", deep(65)), Err("line 2: nested deeper than 64 levels"));
+    check(deep(65).replace('{', "{\n"), Err("line 1: nested deeper than 64 levels"));
+    check("[".repeat(1_000_000), Err("nested deeper than 64 levels"));
+    check(format!("{{\"a\":{}", "[".repeat(1_000_000)), Err("line 1: nested deeper than 64 levels"));
+}
+
+#[test]
+fn good_records_are_stored_as_sent_and_bad_ones_told() {
+    let (log, _, ingest) = ingest(1, None);
+    let body = "{\"user\": \"a\", \"ts\":0}\n\n{\"user\":1,\"ts\":0}\n{\"more\":[1 ,2],\"ts\":1e0}\n{\"more\":[1 ,2],\"ts\":1}";
+    let receipt = ingest.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    assert_eq!(
+        serde_json::to_string(&receipt).expect("json"),
+        concat!(
+            r#"{"accepted":2,"rejected":[{"line":3,"error":"column `user`: expected TEXT, found a number"},"#,
+            r#"{"line":4,"error":"column `ts`: expected TIMESTAMP, found a number that is no 64-bit integer"}],"#,
+            r#""offsets":{"0":[0,2]}}"#
+        )
+    );
+    assert_eq!(log.records("clicks", 0), [r#"{"user": "a", "ts":0}"#, r#"{"more":[1 ,2],"ts":1}"#]);
+    let rejects = ingest.rejects().list(Some("clicks"), None, 10).expect("rejects").rejects;
+    assert_eq!(rejects.iter().map(|reject| reject.line).collect::<Vec<_>>(), [Some(4), Some(3)]);
+    assert_eq!(rejects[1].record, r#"{"user":1,"ts":0}"#);
+    assert_eq!((rejects[1].offset, rejects[1].rejected_at.as_str()), (None, "2024-01-15T10:30:45Z"));
+
+    let empty = ingest.ingest("clicks", b"\n", Some("key")).expect("receipt");
+    assert_eq!(serde_json::to_string(&empty).expect("json"), r#"{"accepted":0,"rejected":[],"offsets":{}}"#);
+    let refused = ingest.ingest("clicks", b"[{\"ts\":0},", None).expect_err("refused").to_string();
+    assert!(refused.starts_with("the body is refused: not JSON"), "{refused}");
+    assert_eq!(log.records("clicks", 0).len(), 2);
+    let unknown = ingest.ingest("click", b"", None).expect_err("unknown").to_string();
+    assert_eq!(unknown, "no table has the topic `click`; topics that have one: clicks");
+}
+
+#[test]
+fn records_are_spread_over_partitions_in_order() {
+    let body = r#"[{"user":"x","ts":0},{"user":"x","ts":1},{"user":null,"ts":2},{"ts":true},{"user":"y","ts":3}]"#;
+    let (log, _, dealt) = ingest(2, None);
+    let receipt = dealt.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    assert_eq!(receipt.offsets, [(0, 0..2), (1, 0..2)].into_iter().collect());
+    assert_eq!(log.records("clicks", 1), [r#"{"user":"x","ts":1}"#, r#"{"user":"y","ts":3}"#]);
+    assert_eq!(receipt.rejected[0].line, 4);
+
+    let (log, _, keyed) = ingest(64, Some(0));
+    keyed.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    let of_x = crate::partitioner::by_key(b"x", 64) as usize;
+    assert_eq!(log.records("clicks", of_x), [r#"{"user":"x","ts":0}"#, r#"{"user":"x","ts":1}"#]);
+}
+
+#[test]
+fn a_retry_is_answered_as_the_first_time() {
+    let (log, clock, ingest) = ingest(2, None);
+    // The third is too far ahead, but won't be when the retry comes.
+    let body = "{\"ts\":0}\nnonsense\n{\"ts\":\"2024-01-15T10:40:00Z\"}";
+    for failing in ["_rejects", "clicks"] {
+        log.fail_once(failing);
+        let failed = ingest.ingest("clicks", body.as_bytes(), Some("key"));
+        assert!(matches!(failed, Err(IngestError::Log(LogError::Closed))), "{failed:?}");
+        assert_eq!(ingest.rejects().count(None).expect("count"), if failing == "clicks" { 2 } else { 0 });
+    }
+    let first = ingest.ingest("clicks", body.as_bytes(), Some("key")).expect("receipt");
+    assert_eq!((first.accepted, first.rejected.len()), (1, 2));
+    clock.set(NOW + 3_600_000_000);
+    let retried = ingest.ingest("clicks", body.as_bytes(), Some("key")).expect("receipt");
+    assert_eq!(retried, first);
+    assert_eq!(ingest.rejects().count(Some("clicks")).expect("count"), 2);
+    assert_eq!(log.records("clicks", 0).len() + log.records("clicks", 1).len(), 1);
+
+    let other = ingest.ingest("clicks", b"nonsense", Some("other key")).expect("receipt");
+    assert_eq!((other.accepted, other.rejected.len(), other.offsets.len()), (0, 1, 0));
+    assert_eq!(ingest.ingest("clicks", b"nonsense", Some("other key")).expect("receipt"), other);
+    assert_eq!(ingest.rejects().count(None).expect("count"), 3);
+    let again = ingest.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    assert_eq!(again.accepted, 2);
+}
