@@ -1,1 +1,134 @@
-//! anabranch-serving
+//! Serving: where the two layers' answers rejoin. REST, Server-Sent Events, metrics and the dashboard's files on one
+//! port.
+//!
+//! This crate knows what the layers show each other (snapshots, published versions, jobs) and the event log; nothing
+//! of how they work inside.
+
+mod app;
+mod cache;
+mod merge;
+mod metric;
+mod patience;
+mod problem;
+mod proof;
+mod query;
+mod render;
+mod routes;
+mod shape;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::routing::get;
+use bytes::Bytes;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
+use tower_http::trace::TraceLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+pub use crate::app::{App, Limits, Readiness};
+pub use crate::metric::{Measure, MeasureKind, Measures};
+
+use crate::app::Server;
+use crate::patience::Patience;
+use crate::routes::{dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views};
+
+/// Serves until `shutdown`, then lets requests end for as long as the limits' grace.
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let (grace, idle) = (app.limits.grace, app.limits.idle);
+    let server = Arc::new(Server::new(app, openapi_json(), stopped.clone()));
+    let _followers = follow_versions(&server);
+    let mut waiting = stopped;
+    let serving = axum::serve(Patience { listener, idle }, routes(server)).with_graceful_shutdown(async move {
+        let _ = waiting.wait_for(|stop| *stop).await;
+    });
+    let ending = async move {
+        shutdown.await;
+        stop.send_replace(true);
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => served,
+        () = ending => Ok(()),
+    }
+}
+
+/// The API and the dashboard, to be called without a port.
+pub fn router(app: App) -> Router {
+    // Whoever holds no sender can't stop it.
+    let (_, never) = watch::channel(false);
+    routes(Arc::new(Server::new(app, openapi_json(), never)))
+}
+
+/// The description of the API, as `/openapi.json` serves it.
+pub fn openapi_json() -> Bytes {
+    let mut text = documented().split_for_parts().1.to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    Bytes::from(text)
+}
+
+fn documented() -> OpenApiRouter<Arc<Server>> {
+    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+        .routes(routes!(views::list_views))
+        .routes(routes!(views::get_view))
+        .routes(routes!(rows::rows))
+        .routes(routes!(stream::stream_view))
+        .routes(routes!(stream::stream_views))
+        .routes(routes!(ingest::append_events))
+        .routes(routes!(rejects::list_rejects))
+        .routes(routes!(jobs::list_jobs, jobs::submit_job))
+        .routes(routes!(jobs::get_job))
+        .routes(routes!(jobs::cancel_job))
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+}
+
+fn routes(server: Arc<Server>) -> Router {
+    let large = SizeAbove::new(1_024).and(NotForContentType::SSE).and(NotForContentType::IMAGES);
+    let (api, _) = documented().split_for_parts();
+    api.route("/openapi.json", get(openapi::openapi))
+        .route("/docs", get(openapi::docs))
+        .route("/docs/docs.js", get(openapi::docs_script))
+        .route("/docs/docs.css", get(openapi::docs_style))
+        .fallback(dashboard::file)
+        .method_not_allowed_fallback(shape::method_not_allowed)
+        .with_state(server)
+        .layer(CompressionLayer::new().gzip(true).compress_when(large))
+        .layer(CatchPanicLayer::custom(shape::panicked))
+        .layer(axum::middleware::from_fn(shape::shape))
+        .layer(TraceLayer::new_for_http())
+}
+
+/// Sees each version as it comes, so that the one before the newest is at hand when the speed layer still stands on it.
+fn follow_versions(server: &Arc<Server>) -> JoinSet<()> {
+    let mut followers = JoinSet::new();
+    for (name, versions) in &server.layers.versions().0 {
+        let Some(view) = server.app.catalog.views.get(name).cloned() else { continue };
+        let (server, mut versions) = (Arc::clone(server), versions.clone());
+        followers.spawn(async move {
+            loop {
+                server.layers.get(&view);
+                if versions.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    followers
+}

@@ -4,6 +4,8 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
+pub mod columnar;
+pub mod config;
 pub mod decode;
 pub mod expr;
 pub mod ingest;
@@ -12,11 +14,14 @@ pub mod log;
 pub mod partial;
 pub mod partitioner;
 pub mod position;
+pub mod project;
 pub mod reject;
 pub mod schema;
 pub mod snapshot;
+pub mod sql;
 pub mod table;
 pub mod transform;
+pub mod unit;
 pub mod version;
 pub mod view;
 pub mod window;

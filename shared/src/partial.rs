@@ -121,11 +121,12 @@ fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
         events = events.filter(condition);
     }
     let time = col(view.table.event_time_column().name.as_str()).cast(DataType::Int64);
+    // A literal's type is otherwise narrowed to what holds it.
     let pane = match view.window {
-        None => lit(0_i64),
+        None => lit(0_i64).cast(DataType::Int64),
         Some(window) => time.floor_div(lit(window.pane())) * lit(window.pane()),
     };
-    let missed = if has_missed { col(MISSED) } else { lit(0_i32) };
+    let missed = if has_missed { col(MISSED) } else { lit(0_i32).cast(DataType::Int32) };
     let mut columns = vec![pane.alias(PANE), missed.alias(MISSED)];
     columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
     for (i, aggregate) in view.aggregates.iter().enumerate() {
@@ -264,7 +265,7 @@ fn spread(window: Window, partials: LazyFrame, scope: Scope, late: bool) -> Pola
     if let Scope::One(start) = scope {
         let inside = col(PANE).gt_eq(lit(start)).and(col(PANE).lt(lit(start + window.size)));
         let index = (lit(start) - first()).floor_div(lit(window.slide));
-        return Ok(partials.filter(inside).with_column(on_time(index).alias(ON_TIME)));
+        return Ok(partials.filter(inside).with_columns([lit(start).alias(WINDOW), on_time(index).alias(ON_TIME)]));
     }
     let partials = match scope {
         Scope::Range(from, to) => {

@@ -52,7 +52,8 @@ pub struct Pane {
     pub slack: Option<Slack>,
 }
 
-/// How far a degraded pane's counts may be off.
+/// How far a degraded pane's counts may be off. It is about keys by their rows that missed nothing: a key that has only
+/// rows with [`crate::partial::MISSED`] above 0 in this chunk's part of the pane isn't named in this sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slack {
     /// A named key's count may exceed the truth by this much.

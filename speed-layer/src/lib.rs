@@ -1,1 +1,173 @@
-//! anabranch-speed-layer
+//! The speed layer: what has happened since the last batch version, within a fraction of a second.
+//!
+//! One pipeline per table reads the table's topic, decodes each micro-batch once and folds it into every view of the
+//! table. A view's state is a list of chunks of partials ([`anabranch_shared::partial`]) whose coverages join without
+//! a gap from the frontier of a batch version to the newest record; [`Snapshots`] shows it to the serving layer.
+//!
+//! ```text
+//! log ──► reader thread ──► fold thread ──► snapshots
+//!         poll, decode      watermark         └──► checkpoint thread
+//!                           fold, chunks
+//! ```
+//!
+//! What this crate never does: write to the log or the archive, know the batch or the serving layer, or read the wall
+//! clock for anything that an answer depends on.
+
+mod checkpoint;
+mod chunk;
+mod error;
+mod fold;
+mod journal;
+mod metrics;
+mod micro_batch;
+mod pane;
+mod pipeline;
+mod reader;
+mod recovery;
+mod refold;
+mod settings;
+mod sketch;
+mod state;
+mod watermark;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+
+use anabranch_shared::clock::Clock;
+use anabranch_shared::log::Log;
+use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::{Snapshot, Snapshots};
+use anabranch_shared::version::Versions;
+use anabranch_shared::view::{Catalog, View};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use crate::checkpoint::Checkpoints;
+pub use crate::error::SpeedError;
+pub use crate::metrics::SpeedMetrics;
+pub use crate::settings::Settings;
+
+use crate::metrics::Counters;
+use crate::pipeline::Parts;
+use crate::reader::Reader;
+use crate::refold::Replay;
+use crate::writer::Writer;
+
+/// Micro-batches between the reader and the folder.
+const BATCHES_AHEAD: usize = 3;
+
+/// What the speed layer works with.
+#[derive(Clone)]
+pub struct Context {
+    /// Where events come from.
+    pub log: Arc<dyn Log>,
+    /// The tables and views.
+    pub catalog: Arc<Catalog>,
+    /// The batch versions, as they are published. Those that exist are there before the layer starts.
+    pub versions: Versions,
+    /// Where state is kept across restarts; none keeps it nowhere.
+    pub checkpoints: Option<Checkpoints>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How often and how much.
+    pub settings: Settings,
+}
+
+/// The speed layer at work.
+#[derive(Debug)]
+pub struct SpeedLayer {
+    snapshots: Snapshots,
+    counters: BTreeMap<String, Arc<Counters>>,
+    threads: Vec<JoinHandle<()>>,
+    shutdown: CancellationToken,
+}
+
+/// Starts a pipeline for each table that has views. They run until `shutdown` is cancelled, and then store a last
+/// checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
+pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer, SpeedError> {
+    let mut layer = SpeedLayer {
+        snapshots: Snapshots::default(),
+        counters: BTreeMap::new(),
+        threads: Vec::new(),
+        shutdown: shutdown.clone(),
+    };
+    for table in context.catalog.tables.values() {
+        let views: Vec<Arc<View>> = context.catalog.views_of(&table.name).cloned().collect();
+        if !views.is_empty() {
+            layer.start(context, table, views)?;
+        }
+    }
+    Ok(layer)
+}
+
+impl SpeedLayer {
+    /// Each view's newest snapshot.
+    pub fn snapshots(&self) -> Snapshots {
+        self.snapshots.clone()
+    }
+
+    /// Each table's numbers.
+    pub fn metrics(&self) -> BTreeMap<String, SpeedMetrics> {
+        self.counters.iter().map(|(table, counters)| (table.clone(), counters.read())).collect()
+    }
+
+    /// A function that reads each table's numbers, for whoever outlives this handle.
+    pub fn metrics_reader(&self) -> impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + use<> {
+        let counters = self.counters.clone();
+        move || counters.iter().map(|(table, counters)| (table.clone(), counters.read())).collect()
+    }
+
+    /// Shuts down, and waits until the last checkpoints are stored. Blocks.
+    pub fn stop(self) {
+        self.shutdown.cancel();
+        for thread in self.threads {
+            let name = thread.thread().name().unwrap_or_default().to_owned();
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread of the speed layer has failed");
+            }
+        }
+    }
+
+    fn start(&mut self, context: &Context, table: &Arc<Table>, views: Vec<Arc<View>>) -> Result<(), SpeedError> {
+        let Context { log, versions, checkpoints, clock, settings, .. } = context.clone();
+        let failed = |source| SpeedError::Log { table: table.name.clone(), source };
+        let bounds = log.bounds(&table.topic).map_err(failed)?;
+        let counters = Arc::new(Counters::default());
+        let mut senders = BTreeMap::new();
+        for view in &views {
+            let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
+            self.snapshots.0.insert(view.name.clone(), receiver);
+            senders.insert(view.name.clone(), sender);
+        }
+        let image = checkpoints.as_ref().and_then(|checkpoints| checkpoints.load(&table.name, &views));
+        let writer = checkpoints
+            .map(|store| Writer::start(store, table.name.clone(), clock.clone(), counters.clone()))
+            .transpose()?;
+        self.counters.insert(table.name.clone(), counters.clone());
+        let (begin, begun) = sync_channel(1);
+        let (inputs, received) = sync_channel(BATCHES_AHEAD);
+        let reader = Reader {
+            log: log.clone(),
+            table: table.clone(),
+            settings: settings.clone(),
+            clock: clock.clone(),
+            shutdown: self.shutdown.clone(),
+        };
+        let replay = Replay::new(log, clock.clone(), table.clone(), settings.read_limit());
+        let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
+        self.spawn(format!("read-{}", table.name), move || reader.run(&begun, &inputs))?;
+        self.spawn(format!("fold-{}", table.name), move || pipeline::run(parts, image, &bounds, &begin, &received))
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), SpeedError> {
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(work);
+        self.threads.push(thread.map_err(|source| SpeedError::Thread { name, source })?);
+        Ok(())
+    }
+}

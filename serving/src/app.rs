@@ -1,0 +1,246 @@
+//! What serving is given, and what it keeps while it runs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anabranch_shared::clock::Clock;
+use anabranch_shared::ingest::Ingest;
+use anabranch_shared::job::Jobs;
+use anabranch_shared::log::{Log, LogError};
+use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::reject::RejectLog;
+use anabranch_shared::snapshot::Snapshots;
+use anabranch_shared::version::Versions;
+use anabranch_shared::view::{Catalog, View};
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::{Semaphore, watch};
+use utoipa::ToSchema;
+
+use crate::cache::Cache;
+use crate::metric::{Measures, Metrics};
+use crate::problem::Problem;
+use crate::routes::stream::Frame;
+use crate::source::{LayerStore, Layers, follows_the_log};
+
+/// Whether this process is fit to answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Readiness {
+    /// Whether it is.
+    pub ready: bool,
+    /// Why it isn't.
+    pub reasons: Vec<String>,
+}
+
+impl Readiness {
+    /// Fit to answer.
+    pub fn ready() -> Self {
+        Self { ready: true, reasons: Vec::new() }
+    }
+
+    /// Not fit to answer, for these reasons.
+    pub fn not_ready(reasons: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { ready: false, reasons: reasons.into_iter().map(Into::into).collect() }
+    }
+}
+
+/// How much one client, or all of them, may ask.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// The longest body that is read.
+    pub body_bytes: usize,
+    /// How many event streams may be open.
+    pub streams: usize,
+    /// How many answers may be computed at once.
+    pub computing: usize,
+    /// How long computing an answer may take.
+    pub timeout: Duration,
+    /// How long nothing may move on a connection; above the time that an answer may take.
+    pub idle: Duration,
+    /// How much of finished answers is kept.
+    pub cache_bytes: usize,
+    /// How long requests may still take once the process is to end.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        Self {
+            body_bytes: 16 << 20,
+            streams: 1_000,
+            computing: cores.max(2),
+            timeout: Duration::from_secs(30),
+            idle: Duration::from_secs(60),
+            cache_bytes: 64 << 20,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What serving works with.
+#[derive(Clone)]
+pub struct App {
+    /// The tables and views.
+    pub catalog: Arc<Catalog>,
+    /// The event log.
+    pub log: Arc<dyn Log>,
+    /// Takes events in.
+    pub ingest: Arc<Ingest>,
+    /// The rejects log.
+    pub rejects: Arc<RejectLog>,
+    /// What the speed layer says.
+    pub snapshots: Snapshots,
+    /// What the batch layer has published.
+    pub versions: Versions,
+    /// The batch runs.
+    pub jobs: Arc<dyn Jobs>,
+    /// Plain numbers from the layers, for `/metrics`.
+    pub measures: Measures,
+    /// Whether everything behind this is fit to answer.
+    pub ready: watch::Receiver<Readiness>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+/// What an answer depends on: while it is the same, so is the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    layers: (Option<u64>, Option<u64>),
+    rejects: u64,
+    log_end: u64,
+}
+
+/// A finished answer.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    /// Its bytes.
+    pub body: Bytes,
+    /// What names these bytes.
+    pub etag: axum::http::HeaderValue,
+    /// What is known of the rows, where the body can't say it.
+    pub proof: Option<axum::http::HeaderValue>,
+}
+
+/// Everything that the handlers share.
+pub(crate) struct Server {
+    pub app: App,
+    pub layers: LayerStore,
+    pub metrics: Arc<Metrics>,
+    pub answers: Cache<Stamp, Rendered>,
+    pub frames: Cache<Stamp, Frame>,
+    pub computing: Arc<Semaphore>,
+    pub streams: Arc<Semaphore>,
+    pub openapi: Bytes,
+    pub shutdown: watch::Receiver<bool>,
+    rejects_seen: AtomicU64,
+}
+
+impl Server {
+    pub fn new(app: App, openapi: Bytes, shutdown: watch::Receiver<bool>) -> Self {
+        Self {
+            layers: LayerStore::new(app.snapshots.clone(), app.versions.clone()),
+            metrics: Arc::new(Metrics::default()),
+            answers: Cache::new(app.limits.cache_bytes),
+            frames: Cache::new(app.limits.cache_bytes / 2),
+            computing: Arc::new(Semaphore::new(app.limits.computing)),
+            streams: Arc::new(Semaphore::new(app.limits.streams)),
+            openapi,
+            shutdown,
+            rejects_seen: AtomicU64::new(0),
+            app,
+        }
+    }
+
+    /// The view of that name.
+    pub fn view(&self, name: &str) -> Result<&Arc<View>, Problem> {
+        let views = &self.app.catalog.views;
+        views.get(name).ok_or_else(|| Problem::unknown("view", name, views.keys().map(String::as_str)))
+    }
+
+    /// Takes note that a request had records rejected, which no snapshot tells of.
+    pub fn note_rejects(&self) {
+        self.rejects_seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
+    pub async fn instant(&self, view: &Arc<View>) -> Result<(Layers, Positions, Stamp), Problem> {
+        let layers = self.layers.get(view);
+        let log_end = if follows_the_log(&layers) { Positions::new() } else { self.log_end(view).await? };
+        let stamp = Stamp {
+            layers: layers.stamp(),
+            rejects: self.rejects_seen.load(Ordering::Relaxed),
+            log_end: log_end.values().sum(),
+        };
+        Ok((layers, log_end, stamp))
+    }
+
+    /// Where the partitions of a view's topic end.
+    pub async fn log_end(&self, view: &Arc<View>) -> Result<Positions, Problem> {
+        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+        let bounds = blocking(move || log.bounds(&topic)).await?.map_err(|error| log_problem(&error))?;
+        Ok(bounds
+            .into_iter()
+            .map(|(partition, range): (Partition, std::ops::Range<Offset>)| (partition, range.end))
+            .collect())
+    }
+
+    /// Runs work that may take long outside the reactor, a bounded number at once, and not for ever.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permits = Arc::clone(&self.computing);
+        let computing = async move {
+            let permit = permits.acquire_owned().await.map_err(|error| Problem::internal(&error))?;
+            blocking(move || {
+                let result = work();
+                drop(permit);
+                result
+            })
+            .await?
+        };
+        let seconds = self.app.limits.timeout.as_secs();
+        tokio::time::timeout(self.app.limits.timeout, computing).await.unwrap_or_else(|_| {
+            let detail = format!("no answer within {seconds} seconds; ask for fewer windows, or later");
+            Err(Problem::new(axum::http::StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).retry_after(5))
+        })
+    }
+}
+
+/// Runs blocking work outside the reactor.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(&error))
+}
+
+/// A failure of the log as the client sees it.
+pub(crate) fn log_problem(error: &LogError) -> Problem {
+    use axum::http::StatusCode;
+    match error {
+        LogError::UnknownTopic { topic, existing } => {
+            Problem::unknown("topic", topic, existing.iter().map(String::as_str))
+        }
+        LogError::StorageFull { .. } => {
+            let detail = format!("{error}; nothing of this request was stored");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", detail).retry_after(30)
+        }
+        LogError::Closed => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-closed", "the server is stopping").retry_after(5)
+        }
+        other => Problem::internal(other),
+    }
+}
+
+/// Rejects by topic.
+pub(crate) fn rejected(rejects: &RejectLog, topic: &str) -> Result<u64, Problem> {
+    rejects.count(Some(topic)).map_err(|error| log_problem(&error))
+}
+
+/// Positions as the API writes them.
+pub(crate) fn positions_json(positions: &Positions) -> BTreeMap<String, Offset> {
+    positions.iter().map(|(partition, offset)| (partition.to_string(), *offset)).collect()
+}

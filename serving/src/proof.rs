@@ -1,0 +1,91 @@
+//! What every answer says beside its rows: how exact it is, and what it was made of.
+
+use anabranch_shared::clock::format_timestamp;
+use anabranch_shared::position::Coverage;
+use anabranch_shared::view::View;
+use serde_json::{Value, json};
+
+use crate::merge::{self, Span};
+use crate::render::write_json_text;
+use crate::source::Sources;
+
+/// An answer without its rows.
+#[derive(Debug)]
+pub struct Proof<'a> {
+    /// The view.
+    pub view: &'a View,
+    /// What the answer was made of.
+    pub sources: &'a Sources,
+    /// What it is about.
+    pub span: Span,
+    /// Whether it is what the batch layer will say.
+    pub exact: bool,
+    /// Events that came too late for it.
+    pub late: u64,
+    /// Records of the topic that were rejected.
+    pub rejected: u64,
+}
+
+impl Proof<'_> {
+    /// Writes what comes before the rows, from `{"view":` on, without a comma at its end.
+    pub fn write_head(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"{\"view\":");
+        write_json_text(&self.view.name, out);
+        out.extend_from_slice(b",\"mode\":");
+        write_json_text(self.sources.mode.name(), out);
+        let incomplete = !self.sources.missing.is_empty();
+        out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.exact).as_bytes());
+        if incomplete {
+            out.extend_from_slice(b",\"missing\":");
+            write_value(&offsets(&self.sources.missing), out);
+        }
+        out.extend_from_slice(b",\"window\":");
+        write_value(&self.window(), out);
+    }
+
+    /// Writes what comes after the rows, from `"sources":` on, without the last brace.
+    pub fn write_tail(&self, out: &mut Vec<u8>) {
+        let batch = self.sources.version.as_ref().map(
+            |version| json!({ "version": version.published.version, "offsets": offsets(&version.published.coverage) }),
+        );
+        let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": offsets(coverage) }));
+        out.extend_from_slice(b"\"sources\":");
+        write_value(&json!({ "batch": batch, "speed": speed }), out);
+        out.extend_from_slice(b",\"watermark\":");
+        write_value(&self.sources.watermark.map(format_timestamp).into(), out);
+        out.extend_from_slice(format!(",\"late\":{},\"rejected\":{}", self.late, self.rejected).as_bytes());
+        out.extend_from_slice(b",\"definition\":");
+        write_json_text(&self.view.definition, out);
+    }
+
+    /// All of it as one JSON object.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        self.write_head(&mut out);
+        out.push(b',');
+        self.write_tail(&mut out);
+        out.push(b'}');
+        out
+    }
+
+    fn window(&self) -> Value {
+        match (self.span, self.view.window) {
+            (Span::One(start), Some(window)) => {
+                let end = start.saturating_add(window.size);
+                let state = merge::state(self.view, end, self.sources.watermark);
+                json!({ "start": format_timestamp(start), "end": format_timestamp(end), "state": state })
+            }
+            (Span::Range { from, to }, _) => json!({ "from": format_timestamp(from), "to": format_timestamp(to) }),
+            _ => Value::Null,
+        }
+    }
+}
+
+/// Offsets as the API writes them: `{"0":[first,next]}`.
+pub fn offsets(coverage: &Coverage) -> Value {
+    serde_json::to_value(coverage).unwrap_or_default()
+}
+
+fn write_value(value: &Value, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, value).expect("a value is JSON");
+}

@@ -1,0 +1,259 @@
+//! What a request for rows asks, checked against the view.
+
+use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
+use anabranch_shared::schema::DataType;
+use anabranch_shared::transform::polars_type;
+use anabranch_shared::view::View;
+use polars::prelude::{DataFrame, IntoLazy, PolarsResult, col, lit};
+use sha2::{Digest, Sha256};
+
+use crate::merge::{Ask, starts_inside};
+use crate::problem::{Problem, quoted};
+use crate::source::Mode;
+
+const DEFAULT_LIMIT: usize = 1_000;
+const MAX_LIMIT: usize = 100_000;
+/// How many windows a range may name.
+const MAX_WINDOWS: i64 = 10_000;
+const PARAMETERS: [&str; 6] = ["window", "from", "to", "limit", "cursor", "mode"];
+
+/// A request for rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowsQuery {
+    /// Which windows.
+    pub ask: Ask,
+    /// From which layers.
+    pub mode: Mode,
+    /// Only rows with these values in these key columns.
+    pub keys: Vec<(String, KeyValue)>,
+    /// How many rows at most.
+    pub limit: usize,
+    /// How many rows come before the first one wanted.
+    pub offset: usize,
+    fingerprint: [u8; 8],
+}
+
+/// The value that a key is to have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyValue {
+    /// A text.
+    Text(String),
+    /// An integer.
+    Integer(i64),
+    /// A number.
+    Double(f64),
+    /// True or false.
+    Boolean(bool),
+    /// A time.
+    Time(Micros),
+}
+
+impl RowsQuery {
+    /// Reads the parameters of a request.
+    pub fn parse(view: &View, parameters: &[(String, String)]) -> Result<Self, Problem> {
+        for (i, (name, _)) in parameters.iter().enumerate() {
+            if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("key.") {
+                let known = quoted(PARAMETERS.into_iter().chain(["key.<column>"]));
+                let detail = format!("there is no parameter `{name}`; there are {known}");
+                return Err(Problem::bad_request("unknown-parameter", detail));
+            }
+            if parameters[..i].iter().any(|(other, _)| other == name) {
+                return Err(Problem::bad_request("bad-parameter", format!("`{name}` is given twice")));
+            }
+        }
+        let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());
+        let mode = match get("mode") {
+            None | Some("merged") => Mode::Merged,
+            Some("batch") => Mode::Batch,
+            Some("speed") => Mode::Speed,
+            Some(other) => {
+                let detail = format!("`mode` is `{other}`; it can be `merged`, `batch` or `speed`");
+                return Err(Problem::bad_request("bad-mode", detail));
+            }
+        };
+        let limit = match get("limit") {
+            None => DEFAULT_LIMIT,
+            Some(text) => text.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit)).ok_or_else(|| {
+                Problem::bad_request("bad-limit", format!("`limit` is `{text}`; it can be 1 to {MAX_LIMIT}"))
+            })?,
+        };
+        let mut query = Self {
+            ask: ask(view, get("window"), get("from"), get("to"))?,
+            mode,
+            keys: key_values(view, parameters)?,
+            limit,
+            offset: 0,
+            fingerprint: fingerprint(view, parameters),
+        };
+        if let Some(cursor) = get("cursor") {
+            query.resume(cursor)?;
+        }
+        Ok(query)
+    }
+
+    /// A cursor that goes on after `rows` rows of the answer; `start` is the window that it is about, if it is one, so
+    /// that the pages are of the same window although a newer one may open.
+    pub fn cursor(&self, start: Option<Micros>, rows: usize) -> String {
+        let mut bytes = self.fingerprint.to_vec();
+        bytes.extend_from_slice(&(self.offset as u64 + rows as u64).to_be_bytes());
+        if let Some(start) = start {
+            bytes.extend_from_slice(&start.to_be_bytes());
+        }
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn resume(&mut self, cursor: &str) -> Result<(), Problem> {
+        let bad = |why: &str| Problem::bad_request("bad-cursor", format!("{why}; begin again without `cursor`"));
+        let bytes = unhex(cursor).ok_or_else(|| bad("the cursor is not one of this server's"))?;
+        let (fingerprint, rest) = bytes.split_at_checked(8).ok_or_else(|| bad("the cursor was cut off"))?;
+        if fingerprint != self.fingerprint {
+            return Err(bad("the cursor belongs to another query or another definition of the view"));
+        }
+        let (offset, start) = rest.split_at_checked(8).ok_or_else(|| bad("the cursor was cut off"))?;
+        let offset = offset.try_into().map(u64::from_be_bytes).ok().and_then(|offset| usize::try_from(offset).ok());
+        self.offset = offset.ok_or_else(|| bad("the cursor was cut off"))?;
+        if !start.is_empty() {
+            let start = start.try_into().map(Micros::from_be_bytes).map_err(|_| bad("the cursor was cut off"))?;
+            if view_allows(&self.ask) {
+                self.ask = Ask::Start(start);
+            }
+        }
+        Ok(())
+    }
+
+    /// The rows that have the keys asked for.
+    pub fn select(&self, rows: DataFrame) -> PolarsResult<DataFrame> {
+        if self.keys.is_empty() || rows.width() == 0 {
+            return Ok(rows);
+        }
+        let conditions = self.keys.iter().map(|(column, value)| {
+            let value = match value {
+                KeyValue::Text(text) => lit(text.as_str()),
+                KeyValue::Integer(number) => lit(*number),
+                KeyValue::Double(number) => lit(*number),
+                KeyValue::Boolean(value) => lit(*value),
+                KeyValue::Time(time) => lit(*time).cast(polars_type(&DataType::Timestamp)),
+            };
+            col(column.as_str()).eq(value)
+        });
+        let condition = conditions.reduce(|all, one| all.and(one)).unwrap_or_else(|| lit(true));
+        rows.lazy().filter(condition).collect()
+    }
+}
+
+fn view_allows(ask: &Ask) -> bool {
+    matches!(ask, Ask::Latest | Ask::Closed)
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = text.as_bytes();
+    if !digits.len().is_multiple_of(2) || digits.len() > 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+}
+
+/// What a query asks, but for the page: the same for all pages, different for all other queries and definitions.
+fn fingerprint(view: &View, parameters: &[(String, String)]) -> [u8; 8] {
+    let mut parts: Vec<&(String, String)> =
+        parameters.iter().filter(|(name, _)| name != "cursor" && name != "limit").collect();
+    parts.sort();
+    let mut hash = Sha256::new();
+    hash.update(view.definition.as_bytes());
+    for (name, value) in parts {
+        for part in [name, value] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part.as_bytes());
+        }
+    }
+    let mut first = [0; 8];
+    first.copy_from_slice(&hash.finalize()[..8]);
+    first
+}
+
+fn time(name: &str, text: &str) -> Result<Micros, Problem> {
+    // A `+` that wasn't escaped arrives as a space: `2017-08-27T02:05:00 02:00`.
+    let offset_at = text.len().checked_sub(6).filter(|&at| at > 10 && text.as_bytes()[at] == b' ');
+    let text = match offset_at {
+        Some(at) => format!("{}+{}", &text[..at], &text[at + 1..]),
+        None => text.to_owned(),
+    };
+    parse_timestamp(&text).ok_or_else(|| {
+        let detail = format!("`{name}` is `{text}`, which is no time; write RFC 3339, such as 2017-08-27T00:05:00Z");
+        Problem::bad_request("bad-time", detail)
+    })
+}
+
+fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Ask, Problem> {
+    let Some(window) = view.window else {
+        return match (named, from, to) {
+            (None | Some("latest"), None, None) => Ok(Ask::Latest),
+            _ => Err(Problem::bad_request("no-windows", format!("view `{}` has no windows to choose from", view.name))),
+        };
+    };
+    match (named, from, to) {
+        (None | Some("latest"), None, None) => Ok(Ask::Latest),
+        (Some("closed"), None, None) => Ok(Ask::Closed),
+        (Some(text), None, None) => {
+            let end = time("window", text).map_err(|_| {
+                let detail =
+                    format!("`window` is `{text}`; it can be `latest`, `closed` or a window's end in RFC 3339");
+                Problem::bad_request("bad-window", detail)
+            })?;
+            let start = end - window.size;
+            let before = start.div_euclid(window.slide) * window.slide;
+            if before == start {
+                return Ok(Ask::Start(start));
+            }
+            let (before, after) = (before + window.size, before + window.slide + window.size);
+            let detail = format!(
+                "no window of `{}` ends at {}; the nearest end at {} and {}",
+                view.name,
+                format_timestamp(end),
+                format_timestamp(before),
+                format_timestamp(after)
+            );
+            Err(Problem::bad_request("no-such-window", detail))
+        }
+        (None, Some(from), Some(to)) => {
+            let (from, to) = (time("from", from)?, time("to", to)?);
+            if from > to {
+                return Err(Problem::bad_request("bad-range", "`from` is after `to`"));
+            }
+            let (first, last) = starts_inside(window, from, to);
+            let windows = (last - first) / window.slide + 1;
+            if windows > MAX_WINDOWS {
+                let detail = format!("the range holds {windows} windows; ask for {MAX_WINDOWS} at most at a time");
+                return Err(Problem::bad_request("range-too-long", detail));
+            }
+            Ok(Ask::Range { from, to })
+        }
+        (None, ..) => Err(Problem::bad_request("bad-range", "a range needs both `from` and `to`")),
+        (Some(_), ..) => Err(Problem::bad_request("bad-range", "give either `window`, or `from` and `to`")),
+    }
+}
+
+fn key_values(view: &View, parameters: &[(String, String)]) -> Result<Vec<(String, KeyValue)>, Problem> {
+    let wanted = parameters.iter().filter_map(|(name, value)| name.strip_prefix("key.").map(|column| (column, value)));
+    let values = wanted.map(|(column, text)| {
+        let key = view.keys.iter().find(|key| key.name == column).ok_or_else(|| {
+            let names = quoted(view.keys.iter().map(|key| key.name.as_str()));
+            let there_are = if names.is_empty() { "there are none".into() } else { format!("there are {names}") };
+            let detail = format!("view `{}` has no key column `{column}`; {there_are}", view.name);
+            Problem::bad_request("unknown-key", detail)
+        })?;
+        let data_type = key.expr.data_type();
+        let value = match data_type {
+            DataType::BigInt => text.parse().ok().map(KeyValue::Integer),
+            DataType::Double => text.parse().ok().map(KeyValue::Double),
+            DataType::Boolean => text.to_ascii_lowercase().parse().ok().map(KeyValue::Boolean),
+            DataType::Timestamp => time(column, text).ok().map(KeyValue::Time),
+            DataType::Text | DataType::Json | DataType::List(_) => Some(KeyValue::Text(text.clone())),
+        };
+        let value = value.ok_or_else(|| {
+            Problem::bad_request("bad-key", format!("`key.{column}` is `{text}`, which is no {data_type}"))
+        })?;
+        Ok((column.to_owned(), value))
+    });
+    values.collect()
+}

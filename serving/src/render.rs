@@ -1,0 +1,284 @@
+//! Rows as bytes: JSON by hand, as it is what clients wait for, and CSV, NDJSON and Arrow beside it.
+
+use std::io::Write;
+use std::sync::Arc;
+
+use anabranch_shared::clock::format_timestamp;
+use arrow::array::{
+    ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+};
+use polars::prelude::{
+    BooleanChunked, Column, DataFrame, DataType, Float64Chunked, Int64Chunked, PolarsResult, StringChunked, TimeUnit,
+};
+
+/// The forms that rows are served in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// One JSON document with everything that is known of the rows.
+    Json,
+    /// RFC 4180, with a header line.
+    Csv,
+    /// One JSON object a line.
+    Ndjson,
+    /// An Arrow IPC stream.
+    Arrow,
+}
+
+impl Format {
+    /// All of them, the default first.
+    pub const ALL: [Format; 4] = [Self::Json, Self::Csv, Self::Ndjson, Self::Arrow];
+
+    /// Its media type.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Csv => "text/csv",
+            Self::Ndjson => "application/x-ndjson",
+            Self::Arrow => "application/vnd.apache.arrow.stream",
+        }
+    }
+
+    /// What a response's `Content-Type` says.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Csv => "text/csv; charset=utf-8; header=present",
+            other => other.media_type(),
+        }
+    }
+
+    /// The form that an `Accept` header likes best; none if it takes none of them.
+    pub fn accepted(accept: &str) -> Option<Self> {
+        let mut best: Option<(f32, Self)> = None;
+        for range in accept.split(',') {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
+            let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0_f32);
+            let format = match name.as_str() {
+                "*/*" | "application/*" => Some(Self::Json),
+                "text/*" => Some(Self::Csv),
+                "application/ndjson" => Some(Self::Ndjson),
+                name => Self::ALL.into_iter().find(|format| format.media_type() == name),
+            };
+            if let Some(format) = format
+                && quality > 0.0
+                && best.is_none_or(|(known, _)| quality > known)
+            {
+                best = Some((quality, format));
+            }
+        }
+        best.map(|(_, format)| format)
+    }
+}
+
+enum Cells {
+    Text(StringChunked),
+    Integer(Int64Chunked),
+    Double(Float64Chunked),
+    Boolean(BooleanChunked),
+    Time(Int64Chunked),
+}
+
+impl Cells {
+    fn of(column: &Column) -> PolarsResult<Self> {
+        let series = column.as_materialized_series().rechunk();
+        Ok(match series.dtype() {
+            DataType::String => Self::Text(series.str()?.clone()),
+            DataType::Boolean => Self::Boolean(series.bool()?.clone()),
+            DataType::Float32 | DataType::Float64 => Self::Double(series.cast(&DataType::Float64)?.f64()?.clone()),
+            DataType::Datetime(unit, zone) => {
+                let micros = match unit {
+                    TimeUnit::Microseconds => series,
+                    _ => series.cast(&DataType::Datetime(TimeUnit::Microseconds, zone.clone()))?,
+                };
+                Self::Time(micros.cast(&DataType::Int64)?.i64()?.clone())
+            }
+            other if other.is_integer() => Self::Integer(series.cast(&DataType::Int64)?.i64()?.clone()),
+            _ => Self::Text(series.cast(&DataType::String)?.str()?.clone()),
+        })
+    }
+
+    fn write_json(&self, row: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(cells) => match cells.get(row) {
+                Some(text) => write_json_text(text, out),
+                None => out.extend_from_slice(b"null"),
+            },
+            Self::Integer(cells) => match cells.get(row) {
+                Some(number) => write_plain(number, out),
+                None => out.extend_from_slice(b"null"),
+            },
+            Self::Double(cells) => match cells.get(row).filter(|number| number.is_finite()) {
+                Some(number) => write_double(number, out),
+                None => out.extend_from_slice(b"null"),
+            },
+            Self::Boolean(cells) => out.extend_from_slice(match cells.get(row) {
+                Some(true) => b"true",
+                Some(false) => b"false",
+                None => b"null",
+            }),
+            Self::Time(cells) => match cells.get(row) {
+                Some(time) => write_json_text(&format_timestamp(time), out),
+                None => out.extend_from_slice(b"null"),
+            },
+        }
+    }
+
+    fn write_csv(&self, row: usize, out: &mut Vec<u8>) {
+        match self {
+            Self::Text(cells) => {
+                if let Some(text) = cells.get(row) {
+                    write_csv_text(text, out);
+                }
+            }
+            Self::Integer(cells) => {
+                if let Some(number) = cells.get(row) {
+                    write_plain(number, out);
+                }
+            }
+            Self::Double(cells) => {
+                if let Some(number) = cells.get(row) {
+                    write_double(number, out);
+                }
+            }
+            Self::Boolean(cells) => {
+                if let Some(value) = cells.get(row) {
+                    write_plain(value, out);
+                }
+            }
+            Self::Time(cells) => {
+                if let Some(time) = cells.get(row) {
+                    out.extend_from_slice(format_timestamp(time).as_bytes());
+                }
+            }
+        }
+    }
+
+    fn to_arrow(&self) -> ArrayRef {
+        match self {
+            Self::Text(cells) => Arc::new(StringArray::from_iter(cells.iter())),
+            Self::Integer(cells) => Arc::new(Int64Array::from_iter(cells.iter())),
+            Self::Double(cells) => Arc::new(Float64Array::from_iter(cells.iter())),
+            Self::Boolean(cells) => Arc::new(BooleanArray::from_iter(cells.iter())),
+            Self::Time(cells) => Arc::new(TimestampMicrosecondArray::from_iter(cells.iter()).with_timezone("UTC")),
+        }
+    }
+}
+
+fn write_plain(value: impl std::fmt::Display, out: &mut Vec<u8>) {
+    write!(out, "{value}").expect("a vector takes what it is given");
+}
+
+fn write_double(number: f64, out: &mut Vec<u8>) {
+    if number.is_finite() {
+        serde_json::to_writer(out, &number).expect("a finite number is JSON");
+    } else {
+        write_plain(number, out);
+    }
+}
+
+/// Writes a text as a JSON string.
+pub fn write_json_text(text: &str, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, text).expect("a text is JSON");
+}
+
+fn write_csv_text(text: &str, out: &mut Vec<u8>) {
+    if !text.is_empty() && !text.contains(['"', ',', '\n', '\r']) && text.trim() == text {
+        out.extend_from_slice(text.as_bytes());
+    } else {
+        out.push(b'"');
+        out.extend_from_slice(text.replace('"', "\"\"").as_bytes());
+        out.push(b'"');
+    }
+}
+
+/// Rows that are ready to be written in any form.
+pub struct Rows {
+    names: Vec<String>,
+    cells: Vec<Cells>,
+    height: usize,
+}
+
+impl Rows {
+    /// The rows of a frame.
+    pub fn of(frame: &DataFrame) -> PolarsResult<Self> {
+        Ok(Self {
+            names: frame.get_column_names().iter().map(|name| name.to_string()).collect(),
+            cells: frame.columns().iter().map(Cells::of).collect::<PolarsResult<_>>()?,
+            height: frame.height(),
+        })
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.height
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.height == 0
+    }
+
+    /// Writes a row as a JSON object of the columns for which `wanted` says so.
+    pub fn write_json_object(&self, row: usize, wanted: impl Fn(&str) -> bool, out: &mut Vec<u8>) {
+        out.push(b'{');
+        let mut first = true;
+        for (name, cells) in self.names.iter().zip(&self.cells).filter(|(name, _)| wanted(name)) {
+            if !std::mem::take(&mut first) {
+                out.push(b',');
+            }
+            write_json_text(name, out);
+            out.push(b':');
+            cells.write_json(row, out);
+        }
+        out.push(b'}');
+    }
+
+    /// Writes all rows as a JSON array.
+    pub fn write_json_array(&self, out: &mut Vec<u8>) {
+        out.push(b'[');
+        for row in 0..self.height {
+            if row > 0 {
+                out.push(b',');
+            }
+            self.write_json_object(row, |_| true, out);
+        }
+        out.push(b']');
+    }
+
+    /// Writes all rows as one JSON object a line.
+    pub fn write_ndjson(&self, out: &mut Vec<u8>) {
+        for row in 0..self.height {
+            self.write_json_object(row, |_| true, out);
+            out.push(b'\n');
+        }
+    }
+
+    /// Writes a header line and all rows as CSV. Null is nothing, an empty text `""`.
+    pub fn write_csv(&self, out: &mut Vec<u8>) {
+        for (i, name) in self.names.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            write_csv_text(name, out);
+        }
+        out.extend_from_slice(b"\r\n");
+        for row in 0..self.height {
+            for (i, cells) in self.cells.iter().enumerate() {
+                if i > 0 {
+                    out.push(b',');
+                }
+                cells.write_csv(row, out);
+            }
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Writes all rows as an Arrow IPC stream.
+    pub fn write_arrow(&self, out: &mut Vec<u8>) -> Result<(), arrow::error::ArrowError> {
+        let arrays = self.names.iter().zip(&self.cells).map(|(name, cells)| (name, cells.to_arrow(), true));
+        let batch = RecordBatch::try_from_iter_with_nullable(arrays)?;
+        let mut writer = arrow::ipc::writer::StreamWriter::try_new(out, &batch.schema())?;
+        writer.write(&batch)?;
+        writer.finish()
+    }
+}

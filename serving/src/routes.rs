@@ -1,0 +1,12 @@
+//! The resources, each with its parameters, its response and its handler in one file.
+
+pub mod dashboard;
+pub mod health;
+pub mod ingest;
+pub mod jobs;
+pub mod metrics;
+pub mod openapi;
+pub mod rejects;
+pub mod rows;
+pub mod stream;
+pub mod views;

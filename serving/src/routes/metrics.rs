@@ -1,0 +1,96 @@
+//! `/metrics`, for Prometheus.
+
+use std::sync::Arc;
+
+use anabranch_shared::position::Positions;
+use anabranch_shared::view::View;
+use axum::extract::State;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+
+use crate::app::{Server, blocking, log_problem, rejected};
+use crate::metric::Measure;
+use crate::problem::Problem;
+use crate::source::{Mode, Sources};
+
+const CONTENT_TYPE: HeaderValue =
+    HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
+
+/// Everything that is counted.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operation",
+    responses((status = 200, description = "OpenMetrics text", body = String, content_type = "application/openmetrics-text"))
+)]
+pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Response, Problem> {
+    let measured = Arc::clone(&server);
+    let text = blocking(move || {
+        let server = measured;
+        let mut measures = server.app.measures.now();
+        measures.extend(server.metrics.ingested());
+        measures.extend(own(&server));
+        for view in server.app.catalog.views.values() {
+            measures.extend(of_view(&server, view)?);
+        }
+        for table in server.app.catalog.tables.values() {
+            let count = rejected(&server.app.rejects, &table.topic)?;
+            let help = "Records that are no rows of their table";
+            measures.push(Measure::counter("anabranch_rejected", help, count as f64).of("topic", &table.topic));
+        }
+        server.metrics.encode(measures).map_err(|error| Problem::internal(&error))
+    });
+    let mut response = text.await??.into_response();
+    response.headers_mut().insert(header::CONTENT_TYPE, CONTENT_TYPE);
+    Ok(response)
+}
+
+fn own(server: &Server) -> Vec<Measure> {
+    let (hits, misses) = server.answers.hits_and_misses();
+    let open = server.app.limits.streams - server.streams.available_permits().min(server.app.limits.streams);
+    vec![
+        Measure::counter("anabranch_rows_cache_hits", "Requests for rows answered from the cache", hits as f64),
+        Measure::counter("anabranch_rows_cache_misses", "Requests for rows that had to be computed", misses as f64),
+        Measure::gauge("anabranch_open_streams", "Event streams that are open", open as f64),
+        Measure::gauge("anabranch_ready", "1 if fit to answer", f64::from(u8::from(server.app.ready.borrow().ready))),
+    ]
+}
+
+fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
+    let layers = server.layers.get(view);
+    let bounds = server.app.log.bounds(&view.table.topic).map_err(|error| log_problem(&error))?;
+    let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
+    let sources = Sources::choose(view, Mode::Merged, &layers, &log_end);
+    let now = server.app.clock.now();
+    let seconds = |micros: i64| micros as f64 / 1e6;
+    let gauge = |name: &str, help, value: f64| Measure::gauge(name, help, value).of("view", &view.name);
+    let mut measures = Vec::new();
+    for (&partition, &end) in &log_end {
+        let lag = end.saturating_sub(sources.covered_to(partition));
+        let help = "Records that neither layer covers yet";
+        measures.push(gauge("anabranch_lag_records", help, lag as f64).of("partition", partition));
+    }
+    if let Some(watermark) = sources.watermark {
+        let help = "How far the watermark is behind the clock";
+        measures.push(gauge("anabranch_watermark_lag_seconds", help, seconds(now - watermark)));
+    }
+    if let Some(snapshot) = &layers.snapshot {
+        let help = "Events that came too late for at least one of their windows";
+        let late = Measure::counter("anabranch_late_events", help, snapshot.late as f64).of("view", &view.name);
+        let rows = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values()).map(|pane| pane.partials.height());
+        let degraded = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values()).any(|pane| pane.slack.is_some());
+        measures.push(late);
+        let help = "Rows of partials that the speed layer serves";
+        measures.push(gauge("anabranch_snapshot_rows", help, rows.sum::<usize>() as f64));
+        let help = "1 if a pane of the speed layer is degraded";
+        measures.push(gauge("anabranch_degraded", help, f64::from(u8::from(degraded))));
+        let help = "1 if the source has stopped";
+        let stopped = f64::from(u8::from(snapshot.stopped.is_some()));
+        measures.push(gauge("anabranch_source_stopped", help, stopped));
+    }
+    if let Some(version) = layers.versions.first() {
+        let help = "The newest version of the view";
+        measures.push(gauge("anabranch_batch_version", help, version.published.version as f64));
+        let help = "How long ago the newest version was published";
+        measures.push(gauge("anabranch_frontier_age_seconds", help, seconds(now - version.published.published)));
+    }
+    Ok(measures)
+}

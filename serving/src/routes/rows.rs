@@ -1,0 +1,275 @@
+//! `GET /v1/views/{view}/rows`: the merged answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anabranch_shared::position::Positions;
+use anabranch_shared::view::View;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::app::{Rendered, Server, rejected};
+use crate::merge::{self, Span};
+use crate::problem::{Problem, quoted};
+use crate::proof::Proof;
+use crate::query::RowsQuery;
+use crate::render::{Format, Rows};
+use crate::source::{Layers, Sources};
+
+/// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.
+const PROOF: HeaderName = HeaderName::from_static("anabranch-answer");
+
+/// The parameters of a request for rows.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the shape for the API's description; `RowsQuery` reads the parameters")]
+pub struct RowsParameters {
+    /// `latest` (the newest window that holds data), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
+    #[param(example = "latest")]
+    window: Option<String>,
+    /// With `to`: all windows wholly inside the range, at most 10,000.
+    from: Option<String>,
+    /// With `from`: the end of the range.
+    to: Option<String>,
+    /// How many rows at most in this page, 1 to 100,000; 1,000 if absent.
+    limit: Option<u32>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// `merged` (default), `batch` or `speed`.
+    mode: Option<String>,
+    /// Only rows with this value in this key column; may be given for several columns.
+    #[param(rename = "key.{column}")]
+    key: Option<String>,
+}
+
+/// Rows of a view, and what is known of them.
+#[derive(ToSchema, Serialize)]
+#[schema(example = json!({
+    "view": "trending_hashtags", "mode": "merged", "exact": true, "incomplete": false,
+    "window": {"start": "2017-08-27T00:00:00Z", "end": "2017-08-27T00:05:00Z", "state": "open"},
+    "rows": [{"hashtag": "#mcgregor", "mentions": 431, "mentions_lower": 431, "mentions_upper": 431}],
+    "sources": {"batch": {"version": 7, "offsets": {"0": [0, 1200]}}, "speed": {"offsets": {"0": [1200, 1532]}}},
+    "watermark": "2017-08-27T00:04:31Z", "late": 0, "rejected": 0, "definition": "sha256:…",
+}))]
+#[expect(dead_code, reason = "the shape for the API's description; rows are written by hand")]
+pub struct RowsAnswer {
+    /// The view.
+    view: String,
+    /// Which layers it takes from.
+    mode: String,
+    /// Whether the rows are what the batch layer will say of the same events.
+    exact: bool,
+    /// Whether offsets are missing from it.
+    incomplete: bool,
+    /// The offsets that are missing, if any.
+    missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
+    /// The window, or the range; null if the view has none, or no data yet.
+    window: Option<WindowOrRange>,
+    /// The rows in the view's order.
+    rows: Vec<std::collections::BTreeMap<String, serde_json::Value>>,
+    /// Which version, and which offsets of each layer.
+    sources: AnswerSources,
+    /// No event with an earlier time is expected any more.
+    watermark: Option<String>,
+    /// Events that came too late for the windows of this answer.
+    late: u64,
+    /// Records of the topic that were rejected.
+    rejected: u64,
+    /// The definition that was computed.
+    definition: String,
+    /// Goes on where this page ends, if it isn't the last.
+    next_cursor: Option<String>,
+}
+
+/// A window with its state, or a range.
+#[derive(ToSchema, Serialize)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct WindowOrRange {
+    /// The window's first instant.
+    start: Option<String>,
+    /// The first instant after the window.
+    end: Option<String>,
+    /// `open`, `closing` (late events are still taken) or `closed`.
+    state: Option<String>,
+    /// Where a range begins.
+    from: Option<String>,
+    /// Where a range ends.
+    to: Option<String>,
+}
+
+/// What each layer contributed.
+#[derive(ToSchema, Serialize)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct AnswerSources {
+    /// The batch part; null if there is none.
+    batch: Option<BatchPart>,
+    /// The speed part; null if there is none.
+    speed: Option<SpeedPart>,
+}
+
+/// The batch part of an answer.
+#[derive(ToSchema, Serialize)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct BatchPart {
+    /// The version.
+    version: u64,
+    /// `{"partition":[first,next)}`.
+    offsets: std::collections::BTreeMap<String, [u64; 2]>,
+}
+
+/// The speed part of an answer.
+#[derive(ToSchema, Serialize)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct SpeedPart {
+    /// `{"partition":[first,next)}`.
+    offsets: std::collections::BTreeMap<String, [u64; 2]>,
+}
+
+/// The rows of a view, merged from both layers.
+#[utoipa::path(
+    get,
+    path = "/v1/views/{view}/rows",
+    tag = "views",
+    params(("view" = String, Path, description = "The view's name"), RowsParameters),
+    responses(
+        (status = 200, description = "The rows; for the other forms, the header `anabranch-answer` says what JSON says beside the rows", content(
+            (RowsAnswer = "application/json"), (String = "text/csv"), (String = "application/x-ndjson"),
+            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+        )),
+        (status = 304, description = "What `If-None-Match` names is still the answer"),
+        (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 406, description = "No form that is accepted", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Not in time", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn rows(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let started = Instant::now();
+    let view = server.view(&name)?;
+    let format = format(&headers)?;
+    let (layers, log_end, stamp) = server.instant(view).await?;
+    let raw = uri.query().unwrap_or_default();
+    let question = format!("{name}\0{}\0{raw}", format.media_type());
+    let rendered = match server.answers.get(&question, stamp) {
+        Some(rendered) => rendered,
+        None => {
+            let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri)
+                .map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
+            let query = RowsQuery::parse(view, &parameters)?;
+            let compute = || {
+                let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+                server.compute(move || {
+                    let rejected = rejected(&rejects, &view.table.topic)?;
+                    render(&view, &layers, &log_end, &query, format, rejected)
+                })
+            };
+            server.answers.get_or_compute(question, stamp, |rendered| rendered.body.len() + 256, compute).await?
+        }
+    };
+    server.metrics.rows_seconds.observe(started.elapsed().as_secs_f64());
+    Ok(respond(&rendered, format, &headers))
+}
+
+fn format(headers: &HeaderMap) -> Result<Format, Problem> {
+    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Format::Json) };
+    accept.to_str().ok().and_then(Format::accepted).ok_or_else(|| {
+        let formats = quoted(Format::ALL.into_iter().map(Format::media_type));
+        Problem::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", format!("rows are served as {formats}"))
+    })
+}
+
+fn respond(rendered: &Rendered, format: Format, headers: &HeaderMap) -> Response {
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let etag = rendered.etag.to_str().unwrap_or_default();
+    let strong = etag.trim_start_matches("W/");
+    let is_known =
+        known.flat_map(|v| v.split(',')).map(str::trim).any(|v| v == "*" || v.trim_start_matches("W/") == strong);
+    let mut response = if is_known {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let mut response = rendered.body.clone().into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        if let Some(proof) = &rendered.proof {
+            response.headers_mut().insert(PROOF, proof.clone());
+        }
+        response
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ETAG, rendered.etag.clone());
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept, accept-encoding"));
+    response
+}
+
+fn render(
+    view: &View,
+    layers: &Layers,
+    log_end: &Positions,
+    query: &RowsQuery,
+    format: Format,
+    rejected: u64,
+) -> Result<Rendered, Problem> {
+    let internal = |error: polars::error::PolarsError| Problem::internal(&error);
+    let sources = Sources::choose(view, query.mode, layers, log_end);
+    let answer = merge::answer(view, &sources, query.ask).map_err(internal)?;
+    let selected = query.select(answer.rows).map_err(internal)?;
+    let page = selected.slice(i64::try_from(query.offset).unwrap_or(i64::MAX), query.limit);
+    let is_last = query.offset.saturating_add(page.height()) >= selected.height();
+    let start = match answer.span {
+        Span::One(start) => Some(start),
+        _ => None,
+    };
+    let next = (!is_last).then(|| query.cursor(start, page.height()));
+    let rows = Rows::of(&page).map_err(internal)?;
+    let proof = Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
+
+    let mut body = Vec::with_capacity(512 + rows.len() * 64);
+    match format {
+        Format::Json => {
+            proof.write_head(&mut body);
+            body.extend_from_slice(b",\"rows\":");
+            rows.write_json_array(&mut body);
+            body.push(b',');
+            proof.write_tail(&mut body);
+            if let Some(next) = &next {
+                body.extend_from_slice(format!(",\"next_cursor\":\"{next}\"").as_bytes());
+            }
+            body.push(b'}');
+        }
+        Format::Csv => rows.write_csv(&mut body),
+        Format::Ndjson => rows.write_ndjson(&mut body),
+        Format::Arrow => rows.write_arrow(&mut body).map_err(|error| Problem::internal(&error))?,
+    }
+    let mut beside = proof.to_json();
+    if let Some(next) = &next {
+        beside.pop();
+        beside.extend_from_slice(format!(",\"next_cursor\":\"{next}\"}}").as_bytes());
+    }
+    let etag = etag(&body, &beside);
+    let proof = (format != Format::Json).then(|| HeaderValue::from_bytes(&beside).ok()).flatten();
+    Ok(Rendered { body: Bytes::from(body), etag, proof })
+}
+
+/// Weak, as the same answer may go out compressed. Definition, version and offsets are all in what is hashed.
+fn etag(body: &[u8], beside: &[u8]) -> HeaderValue {
+    let mut hash = Sha256::new();
+    hash.update(beside);
+    hash.update(body);
+    let hex: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    HeaderValue::from_str(&format!("W/\"{hex}\"")).unwrap_or_else(|_| HeaderValue::from_static("W/\"0\""))
+}
+
+/// How many records there are up to the log's end that neither layer covers.
+pub(crate) fn lag(sources: &Sources, log_end: &Positions) -> u64 {
+    log_end.iter().map(|(&partition, &end)| end.saturating_sub(sources.covered_to(partition))).sum()
+}

@@ -1,0 +1,267 @@
+//! `GET /v1/views` and `GET /v1/views/{view}`: what exists, and how far each layer has come.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::clock::{Micros, format_timestamp};
+use anabranch_shared::position::Positions;
+use anabranch_shared::view::{OutputColumn, View};
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use crate::app::{Server, blocking, log_problem, positions_json, rejected};
+use crate::problem::Problem;
+use crate::proof::offsets;
+use crate::routes::rows::lag;
+use crate::source::{Layers, Mode, Sources};
+
+/// All views.
+#[derive(Serialize, ToSchema)]
+pub struct ViewList {
+    /// In order of name.
+    views: Vec<ViewDetail>,
+}
+
+/// A view.
+#[derive(Serialize, ToSchema)]
+pub struct ViewDetail {
+    /// Its name.
+    name: String,
+    /// Its statement.
+    sql: String,
+    /// `sha256:…`; changes with its meaning.
+    definition: String,
+    /// The topic whose events it is made of.
+    topic: String,
+    /// The table that it reads.
+    table: String,
+    /// The columns of its rows; those of the role `aggregate` are accompanied by `_lower` and `_upper`.
+    columns: Vec<ViewColumn>,
+    /// Its windows; null if it has none.
+    window: Option<ViewWindow>,
+    /// The order of a window's rows.
+    order: Vec<ViewOrder>,
+    /// How many rows of a window are kept.
+    limit: Option<usize>,
+    /// No event with an earlier time is expected any more; null before any event.
+    watermark: Option<String>,
+    /// How far each layer has come.
+    coverage: ViewCoverage,
+    /// Where the topic's partitions end.
+    log_end: BTreeMap<String, u64>,
+    /// Records that neither layer covers yet.
+    lag: u64,
+    /// Events that came too late for at least one of their windows.
+    late: u64,
+    /// Records of the topic that were rejected.
+    rejected: u64,
+    /// When it is recomputed: a cron expression in UTC.
+    schedule: Option<String>,
+}
+
+/// A column.
+#[derive(Serialize, ToSchema)]
+pub struct ViewColumn {
+    name: String,
+    /// `TEXT`, `BIGINT`, `DOUBLE`, `BOOLEAN`, `TIMESTAMP` or `JSON`.
+    #[serde(rename = "type")]
+    data_type: String,
+    /// `window`, `key` or `aggregate`.
+    role: &'static str,
+    /// Of an aggregate, which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<&'static str>,
+}
+
+/// The windows of a view; lengths are ISO 8601 durations.
+#[derive(Serialize, ToSchema)]
+pub struct ViewWindow {
+    /// `tumble` or `hop`.
+    kind: &'static str,
+    #[schema(example = "PT5M")]
+    size: String,
+    #[schema(example = "PT1M")]
+    slide: String,
+}
+
+/// One part of an order.
+#[derive(Serialize, ToSchema)]
+pub struct ViewOrder {
+    column: String,
+    descending: bool,
+}
+
+/// How far each layer has come.
+#[derive(Serialize, ToSchema)]
+pub struct ViewCoverage {
+    /// The newest version; null before the first.
+    batch: Option<BatchCoverage>,
+    /// The speed layer's state; null if none is running.
+    speed: Option<SpeedCoverage>,
+}
+
+/// The newest version.
+#[derive(Serialize, ToSchema)]
+pub struct BatchCoverage {
+    version: u64,
+    /// `{"partition":[first,next)}`.
+    #[schema(value_type = BTreeMap<String, [u64; 2]>)]
+    offsets: Value,
+    published: String,
+    /// The newest event time among the events that the version covers.
+    event_time: Option<String>,
+}
+
+/// The speed layer's state.
+#[derive(Serialize, ToSchema)]
+pub struct SpeedCoverage {
+    /// `{"partition":[first,next)}`.
+    #[schema(value_type = BTreeMap<String, [u64; 2]>)]
+    offsets: Value,
+}
+
+/// All views.
+#[utoipa::path(get, path = "/v1/views", tag = "views", responses((status = 200, body = ViewList)))]
+pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json<ViewList>, Problem> {
+    let mut views = Vec::new();
+    for view in server.app.catalog.views.values() {
+        views.push(detail(&server, view).await?);
+    }
+    Ok(Json(ViewList { views }))
+}
+
+/// One view: its definition, and how far each layer has come.
+#[utoipa::path(
+    get, path = "/v1/views/{view}", tag = "views",
+    params(("view" = String, Path, description = "The view's name")),
+    responses(
+        (status = 200, body = ViewDetail),
+        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn get_view(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+) -> Result<Json<ViewDetail>, Problem> {
+    let view = server.view(&name)?;
+    detail(&server, view).await.map(Json)
+}
+
+async fn detail(server: &Arc<Server>, view: &Arc<View>) -> Result<ViewDetail, Problem> {
+    // Coverage before the log's end: the lag may be overstated by what came between, never understated.
+    let layers = server.layers.get(view);
+    let (rejects, log, topic) =
+        (Arc::clone(&server.app.rejects), Arc::clone(&server.app.log), view.table.topic.clone());
+    let (log_end, rejected) = blocking(move || {
+        let bounds = log.bounds(&topic).map_err(|error| log_problem(&error))?;
+        let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
+        Ok::<_, Problem>((log_end, rejected(&rejects, &topic)?))
+    })
+    .await??;
+    Ok(describe(view, &layers, &log_end, rejected))
+}
+
+fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
+    let sources = Sources::choose(view, Mode::Merged, layers, log_end);
+    let batch = layers.versions.first().map(|version| &version.published);
+    ViewDetail {
+        name: view.name.clone(),
+        sql: view.sql.clone(),
+        definition: view.definition.clone(),
+        topic: view.table.topic.clone(),
+        table: view.table.name.clone(),
+        columns: view.columns.iter().map(|&column| describe_column(view, column)).collect(),
+        window: view.window.map(|window| ViewWindow {
+            kind: if window.is_tumbling() { "tumble" } else { "hop" },
+            size: iso_duration(window.size),
+            slide: iso_duration(window.slide),
+        }),
+        order: view
+            .order
+            .iter()
+            .map(|by| ViewOrder { column: view.column_name(by.column).to_owned(), descending: by.descending })
+            .collect(),
+        limit: view.limit,
+        watermark: sources.watermark.map(format_timestamp),
+        coverage: ViewCoverage {
+            batch: batch.map(|published| BatchCoverage {
+                version: published.version,
+                offsets: offsets(&published.coverage),
+                published: format_timestamp(published.published),
+                event_time: published.event_times.values().max().map(|&time| format_timestamp(time)),
+            }),
+            speed: layers.snapshot.as_ref().map(|snapshot| SpeedCoverage { offsets: offsets(&snapshot.coverage) }),
+        },
+        log_end: positions_json(log_end),
+        lag: lag(&sources, log_end),
+        late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
+        rejected,
+        schedule: view.schedule.clone(),
+    }
+}
+
+fn describe_column(view: &View, column: OutputColumn) -> ViewColumn {
+    let name = view.column_name(column).to_owned();
+    let (data_type, role, function) = match column {
+        OutputColumn::WindowStart | OutputColumn::WindowEnd => ("TIMESTAMP".to_owned(), "window", None),
+        OutputColumn::Key(i) => (view.keys[i].expr.data_type().to_string(), "key", None),
+        OutputColumn::Aggregate(i) => {
+            let aggregate = &view.aggregates[i];
+            (aggregate.data_type().to_string(), "aggregate", Some(aggregate.function.name()))
+        }
+    };
+    ViewColumn { name, data_type, role, function }
+}
+
+/// A length of time in ISO 8601: `PT5M`, `P1D`, `PT1H30M`, `PT0.5S`.
+fn iso_duration(length: Micros) -> String {
+    let (seconds, micros) = (length / 1_000_000, length % 1_000_000);
+    let mut text = String::from("P");
+    let mut push = |amount: i64, unit: char| {
+        if amount > 0 {
+            text.push_str(&format!("{amount}{unit}"));
+        }
+    };
+    push(seconds / 86_400, 'D');
+    if seconds % 86_400 == 0 && micros == 0 {
+        return text;
+    }
+    text.push('T');
+    let mut push = |amount: i64, unit: char| {
+        if amount > 0 {
+            text.push_str(&format!("{amount}{unit}"));
+        }
+    };
+    push(seconds / 3_600 % 24, 'H');
+    push(seconds / 60 % 60, 'M');
+    if micros > 0 {
+        let fraction = format!("{micros:06}");
+        text.push_str(&format!("{}.{}S", seconds % 60, fraction.trim_end_matches('0')));
+    } else {
+        push(seconds % 60, 'S');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_of_time_are_iso_8601() {
+        let second = 1_000_000;
+        for (length, expected) in [
+            (300 * second, "PT5M"),
+            (5_400 * second, "PT1H30M"),
+            (86_400 * second, "P1D"),
+            (11 * 86_400 * second, "P11D"),
+            (90_061 * second, "P1DT1H1M1S"),
+            (500_000, "PT0.5S"),
+        ] {
+            assert_eq!(iso_duration(length), expected);
+        }
+    }
+}

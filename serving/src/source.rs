@@ -1,0 +1,233 @@
+//! What an answer is made of: which batch version, which chunks of the speed layer, and what neither covers.
+//!
+//! A snapshot says on which version it stands; its chunks begin at that version's frontier, so the two join exactly.
+//! If that version isn't at hand (after a rollback, or a restart of one layer alone) the newest one is taken, chunks
+//! that overlap it are left out, and the ranges that nothing covers then are named: an answer is never silently short,
+//! and nothing is counted twice.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
+use anabranch_shared::snapshot::{Chunk, Snapshot, Snapshots};
+use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::view::View;
+use parking_lot::Mutex;
+
+/// Which layers an answer takes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Both, joined at the frontier.
+    #[default]
+    Merged,
+    /// The newest version alone.
+    Batch,
+    /// The speed layer's chunks alone.
+    Speed,
+}
+
+impl Mode {
+    /// Its name in queries and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Merged => "merged",
+            Self::Batch => "batch",
+            Self::Speed => "speed",
+        }
+    }
+}
+
+/// How many versions of a view are kept at hand: the newest, and the one that the speed layer may still stand on.
+const VERSIONS_KEPT: usize = 2;
+
+/// What both layers say of a view at one instant.
+#[derive(Debug, Clone, Default)]
+pub struct Layers {
+    /// The newest snapshot; none if no speed layer feeds this process.
+    pub snapshot: Option<Arc<Snapshot>>,
+    /// The versions at hand, newest first.
+    pub versions: Vec<Arc<Version>>,
+}
+
+impl Layers {
+    /// Changes whenever an answer made from these layers may change.
+    pub fn stamp(&self) -> (Option<u64>, Option<u64>) {
+        let version = self.versions.first().map(|version| version.published.version);
+        (self.snapshot.as_ref().map(|snapshot| snapshot.sequence), version)
+    }
+}
+
+/// The snapshots and the versions of all views, the newest and the one before it.
+#[derive(Debug, Default)]
+pub struct LayerStore {
+    snapshots: Snapshots,
+    versions: Versions,
+    kept: BTreeMap<String, Mutex<VecDeque<Arc<Version>>>>,
+}
+
+impl LayerStore {
+    /// Follows these snapshots and versions.
+    pub fn new(snapshots: Snapshots, versions: Versions) -> Self {
+        let kept = versions.0.keys().map(|name| (name.clone(), Mutex::default())).collect();
+        Self { snapshots, versions, kept }
+    }
+
+    /// What the layers say of a view now. Versions of another definition are no versions of this view.
+    pub fn get(&self, view: &View) -> Layers {
+        // In this order: the version that a snapshot stands on was published before the snapshot was.
+        let snapshot = self.snapshots.get(&view.name);
+        let newest = self.versions.get(&view.name);
+        let mut versions = Vec::new();
+        if let Some(kept) = self.kept.get(&view.name) {
+            let mut kept = kept.lock();
+            if let Some(newest) = newest.filter(|version| version.published.definition == view.definition) {
+                if kept.front().is_none_or(|known| !Arc::ptr_eq(known, &newest)) {
+                    kept.retain(|known| known.published.version != newest.published.version);
+                    kept.push_front(newest);
+                    kept.truncate(VERSIONS_KEPT);
+                }
+                versions.extend(kept.iter().cloned());
+            }
+        }
+        Layers { snapshot, versions }
+    }
+
+    /// What tells of each change of a view's snapshot.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// What tells of each change of a view's version.
+    pub fn versions(&self) -> &Versions {
+        &self.versions
+    }
+}
+
+/// What one answer is made of.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// Which layers were asked for.
+    pub mode: Mode,
+    /// The version that the batch part comes from.
+    pub version: Option<Arc<Version>>,
+    /// The chunks that the speed part comes from.
+    pub chunks: Vec<Arc<Chunk>>,
+    /// What those chunks cover; none if the speed layer has no part.
+    pub speed: Option<Coverage>,
+    /// What neither covers and the answer therefore lacks.
+    pub missing: Coverage,
+    /// No event with an earlier time is expected any more.
+    pub watermark: Option<Micros>,
+}
+
+impl Sources {
+    /// Chooses what a view's answer is made of. `log_end` matters only while the speed layer doesn't follow the log.
+    pub fn choose(view: &View, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
+        let snapshot = layers.snapshot.as_deref();
+        let newest = layers.versions.first();
+        let version = match mode {
+            Mode::Speed => None,
+            Mode::Batch => newest.cloned(),
+            Mode::Merged => base(layers).cloned(),
+        };
+        let mut sources = Self {
+            mode,
+            watermark: watermark(view, layers),
+            version,
+            chunks: Vec::new(),
+            speed: None,
+            missing: Coverage::new(),
+        };
+        if mode != Mode::Batch
+            && let Some(snapshot) = snapshot
+        {
+            sources.take_chunks(snapshot);
+        }
+        if mode == Mode::Merged && !follows_the_log(layers) {
+            sources.name_missing(log_end);
+        }
+        sources
+    }
+
+    fn take_chunks(&mut self, snapshot: &Snapshot) {
+        let batch = self.version.as_ref().map(|version| &version.published.coverage);
+        let frontier = |p: Partition| batch.map_or(0, |coverage| coverage.next(p));
+        let (used, left): (Vec<_>, Vec<_>) = snapshot.chunks.iter().cloned().partition(|chunk| {
+            chunk.coverage.iter().all(|(p, range)| range.is_empty() || batch.is_none() || range.start >= frontier(p))
+        });
+        if left.is_empty() {
+            self.speed = Some(snapshot.coverage.clone());
+        } else {
+            let mut covered: BTreeMap<Partition, std::ops::Range<Offset>> = BTreeMap::new();
+            for (p, range) in used.iter().flat_map(|chunk| chunk.coverage.iter()).filter(|(_, range)| !range.is_empty())
+            {
+                let all = covered.entry(p).or_insert_with(|| range.clone());
+                *all = all.start.min(range.start)..all.end.max(range.end);
+            }
+            self.speed = Some(covered.into_iter().collect());
+        }
+        self.chunks = used;
+        if batch.is_some() {
+            let speed = self.speed.clone().unwrap_or_default();
+            let holes = snapshot.coverage.iter().filter_map(|(p, range)| {
+                let begins = speed.get(p).filter(|used| !used.is_empty()).map_or(range.end, |used| used.start);
+                (frontier(p) < begins).then(|| (p, frontier(p)..begins))
+            });
+            self.missing = holes.collect();
+        }
+    }
+
+    fn name_missing(&mut self, log_end: &Positions) {
+        let missing = log_end.iter().filter_map(|(&p, &end)| {
+            let covered = self.covered_to(p);
+            match self.missing.get(p) {
+                Some(hole) => Some((p, hole.start..hole.end.max(end))),
+                None => (covered < end).then_some((p, covered..end)),
+            }
+        });
+        let mut missing: BTreeMap<_, _> = missing.collect();
+        for (p, range) in self.missing.iter() {
+            missing.entry(p).or_insert_with(|| range.clone());
+        }
+        self.missing = missing.into_iter().collect();
+    }
+
+    /// The first offset that neither part covers.
+    pub fn covered_to(&self, partition: Partition) -> Offset {
+        let batch = self.version.as_ref().map_or(0, |version| version.published.coverage.next(partition));
+        let speed = self.speed.as_ref().map_or(0, |coverage| coverage.next(partition));
+        batch.max(speed)
+    }
+}
+
+/// The version that the snapshot stands on, or the newest if that one isn't at hand.
+fn base(layers: &Layers) -> Option<&Arc<Version>> {
+    let newest = layers.versions.first();
+    let Some(snapshot) = &layers.snapshot else { return newest };
+    match snapshot.base {
+        Some(base) => layers.versions.iter().find(|version| version.published.version == base).or(newest),
+        // Chunks that begin where the log did need no version; others do, and there may be one by now.
+        None => newest.filter(|version| {
+            let coverage = &version.published.coverage;
+            coverage.iter().any(|(p, batch)| {
+                !batch.is_empty() && snapshot.coverage.get(p).is_none_or(|speed| speed.start > batch.start)
+            })
+        }),
+    }
+}
+
+/// Whether a live speed layer works on what the log still holds beyond its coverage.
+pub fn follows_the_log(layers: &Layers) -> bool {
+    layers.snapshot.as_ref().is_some_and(|s| s.stopped.is_none() && s.coverage.iter().next().is_some())
+}
+
+fn watermark(view: &View, layers: &Layers) -> Option<Micros> {
+    match &layers.snapshot {
+        Some(snapshot) => snapshot.watermark,
+        None => {
+            let newest = layers.versions.first()?;
+            newest.published.event_times.values().min().map(|time| time - view.table.watermark_delay)
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! The API in process, over snapshots and versions made by hand.
+
+mod api;
+mod merge;
+mod rows;
+mod stream;
+mod support;

@@ -1,0 +1,220 @@
+//! The other resources, and what all responses have in common.
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::support::*;
+use crate::{Limits, Readiness};
+
+fn platform() -> Platform {
+    let trending = view("trending", Some(hop()), true, Some(100));
+    let platform = Platform::with_limits(
+        &[trending.clone(), view("totals", None, true, None)],
+        Limits { body_bytes: 1_000, ..Limits::default() },
+    );
+    let events = [event(10, "a", 1), event(70, "b", 2), event(80, "a", 4)];
+    platform.log.fill("posts", 5);
+    platform.publish(&trending, version(platform.folder.path(), &trending, 7, &events[..1]));
+    platform.show(&trending, snapshot(&trending, &events, Some(7), &[1, 3]));
+    platform
+}
+
+fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header("content-type", content_type).body(body.into()).expect("a request")
+}
+
+#[tokio::test]
+async fn a_view_says_what_it_is_and_how_far_it_is() {
+    let platform = platform();
+    let detail = platform.ok("/v1/views/trending").await;
+    let expected = json!({
+        "name": "trending", "sql": "CREATE MATERIALIZED VIEW trending …", "definition": "sha256:trending", "topic": "posts", "table": "posts",
+        "columns": [
+            {"name": "window_start", "type": "TIMESTAMP", "role": "window"},
+            {"name": "window_end", "type": "TIMESTAMP", "role": "window"},
+            {"name": "tag", "type": "TEXT", "role": "key"},
+            {"name": "mentions", "type": "BIGINT", "role": "aggregate", "function": "count"},
+            {"name": "total", "type": "BIGINT", "role": "aggregate", "function": "sum"},
+        ],
+        "window": {"kind": "hop", "size": "PT5M", "slide": "PT1M"},
+        "order": [{"column": "mentions", "descending": true}], "limit": 100,
+        "watermark": "2017-08-27T00:01:20Z",
+        "coverage": {
+            "batch": {"version": 7, "offsets": {"0": [0, 1]}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
+            "speed": {"offsets": {"0": [1, 3]}},
+        },
+        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "schedule": "*/15 * * * *",
+    });
+    assert_eq!(detail.to_string(), expected.to_string());
+    let all = platform.ok("/v1/views").await;
+    assert_eq!(all["views"][1], detail);
+    assert_eq!((&all["views"][0]["window"], &all["views"][0]["coverage"]["batch"]), (&Value::Null, &Value::Null));
+    assert_eq!(platform.get_problem("/v1/views/x").await.1, "unknown-view");
+}
+
+#[tokio::test]
+async fn events_are_taken_in_and_the_bad_ones_told() {
+    let platform = platform();
+    let good = r#"{"ts":"2017-08-27T00:00:00Z","tag":"a","amount":1}"#;
+    let body = format!("{good}\n{{\"tag\":\"no time\"}}\n{good}\n");
+    let (status, _, receipt) =
+        platform.send(post("/v1/topics/posts/events", "application/x-ndjson", body.clone())).await;
+    assert_eq!(status, StatusCode::OK);
+    let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
+    assert_eq!((&receipt["accepted"], &receipt["offsets"]), (&json!(2), &json!({"0": [5, 7]})));
+    assert_eq!(receipt["rejected"][0]["line"], 2);
+
+    let rejects = platform.ok("/v1/rejects?topic=posts&limit=10").await;
+    assert_eq!((&rejects["total"], &rejects["next_cursor"]), (&json!(1), &Value::Null));
+    assert_eq!((&rejects["rejects"][0]["line"], &rejects["rejects"][0]["offset"]), (&json!(2), &Value::Null));
+    assert_eq!(platform.ok("/v1/views/trending/rows").await["rejected"], 1);
+
+    let keyed = || {
+        let mut request = post("/v1/topics/posts/events", "application/json", format!("[{good}]"));
+        request.headers_mut().insert("idempotency-key", "k1".parse().expect("a value"));
+        request
+    };
+    let first = platform.send(keyed()).await.2;
+    assert_eq!(platform.send(keyed()).await.2, first);
+    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
+}
+
+#[tokio::test]
+async fn events_that_can_not_be_taken_are_refused() {
+    let platform = platform();
+    let with = |name: &'static str, value: String| {
+        let mut request = post("/v1/topics/posts/events", "application/json", "{}");
+        request.headers_mut().insert(name, value.parse().expect("a value"));
+        request
+    };
+    for (request, status, kind, says) in [
+        (post("/v1/topics/x/events", "application/json", "{}"), 404, "unknown-topic", "there are `posts`"),
+        (post("/v1/topics/posts/events", "application/json", vec![b' '; 1_001]), 413, "body-too-long", "1000 bytes"),
+        (post("/v1/topics/posts/events", "application/json", vec![b'"', 0xff, b'"']), 400, "bad-body", "UTF-8"),
+        (post("/v1/topics/posts/events", "application/json", "[".repeat(900)), 400, "bad-body", ""),
+        (with("content-encoding", "gzip".into()), 415, "encoded-body", "gzip"),
+        (with("idempotency-key", "k".repeat(256)), 400, "bad-idempotency-key", "255"),
+    ] {
+        let (got, problem, detail) = platform.problem(request).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{detail}");
+        assert!(detail.contains(says), "{detail}");
+    }
+    platform.log.set_full();
+    let good = r#"{"ts":"2017-08-27T00:00:00Z"}"#;
+    let (status, kind, detail) = platform.problem(post("/v1/topics/posts/events", "application/json", good)).await;
+    assert_eq!((status, kind.as_str()), (507, "storage-full"));
+    assert!(detail.contains("nothing of this request was stored"), "{detail}");
+}
+
+#[tokio::test]
+async fn jobs_are_queued_shown_and_cancelled() {
+    let platform = platform();
+    let (status, headers, job) =
+        platform.send(post("/v1/jobs", "application/json", r#"{"kind":"batch","views":["trending"]}"#)).await;
+    assert_eq!((status, headers["location"].as_bytes()), (StatusCode::ACCEPTED, &b"/v1/jobs/job-1"[..]));
+    let job: Value = serde_json::from_slice(&job).expect("JSON");
+    assert_eq!(job, platform.ok("/v1/jobs/job-1").await);
+    assert_eq!((&job["state"], &job["trigger"], &job["progress"]), (&json!("queued"), &json!("api"), &json!(0.0)));
+    assert_eq!(platform.ok("/v1/jobs").await, json!({"jobs": [job]}));
+    let cancel = || Request::post("/v1/jobs/job-1/cancel").body(Body::empty()).expect("a request");
+    assert_eq!(platform.send(cancel()).await.0, StatusCode::OK);
+    for (request, status, kind) in [
+        (cancel(), 409, "job-ended"),
+        (Request::post("/v1/jobs/x/cancel").body(Body::empty()).expect("a request"), 404, "unknown-job"),
+        (post("/v1/jobs", "application/json", r#"{"kind":"batch","views":["nobody"]}"#), 404, "unknown-view"),
+        (post("/v1/jobs", "application/json", r#"{"kind":"stream"}"#), 400, "bad-job"),
+        (post("/v1/jobs", "application/json", r#"{"kind":"batch","ful":true}"#), 400, "bad-job"),
+        (post("/v1/jobs", "text/plain", "{}"), 415, "not-json"),
+    ] {
+        let (got, problem, detail) = platform.problem(request).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{detail}");
+    }
+}
+
+#[tokio::test]
+async fn probes_and_metrics_say_how_it_is() {
+    let platform = platform();
+    assert_eq!(platform.ok("/healthz").await, json!({"status": "ok"}));
+    assert_eq!(platform.ok("/readyz").await, json!({"ready": true, "reasons": []}));
+    platform.ready.send_replace(Readiness::not_ready(["the speed layer recovers"]));
+    let (status, readiness) = platform.get("/readyz").await;
+    assert_eq!(
+        (status, &readiness["reasons"][0]),
+        (StatusCode::SERVICE_UNAVAILABLE, &json!("the speed layer recovers"))
+    );
+    platform.ok("/v1/views/trending/rows").await;
+    platform.ok("/v1/views/trending/rows").await;
+    let text = platform.ok("/metrics").await;
+    let text = text.as_str().expect("text");
+    for line in [
+        "anabranch_lag_records{view=\"trending\",partition=\"0\"} 2",
+        "anabranch_batch_version{view=\"trending\"} 7",
+        "anabranch_rows_cache_hits_total 1",
+        "anabranch_rows_seconds_count 2",
+        "anabranch_state_rows{view=\"trending\"} 12",
+        "anabranch_rejected_total{topic=\"posts\"} 0",
+        "anabranch_open_streams 0",
+        "anabranch_ready 0",
+    ] {
+        assert!(text.lines().any(|l| l == line || l == format!("{line}.0")), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn pages_have_a_strict_policy_and_errors_one_form() {
+    let platform = platform();
+    let request = |method: Method, path: &str| {
+        Request::builder().method(method).uri(path).body(Body::empty()).expect("a request")
+    };
+    for path in ["/", "/docs"] {
+        let (status, headers, _) = platform.send(request(Method::GET, path)).await;
+        assert_eq!(status, StatusCode::OK);
+        assert_eq!(headers["content-type"], "text/html; charset=utf-8");
+        assert_eq!(headers["cache-control"], "no-cache");
+        let policy = headers["content-security-policy"].to_str().expect("text");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+        assert_eq!(headers["x-content-type-options"], "nosniff");
+    }
+    for (method, path, status, kind) in [
+        (Method::GET, "/nothing", 404, "not-found"),
+        (Method::GET, "/v1/nothing", 404, "not-found"),
+        (Method::DELETE, "/v1/views", 405, "method-not-allowed"),
+        (Method::GET, "/v1/views/%ff", 400, "bad-request"),
+        (Method::GET, "/v1/rejects?limit=many", 400, "bad-query"),
+        (Method::GET, "/v1/rejects?limit=5000", 400, "bad-limit"),
+        (Method::GET, "/v1/rejects?topic=x", 404, "unknown-topic"),
+        (Method::GET, "/v1/rejects?cursor=x", 400, "bad-cursor"),
+    ] {
+        let (got, problem, detail) = platform.problem(request(method, path)).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{path}: {detail}");
+    }
+    let mut foreign = post("/v1/topics/posts/events", "text/plain", "{}");
+    foreign.headers_mut().insert("sec-fetch-site", "cross-site".parse().expect("a value"));
+    assert_eq!(platform.problem(foreign).await.1, "cross-site");
+}
+
+#[tokio::test]
+async fn large_answers_are_compressed_on_request() {
+    let platform = platform();
+    let request =
+        Request::get("/openapi.json").header("accept-encoding", "gzip").body(Body::empty()).expect("a request");
+    let (status, headers, body) = platform.send(request).await;
+    assert_eq!((status, headers["content-encoding"].as_bytes()), (StatusCode::OK, &b"gzip"[..]));
+    assert!(body.len() < crate::openapi_json().len() / 2);
+}
+
+/// A change of the API is a change of this file, to be seen in review. `UPDATE_OPENAPI=1` writes it.
+#[test]
+fn the_description_is_the_reviewed_one() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+    let generated = crate::openapi_json();
+    if std::env::var_os("UPDATE_OPENAPI").is_some() {
+        std::fs::write(path, &generated).expect("written");
+    }
+    let reviewed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        reviewed.as_bytes() == generated,
+        "serving/openapi.json is not what the handlers say: run this test with UPDATE_OPENAPI=1"
+    );
+}

@@ -1,0 +1,266 @@
+//! Rows: shape, forms, filters, pages, refusals.
+
+use std::sync::Arc;
+
+use anabranch_shared::view::View;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use serde_json::{Value, json};
+
+use super::support::*;
+
+fn events() -> Vec<Event> {
+    vec![
+        event(10, "a", 1),
+        event(70, "b", 2),
+        event(80, "a", 4),
+        event(200, "c", 8),
+        event(210, "a", 16),
+        event(275, "b", 32),
+    ]
+}
+
+/// The events, two of them in version 7, the others in two chunks.
+fn platform() -> (Platform, Arc<View>) {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(&[view.clone(), self::view("totals", None, true, None)]);
+    platform.log.fill("posts", 6);
+    platform.publish(&view, version(platform.folder.path(), &view, 7, &events()[..2]));
+    platform.show(&view, snapshot(&view, &events(), Some(7), &[2, 4, 6]));
+    (platform, view)
+}
+
+#[tokio::test]
+async fn the_answer_is_exactly_what_the_design_says() {
+    let (platform, _) = platform();
+    let (status, headers, body) = platform
+        .send(
+            Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").body(Body::empty()).expect("a request"),
+        )
+        .await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(headers["x-content-type-options"], "nosniff");
+    assert_eq!(
+        String::from_utf8(body).expect("text"),
+        concat!(
+            r#"{"view":"trending","mode":"merged","exact":true,"incomplete":false,"#,
+            r#""window":{"start":"2017-08-27T00:00:00Z","end":"2017-08-27T00:05:00Z","state":"open"},"#,
+            r#""rows":[{"tag":"a","mentions":3,"mentions_lower":3,"mentions_upper":3,"total":21,"total_lower":21,"total_upper":21},"#,
+            r#"{"tag":"b","mentions":2,"mentions_lower":2,"mentions_upper":2,"total":34,"total_lower":34,"total_upper":34},"#,
+            r#"{"tag":"c","mentions":1,"mentions_lower":1,"mentions_upper":1,"total":8,"total_lower":8,"total_upper":8}],"#,
+            r#""sources":{"batch":{"version":7,"offsets":{"0":[0,2]}},"speed":{"offsets":{"0":[2,6]}}},"#,
+            r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending"}"#,
+        )
+    );
+}
+
+#[tokio::test]
+async fn each_mode_takes_from_its_layers() {
+    let (platform, _) = platform();
+    let counts = |answer: &Value| -> Vec<(String, i64)> {
+        let rows = answer["rows"].as_array().expect("rows").iter();
+        rows.map(|row| (row["tag"].as_str().expect("a tag").into(), row["mentions"].as_i64().expect("a count")))
+            .collect()
+    };
+    let batch = platform.ok("/v1/views/trending/rows?mode=batch&window=2017-08-27T00:05:00Z").await;
+    assert_eq!(counts(&batch), [("a".into(), 1), ("b".into(), 1)]);
+    assert_eq!(batch["sources"], json!({"batch": {"version": 7, "offsets": {"0": [0, 2]}}, "speed": null}));
+    let speed = platform.ok("/v1/views/trending/rows?mode=speed&window=2017-08-27T00:05:00Z").await;
+    assert_eq!(counts(&speed), [("a".into(), 2), ("b".into(), 1), ("c".into(), 1)]);
+    assert_eq!(speed["sources"], json!({"batch": null, "speed": {"offsets": {"0": [2, 6]}}}));
+    let latest = platform.ok("/v1/views/trending/rows").await;
+    assert_eq!(latest["window"]["start"], "2017-08-27T00:04:00Z");
+    let closed = platform.ok("/v1/views/trending/rows?window=closed").await;
+    assert_eq!(
+        closed["window"],
+        json!({"start": "2017-08-26T23:59:00Z", "end": "2017-08-27T00:04:00Z", "state": "closing"})
+    );
+}
+
+#[tokio::test]
+async fn before_any_data_there_is_no_window() {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(&[view]);
+    let answer = platform.ok("/v1/views/trending/rows").await;
+    assert_eq!((&answer["window"], &answer["rows"], &answer["watermark"]), (&Value::Null, &json!([]), &Value::Null));
+    assert_eq!((&answer["incomplete"], &answer["exact"]), (&json!(false), &json!(true)));
+    let named = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!(named["window"]["state"], "open");
+    let range = platform.ok("/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2017-08-27T01:00:00Z").await;
+    assert_eq!(range["rows"], json!([]));
+}
+
+#[tokio::test]
+async fn a_view_without_windows_answers_for_all_of_time() {
+    let (platform, _) = platform();
+    let view = view("totals", None, true, None);
+    platform.show(&view, snapshot(&view, &events(), None, &[0, 6]));
+    let answer = platform.ok("/v1/views/totals/rows?key.tag=a").await;
+    assert_eq!(answer["window"], Value::Null);
+    assert_eq!(answer["rows"][0]["total"], 21);
+    assert_eq!(answer["rows"].as_array().map(Vec::len), Some(1));
+    assert_eq!(platform.get_problem("/v1/views/totals/rows?window=closed").await.1, "no-windows");
+}
+
+#[tokio::test]
+async fn pages_join_to_the_whole_and_stay_with_their_window() {
+    let (platform, view) = platform();
+    for query in ["window=2017-08-27T00:05:00Z", "from=2017-08-26T23:56:00Z&to=2017-08-27T00:10:00Z", "window=latest"] {
+        let path = format!("/v1/views/trending/rows?{query}");
+        let whole = platform.ok(&path).await;
+        assert!(whole.get("next_cursor").is_none());
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = platform.ok(&format!("{path}&limit=1{cursor}")).await;
+            assert_eq!(page["window"], whole["window"]);
+            rows.extend(page["rows"].as_array().expect("rows").clone());
+            match page.get("next_cursor") {
+                Some(next) => cursor = format!("&cursor={}", next.as_str().expect("a cursor")),
+                None => break,
+            }
+            if query == "window=latest" {
+                // A newer window opens meanwhile: the pages stay with theirs.
+                let mut more = events();
+                more.push(event(900, "z", 1));
+                platform.show(&view, snapshot(&view, &more, Some(7), &[2, 7]));
+            }
+        }
+        assert_eq!(Value::from(rows), whole["rows"]);
+    }
+    let range = platform.ok("/v1/views/trending/rows?from=2017-08-26T23:56:00Z&to=2017-08-27T00:10:00Z").await;
+    assert_eq!(range["window"], json!({"from": "2017-08-26T23:56:00Z", "to": "2017-08-27T00:10:00Z"}));
+    assert_eq!(range["rows"][0]["window_end"], "2017-08-27T00:01:00Z");
+
+    let page = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&limit=1").await;
+    let cursor = page["next_cursor"].as_str().expect("a cursor");
+    for (path, kind) in [
+        (format!("/v1/views/trending/rows?window=2017-08-27T00:04:00Z&limit=1&cursor={cursor}"), "bad-cursor"),
+        (format!("/v1/views/totals/rows?limit=1&cursor={cursor}"), "bad-cursor"),
+        ("/v1/views/trending/rows?cursor=xyz".to_owned(), "bad-cursor"),
+        ("/v1/views/trending/rows?cursor=00ff".to_owned(), "bad-cursor"),
+    ] {
+        let (status, problem, _) = platform.get_problem(&path).await;
+        assert_eq!((status, problem.as_str()), (400, kind), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn refusals_say_what_would_be_right() {
+    let (platform, _) = platform();
+    for (query, status, kind, says) in [
+        ("/v1/views/x/rows", 404, "unknown-view", "there are `totals`, `trending`"),
+        (
+            "/v1/views/trending/rows?window=2017-08-27T00:05:30Z",
+            400,
+            "no-such-window",
+            "2017-08-27T00:05:00Z and 2017-08-27T00:06:00Z",
+        ),
+        ("/v1/views/trending/rows?window=soon", 400, "bad-window", "`latest`, `closed`"),
+        ("/v1/views/trending/rows?key.colour=red", 400, "unknown-key", "there are `tag`"),
+        ("/v1/views/trending/rows?limit=0", 400, "bad-limit", "1 to 100000"),
+        ("/v1/views/trending/rows?mode=both", 400, "bad-mode", "`merged`, `batch` or `speed`"),
+        ("/v1/views/trending/rows?as_of=1", 400, "unknown-parameter", "`window`"),
+        ("/v1/views/trending/rows?limit=1&limit=2", 400, "bad-parameter", "twice"),
+        ("/v1/views/trending/rows?from=2017-08-27T00:00:00Z", 400, "bad-range", "both `from` and `to`"),
+        ("/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2016-08-27T00:00:00Z", 400, "bad-range", "after"),
+        ("/v1/views/trending/rows?from=2017-01-01T00:00:00Z&to=2017-12-01T00:00:00Z", 400, "range-too-long", "10000"),
+        (
+            "/v1/views/trending/rows?window=latest&from=2017-08-27T00:00:00Z&to=2017-08-28T00:00:00Z",
+            400,
+            "bad-range",
+            "either",
+        ),
+    ] {
+        let (got, problem, detail) = platform.get_problem(query).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{query}: {detail}");
+        assert!(detail.contains(says), "{query}: {detail}");
+    }
+}
+
+#[tokio::test]
+async fn an_etag_stands_for_the_same_answer_only() {
+    let (platform, view) = platform();
+    let ask = |etag: Option<String>| {
+        let mut request = Request::get("/v1/views/trending/rows");
+        if let Some(etag) = etag {
+            request = request.header("if-none-match", etag);
+        }
+        platform.send(request.body(Body::empty()).expect("a request"))
+    };
+    let (status, headers, _) = ask(None).await;
+    assert_eq!(status, StatusCode::OK);
+    let etag = headers["etag"].to_str().expect("text").to_owned();
+    let (status, headers, body) = ask(Some(format!("\"other\", {etag}"))).await;
+    assert_eq!((status, body.len()), (StatusCode::NOT_MODIFIED, 0));
+    assert_eq!(headers["etag"].to_str().expect("text"), etag);
+    let mut more = events();
+    more.push(event(280, "z", 1));
+    platform.show(&view, snapshot(&view, &more, Some(7), &[2, 7]));
+    let (status, headers, _) = ask(Some(etag.clone())).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_ne!(headers["etag"].to_str().expect("text"), etag);
+}
+
+#[tokio::test]
+async fn rows_come_in_the_form_that_is_accepted() {
+    let (platform, _) = platform();
+    let ask = |accept: &str| {
+        let request =
+            Request::get("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&limit=2").header("accept", accept);
+        platform.send(request.body(Body::empty()).expect("a request"))
+    };
+    let (_, headers, body) = ask("text/csv").await;
+    assert_eq!(headers["content-type"], "text/csv; charset=utf-8; header=present");
+    let expected = "tag,mentions,mentions_lower,mentions_upper,total,total_lower,total_upper\r\na,3,3,3,21,21,21\r\nb,2,2,2,34,34,34\r\n";
+    assert_eq!(String::from_utf8(body).expect("text"), expected);
+    let proof: Value = serde_json::from_slice(headers["anabranch-answer"].as_bytes()).expect("JSON");
+    assert_eq!((&proof["exact"], &proof["sources"]["batch"]["version"]), (&json!(true), &json!(7)));
+    assert!(proof["next_cursor"].is_string());
+
+    let (_, _, body) = ask("application/x-ndjson").await;
+    let lines: Vec<Value> = body
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).expect("JSON"))
+        .collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines[1]["tag"], "b");
+
+    let (_, headers, body) = ask("application/vnd.apache.arrow.stream").await;
+    assert_eq!(headers["content-type"], "application/vnd.apache.arrow.stream");
+    let mut reader = arrow::ipc::reader::StreamReader::try_new(body.as_slice(), None).expect("a stream");
+    let batch = reader.next().expect("a batch").expect("readable");
+    assert_eq!((batch.num_rows(), batch.num_columns()), (2, 7));
+
+    let (_, headers, _) = ask("text/html, */*;q=0.5").await;
+    assert_eq!(headers["content-type"], "application/json");
+    let request = Request::get("/v1/views/trending/rows").header("accept", "image/png").body(Body::empty());
+    let (status, kind, detail) = platform.problem(request.expect("a request")).await;
+    assert_eq!((status, kind.as_str()), (406, "not-acceptable"));
+    assert!(detail.contains("`text/csv`"), "{detail}");
+}
+
+#[tokio::test]
+async fn late_events_and_missing_ranges_are_told() {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(&[view.clone()]);
+    let events = [event(10, "a", 1), event(900, "a", 1), event(20, "a", 1), event(30, "b", 1)];
+    platform.log.fill("posts", 6);
+    let mut shown = snapshot(&view, &events, None, &[0, 4]);
+    shown.stopped = Some("too many bad records".into());
+    platform.show(&view, shown);
+    let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!((&answer["late"], &answer["exact"]), (&json!(2), &json!(false)));
+    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"0": [4, 6]})));
+    assert_eq!(answer["window"]["state"], "closed");
+    assert_eq!(
+        answer["rows"],
+        json!([
+            {"tag": "a", "mentions": 1, "mentions_lower": 1, "mentions_upper": 2, "total": 1, "total_lower": 1, "total_upper": 2}
+        ])
+    );
+    let (status, readiness) = platform.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(readiness["reasons"][0], "view `trending`: its source has stopped: too many bad records");
+}

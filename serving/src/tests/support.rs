@@ -1,0 +1,442 @@
+//! A small platform made by hand: a log in memory, events, the partials that the layers would make of them.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::clock::{ManualClock, Micros};
+use anabranch_shared::expr::Expr;
+use anabranch_shared::ingest::Ingest;
+use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::log::{Append, Appended, Batch, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_shared::partial::{self, MISSED, PANE};
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
+use anabranch_shared::schema::{Column as TableColumn, DataType, Table};
+use anabranch_shared::snapshot::{Chunk, Pane, Snapshot, Snapshots};
+use anabranch_shared::version::{PaneFile, Published, Version, Versions};
+use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_shared::window::Window;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderMap, Request, StatusCode};
+use parking_lot::Mutex;
+use polars::prelude::*;
+use serde_json::Value;
+use tokio::sync::watch;
+use tower::ServiceExt;
+
+use crate::{App, Limits, Measure, Measures, Readiness};
+
+pub const MINUTE: Micros = 60_000_000;
+/// 2017-08-27T00:00:00Z.
+pub const T0: Micros = 1_503_792_000_000_000;
+
+/// One event: when, which tag, how much.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    pub time: Micros,
+    pub tag: String,
+    pub amount: i64,
+}
+
+pub fn event(seconds: i64, tag: &str, amount: i64) -> Event {
+    Event { time: T0 + seconds * 1_000_000, tag: tag.to_owned(), amount }
+}
+
+pub fn table() -> Arc<Table> {
+    let column = |name: &str, data_type: DataType, nullable| TableColumn { name: name.into(), data_type, nullable };
+    Arc::new(Table {
+        name: "posts".into(),
+        topic: "posts".into(),
+        columns: vec![
+            column("ts", DataType::Timestamp, false),
+            column("tag", DataType::Text, true),
+            column("amount", DataType::BigInt, true),
+        ],
+        event_time: 0,
+        watermark_delay: 0,
+        max_future: None,
+        partitions: 1,
+        partition_by: None,
+        sql: "CREATE TABLE posts …".into(),
+    })
+}
+
+/// Counts and sums per tag; keys can be left out.
+pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Arc<View> {
+    let aggregate =
+        |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, filter: None };
+    let keys = if keyed {
+        vec![Key { name: "tag".into(), expr: Expr::Column("tag".into(), DataType::Text) }]
+    } else {
+        Vec::new()
+    };
+    let mut columns = Vec::new();
+    if window.is_some() {
+        columns.extend([OutputColumn::WindowStart, OutputColumn::WindowEnd]);
+    }
+    columns.extend((0..keys.len()).map(OutputColumn::Key));
+    columns.extend([OutputColumn::Aggregate(0), OutputColumn::Aggregate(1)]);
+    Arc::new(View {
+        name: name.into(),
+        sql: format!("CREATE MATERIALIZED VIEW {name} …"),
+        definition: format!("sha256:{name}"),
+        table: table(),
+        window,
+        unnest: None,
+        filter: None,
+        keys,
+        aggregates: vec![
+            aggregate("mentions", AggregateFunction::Count, None),
+            aggregate("total", AggregateFunction::Sum, Some(Expr::Column("amount".into(), DataType::BigInt))),
+        ],
+        columns,
+        order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
+        limit,
+        allowed_lateness: MINUTE,
+        schedule: Some("*/15 * * * *".into()),
+        max_rows: 1_000_000,
+    })
+}
+
+pub fn hop() -> Window {
+    Window { size: 5 * MINUTE, slide: MINUTE }
+}
+
+fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
+    let times: Vec<i64> = events.iter().map(|event| event.time).collect();
+    let tags: Vec<&str> = events.iter().map(|event| event.tag.as_str()).collect();
+    let amounts: Vec<i64> = events.iter().map(|event| event.amount).collect();
+    let mut columns =
+        vec![Column::new("ts".into(), times), Column::new("tag".into(), tags), Column::new("amount".into(), amounts)];
+    if let Some(missed) = missed {
+        columns.push(Column::new(MISSED.into(), missed));
+    }
+    let timestamp = anabranch_shared::transform::polars_type(&DataType::Timestamp);
+    DataFrame::new(events.len(), columns).expect("a frame").lazy().with_column(col("ts").cast(timestamp))
+}
+
+/// What the batch layer publishes of these events, as files below `root`: one per hour.
+pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event]) -> Arc<Version> {
+    let mut partials = partial::partials(view, frame(events, None), false).collect().expect("partials");
+    partials.sort_in_place([PANE], SortMultipleOptions::default()).expect("sorted");
+    let starts: Vec<i64> = partials.column(PANE).expect("panes").i64().expect("times").into_no_null_iter().collect();
+    let mut panes = Vec::new();
+    let mut next = 0;
+    while next < starts.len() {
+        let hour = starts[next].div_euclid(60 * MINUTE);
+        let end = starts.iter().position(|start| start.div_euclid(60 * MINUTE) > hour).unwrap_or(starts.len());
+        let mut part = partials.slice(next as i64, end - next);
+        let path = format!("{}-{number}-{next}.parquet", view.name);
+        let file = std::fs::File::create(root.join(&path)).expect("a file");
+        ParquetWriter::new(file).finish(&mut part).expect("written");
+        let (first, last) = (starts[next], starts[end - 1]);
+        panes.push(PaneFile { path, day: first.div_euclid(86_400_000_000), first, last, rows: (end - next) as u64 });
+        next = end;
+    }
+    let event_times = events.iter().map(|event| event.time).max().map(|time| (0, time)).into_iter().collect();
+    let published = Published {
+        version: number,
+        definition: view.definition.clone(),
+        coverage: [(0, 0..events.len() as u64)].into_iter().collect(),
+        event_times,
+        published: T0,
+        run: "run".into(),
+        panes,
+    };
+    Arc::new(Version { root: root.to_owned(), published })
+}
+
+/// How many windows each event had missed, by a watermark that runs with the newest event time.
+pub fn missed(view: &View, events: &[Event]) -> Vec<i32> {
+    let mut watermark: Option<Micros> = None;
+    let each = events.iter().map(|event| {
+        let missed = view.window.map_or(0, |window| window.missed(event.time, watermark, view.allowed_lateness));
+        watermark = watermark.max(Some(event.time));
+        missed
+    });
+    each.collect()
+}
+
+/// What the speed layer keeps of some of the events, which lie at these offsets.
+pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize>) -> Arc<Chunk> {
+    let (events, missed) = (&events[offsets.clone()], &missed[offsets.clone()]);
+    let partials = partial::partials(view, frame(events, Some(missed)), true).collect().expect("partials");
+    let pane_of = |time| view.window.map_or(0, |window| window.pane_of(time));
+    let mut late: BTreeMap<Micros, BTreeMap<i32, u64>> = BTreeMap::new();
+    for (event, &missed) in events.iter().zip(missed).filter(|(_, missed)| **missed > 0) {
+        *late.entry(pane_of(event.time)).or_default().entry(missed).or_default() += 1;
+    }
+    let mut panes = BTreeMap::new();
+    for start in events.iter().map(|event| pane_of(event.time)).collect::<std::collections::BTreeSet<_>>() {
+        let partials = partials.clone().lazy().filter(col(PANE).eq(lit(start))).collect().expect("a pane");
+        let late = late.remove(&start).unwrap_or_default();
+        panes.insert(start, Arc::new(Pane { partials, late, slack: None }));
+    }
+    let coverage = [(0, offsets.start as u64..offsets.end as u64)].into_iter().collect();
+    Arc::new(Chunk { coverage, panes })
+}
+
+/// A snapshot of chunks between these cuts.
+pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]) -> Snapshot {
+    let missed = missed(view, events);
+    let chunks: Vec<Arc<Chunk>> = cuts.windows(2).map(|cut| chunk(view, events, &missed, cut[0]..cut[1])).collect();
+    let (first, last) = (cuts[0], cuts[cuts.len() - 1]);
+    Snapshot {
+        sequence: 1,
+        base,
+        coverage: Coverage::from_iter([(0, first as u64..last as u64)]),
+        chunks,
+        watermark: events[..last].iter().map(|event| event.time).max(),
+        late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
+        stopped: None,
+    }
+}
+
+/// A log in memory with one partition a topic.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLog(Arc<Mutex<Memory>>);
+
+#[derive(Debug, Default)]
+struct Memory {
+    topics: BTreeMap<String, Vec<Vec<u8>>>,
+    remembered: BTreeMap<(String, String), Appended>,
+    full: bool,
+}
+
+impl MemoryLog {
+    pub fn fill(&self, topic: &str, records: usize) {
+        let mut memory = self.0.lock();
+        memory.topics.entry(topic.into()).or_default().resize(records, b"{}".to_vec());
+    }
+
+    pub fn set_full(&self) {
+        self.0.lock().full = true;
+    }
+}
+
+impl Log for MemoryLog {
+    fn create_topic(&self, topic: &str, _: u32) -> Result<(), LogError> {
+        self.0.lock().topics.entry(topic.to_owned()).or_default();
+        Ok(())
+    }
+
+    fn topics(&self) -> Result<BTreeMap<String, u32>, LogError> {
+        Ok(self.0.lock().topics.keys().map(|name| (name.clone(), 1)).collect())
+    }
+
+    fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError> {
+        Ok(BTreeMap::from([(0, 0..self.0.lock().topics.get(topic).map_or(0, Vec::len) as u64)]))
+    }
+
+    fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {
+        let mut memory = self.0.lock();
+        if memory.full {
+            return Err(LogError::StorageFull { path: "/data".into(), free_bytes: 1, reserve_bytes: 2 });
+        }
+        let name = append.idempotency.as_ref().map(|key| (topic.to_owned(), key.key.clone()));
+        if let Some(first) = name.as_ref().and_then(|name| memory.remembered.get(name)) {
+            return Ok(first.clone());
+        }
+        let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
+        for (partition, payloads) in append.parts {
+            let records = memory.topics.entry(topic.to_owned()).or_default();
+            let start = records.len() as u64;
+            records.extend(payloads.iter().map(<[u8]>::to_vec));
+            appended.offsets.insert(partition, start..records.len() as u64);
+        }
+        if let (Some(name), Some(idempotency)) = (name, append.idempotency) {
+            memory.remembered.insert(name, Appended { repeated: Some(idempotency.note), ..appended.clone() });
+        }
+        Ok(appended)
+    }
+
+    fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
+        let next = from.get(&0).copied().unwrap_or(0);
+        Ok(Box::new(MemoryReader { log: self.clone(), topic: topic.to_owned(), next }))
+    }
+
+    fn retain(&self, _: &str, _: Retention, _: &Positions) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+struct MemoryReader {
+    log: MemoryLog,
+    topic: String,
+    next: Offset,
+}
+
+impl LogReader for MemoryReader {
+    fn poll(&mut self, limit: ReadLimit, _: Duration) -> Result<Option<Batch>, LogError> {
+        let memory = self.log.0.lock();
+        let records = memory.topics.get(&self.topic).map_or(&[][..], Vec::as_slice);
+        let end = (self.next as usize + limit.records).min(records.len()) as u64;
+        if end <= self.next {
+            return Ok(None);
+        }
+        let coverage = self.next..end;
+        self.next = end;
+        Ok(Some(Batch {
+            partition: 0,
+            offsets: coverage.clone().collect(),
+            log_times: vec![T0; (coverage.end - coverage.start) as usize],
+            payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
+            coverage,
+            log_end: records.len() as u64,
+        }))
+    }
+
+    fn positions(&self) -> Positions {
+        Positions::from([(0, self.next)])
+    }
+}
+
+/// Jobs that stay as they were submitted until they are cancelled.
+#[derive(Debug, Default)]
+struct FixedJobs(Mutex<Vec<Job>>);
+
+impl Jobs for FixedJobs {
+    fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
+        if let Some(name) = request.views.iter().find(|name| *name == "nobody") {
+            return Err(JobError::UnknownView { name: name.clone(), existing: vec!["trending".into()] });
+        }
+        let mut jobs = self.0.lock();
+        let job = Job {
+            id: format!("job-{}", jobs.len() + 1),
+            kind: JobKind::Batch,
+            views: request.views,
+            state: JobState::Queued,
+            trigger,
+            progress: 0.0,
+            queued: "2017-08-27T00:00:00Z".into(),
+            started: None,
+            ended: None,
+            error: None,
+            versions: BTreeMap::new(),
+        };
+        jobs.insert(0, job.clone());
+        Ok(job)
+    }
+
+    fn list(&self) -> Result<Vec<Job>, JobError> {
+        Ok(self.0.lock().clone())
+    }
+
+    fn get(&self, id: &str) -> Result<Job, JobError> {
+        let jobs = self.0.lock();
+        jobs.iter().find(|job| job.id == id).cloned().ok_or_else(|| JobError::UnknownJob(id.into()))
+    }
+
+    fn cancel(&self, id: &str) -> Result<Job, JobError> {
+        let mut jobs = self.0.lock();
+        let job = jobs.iter_mut().find(|job| job.id == id).ok_or_else(|| JobError::UnknownJob(id.into()))?;
+        if job.state == JobState::Cancelled {
+            return Err(JobError::Ended(id.into()));
+        }
+        job.state = JobState::Cancelled;
+        Ok(job.clone())
+    }
+}
+
+/// The API over layers that a test moves on.
+pub struct Platform {
+    pub app: App,
+    pub log: MemoryLog,
+    pub router: Router,
+    pub folder: tempfile::TempDir,
+    pub ready: watch::Sender<Readiness>,
+    snapshots: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
+}
+
+impl Platform {
+    pub fn new(views: &[Arc<View>]) -> Self {
+        Self::with_limits(views, Limits::default())
+    }
+
+    pub fn with_limits(views: &[Arc<View>], limits: Limits) -> Self {
+        let catalog = Arc::new(Catalog {
+            tables: BTreeMap::from([("posts".to_owned(), table())]),
+            views: views.iter().map(|view| (view.name.clone(), Arc::clone(view))).collect(),
+        });
+        let log = MemoryLog::default();
+        log.fill("posts", 0);
+        let clock = Arc::new(ManualClock::new(T0));
+        let ingest = Ingest::new(Arc::new(log.clone()), Arc::clone(&catalog), clock.clone()).expect("ingest");
+        let (mut snapshots, mut versions) = (BTreeMap::new(), BTreeMap::new());
+        let (mut newest_snapshots, mut newest_versions) = (Snapshots::default(), Versions::default());
+        for view in views {
+            let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
+            snapshots.insert(view.name.clone(), sender);
+            newest_snapshots.0.insert(view.name.clone(), receiver);
+            let (sender, receiver) = watch::channel(None);
+            versions.insert(view.name.clone(), sender);
+            newest_versions.0.insert(view.name.clone(), receiver);
+        }
+        let (ready, is_ready) = watch::channel(Readiness::ready());
+        let app = App {
+            catalog,
+            log: Arc::new(log.clone()),
+            rejects: Arc::clone(ingest.rejects()),
+            ingest: Arc::new(ingest),
+            snapshots: newest_snapshots,
+            versions: newest_versions,
+            jobs: Arc::new(FixedJobs::default()),
+            measures: Measures::new(|| {
+                vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
+            }),
+            ready: is_ready,
+            clock,
+            limits,
+        };
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { router: crate::router(app.clone()), app, log, folder, ready, snapshots, versions }
+    }
+
+    pub fn publish(&self, view: &View, version: Arc<Version>) {
+        self.versions[&view.name].send_replace(Some(version));
+    }
+
+    /// Shows a snapshot, with a sequence above that of the one before.
+    pub fn show(&self, view: &View, mut snapshot: Snapshot) {
+        self.snapshots[&view.name].send_modify(|shown| {
+            snapshot.sequence = shown.sequence + 1;
+            *shown = Arc::new(snapshot);
+        });
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+        let response = self.router.clone().oneshot(request).await.expect("a response");
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        (parts.status, parts.headers, body.to_vec())
+    }
+
+    pub async fn get(&self, path: &str) -> (StatusCode, Value) {
+        let (status, _, body) = self.send(Request::get(path).body(Body::empty()).expect("a request")).await;
+        (status, serde_json::from_slice(&body).unwrap_or_else(|_| String::from_utf8_lossy(&body).into_owned().into()))
+    }
+
+    pub async fn ok(&self, path: &str) -> Value {
+        let (status, body) = self.get(path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {body}");
+        body
+    }
+
+    /// The problem that a request is answered with: its status, kind and detail.
+    pub async fn problem(&self, request: Request<Body>) -> (u16, String, String) {
+        let (status, headers, body) = self.send(request).await;
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(headers["content-type"], "application/problem+json");
+        assert_eq!(body["status"], status.as_u16());
+        let text = |name: &str| body[name].as_str().expect("a text").to_owned();
+        let kind = text("type");
+        (status.as_u16(), kind.trim_start_matches("about:blank#").to_owned(), text("detail"))
+    }
+
+    pub async fn get_problem(&self, path: &str) -> (u16, String, String) {
+        self.problem(Request::get(path).body(Body::empty()).expect("a request")).await
+    }
+}

@@ -1,0 +1,236 @@
+//! Settings: a command's flag comes before the environment, the environment before `anabranch.toml`, and that before
+//! the default.
+//!
+//! In the environment a setting is called `ANABRANCH__SECTION__KEY`. Durations and sizes are texts with units, such as
+//! `100 ms` and `64 MiB`. An unknown section or key is an error, wherever it is. A command applies its flags to what
+//! [`Config::load`] returns.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
+mod value;
+
+/// What the name of every setting in the environment starts with.
+const PREFIX: &str = "ANABRANCH__";
+
+/// All settings.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The HTTP server.
+    pub server: Server,
+    /// The embedded event log.
+    pub log: Log,
+    /// The speed layer.
+    pub speed: Speed,
+    /// The archive of events.
+    pub archive: Archive,
+    /// The batch layer.
+    pub batch: Batch,
+}
+
+/// The HTTP server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// The address and port that it listens on.
+    #[serde(deserialize_with = "value::address")]
+    pub listen: String,
+    /// Whether that address may be one that others reach, although nothing authenticates them.
+    pub public: bool,
+    /// How large the body of a request may be, in bytes.
+    #[serde(with = "value::bytes")]
+    pub max_body: u64,
+}
+
+/// The embedded event log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// For how long events are kept; for ever if none.
+    #[serde(with = "value::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub retention_age: Option<Duration>,
+    /// How many bytes of events of a partition are kept; all if none.
+    #[serde(with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<u64>,
+    /// The space on the disk, in bytes, below which events are no longer accepted.
+    #[serde(with = "value::bytes")]
+    pub reserve: u64,
+}
+
+/// The speed layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Speed {
+    /// How many records a micro-batch has at most.
+    #[serde(deserialize_with = "value::count")]
+    pub batch_records: usize,
+    /// How long a micro-batch waits for more records.
+    #[serde(with = "value::duration")]
+    pub batch_wait: Duration,
+    /// How often answers take up what is new.
+    #[serde(with = "value::duration")]
+    pub snapshot_interval: Duration,
+    /// How often state is saved.
+    #[serde(with = "value::duration")]
+    pub checkpoint_interval: Duration,
+    /// How much time of the log one chunk of state covers.
+    #[serde(with = "value::duration")]
+    pub chunk_interval: Duration,
+    /// After how long without records a partition no longer holds the watermark back.
+    #[serde(with = "value::duration")]
+    pub idle_after: Duration,
+}
+
+/// The archive of events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Archive {
+    /// How often new events are written to it.
+    #[serde(with = "value::duration")]
+    pub interval: Duration,
+    /// How many rows a file should have.
+    #[serde(deserialize_with = "value::count")]
+    pub target_rows: usize,
+}
+
+/// The batch layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Batch {
+    /// How many versions of a view are kept.
+    #[serde(deserialize_with = "value::count")]
+    pub keep_versions: usize,
+    /// Whether the views' schedules are followed.
+    pub scheduler: bool,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:8080".to_owned(), public: false, max_body: 16 << 20 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { retention_age: None, retention_bytes: None, reserve: 64 << 20 }
+    }
+}
+
+impl Default for Speed {
+    fn default() -> Self {
+        Self {
+            batch_records: 65_536,
+            batch_wait: Duration::from_millis(20),
+            snapshot_interval: Duration::from_millis(100),
+            checkpoint_interval: Duration::from_secs(10),
+            chunk_interval: Duration::from_secs(30),
+            idle_after: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Default for Archive {
+    fn default() -> Self {
+        Self { interval: Duration::from_secs(10), target_rows: 1_000_000 }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { keep_versions: 5, scheduler: true }
+    }
+}
+
+/// A setting that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("reading {file}")]
+    Read {
+        /// The file.
+        file: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// A value or a key in the file or the environment is wrong.
+    #[error("{place}: {message}")]
+    Invalid {
+        /// The file with line and column, or the variable.
+        place: String,
+        /// What is wrong, and what would be right.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the settings of a file, if there is one, and of the environment.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let (name, text) = match file {
+            None => (String::new(), String::new()),
+            Some(path) => {
+                let name = path.display().to_string();
+                match std::fs::read_to_string(path) {
+                    Ok(text) => (name, text),
+                    Err(source) => return Err(ConfigError::Read { file: name, source }),
+                }
+            }
+        };
+        Self::parse(&name, &text, environment)
+    }
+
+    fn parse(
+        file: &str,
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        let in_file = |error: toml::de::Error| {
+            let (line, column) = line_and_column(text, error.span().map_or(0, |span| span.start));
+            ConfigError::Invalid { place: format!("{file}:{line}:{column}"), message: error.message().to_owned() }
+        };
+        let mut config: Self = toml::from_str(text).map_err(in_file)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(in_file)?;
+        let mut variables: Vec<_> = environment.into_iter().filter(|(name, _)| name.starts_with(PREFIX)).collect();
+        variables.sort();
+        for (name, value) in variables {
+            let invalid = |message: String| ConfigError::Invalid { place: name.clone(), message };
+            let path = name[PREFIX.len()..].to_lowercase();
+            let Some((section, key)) = path.split_once("__") else {
+                return Err(invalid(format!("settings are called {PREFIX}SECTION__KEY")));
+            };
+            let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+            if let Some(section) = section.as_table_mut() {
+                section.insert(key.to_owned(), scalar(value));
+            }
+            config = table.clone().try_into().map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
+        }
+        Ok(config)
+    }
+
+    /// All settings as a file would have them.
+    pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
+        toml::to_string(self)
+    }
+}
+
+/// The environment has texts only: what looks like a number or a truth value is one.
+fn scalar(text: String) -> toml::Value {
+    match (text.parse::<i64>(), text.parse::<bool>()) {
+        (Ok(number), _) => number.into(),
+        (_, Ok(truth)) => truth.into(),
+        _ => text.into(),
+    }
+}
+
+fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}

@@ -1,0 +1,102 @@
+use std::time::Duration;
+
+use super::{Config, ConfigError};
+
+fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse("anabranch.toml", text, environment)
+}
+
+#[test]
+fn the_environment_comes_before_the_file_and_the_file_before_the_default() {
+    let config = parse("", &[]).expect("nothing is wrong with nothing");
+    assert_eq!(config, Config::default());
+    assert_eq!(config.server.listen, "127.0.0.1:8080");
+    assert_eq!((config.log.reserve, config.log.retention_age), (64 << 20, None));
+
+    let file = "[server]\nlisten = \"[::1]:80\"\nmax_body = \"1 MiB\"\n\n[log]\nretention_age = \"7 days\"\n[batch]\nkeep_versions = 2\n";
+    let config = parse(file, &[]).expect("a sound file");
+    assert_eq!((config.server.listen.as_str(), config.server.max_body), ("[::1]:80", 1 << 20));
+    assert_eq!(config.log.retention_age, Some(Duration::from_secs(7 * 86_400)));
+    assert_eq!((config.batch.keep_versions, config.batch.scheduler), (2, true));
+
+    let environment = [
+        ("ANABRANCH__SERVER__LISTEN", "0.0.0.0:9090"),
+        ("ANABRANCH__BATCH__SCHEDULER", "false"),
+        ("ANABRANCH__SPEED__BATCH_RECORDS", "77"),
+        ("ANABRANCH__LOG__RETENTION_BYTES", "10 GB"),
+        ("ANABRANCHES", "not ours"),
+        ("HOME", "/"),
+    ];
+    let config = parse(file, &environment).expect("sound variables");
+    assert_eq!((config.server.listen.as_str(), config.server.max_body), ("0.0.0.0:9090", 1 << 20));
+    assert_eq!((config.batch.keep_versions, config.batch.scheduler), (2, false));
+    assert_eq!((config.speed.batch_records, config.log.retention_bytes), (77, Some(10_000_000_000)));
+}
+
+#[test]
+fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
+    for (file, variable, expected) in [
+        (
+            "[sped]\nbatch_records = 1",
+            None,
+            "anabranch.toml:1:2: unknown field `sped`, expected one of `server`, `log`, `speed`, `archive`, `batch`",
+        ),
+        (
+            "# Ours.\n[server]\nlisten_on = \"x\"",
+            None,
+            "anabranch.toml:3:1: unknown field `listen_on`, expected `listen` or `max_body`",
+        ),
+        (
+            "[log]\nreserve = \"lots\"",
+            None,
+            "anabranch.toml:2:11: `lots` isn't a size; write a whole number and a unit, such as `64 MiB`",
+        ),
+        (
+            "[speed]\nbatch_wait = 20",
+            None,
+            "anabranch.toml:2:14: invalid type: integer `20`, expected a duration such as \"10 s\"",
+        ),
+        ("[speed]\nbatch_wait = \"0 s\"", None, "anabranch.toml:2:14: `0 s`: the duration must be longer than no time"),
+        ("[speed]\nbatch_records = 0", None, "anabranch.toml:2:17: must be 1 or more"),
+        (
+            "[server]\nlisten = \"8080\"",
+            None,
+            "anabranch.toml:2:10: `8080` isn't an address and a port, such as `127.0.0.1:8080`",
+        ),
+        ("[speed", None, "anabranch.toml:1:7: unclosed table, expected `]`"),
+        ("", Some(("ANABRANCH__LISTEN", "x")), "ANABRANCH__LISTEN: settings are called ANABRANCH__SECTION__KEY"),
+        (
+            "",
+            Some(("ANABRANCH__BATCH__KEEP", "1")),
+            "ANABRANCH__BATCH__KEEP: unknown field `keep`, expected `keep_versions` or `scheduler`",
+        ),
+        (
+            "",
+            Some(("ANABRANCH__BATCHES__KEEP", "1")),
+            "ANABRANCH__BATCHES__KEEP: unknown field `batches`, expected one of `server`, `log`, `speed`, `archive`, `batch`",
+        ),
+        (
+            "",
+            Some(("ANABRANCH__SPEED__IDLE_AFTER", "5")),
+            "ANABRANCH__SPEED__IDLE_AFTER: invalid type: integer `5`, expected a duration such as \"10 s\"",
+        ),
+        (
+            "",
+            Some(("ANABRANCH__BATCH__SCHEDULER", "maybe")),
+            "ANABRANCH__BATCH__SCHEDULER: invalid type: string \"maybe\", expected a boolean",
+        ),
+    ] {
+        let error = parse(file, &variable.into_iter().collect::<Vec<_>>()).expect_err(expected);
+        assert_eq!(error.to_string().replace('\n', " ").trim(), expected);
+    }
+}
+
+#[test]
+fn what_is_shown_reads_back_the_same() {
+    let file = "[log]\nretention_age = \"36 h\"\nretention_bytes = \"3 GiB\"\n[speed]\nbatch_wait = \"5 ms\"\n";
+    let config = parse(file, &[]).expect("a sound file");
+    let shown = config.to_toml().expect("every setting can be written");
+    assert!(shown.contains("retention_age = \"36 h\"") && shown.contains("reserve = \"64 MiB\""), "{shown}");
+    assert_eq!(parse(&shown, &[]).expect("what was shown"), config);
+}

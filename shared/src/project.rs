@@ -1,0 +1,124 @@
+//! A project: a folder with `anabranch.toml` and `views/*.sql`.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, ConfigError};
+use crate::sql::{self, SqlError};
+use crate::view::Catalog;
+
+#[cfg(test)]
+mod tests;
+
+const SETTINGS: &str = "anabranch.toml";
+const VIEWS: &str = "views";
+/// Where a project's data is kept.
+const DATA: &str = ".anabranch/";
+/// What a new project holds.
+const TEMPLATE: [(&str, &str); 2] = [
+    (SETTINGS, include_str!("project/template/anabranch.toml")),
+    ("views/clicks.sql", include_str!("project/template/views/clicks.sql")),
+];
+
+/// A project as loaded: settings, tables and views, all of them sound.
+#[derive(Debug, Clone)]
+pub struct Project {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Its settings.
+    pub config: Config,
+    /// Its tables and views.
+    pub catalog: Catalog,
+}
+
+/// Why a project can't be loaded or made.
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectError {
+    /// There is no project there.
+    #[error("{0} isn't a project: it has no folder `views`; `anabranch init` makes a new project")]
+    NotAProject(PathBuf),
+    /// There are no views.
+    #[error("{0} holds no .sql files; a project's tables and views are in views/*.sql")]
+    NoViews(PathBuf),
+    /// A new project would overwrite what is there.
+    #[error("{0} exists already; a new project needs a folder without it")]
+    Exists(PathBuf),
+    /// A file can't be read or written.
+    #[error("{step} {}", path.display())]
+    Io {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The settings are wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The tables or views are wrong: every error there is, one a line.
+    #[error("{}", .0.iter().map(SqlError::to_string).collect::<Vec<_>>().join("\n"))]
+    Sql(Vec<SqlError>),
+}
+
+impl Project {
+    /// Loads a project's settings, over which the environment's go, and its views.
+    pub fn load(dir: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ProjectError> {
+        let views = dir.join(VIEWS);
+        if !views.is_dir() {
+            return Err(ProjectError::NotAProject(dir.to_owned()));
+        }
+        let settings = dir.join(SETTINGS);
+        let config = Config::load(settings.exists().then_some(settings.as_path()), environment)?;
+        let mut files = Vec::new();
+        for entry in fs::read_dir(&views).map_err(failed("listing", &views))? {
+            let path = entry.map_err(failed("listing", &views))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.ends_with(".sql") && !name.starts_with('.') && path.is_file() {
+                let text = fs::read_to_string(&path).map_err(failed("reading", &path))?;
+                files.push((format!("{VIEWS}/{name}"), text));
+            }
+        }
+        if files.is_empty() {
+            return Err(ProjectError::NoViews(views));
+        }
+        files.sort();
+        let catalog = sql::plan(&files).map_err(ProjectError::Sql)?;
+        Ok(Self { dir: dir.to_owned(), config, catalog })
+    }
+
+    /// Makes a new project that runs as it is: a table, a view, and all settings with their defaults, explained.
+    pub fn init(dir: &Path) -> Result<(), ProjectError> {
+        if let Some(existing) = [SETTINGS, VIEWS].map(|name| dir.join(name)).into_iter().find(|path| path.exists()) {
+            return Err(ProjectError::Exists(existing));
+        }
+        let views = dir.join(VIEWS);
+        fs::create_dir_all(&views).map_err(failed("making", &views))?;
+        for (name, text) in TEMPLATE {
+            let path = dir.join(name);
+            let file = fs::OpenOptions::new().write(true).create_new(true).open(&path);
+            file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed("writing", &path))?;
+        }
+        ignore_data(&dir.join(".gitignore"))
+    }
+}
+
+/// Keeps the data out of version control. A file that is there already gets a line more.
+fn ignore_data(path: &Path) -> Result<(), ProjectError> {
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(failed("reading", path)(error)),
+    };
+    if text.lines().any(|line| line.trim() == DATA) {
+        return Ok(());
+    }
+    let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    fs::write(path, format!("{text}{separator}{DATA}\n")).map_err(failed("writing", path))
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ProjectError {
+    let path = path.to_owned();
+    move |source| ProjectError::Io { step, path, source }
+}

@@ -1,0 +1,505 @@
+//! Row expressions: names resolved, types checked, casts put in.
+
+use std::cell::Cell;
+
+use sqlparser::ast::{self, Ident, Spanned};
+
+use super::error::{Fault, list, suggestion};
+use super::{fold, literal};
+use crate::expr::{BinaryOp, Expr, Function, Literal};
+use crate::schema::{DataType, Table};
+
+/// How deep an expression may be, so that no layer's recursion can exhaust its stack.
+const MAX_DEPTH: usize = 200;
+
+/// The names that expressions of a view can read.
+pub(super) struct Scope<'a> {
+    table: &'a Table,
+    /// What may stand before a column's name: the table's alias, or its name.
+    qualifier: String,
+    unnested: Option<Unnested>,
+    is_windowed: bool,
+    depth: Cell<usize>,
+}
+
+/// The column that `UNNEST` makes.
+struct Unnested {
+    qualifier: String,
+    column: String,
+    data_type: DataType,
+}
+
+impl<'a> Scope<'a> {
+    /// The columns of a table.
+    pub fn new(table: &'a Table, qualifier: String, is_windowed: bool) -> Self {
+        Self { table, qualifier, unnested: None, is_windowed, depth: Cell::new(0) }
+    }
+
+    /// Adds the column that `UNNEST` makes.
+    pub fn unnest(&mut self, qualifier: String, column: String, data_type: DataType) {
+        self.unnested = Some(Unnested { qualifier, column, data_type });
+    }
+
+    /// Whether a name is what may stand before the columns of the table.
+    pub fn is_table(&self, name: &str) -> bool {
+        self.qualifier == name
+    }
+
+    /// Whether a name is that of a column.
+    pub fn has_column(&self, name: &str) -> bool {
+        self.column(name).is_some()
+    }
+
+    fn column(&self, name: &str) -> Option<Expr> {
+        if let Some(unnested) = self.unnested.as_ref().filter(|unnested| unnested.column == name) {
+            return Some(Expr::Column(name.to_owned(), unnested.data_type.clone()));
+        }
+        let column = self.table.columns.iter().find(|column| column.name == name)?;
+        Some(Expr::Column(name.to_owned(), column.data_type.clone()))
+    }
+
+    fn resolve(&self, qualifier: Option<&Ident>, ident: &Ident) -> Result<Expr, Fault> {
+        let name = fold(ident);
+        let place = qualifier.unwrap_or(ident).span.start;
+        if let Some(qualifier) = qualifier.map(fold) {
+            let of_unnest = self.unnested.as_ref().is_some_and(|unnested| unnested.qualifier == qualifier);
+            if !of_unnest && qualifier != self.qualifier {
+                let known = std::iter::once(self.qualifier.as_str())
+                    .chain(self.unnested.as_ref().map(|unnested| unnested.qualifier.as_str()));
+                return Err(Fault::new(place, format!("unknown table `{qualifier}`; this view reads {}", list(known))));
+            }
+            let is_unnested = self.unnested.as_ref().is_some_and(|unnested| unnested.column == name);
+            if of_unnest != is_unnested && self.has_column(&name) {
+                return Err(Fault::new(place, format!("`{qualifier}` has no column `{name}`; write `{name}` alone")));
+            }
+        }
+        self.column(&name).ok_or_else(|| Fault::new(ident.span.start, self.unknown_column(&name)))
+    }
+
+    fn unknown_column(&self, name: &str) -> String {
+        if matches!(name, "window_start" | "window_end") {
+            return if self.is_windowed {
+                format!(
+                    "`{name}` can only be selected and grouped by as it is; filter on `{}`",
+                    self.table.event_time_column().name
+                )
+            } else {
+                format!(
+                    "`{name}` needs windows: read FROM TUMBLE({t}, {c}, INTERVAL '1 minute') or HOP(…)",
+                    t = self.table.name,
+                    c = self.table.event_time_column().name
+                )
+            };
+        }
+        let columns = || self.table.columns.iter().map(|column| column.name.as_str());
+        let unnested = self.unnested.as_ref().map(|unnested| unnested.column.as_str());
+        let made = unnested.map_or_else(String::new, |column| format!(", and UNNEST makes `{column}`"));
+        let close = suggestion(name, columns().chain(unnested));
+        format!("unknown column `{name}`; table `{}` has {}{made}{close}", self.table.name, list(columns()))
+    }
+
+    /// A condition.
+    pub fn condition(&self, expr: &ast::Expr, clause: &str) -> Result<Expr, Fault> {
+        let planned = self.value(expr)?;
+        coerce(planned, &DataType::Boolean)
+            .map_err(|found| Fault::of(expr, format!("{clause} takes a condition, a BOOLEAN, not {found}")))
+    }
+
+    /// An expression that isn't a list.
+    pub fn value(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
+        let planned = self.any(expr)?;
+        match planned.data_type() {
+            DataType::List(_) => Err(Fault::of(expr, "a list can only be read by CROSS JOIN UNNEST(…) AS t(item)")),
+            _ => Ok(planned),
+        }
+    }
+
+    /// An expression of a type.
+    pub fn typed(&self, expr: &ast::Expr, data_type: &DataType, what: &str) -> Result<Expr, Fault> {
+        coerce(self.value(expr)?, data_type).map_err(|found| {
+            Fault::of(expr, format!("{what} takes {data_type}, not {found}{}", cast_hint(&found, data_type)))
+        })
+    }
+
+    /// A number.
+    pub fn numeric(&self, expr: &ast::Expr, what: &str) -> Result<Expr, Fault> {
+        let planned = self.value(expr)?;
+        match planned.data_type() {
+            DataType::BigInt | DataType::Double => Ok(planned),
+            _ if is_null(&planned) => Ok(Expr::Literal(Literal::Null(DataType::BigInt))),
+            found => Err(Fault::of(
+                expr,
+                format!("{what} takes a number, not {found}{}", cast_hint(&found, &DataType::Double)),
+            )),
+        }
+    }
+
+    /// Any expression, a list too.
+    pub fn any(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
+        let depth = self.depth.get();
+        if depth == MAX_DEPTH {
+            return Err(Fault::of(expr, format!("the expression is more than {MAX_DEPTH} levels deep")));
+        }
+        self.depth.set(depth + 1);
+        let planned = self.plan(expr).map_err(|fault| fault.or_at(|| expr.span().start));
+        self.depth.set(depth);
+        planned
+    }
+
+    fn plan(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
+        use ast::Expr as E;
+        let boolean = |x: &ast::Expr, what: &str| self.typed(x, &DataType::Boolean, what).map(Box::new);
+        let is_true = |x: Box<Expr>| Expr::Call(Function::Coalesce, vec![*x, Expr::Literal(Literal::Boolean(false))]);
+        match expr {
+            E::Identifier(ident) => self.resolve(None, ident),
+            E::CompoundIdentifier(parts) => match parts.as_slice() {
+                [qualifier, ident] => self.resolve(Some(qualifier), ident),
+                _ => Err(Fault::of(expr, format!("`{expr}`: write table.column"))),
+            },
+            E::Nested(inner) => self.any(inner),
+            E::Value(value) => literal::literal(value).map(Expr::Literal),
+            E::TypedString(typed) => match (literal::data_type(&typed.data_type), typed.value.clone().into_string()) {
+                (Ok(DataType::Timestamp), Some(text)) => {
+                    literal::timestamp(&text).map(Expr::Literal).map_err(|message| Fault::of(&typed.value, message))
+                }
+                _ => Err(Fault::of(&typed.value, format!("`{expr}`: write TIMESTAMP '…' or a CAST"))),
+            },
+            E::UnaryOp { op: ast::UnaryOperator::Not, expr } => Ok(Expr::Not(boolean(expr, "NOT")?)),
+            E::UnaryOp { op: ast::UnaryOperator::Plus, expr } => self.numeric(expr, "+"),
+            E::UnaryOp { op: ast::UnaryOperator::Minus, expr } => self.negate(expr),
+            E::BinaryOp { left, op, right } => self.binary(expr, left, op, right),
+            E::IsNull(x) => Ok(Expr::IsNull(Box::new(self.value(x)?))),
+            E::IsNotNull(x) => Ok(not(Expr::IsNull(Box::new(self.value(x)?)))),
+            E::IsTrue(x) => Ok(is_true(boolean(x, "IS TRUE")?)),
+            E::IsNotTrue(x) => Ok(not(is_true(boolean(x, "IS NOT TRUE")?))),
+            E::IsFalse(x) => Ok(is_true(Box::new(Expr::Not(boolean(x, "IS FALSE")?)))),
+            E::IsNotFalse(x) => Ok(not(is_true(Box::new(Expr::Not(boolean(x, "IS NOT FALSE")?))))),
+            E::IsUnknown(x) => Ok(Expr::IsNull(boolean(x, "IS UNKNOWN")?)),
+            E::IsNotUnknown(x) => Ok(not(Expr::IsNull(boolean(x, "IS NOT UNKNOWN")?))),
+            E::In { expr: x, target: ast::InTarget::List(items), negated, global: false } => {
+                self.in_list(x, items).map(|found| negate_if(*negated, found))
+            }
+            E::In { .. } => Err(Fault::of(expr, "IN takes a list of values: x IN (1, 2, 3)")),
+            E::Between { expr: x, negated, low, high } => {
+                let from = self.compare(x, BinaryOp::GreaterOrEqual, low)?;
+                let to = self.compare(x, BinaryOp::LessOrEqual, high)?;
+                Ok(negate_if(*negated, Expr::Binary(Box::new(from), BinaryOp::And, Box::new(to))))
+            }
+            E::Like { negated, any: false, expr, pattern, escape_char } => {
+                self.like(expr, pattern, escape_char.as_deref(), false).map(|found| negate_if(*negated, found))
+            }
+            E::ILike { negated, any: false, expr, pattern, escape_char } => {
+                self.like(expr, pattern, escape_char.as_deref(), true).map(|found| negate_if(*negated, found))
+            }
+            E::SimilarTo { .. } | E::RLike { .. } => {
+                Err(Fault::of(expr, "unsupported match; write regexp_matches(text, 'pattern')"))
+            }
+            E::Case { operand, conditions, else_result, .. } => {
+                self.case(operand.as_deref(), conditions, else_result.as_deref())
+            }
+            E::Cast { expr: x, data_type, format: None, .. } => self.cast(x, data_type),
+            E::Function(function) => self.function(function),
+            E::Trim { trim_where: None, trim_what: None, expr: x, trim_characters: None } => {
+                self.text_call(Function::Trim, x, "trim")
+            }
+            E::Trim { .. } => {
+                Err(Fault::of(expr, "trim(text) takes white space off both ends; there are no other forms"))
+            }
+            E::Substring { expr: x, substring_from, substring_for, .. } => {
+                self.substring(x, substring_from.as_deref(), substring_for.as_deref())
+            }
+            E::Extract { field, expr: x, .. } => {
+                let unit = literal::extract_unit(field).map_err(|message| Fault::of(x.as_ref(), message))?;
+                Ok(Expr::Call(Function::Extract(unit), vec![self.typed(x, &DataType::Timestamp, "extract")?]))
+            }
+            E::Floor { expr: x, field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime) } => {
+                Ok(Expr::Call(Function::Floor, vec![self.double(x, "floor")?]))
+            }
+            E::Ceil { expr: x, field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime) } => {
+                Ok(Expr::Call(Function::Ceil, vec![self.double(x, "ceil")?]))
+            }
+            E::Interval(_) => {
+                Err(Fault::of(expr, "intervals are the lengths of windows only; there is no arithmetic with them"))
+            }
+            E::Subquery(_) | E::Exists { .. } | E::AnyOp { .. } | E::AllOp { .. } => {
+                Err(Fault::of(expr, "subqueries aren't supported"))
+            }
+            E::GroupingSets(_) | E::Cube(_) | E::Rollup(_) => Err(Fault::of(
+                expr,
+                "GROUPING SETS, CUBE and ROLLUP aren't supported; write one view for each grouping",
+            )),
+            E::AtTimeZone { .. } => Err(Fault::of(expr, "AT TIME ZONE isn't supported; times are UTC")),
+            _ => Err(Fault::of(expr, format!("unsupported expression `{expr}`"))),
+        }
+    }
+
+    /// A number as a `DOUBLE`.
+    pub fn double(&self, expr: &ast::Expr, what: &str) -> Result<Expr, Fault> {
+        Ok(to_double(self.numeric(expr, what)?))
+    }
+
+    fn negate(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
+        if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(digits, false), .. }) = expr {
+            let number = literal::number(&format!("-{digits}")).map_err(|message| Fault::of(expr, message))?;
+            return Ok(Expr::Literal(number));
+        }
+        Ok(Expr::Negate(Box::new(self.numeric(expr, "-")?)))
+    }
+
+    fn binary(
+        &self,
+        whole: &ast::Expr,
+        left: &ast::Expr,
+        op: &ast::BinaryOperator,
+        right: &ast::Expr,
+    ) -> Result<Expr, Fault> {
+        use ast::BinaryOperator as O;
+        let (op, what) = match op {
+            O::Eq => return self.compare(left, BinaryOp::Equal, right),
+            O::NotEq => return self.compare(left, BinaryOp::NotEqual, right),
+            O::Lt => return self.compare(left, BinaryOp::Less, right),
+            O::LtEq => return self.compare(left, BinaryOp::LessOrEqual, right),
+            O::Gt => return self.compare(left, BinaryOp::Greater, right),
+            O::GtEq => return self.compare(left, BinaryOp::GreaterOrEqual, right),
+            O::Plus => (BinaryOp::Add, "+"),
+            O::Minus => (BinaryOp::Subtract, "-"),
+            O::Multiply => (BinaryOp::Multiply, "*"),
+            O::Divide => (BinaryOp::Divide, "/"),
+            O::Modulo => (BinaryOp::Modulo, "%"),
+            O::And | O::Or => {
+                let (name, op) = if *op == O::And { ("AND", BinaryOp::And) } else { ("OR", BinaryOp::Or) };
+                let side = |x| self.typed(x, &DataType::Boolean, name).map(Box::new);
+                return Ok(Expr::Binary(side(left)?, op, side(right)?));
+            }
+            O::StringConcat => {
+                let side = |x| self.typed(x, &DataType::Text, "||").map(Box::new);
+                return Ok(Expr::Binary(side(left)?, BinaryOp::Concat, side(right)?));
+            }
+            O::LongArrow | O::Arrow => return self.json_text(whole),
+            O::PGRegexMatch | O::PGRegexIMatch | O::PGRegexNotMatch | O::PGRegexNotIMatch => {
+                return Err(Fault::of(
+                    whole,
+                    format!("unsupported operator `{op}`; write regexp_matches(text, 'pattern')"),
+                ));
+            }
+            _ => return Err(Fault::of(whole, format!("unsupported operator `{op}`"))),
+        };
+        let (left, right) = (self.numeric(left, what)?, self.numeric(right, what)?);
+        let is_double =
+            op == BinaryOp::Divide || left.data_type() == DataType::Double || right.data_type() == DataType::Double;
+        let (left, right) = if is_double { (to_double(left), to_double(right)) } else { (left, right) };
+        Ok(Expr::Binary(Box::new(left), op, Box::new(right)))
+    }
+
+    fn compare(&self, left: &ast::Expr, op: BinaryOp, right: &ast::Expr) -> Result<Expr, Fault> {
+        let (x, y) = self.same_type(left, right)?;
+        let data_type = x.data_type();
+        if data_type == DataType::Json {
+            return Err(Fault::of(left, "JSON can't be compared; read a part of it with ->> 'key'"));
+        }
+        if data_type == DataType::Boolean && !matches!(op, BinaryOp::Equal | BinaryOp::NotEqual) {
+            return Err(Fault::of(left, "BOOLEAN has no order; compare with = or <>"));
+        }
+        Ok(Expr::Binary(Box::new(x), op, Box::new(y)))
+    }
+
+    /// Two expressions brought to one type.
+    pub fn same_type(&self, left: &ast::Expr, right: &ast::Expr) -> Result<(Expr, Expr), Fault> {
+        let mut both = self.one_type(&[left, right])?.into_iter();
+        match (both.next(), both.next()) {
+            (Some(x), Some(y)) => Ok((x, y)),
+            _ => Err(Fault::of(left, "two values are needed")),
+        }
+    }
+
+    /// Expressions brought to one type: integers beside doubles become doubles, `NULL` becomes what it stands
+    /// beside, and a constant text beside a timestamp is read as one.
+    pub fn one_type(&self, exprs: &[&ast::Expr]) -> Result<Vec<Expr>, Fault> {
+        let planned = exprs.iter().map(|expr| self.value(expr)).collect::<Result<Vec<_>, _>>()?;
+        let typed: Vec<&Expr> = planned.iter().filter(|x| !is_null(x)).collect();
+        let has = |data_type: DataType| typed.iter().any(|x| x.data_type() == data_type);
+        let common = if has(DataType::Double) {
+            DataType::Double
+        } else if has(DataType::Timestamp) {
+            DataType::Timestamp
+        } else {
+            let mut types = typed.iter().map(|x| x.data_type());
+            let first = types.next().unwrap_or(DataType::Text);
+            if first == DataType::Json { types.find(|other| *other != DataType::Json).unwrap_or(first) } else { first }
+        };
+        let one = |(x, expr): (Expr, &&ast::Expr)| {
+            if let (Expr::Literal(Literal::Text(text)), DataType::Timestamp) = (&x, &common) {
+                return literal::timestamp(text).map(Expr::Literal).map_err(|message| Fault::of(*expr, message));
+            }
+            coerce(x, &common).map_err(|found| {
+                Fault::of(*expr, format!("{found} can't stand beside {common}{}", cast_hint(&found, &common)))
+            })
+        };
+        planned.into_iter().zip(exprs).map(one).collect()
+    }
+
+    fn in_list(&self, x: &ast::Expr, items: &[ast::Expr]) -> Result<Expr, Fault> {
+        let all: Vec<&ast::Expr> = std::iter::once(x).chain(items).collect();
+        let mut planned = self.one_type(&all)?.into_iter();
+        match planned.next() {
+            Some(x) if x.data_type() == DataType::Json => {
+                Err(Fault::of(all[0], "JSON can't be compared; read a part of it with ->> 'key'"))
+            }
+            Some(x) => Ok(Expr::In(Box::new(x), planned.collect())),
+            None => Err(Fault::of(all[0], "IN takes a list of values")),
+        }
+    }
+
+    fn like(
+        &self,
+        text: &ast::Expr,
+        pattern: &ast::Expr,
+        escape: Option<&ast::Expr>,
+        ignore_case: bool,
+    ) -> Result<Expr, Fault> {
+        if let Some(escape) = escape {
+            return Err(Fault::of(escape, "LIKE … ESCAPE isn't supported; the escape is `\\`"));
+        }
+        let planned = self.typed(text, &DataType::Text, "LIKE")?;
+        let constant = self.constant_text(pattern, "the pattern of LIKE")?;
+        literal::like_pattern(&constant).map_err(|message| Fault::of(pattern, message))?;
+        Ok(Expr::Like { text: Box::new(planned), pattern: constant, ignore_case })
+    }
+
+    fn case(
+        &self,
+        operand: Option<&ast::Expr>,
+        conditions: &[ast::CaseWhen],
+        otherwise: Option<&ast::Expr>,
+    ) -> Result<Expr, Fault> {
+        let whens = conditions.iter().map(|branch| match operand {
+            Some(operand) => self.compare(operand, BinaryOp::Equal, &branch.condition),
+            None => self.condition(&branch.condition, "WHEN"),
+        });
+        let whens = whens.collect::<Result<Vec<_>, _>>()?;
+        let results: Vec<&ast::Expr> = conditions.iter().map(|branch| &branch.result).chain(otherwise).collect();
+        let mut thens = self.one_type(&results)?;
+        let otherwise = if otherwise.is_some() { thens.pop().map(Box::new) } else { None };
+        Ok(Expr::Case { branches: whens.into_iter().zip(thens).collect(), otherwise })
+    }
+
+    fn cast(&self, x: &ast::Expr, to: &ast::DataType) -> Result<Expr, Fault> {
+        use DataType as T;
+        let to = literal::data_type(to).map_err(|message| Fault::of(x, message))?;
+        let planned = self.value(x)?;
+        match (planned.data_type(), &to) {
+            _ if is_null(&planned) => Ok(Expr::Literal(Literal::Null(to))),
+            (from, to) if from == *to => Ok(planned),
+            (T::Text, _) | (T::BigInt, T::Double) | (T::Double, T::BigInt) => Ok(Expr::Cast(Box::new(planned), to)),
+            (T::BigInt | T::Double | T::Boolean | T::Json, T::Text) | (T::Boolean, T::BigInt) => {
+                Ok(Expr::Cast(Box::new(planned), to))
+            }
+            (from, _) => {
+                let hint = match (&from, &to) {
+                    (T::Json, _) => "; read a part of it as text with ->> 'key' first",
+                    (T::Timestamp, _) => {
+                        "; read a part of it with extract(hour FROM x), or round it with date_trunc('hour', x)"
+                    }
+                    (_, T::Boolean) => "; write x <> 0",
+                    _ => "",
+                };
+                Err(Fault::of(x, format!("{from} can't be cast to {to}{hint}")))
+            }
+        }
+    }
+
+    /// `x -> 'a' ->> 'b'`: the steps make one path.
+    fn json_text(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
+        use ast::BinaryOperator as O;
+        let ast::Expr::BinaryOp { left, op: O::LongArrow, right } = expr else {
+            return Err(Fault::of(
+                expr,
+                "`->` gives JSON, which nothing takes; read a text with ->> 'key' or ->> '$.a.b'",
+            ));
+        };
+        let mut steps = vec![right.as_ref()];
+        let mut base = left.as_ref();
+        while let ast::Expr::BinaryOp { left, op: O::Arrow, right } = base {
+            steps.push(right);
+            base = left;
+        }
+        let mut path = String::from("$");
+        for step in steps.into_iter().rev() {
+            path.push_str(&self.json_path(step)?[1..]);
+        }
+        Ok(Expr::Call(Function::JsonText(path), vec![self.typed(base, &DataType::Json, "->>")?]))
+    }
+
+    /// A constant key, index or path, in canonical form.
+    pub fn json_path(&self, expr: &ast::Expr) -> Result<String, Fault> {
+        match self.value(expr)? {
+            Expr::Literal(Literal::Text(path)) => literal::json_path(&path).map_err(|message| Fault::of(expr, message)),
+            Expr::Literal(Literal::BigInt(index)) if (0..=i64::from(u32::MAX)).contains(&index) => {
+                Ok(format!("$[{index}]"))
+            }
+            _ => {
+                Err(Fault::of(expr, "a JSON path is a constant: a key, an index from 0, or a path such as '$.a.b[0]'"))
+            }
+        }
+    }
+
+    /// A constant text.
+    pub fn constant_text(&self, expr: &ast::Expr, what: &str) -> Result<String, Fault> {
+        match self.value(expr)? {
+            Expr::Literal(Literal::Text(text)) => Ok(text),
+            _ => Err(Fault::of(expr, format!("{what} must be a constant text"))),
+        }
+    }
+
+    /// A constant whole number.
+    pub fn constant_integer(&self, expr: &ast::Expr, what: &str, least: i64) -> Result<i64, Fault> {
+        match self.value(expr)? {
+            Expr::Literal(Literal::BigInt(number)) if number >= least => Ok(number),
+            _ => Err(Fault::of(expr, format!("{what} must be a constant whole number, {least} or more"))),
+        }
+    }
+}
+
+/// Whether an expression is the word `NULL`, which takes any type.
+pub(super) fn is_null(expr: &Expr) -> bool {
+    matches!(expr, Expr::Literal(Literal::Null(_)))
+}
+
+/// Brings an expression to a type where that loses nothing; else tells the type that it has.
+fn coerce(expr: Expr, to: &DataType) -> Result<Expr, DataType> {
+    match (expr.data_type(), to) {
+        _ if is_null(&expr) => Ok(Expr::Literal(Literal::Null(to.clone()))),
+        (from, to) if from == *to => Ok(expr),
+        (DataType::BigInt, DataType::Double) => Ok(to_double(expr)),
+        (from, _) => Err(from),
+    }
+}
+
+fn to_double(expr: Expr) -> Expr {
+    match expr {
+        Expr::Literal(Literal::BigInt(number)) => Expr::Literal(Literal::Double(number as f64)),
+        Expr::Literal(Literal::Null(_)) => Expr::Literal(Literal::Null(DataType::Double)),
+        expr if expr.data_type() == DataType::Double => expr,
+        expr => Expr::Cast(Box::new(expr), DataType::Double),
+    }
+}
+
+fn cast_hint(from: &DataType, to: &DataType) -> String {
+    match (from, to) {
+        (DataType::Json, _) => "; read a part of it with ->> 'key'".to_owned(),
+        (DataType::Timestamp | DataType::List(_), _) | (_, DataType::List(_)) => String::new(),
+        (_, DataType::Boolean) => "; write a comparison".to_owned(),
+        (DataType::Text, _) | (_, DataType::Text) | (DataType::Boolean, DataType::BigInt) => {
+            format!("; write CAST(x AS {to})")
+        }
+        _ => String::new(),
+    }
+}
+
+fn not(expr: Expr) -> Expr {
+    Expr::Not(Box::new(expr))
+}
+
+fn negate_if(negated: bool, expr: Expr) -> Expr {
+    if negated { not(expr) } else { expr }
+}

@@ -1,0 +1,251 @@
+//! Calls of scalar functions.
+
+use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, Spanned};
+
+use super::error::{Fault, suggestion};
+use super::expression::Scope;
+use super::{literal, simple_name};
+use crate::expr::{Expr, Function};
+use crate::schema::DataType;
+use crate::view::AggregateFunction;
+
+/// The names of all scalar functions, for suggestions.
+const NAMES: &[&str] = &[
+    "lower",
+    "upper",
+    "trim",
+    "length",
+    "char_length",
+    "substring",
+    "substr",
+    "replace",
+    "starts_with",
+    "ends_with",
+    "contains",
+    "regexp_matches",
+    "regexp_like",
+    "regexp_extract",
+    "regexp_extract_all",
+    "regexp_replace",
+    "string_split",
+    "split",
+    "json_extract_string",
+    "coalesce",
+    "nullif",
+    "abs",
+    "round",
+    "floor",
+    "ceil",
+    "date_trunc",
+    "extract",
+];
+
+/// The names of the aggregates.
+const AGGREGATES: [AggregateFunction; 5] = {
+    use AggregateFunction as A;
+    [A::Count, A::Sum, A::Avg, A::Min, A::Max]
+};
+
+/// The aggregate of a name.
+pub(super) fn aggregate(name: &str) -> Option<AggregateFunction> {
+    AGGREGATES.into_iter().find(|aggregate| aggregate.name() == name)
+}
+
+/// The arguments of a call; an asterisk is none.
+pub(super) fn arguments(call: &ast::Function) -> Result<Vec<Option<&ast::Expr>>, Fault> {
+    let FunctionArguments::List(list) = &call.args else {
+        return match &call.args {
+            FunctionArguments::None => Ok(Vec::new()),
+            _ => Err(Fault::of(call, "subqueries aren't supported")),
+        };
+    };
+    if !list.clauses.is_empty() {
+        return Err(Fault::of(call, format!("`{call}`: a call has arguments only")));
+    }
+    let argument = |argument| match argument {
+        &FunctionArg::Unnamed(FunctionArgExpr::Expr(ref expr)) => Ok(Some(expr)),
+        FunctionArg::Unnamed(FunctionArgExpr::Wildcard) => Ok(None),
+        other => Err(Fault::of(call, format!("`{other}`: arguments are given by position"))),
+    };
+    list.args.iter().map(argument).collect()
+}
+
+impl Scope<'_> {
+    /// A call of a scalar function.
+    pub(super) fn function(&self, call: &ast::Function) -> Result<Expr, Fault> {
+        let name = simple_name(&call.name)?;
+        if call.over.is_some() {
+            return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)"));
+        }
+        if aggregate(&name).is_some() {
+            return Err(Fault::of(
+                call,
+                format!(
+                    "aggregate `{name}` can't stand here; each is a column of its own in the SELECT list, as {name}(…) AS name"
+                ),
+            ));
+        }
+        if call.filter.is_some() {
+            return Err(Fault::of(call, format!("FILTER belongs to an aggregate; `{name}` isn't one")));
+        }
+        let has_distinct = matches!(&call.args, FunctionArguments::List(list) if list.duplicate_treatment.is_some());
+        let is_plain = matches!(call.parameters, FunctionArguments::None) && call.within_group.is_empty();
+        if has_distinct || !is_plain || call.null_treatment.is_some() || call.uses_odbc_syntax {
+            return Err(Fault::of(call, format!("`{call}`: a call has arguments only")));
+        }
+        let arguments = arguments(call)?
+            .into_iter()
+            .map(|argument| argument.ok_or_else(|| Fault::of(call, format!("`{name}` takes values, not *"))))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.call(&name, &arguments, call)
+    }
+
+    fn call(&self, name: &str, arguments: &[&ast::Expr], call: &ast::Function) -> Result<Expr, Fault> {
+        use Function as F;
+        match (name, arguments) {
+            ("lower", [x]) => self.text_call(F::Lower, x, name),
+            ("upper", [x]) => self.text_call(F::Upper, x, name),
+            ("trim", [x]) => self.text_call(F::Trim, x, name),
+            ("length" | "char_length" | "character_length", [x]) => self.text_call(F::Length, x, name),
+            ("substring" | "substr", [x, from]) => self.substring(x, Some(from), None),
+            ("substring" | "substr", [x, from, length]) => self.substring(x, Some(from), Some(length)),
+            ("replace", [x, what, with]) => {
+                let what = self.nonempty(what, "the text looked for")?;
+                let with = self.constant_text(with, "the replacement")?;
+                self.text_call(F::Replace { what, with }, x, name)
+            }
+            ("starts_with", [x, prefix]) => {
+                self.text_call(F::StartsWith(self.constant_text(prefix, "the prefix")?), x, name)
+            }
+            ("ends_with", [x, suffix]) => {
+                self.text_call(F::EndsWith(self.constant_text(suffix, "the suffix")?), x, name)
+            }
+            ("contains", [x, part]) => self.text_call(F::Contains(self.constant_text(part, "the part")?), x, name),
+            ("regexp_matches" | "regexp_like", [x, pattern]) => {
+                self.text_call(F::RegexpMatches(self.pattern(pattern, 0)?), x, name)
+            }
+            ("regexp_extract", [x, pattern]) => {
+                self.text_call(F::RegexpExtract { pattern: self.pattern(pattern, 0)?, group: 0 }, x, name)
+            }
+            ("regexp_extract", [x, pattern, group]) => {
+                let group = self.constant_integer(group, "the group", 0)?;
+                let group = usize::try_from(group).unwrap_or(usize::MAX);
+                self.text_call(F::RegexpExtract { pattern: self.pattern(pattern, group)?, group }, x, name)
+            }
+            ("regexp_extract_all", [x, pattern]) => {
+                self.text_call(F::RegexpExtractAll(self.pattern(pattern, 0)?), x, name)
+            }
+            ("regexp_replace", [x, pattern, with]) => self.regexp_replace(x, pattern, with),
+            ("regexp_replace", [x, pattern, with, flags]) if self.constant_text(flags, "the flags")? == "g" => {
+                self.regexp_replace(x, pattern, with)
+            }
+            ("regexp_matches" | "regexp_like" | "regexp_extract_all" | "regexp_replace", [_, _, .., extra]) => {
+                Err(Fault::of(*extra, format!("`{name}` has no flags; write (?i) at the start of the pattern")))
+            }
+            ("string_split" | "split", [x, separator]) => {
+                self.text_call(F::StringSplit(self.nonempty(separator, "the separator")?), x, name)
+            }
+            ("json_extract_string", [x, path]) => {
+                let path = self.json_path(path)?;
+                Ok(Expr::Call(F::JsonText(path), vec![self.typed(x, &DataType::Json, name)?]))
+            }
+            ("coalesce", [_, ..]) => Ok(Expr::Call(F::Coalesce, self.one_type(arguments)?)),
+            ("nullif", [x, y]) => {
+                let (planned, other) = self.same_type(x, y)?;
+                if planned.data_type() == DataType::Json {
+                    return Err(Fault::of(*x, "JSON can't be compared; read a part of it with ->> 'key'"));
+                }
+                Ok(Expr::Call(F::NullIf, vec![planned, other]))
+            }
+            ("abs", [x]) => Ok(Expr::Call(F::Abs, vec![self.numeric(x, name)?])),
+            ("round", [x]) => Ok(Expr::Call(F::Round, vec![self.double(x, name)?])),
+            ("floor", [x]) => Ok(Expr::Call(F::Floor, vec![self.double(x, name)?])),
+            ("ceil" | "ceiling", [x]) => Ok(Expr::Call(F::Ceil, vec![self.double(x, name)?])),
+            ("date_trunc", [unit, x]) => {
+                let text = self.constant_text(unit, "the unit")?;
+                let planned = literal::time_unit(&text).map_err(|message| Fault::of(*unit, message))?;
+                Ok(Expr::Call(F::DateTrunc(planned), vec![self.typed(x, &DataType::Timestamp, name)?]))
+            }
+            _ => Err(Fault::of(call, refusal(name, arguments.len()))),
+        }
+    }
+
+    /// A call whose one argument that isn't constant is a text.
+    pub(super) fn text_call(&self, function: Function, x: &ast::Expr, name: &str) -> Result<Expr, Fault> {
+        Ok(Expr::Call(function, vec![self.typed(x, &DataType::Text, name)?]))
+    }
+
+    pub(super) fn substring(
+        &self,
+        x: &ast::Expr,
+        from: Option<&ast::Expr>,
+        length: Option<&ast::Expr>,
+    ) -> Result<Expr, Fault> {
+        let from = from.map_or(Ok(1), |from| self.constant_integer(from, "where the substring starts", 1))?;
+        let length = length.map(|length| self.constant_integer(length, "the substring's length", 0)).transpose()?;
+        self.text_call(Function::Substring { from, length }, x, "substring")
+    }
+
+    fn regexp_replace(&self, x: &ast::Expr, pattern: &ast::Expr, with: &ast::Expr) -> Result<Expr, Fault> {
+        let replacement = self.constant_text(with, "the replacement")?;
+        if replacement.as_bytes().windows(2).any(|pair| pair[0] == b'\\' && pair[1].is_ascii_digit()) {
+            return Err(Fault::of(with, format!("`{replacement}`: a group is written $1, not \\1")));
+        }
+        let function = Function::RegexpReplace { pattern: self.pattern(pattern, 0)?, with: replacement };
+        self.text_call(function, x, "regexp_replace")
+    }
+
+    /// A regular expression that has a group.
+    fn pattern(&self, expr: &ast::Expr, group: usize) -> Result<String, Fault> {
+        let pattern = self.constant_text(expr, "a regular expression")?;
+        literal::regex(&pattern, group).map_err(|message| Fault::of(expr, message))?;
+        Ok(pattern)
+    }
+
+    fn nonempty(&self, expr: &ast::Expr, what: &str) -> Result<String, Fault> {
+        let text = self.constant_text(expr, what)?;
+        if text.is_empty() { Err(Fault::new(expr.span().start, format!("{what} can't be empty"))) } else { Ok(text) }
+    }
+}
+
+fn refusal(name: &str, arguments: usize) -> String {
+    let takes = match name {
+        "lower" | "upper" | "trim" | "length" | "char_length" | "character_length" => "(text)",
+        "substring" | "substr" => "(text, from[, length])",
+        "replace" => "(text, what, with)",
+        "starts_with" => "(text, prefix)",
+        "ends_with" => "(text, suffix)",
+        "contains" => "(text, part)",
+        "regexp_matches" | "regexp_like" | "regexp_extract_all" => "(text, pattern)",
+        "regexp_extract" => "(text, pattern[, group])",
+        "regexp_replace" => "(text, pattern, with)",
+        "string_split" | "split" => "(text, separator)",
+        "json_extract_string" => "(json, path)",
+        "coalesce" => "(x, …)",
+        "nullif" => "(x, y)",
+        "abs" | "round" | "floor" | "ceil" | "ceiling" => "(number)",
+        "date_trunc" => "('unit', timestamp)",
+        "concat" => {
+            return "unsupported function `concat`; write a || b, and coalesce(x, '') for what may be null".to_owned();
+        }
+        "now" | "current_timestamp" | "current_date" | "random" | "uuid" => {
+            return format!(
+                "`{name}` isn't supported: a view depends on its events alone, so that it can be computed again"
+            );
+        }
+        "session" | "tumble" | "hop" => return format!("`{name}` makes windows; it belongs to FROM"),
+        _ => {
+            let aggregates = AGGREGATES.iter().map(|aggregate| aggregate.name());
+            let close = suggestion(name, NAMES.iter().copied().chain(aggregates));
+            let known = NAMES.join(", ");
+            return match close.is_empty() {
+                true => format!(
+                    "unknown function `{name}`; the aggregates are count, sum, avg, min and max, the functions {known}"
+                ),
+                false => format!("unknown function `{name}`{close}"),
+            };
+        }
+    };
+    let plural = if arguments == 1 { "" } else { "s" };
+    format!("`{name}` is {name}{takes}; it was given {arguments} argument{plural}")
+}

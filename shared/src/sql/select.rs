@@ -1,0 +1,502 @@
+//! `SELECT`: windows, keys, aggregates, order and limit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use sqlparser::ast::{self, GroupByExpr, SelectItem, SetExpr, Spanned};
+use sqlparser::keywords::Keyword;
+use sqlparser::tokenizer::Location;
+
+use super::error::Fault;
+use super::expression::Scope;
+use super::{Broken, Tokens, fold, from, function, literal, simple_name, statement};
+use crate::expr::{Expr, Literal};
+use crate::schema::{DataType, Table};
+use crate::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, Unnest};
+use crate::window::Window;
+
+/// How many rows of a window a view may keep.
+const MAX_LIMIT: u64 = 100_000;
+
+/// What a query says of its view.
+pub(super) struct Query {
+    pub table: Arc<Table>,
+    pub window: Option<Window>,
+    pub unnest: Option<Unnest>,
+    pub filter: Option<Expr>,
+    pub keys: Vec<Key>,
+    pub aggregates: Vec<Aggregate>,
+    pub columns: Vec<OutputColumn>,
+    pub order: Vec<OrderBy>,
+    pub limit: Option<usize>,
+}
+
+/// Plans a view's query. `None` if it reads a table whose own definition is wrong.
+pub(super) fn plan(
+    query: &ast::Query,
+    tokens: &Tokens,
+    catalog: &Catalog,
+    broken: &Broken,
+) -> Result<Option<Query>, Vec<Fault>> {
+    let one = |fault| vec![fault];
+    let select = plain_select(query, tokens).map_err(one)?;
+    let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
+    let scope = &source.scope;
+
+    let mut faults = Vec::new();
+    let mut keep = |fault: Fault| faults.push(fault);
+    let filter =
+        select.selection.as_ref().and_then(|condition| scope.condition(condition, "WHERE").map_err(&mut keep).ok());
+    let items: Vec<Item> =
+        select.projection.iter().filter_map(|selected| item(selected, &source).map_err(&mut keep).ok()).collect();
+    check_names(&items, &mut keep);
+    let is_complete = items.len() == select.projection.len();
+    let mut grouped = BTreeSet::new();
+    if is_complete {
+        match group_by(&select.group_by, &items, &source, tokens) {
+            Ok(found) => grouped = found,
+            Err(found) => found.into_iter().for_each(&mut keep),
+        }
+    }
+    let limit = limit(query, tokens).map_err(&mut keep).ok().flatten();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+
+    // Keys and aggregates are numbered in the order in which they are selected.
+    let (mut keys, mut aggregates, mut columns) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, item) in items.iter().enumerate() {
+        columns.push(match &item.value {
+            Selected::Bound(bound) => *bound,
+            Selected::Aggregate(aggregate) => {
+                aggregates.push(aggregate.clone());
+                OutputColumn::Aggregate(aggregates.len() - 1)
+            }
+            Selected::Row(_) if !grouped.contains(&i) => {
+                let message = format!("`{}` is neither an aggregate nor grouped by; add it to GROUP BY", item.name);
+                faults.push(Fault::new(item.at, message));
+                continue;
+            }
+            Selected::Row(expr) => {
+                keys.push(Key { name: item.name.clone(), expr: expr.clone() });
+                OutputColumn::Key(keys.len() - 1)
+            }
+        });
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let order = order_by(query, &items, &columns, &source).map_err(one)?;
+    Ok(Some(Query {
+        table: source.table.clone(),
+        window: source.window,
+        unnest: source.unnest,
+        filter,
+        keys,
+        aggregates,
+        columns,
+        order,
+        limit,
+    }))
+}
+
+/// The SELECT of a query that has no clause which isn't supported.
+fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
+    let ast::Query {
+        with,
+        body,
+        order_by: _,
+        limit_clause: _,
+        fetch,
+        locks,
+        for_clause,
+        settings,
+        format_clause,
+        pipe_operators,
+    } = query;
+    let refuse = |keyword, message: &str| Err(Fault::new(tokens.keyword(keyword), message));
+    if with.is_some() {
+        // The first WITH may be that of the view's options.
+        return Err(Fault::of(query, "WITH isn't supported; a view is one SELECT over one table"));
+    }
+    if fetch.is_some() {
+        return refuse(Keyword::FETCH, "FETCH isn't supported; write LIMIT");
+    }
+    if !locks.is_empty() || for_clause.is_some() {
+        return refuse(Keyword::FOR, "FOR isn't supported");
+    }
+    if settings.is_some() || format_clause.is_some() || !pipe_operators.is_empty() {
+        return Err(Fault::of(
+            query,
+            "unsupported clause; a view is SELECT … FROM … WHERE … GROUP BY … ORDER BY … LIMIT …",
+        ));
+    }
+    let select = match &**body {
+        SetExpr::Select(select) => select,
+        SetExpr::SetOperation { op, .. } => {
+            let keyword = match op {
+                ast::SetOperator::Union => Keyword::UNION,
+                ast::SetOperator::Intersect => Keyword::INTERSECT,
+                ast::SetOperator::Except | ast::SetOperator::Minus => Keyword::EXCEPT,
+            };
+            return refuse(keyword, &format!("{op} isn't supported; write one view for each SELECT"));
+        }
+        _ => return Err(Fault::of(query, "a view is one SELECT over one table")),
+    };
+    let ast::Select {
+        select_token: _,
+        optimizer_hints,
+        distinct,
+        select_modifiers,
+        top,
+        top_before_distinct: _,
+        projection: _,
+        exclude,
+        into,
+        from: _,
+        lateral_views,
+        prewhere,
+        selection: _,
+        connect_by,
+        group_by: _,
+        cluster_by,
+        distribute_by,
+        sort_by,
+        having,
+        named_window,
+        qualify,
+        window_before_qualify: _,
+        value_table_mode,
+        flavor,
+    } = &**select;
+    if distinct.is_some() {
+        return refuse(Keyword::DISTINCT, "SELECT DISTINCT isn't supported; GROUP BY the columns");
+    }
+    if having.is_some() {
+        return refuse(Keyword::HAVING, "HAVING isn't supported; filter the view's rows where they are read");
+    }
+    if !named_window.is_empty() {
+        return refuse(Keyword::WINDOW, "WINDOW isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)");
+    }
+    if qualify.is_some() {
+        return refuse(Keyword::QUALIFY, "QUALIFY isn't supported; write ORDER BY … LIMIT k for the first k rows");
+    }
+    let others = [
+        !optimizer_hints.is_empty(),
+        select_modifiers.is_some(),
+        top.is_some(),
+        exclude.is_some(),
+        into.is_some(),
+        !lateral_views.is_empty(),
+        prewhere.is_some(),
+        !connect_by.is_empty(),
+        !cluster_by.is_empty(),
+        !distribute_by.is_empty(),
+        !sort_by.is_empty(),
+        value_table_mode.is_some(),
+        *flavor != ast::SelectFlavor::Standard,
+    ];
+    if others.contains(&true) {
+        return Err(Fault::of(
+            &**select,
+            "unsupported clause; a view is SELECT … FROM … WHERE … GROUP BY … ORDER BY … LIMIT …",
+        ));
+    }
+    Ok(select)
+}
+
+/// A column of the SELECT list.
+struct Item {
+    name: String,
+    value: Selected,
+    at: Location,
+}
+
+enum Selected {
+    Bound(OutputColumn),
+    Row(Expr),
+    Aggregate(Aggregate),
+}
+
+fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
+    let (expr, alias) = match selected {
+        SelectItem::UnnamedExpr(expr) => (expr, None),
+        SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias)),
+        SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
+            return Err(Fault::of(selected, "* isn't supported; name the keys and aggregates that the view keeps"));
+        }
+        SelectItem::ExprWithAliases { .. } => return Err(Fault::of(selected, "a column has one name")),
+    };
+    let at = expr.span().start;
+    if let Some(bound) = source.bound(expr) {
+        let (value, name) = bound;
+        if let Some(alias) = alias.filter(|alias| fold(alias) != name) {
+            return Err(Fault::new(alias.span.start, format!("`{name}` keeps its name; leave AS out")));
+        }
+        return Ok(Item { name: name.to_owned(), value: Selected::Bound(value), at });
+    }
+    let name = match (alias, inner(expr)) {
+        (Some(alias), _) => fold(alias),
+        (None, ast::Expr::Identifier(ident)) => fold(ident),
+        (None, ast::Expr::CompoundIdentifier(parts)) => parts.last().map(fold).unwrap_or_default(),
+        (None, _) => return Err(Fault::of(expr, format!("give `{expr}` a name with AS"))),
+    };
+    if let Some(alias) = alias {
+        if name.is_empty() || name.chars().any(char::is_control) {
+            return Err(Fault::new(alias.span.start, "a column's name can't be empty or hold control characters"));
+        }
+        statement::reserved(alias, &name)?;
+    }
+    let value = match aggregate(expr, &name, &source.scope)? {
+        Some(aggregate) => Selected::Aggregate(aggregate),
+        None => Selected::Row(source.scope.value(expr)?),
+    };
+    Ok(Item { name, value, at: alias.map_or(at, |alias| alias.span.start) })
+}
+
+fn inner(expr: &ast::Expr) -> &ast::Expr {
+    match expr {
+        ast::Expr::Nested(nested) => inner(nested),
+        expr => expr,
+    }
+}
+
+/// Plans an aggregate; `None` if the expression isn't one.
+fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggregate>, Fault> {
+    use AggregateFunction as A;
+    let ast::Expr::Function(call) = inner(expr) else { return Ok(None) };
+    let Some(function) = simple_name(&call.name).ok().as_deref().and_then(function::aggregate) else { return Ok(None) };
+    let called = function.name();
+    if call.over.is_some() {
+        return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)"));
+    }
+    if let ast::FunctionArguments::List(list) = &call.args
+        && list.duplicate_treatment.is_some()
+    {
+        return Err(Fault::of(call, format!("{called}(DISTINCT …) isn't supported; there is {called}(…)")));
+    }
+    let has_parameters = !matches!(call.parameters, ast::FunctionArguments::None);
+    if has_parameters || !call.within_group.is_empty() || call.null_treatment.is_some() || call.uses_odbc_syntax {
+        return Err(Fault::of(
+            call,
+            format!("`{call}`: an aggregate is {called}(x), with FILTER (WHERE …) if need be"),
+        ));
+    }
+    let argument = match (function, function::arguments(call)?.as_slice()) {
+        (A::Count, [None]) | (A::Count, []) => None,
+        (A::Count, [Some(x)]) => match scope.value(x)? {
+            // A constant is never null.
+            Expr::Literal(literal) if !matches!(literal, Literal::Null(_)) => None,
+            argument => Some(argument),
+        },
+        (A::Sum | A::Avg, [Some(x)]) => Some(scope.numeric(x, called)?),
+        (A::Min | A::Max, [Some(x)]) => {
+            let argument = scope.value(x)?;
+            if matches!(argument.data_type(), DataType::Json | DataType::Boolean) {
+                let message = format!("{called} takes a number, a text or a timestamp, not {}", argument.data_type());
+                return Err(Fault::of(*x, message));
+            }
+            Some(argument)
+        }
+        (A::Count, _) => return Err(Fault::of(call, "count is count(*) or count(x)")),
+        _ => return Err(Fault::of(call, format!("{called} takes one value: {called}(x)"))),
+    };
+    let filter = call.filter.as_ref().map(|condition| scope.condition(condition, "FILTER")).transpose()?;
+    Ok(Some(Aggregate { name: name.to_owned(), function, argument, filter }))
+}
+
+fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
+    for (i, item) in items.iter().enumerate() {
+        if items[..i].iter().any(|other| other.name == item.name) {
+            keep(Fault::new(item.at, format!("two columns are called `{}`; name one with AS", item.name)));
+        }
+        for bound in ["_lower", "_upper"] {
+            let of = item.name.strip_suffix(bound);
+            let is_aggregate =
+                |other: &&Item| matches!(other.value, Selected::Aggregate(_)) && Some(other.name.as_str()) == of;
+            if let Some(other) = items.iter().find(is_aggregate) {
+                keep(Fault::new(
+                    item.at,
+                    format!("`{}` is the name of a bound of `{}`; choose another", item.name, other.name),
+                ));
+            }
+        }
+    }
+}
+
+/// Which items are grouped by. Checks that the grouping fits the windows and that every key is selected.
+fn group_by(
+    clause: &GroupByExpr,
+    items: &[Item],
+    source: &from::Source,
+    tokens: &Tokens,
+) -> Result<BTreeSet<usize>, Vec<Fault>> {
+    let GroupByExpr::Expressions(exprs, modifiers) = clause else {
+        return Err(vec![Fault::new(tokens.keyword(Keyword::GROUP), "GROUP BY ALL isn't supported; name the keys")]);
+    };
+    if !modifiers.is_empty() {
+        let message = "GROUPING SETS, CUBE and ROLLUP aren't supported; write one view for each grouping";
+        return Err(vec![Fault::new(tokens.keyword(Keyword::GROUP), message)]);
+    }
+    let (mut grouped, mut faults, mut has_bound) = (BTreeSet::new(), Vec::new(), false);
+    for expr in exprs {
+        match group(expr, items, source) {
+            Ok(Some(found)) => grouped.extend(found),
+            Ok(None) => has_bound = true,
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if source.window.is_some() && !has_bound && faults.is_empty() {
+        let message = "a view over windows must GROUP BY window_start, window_end";
+        faults.push(Fault::new(exprs.first().map_or(source.at, |expr| expr.span().start), message));
+    }
+    let has_aggregate = items.iter().any(|item| matches!(item.value, Selected::Aggregate(_)));
+    if exprs.is_empty() && !has_aggregate {
+        let at = items.first().map_or(source.at, |item| item.at);
+        faults = vec![Fault::new(
+            at,
+            "the view has neither GROUP BY nor an aggregate; plain-row views need a sink, which this version doesn't have",
+        )];
+    }
+    if faults.is_empty() { Ok(grouped) } else { Err(faults) }
+}
+
+/// The items that one part of GROUP BY means; `None` for a window's bound.
+fn group(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Option<Vec<usize>>, Fault> {
+    if source.bound(expr).is_some() {
+        return Ok(None);
+    }
+    let key = match referred(expr, items, source)? {
+        Some(i) => match &items[i].value {
+            Selected::Bound(_) => return Ok(None),
+            Selected::Aggregate(_) => {
+                return Err(Fault::of(expr, format!("`{}` is an aggregate; it can't be grouped by", items[i].name)));
+            }
+            Selected::Row(key) => key.clone(),
+        },
+        None => source.scope.value(expr)?,
+    };
+    if key.data_type() == DataType::Json {
+        return Err(Fault::of(expr, "JSON can't be a key; read a part of it with ->> 'key'"));
+    }
+    if !source.reads_any(&key) {
+        return Err(Fault::of(expr, format!("`{expr}` is the same for every row; a key reads a column")));
+    }
+    let is_key = |item: &Item| matches!(&item.value, Selected::Row(expr) if *expr == key);
+    let found: Vec<usize> = (0..items.len()).filter(|i| is_key(&items[*i])).collect();
+    if found.is_empty() {
+        return Err(Fault::of(expr, format!("`{expr}` is grouped by but not selected; add it to the SELECT list")));
+    }
+    Ok(Some(found))
+}
+
+/// The item that an ordinal or an alias means.
+fn referred(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Option<usize>, Fault> {
+    match inner(expr) {
+        ast::Expr::Value(value) => match literal::literal(value)? {
+            Literal::BigInt(number) => {
+                let position = usize::try_from(number).ok().filter(|number| (1..=items.len()).contains(number));
+                let message = || format!("there is no column {number}; the SELECT list has {}", items.len());
+                position.map(|number| Some(number - 1)).ok_or_else(|| Fault::of(expr, message()))
+            }
+            _ => Ok(None),
+        },
+        ast::Expr::Identifier(ident) => {
+            let name = fold(ident);
+            let Some(i) = items.iter().position(|item| item.name == name) else { return Ok(None) };
+            let is_itself = matches!(&items[i].value, Selected::Row(Expr::Column(column, _)) if *column == name);
+            if source.scope.has_column(&name) && !is_itself {
+                let message = format!(
+                    "`{name}` is a column of the table and another column's alias; call the alias something else"
+                );
+                return Err(Fault::of(expr, message));
+            }
+            Ok(Some(i))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn order_by(
+    query: &ast::Query,
+    items: &[Item],
+    columns: &[OutputColumn],
+    source: &from::Source,
+) -> Result<Vec<OrderBy>, Fault> {
+    let Some(clause) = &query.order_by else { return Ok(Vec::new()) };
+    let ast::OrderByKind::Expressions(parts) = &clause.kind else {
+        return Err(Fault::of(clause, "ORDER BY ALL isn't supported; name the columns"));
+    };
+    if clause.interpolate.is_some() {
+        return Err(Fault::of(clause, "INTERPOLATE isn't supported"));
+    }
+    let part = |part: &ast::OrderByExpr| {
+        let refuse = |message: &str| Err(Fault::of(&part.expr, message));
+        let descending = match part.options.sort {
+            None | Some(ast::OrderBySort::Asc) => false,
+            Some(ast::OrderBySort::Desc) => true,
+            Some(ast::OrderBySort::Using(_)) => return refuse("ORDER BY … USING isn't supported; write ASC or DESC"),
+        };
+        if part.options.nulls_first == Some(true) || part.with_fill.is_some() {
+            return refuse("nulls come last; NULLS FIRST and WITH FILL aren't supported");
+        }
+        let position = match referred(&part.expr, items, source)? {
+            _ if source.bound(&part.expr).is_some() => None,
+            Some(i) => Some(i),
+            None => position_of(&part.expr, items, source)?,
+        };
+        match position.map(|i| columns[i]) {
+            Some(column @ (OutputColumn::Key(_) | OutputColumn::Aggregate(_))) => Ok(OrderBy { column, descending }),
+            _ => refuse("rows are ordered within their window; order by keys and aggregates"),
+        }
+    };
+    parts.iter().map(part).collect()
+}
+
+/// The item that is the same expression or aggregate.
+fn position_of(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Option<usize>, Fault> {
+    let found = match aggregate(expr, "", &source.scope)? {
+        Some(wanted) => items.iter().position(|item| match &item.value {
+            Selected::Aggregate(aggregate) => Aggregate { name: String::new(), ..aggregate.clone() } == wanted,
+            _ => false,
+        }),
+        None => {
+            let wanted = source.scope.value(expr)?;
+            items.iter().position(|item| matches!(&item.value, Selected::Row(expr) if *expr == wanted))
+        }
+    };
+    found
+        .map(Some)
+        .ok_or_else(|| Fault::of(expr, format!("`{expr}` is ordered by but not selected; add it to the SELECT list")))
+}
+
+fn limit(query: &ast::Query, tokens: &Tokens) -> Result<Option<usize>, Fault> {
+    let (limit, offset, by) = match &query.limit_clause {
+        None => return Ok(None),
+        Some(ast::LimitClause::LimitOffset { limit, offset, limit_by }) => {
+            (limit, offset.is_some(), !limit_by.is_empty())
+        }
+        Some(ast::LimitClause::OffsetCommaLimit { .. }) => (&None, true, false),
+    };
+    if offset || by {
+        let at = tokens.keyword(if offset { Keyword::OFFSET } else { Keyword::LIMIT });
+        return Err(Fault::new(
+            at,
+            "OFFSET and LIMIT … BY aren't supported; a view keeps the first rows of each window: LIMIT k",
+        ));
+    }
+    let Some(limit) = limit else { return Ok(None) };
+    let number = match limit {
+        ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(digits, false), .. }) => {
+            digits.parse::<u64>().ok()
+        }
+        _ => None,
+    };
+    let Some(number) = number.filter(|number| (1..=MAX_LIMIT).contains(number)) else {
+        return Err(Fault::of(limit, format!("LIMIT is a whole number from 1 to {MAX_LIMIT}")));
+    };
+    if query.order_by.is_none() {
+        return Err(Fault::of(limit, "LIMIT needs ORDER BY, or which rows are kept would be chance"));
+    }
+    Ok(Some(number as usize))
+}

@@ -1,0 +1,267 @@
+//! `CREATE TABLE` and `CREATE MATERIALIZED VIEW`.
+
+use sha2::{Digest, Sha256};
+use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
+use sqlparser::ast::{ColumnDef, ColumnOption, CreateTable, CreateView, Ident, ObjectName, Spanned};
+
+use super::error::{Fault, list, suggestion};
+use super::literal::data_type;
+use super::option::{Given, Options, schedule};
+use super::{Broken, Source, Tokens, fold, select, simple_name};
+use crate::clock::Micros;
+use crate::schema::{Column, DataType, Table};
+use crate::view::{Catalog, View};
+
+/// How many partitions a topic may have.
+const MAX_PARTITIONS: u64 = 1_024;
+/// Rows of state that a view keeps exactly, unless it says otherwise.
+const MAX_ROWS: u64 = 5_000_000;
+
+/// Plans a table.
+pub(super) fn table(create: &CreateTable, tokens: &Tokens) -> Result<Table, Vec<Fault>> {
+    let name = defined_name(&create.name).map_err(|fault| vec![fault])?;
+    let mut faults = Vec::new();
+    let understood = CreateTableBuilder::new(create.name.clone())
+        .columns(create.columns.clone())
+        .table_options(create.table_options.clone())
+        .build();
+    if understood != *create {
+        faults.push(Fault::new(
+            tokens.start(),
+            "unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …) WITH (…), without constraints",
+        ));
+    }
+    if create.columns.is_empty() {
+        faults.push(Fault::of(
+            &create.name,
+            format!("table `{name}` has no columns; write CREATE TABLE {name} (column TYPE, …)"),
+        ));
+    }
+    let mut columns: Vec<Column> = Vec::new();
+    for definition in &create.columns {
+        match column(definition, tokens) {
+            Ok(column) if columns.iter().any(|other| other.name == column.name) => {
+                faults
+                    .push(Fault::new(definition.name.span.start, format!("column `{}` is defined twice", column.name)));
+            }
+            Ok(column) => columns.push(column),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    with_options(create, name, columns).map_err(|fault| vec![fault])
+}
+
+fn column(definition: &ColumnDef, tokens: &Tokens) -> Result<Column, Fault> {
+    let name = fold(&definition.name);
+    if name.is_empty() || name.chars().any(char::is_control) {
+        return Err(Fault::new(
+            definition.name.span.start,
+            "a column's name can't be empty or hold control characters",
+        ));
+    }
+    reserved(&definition.name, &name)?;
+    let data_type = data_type(&definition.data_type)
+        .map_err(|message| Fault::new(tokens.after(definition.name.span.start), message))?;
+    let mut nullable = true;
+    for option in &definition.options {
+        match option.option {
+            ColumnOption::NotNull => nullable = false,
+            ColumnOption::Null => {}
+            _ => {
+                let message =
+                    format!("column `{name}`: unsupported `{option}`; a column is a name, a type and perhaps NOT NULL");
+                return Err(Fault::new(definition.name.span.start, message));
+            }
+        }
+    }
+    Ok(Column { name, data_type, nullable })
+}
+
+fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) -> Result<Table, Fault> {
+    let known = ["topic", "format", "event_time", "watermark", "max_future", "partitions", "partition_by"];
+    let mut options = Options::read(&create.table_options, &known)?;
+    let topic = match options.text("topic") {
+        Some(given) => topic(given)?,
+        None => name.clone(),
+    };
+    if let Some(format) = options.text("format").filter(|format| format.text != "json") {
+        return Err(Fault::new(format.at, format!("unsupported format `{}`; there is `json`", format.text)));
+    }
+    let column_named = |given: &Given| {
+        let position = columns.iter().position(|column| column.name == given.text);
+        position.ok_or_else(|| {
+            let names = || columns.iter().map(|column| column.name.as_str());
+            let close = suggestion(&given.text, names());
+            let message = format!("unknown column `{}`; table `{name}` has {}{close}", given.text, list(names()));
+            Fault::new(given.at, message)
+        })
+    };
+    let Some(given) = options.text("event_time") else {
+        return Err(Fault::of(
+            &create.name,
+            format!("table `{name}` needs WITH (event_time = 'column'), the time at which an event happened"),
+        ));
+    };
+    let event_time = column_named(&given)?;
+    let partition_by = options.text("partition_by").map(|given| column_named(&given)).transpose()?;
+    let column = &mut columns[event_time];
+    if column.data_type != DataType::Timestamp {
+        let message = format!("event_time must be a TIMESTAMP column; `{}` is {}", column.name, column.data_type);
+        return Err(Fault::new(given.at, message));
+    }
+    // An event without a time has no place in any window: it is rejected whether the definition says so or not.
+    column.nullable = false;
+    Ok(Table {
+        topic,
+        columns,
+        event_time,
+        watermark_delay: options.duration("watermark")?.unwrap_or(0),
+        max_future: options.duration("max_future")?,
+        partitions: options.number("partitions", 1..=MAX_PARTITIONS)?.unwrap_or(1) as u32,
+        partition_by,
+        sql: create.to_string(),
+        name,
+    })
+}
+
+fn topic(given: Given) -> Result<String, Fault> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let is_dots = matches!(given.text.as_str(), "." | "..");
+    if !(1..=249).contains(&given.text.len())
+        || !given.text.chars().all(allowed)
+        || given.text.starts_with('_')
+        || is_dots
+    {
+        let message = format!(
+            "`{}` can't be a topic; its name has 1 to 249 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`, and doesn't start with `_`",
+            given.text
+        );
+        return Err(Fault::new(given.at, message));
+    }
+    Ok(given.text)
+}
+
+/// Plans a view. `None` if it is sound as far as can be told but its table isn't.
+pub(super) fn view(
+    create: &CreateView,
+    source: &Source,
+    catalog: &Catalog,
+    broken: &Broken,
+) -> Result<Option<View>, Vec<Fault>> {
+    let one = |fault| vec![fault];
+    let name = defined_name(&create.name).map_err(one)?;
+    if !create.materialized {
+        return Err(one(Fault::of(&create.name, "views are kept up to date; write CREATE MATERIALIZED VIEW")));
+    }
+    let understood = CreateView {
+        or_alter: false,
+        or_replace: false,
+        materialized: true,
+        secure: false,
+        name: create.name.clone(),
+        name_before_not_exists: false,
+        columns: Vec::new(),
+        query: create.query.clone(),
+        options: create.options.clone(),
+        cluster_by: Vec::new(),
+        comment: None,
+        with_no_schema_binding: false,
+        if_not_exists: false,
+        temporary: false,
+        copy_grants: false,
+        to: None,
+        params: None,
+    };
+    if understood != *create {
+        let message = "unsupported clause; a view is CREATE MATERIALIZED VIEW name [WITH (…)] AS SELECT …";
+        return Err(one(Fault::new(source.start(), message)));
+    }
+    if catalog.views.contains_key(&name) {
+        return Err(one(Fault::of(&create.name, format!("view `{name}` is defined twice"))));
+    }
+    if catalog.tables.contains_key(&name) || broken.names.contains(&name) {
+        return Err(one(Fault::of(&create.name, format!("`{name}` is a table; a view needs a name of its own"))));
+    }
+    let (options, query) = (view_options(create), select::plan(&create.query, &source.tokens, catalog, broken));
+    let (options, query) = match (options, query) {
+        (Ok(options), Ok(query)) => (options, query),
+        (Err(fault), Err(mut faults)) => {
+            faults.insert(0, fault);
+            return Err(faults);
+        }
+        (Err(fault), _) => return Err(one(fault)),
+        (_, Err(faults)) => return Err(faults),
+    };
+    Ok(query.map(|query| View {
+        sql: source.text.clone(),
+        definition: definition(&query.table, options.allowed_lateness, create),
+        table: query.table,
+        window: query.window,
+        unnest: query.unnest,
+        filter: query.filter,
+        keys: query.keys,
+        aggregates: query.aggregates,
+        columns: query.columns,
+        order: query.order,
+        limit: query.limit,
+        allowed_lateness: options.allowed_lateness,
+        schedule: options.schedule,
+        max_rows: options.max_rows,
+        name,
+    }))
+}
+
+struct ViewOptions {
+    allowed_lateness: Micros,
+    schedule: Option<String>,
+    max_rows: usize,
+}
+
+fn view_options(create: &CreateView) -> Result<ViewOptions, Fault> {
+    let mut options = Options::read(&create.options, &["allowed_lateness", "batch", "max_rows"])?;
+    Ok(ViewOptions {
+        allowed_lateness: options.duration("allowed_lateness")?.unwrap_or(0),
+        schedule: options.text("batch").map(schedule).transpose()?,
+        max_rows: options.number("max_rows", 1..=u64::from(u32::MAX))?.unwrap_or(MAX_ROWS) as usize,
+    })
+}
+
+/// What the rows mean, in one hash: not the schedule, the limits on memory, white space or comments.
+fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView) -> String {
+    let canonical = format!("{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
+    let hash = Sha256::digest(canonical.as_bytes());
+    hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// The name of a table or view, which is part of addresses and of paths.
+fn defined_name(name: &ObjectName) -> Result<String, Fault> {
+    let text = simple_name(name)?;
+    let is_word = text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        && text.len() <= 128;
+    if is_word {
+        Ok(text)
+    } else {
+        Err(Fault::new(
+            name.span().start,
+            format!("`{text}`: a table's or view's name is a letter and up to 127 letters, digits and underscores"),
+        ))
+    }
+}
+
+/// Refuses the names that the platform gives to columns itself.
+pub(super) fn reserved(ident: &Ident, name: &str) -> Result<(), Fault> {
+    if matches!(name, "window_start" | "window_end") {
+        return Err(Fault::new(ident.span.start, format!("`{name}` is the name of a window's bound; choose another")));
+    }
+    if name.starts_with("__") {
+        return Err(Fault::new(
+            ident.span.start,
+            format!("`{name}`: names that start with two underscores are the platform's own"),
+        ));
+    }
+    Ok(())
+}

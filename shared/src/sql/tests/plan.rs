@@ -1,0 +1,294 @@
+//! What is accepted, and what it becomes.
+
+use super::{TABLES, condition, plan, planned, view};
+use crate::expr::BinaryOp as Op;
+use crate::expr::{Expr, Function as F, Literal, TimeUnit};
+use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
+use crate::view::{Aggregate, AggregateFunction as A, Key, OrderBy, OutputColumn, Unnest};
+use crate::window::Window;
+
+const MINUTE: i64 = 60_000_000;
+
+fn column(name: &str) -> Expr {
+    let data_type = match name {
+        "likes" => BigInt,
+        "score" => Double,
+        "retweeted" => Boolean,
+        "payload" => Json,
+        "created" | "timestamp" => Timestamp,
+        _ => Text,
+    };
+    Expr::Column(name.to_owned(), data_type)
+}
+
+fn text(text: &str) -> Expr {
+    Expr::Literal(Literal::Text(text.to_owned()))
+}
+
+fn int(number: i64) -> Expr {
+    Expr::Literal(Literal::BigInt(number))
+}
+
+fn double(number: f64) -> Expr {
+    Expr::Literal(Literal::Double(number))
+}
+
+fn time(micros: i64) -> Expr {
+    Expr::Literal(Literal::Timestamp(micros))
+}
+
+fn null(data_type: DataType) -> Expr {
+    Expr::Literal(Literal::Null(data_type))
+}
+
+fn bool(value: bool) -> Expr {
+    Expr::Literal(Literal::Boolean(value))
+}
+
+fn binary(left: Expr, op: Op, right: Expr) -> Expr {
+    Expr::Binary(Box::new(left), op, Box::new(right))
+}
+
+fn call(function: F, arguments: impl IntoIterator<Item = Expr>) -> Expr {
+    Expr::Call(function, arguments.into_iter().collect())
+}
+
+fn not(x: Expr) -> Expr {
+    Expr::Not(Box::new(x))
+}
+
+fn cast(x: Expr, to: DataType) -> Expr {
+    Expr::Cast(Box::new(x), to)
+}
+
+#[test]
+fn a_table_has_columns_and_options() {
+    let catalog = plan(&[(
+        "t.sql".to_owned(),
+        "CREATE TABLE Users (Id INTEGER NOT NULL, \"userName\" VARCHAR NULL, w REAL, ok BOOL, j JSONB, at TIMESTAMPTZ, t STRING, d DOUBLE PRECISION)
+         WITH (topic = 'the.users-1', format = 'json', event_time = 'at', watermark = '1 minute', max_future = '2 min', partitions = 3, partition_by = 'userName')"
+            .to_owned(),
+    )])
+    .expect("a sound table");
+    let table = &catalog.tables["users"];
+    let columns: Vec<(&str, &DataType, bool)> =
+        table.columns.iter().map(|column| (column.name.as_str(), &column.data_type, column.nullable)).collect();
+    let expected = [
+        ("id", &BigInt, false),
+        ("userName", &Text, true),
+        ("w", &Double, true),
+        ("ok", &Boolean, true),
+        ("j", &Json, true),
+        ("at", &Timestamp, false),
+        ("t", &Text, true),
+        ("d", &Double, true),
+    ];
+    assert_eq!(columns, expected);
+    assert_eq!(
+        (table.topic.as_str(), table.event_time, table.partition_by, table.partitions),
+        ("the.users-1", 5, Some(1), 3)
+    );
+    assert_eq!((table.watermark_delay, table.max_future), (MINUTE, Some(2 * MINUTE)));
+
+    let catalog = plan(&[("t.sql".to_owned(), TABLES.to_owned())]).expect("sound tables");
+    let table = &catalog.tables["clicks"];
+    assert_eq!((table.topic.as_str(), table.watermark_delay, table.max_future), ("clicks", 0, None));
+    assert_eq!((table.partitions, table.partition_by), (1, None));
+}
+
+#[test]
+fn the_trending_hashtags() {
+    let sql = r"CREATE MATERIALIZED VIEW v
+WITH (allowed_lateness = '10 minutes', batch = '*/15 * * * *') AS
+SELECT window_start, window_end, hashtag, count(*) AS mentions
+FROM HOP(tweets, timestamp, INTERVAL '1 minute', INTERVAL '5 minutes')
+CROSS JOIN UNNEST(regexp_extract_all(lower(text), '#\w+')) AS h(hashtag)
+GROUP BY window_start, window_end, hashtag
+ORDER BY mentions DESC LIMIT 100";
+    let view = planned(&format!("-- What people talk about.\n{sql} ;  -- done\n"));
+    assert_eq!(view.sql, sql);
+    assert_eq!(view.table.name, "tweets");
+    assert_eq!(view.window, Some(Window { size: 5 * MINUTE, slide: MINUTE }));
+    let lower = call(F::Lower, [column("text")]);
+    let list = call(F::RegexpExtractAll(r"#\w+".to_owned()), [lower]);
+    assert_eq!(view.unnest, Some(Unnest { list, column: "hashtag".to_owned() }));
+    assert_eq!(view.filter, None);
+    assert_eq!(view.keys, [Key { name: "hashtag".to_owned(), expr: column("hashtag") }]);
+    let mentions = Aggregate { name: "mentions".to_owned(), function: A::Count, argument: None, filter: None };
+    assert_eq!(view.aggregates, [mentions]);
+    use OutputColumn as O;
+    assert_eq!(view.columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
+    assert_eq!(view.order, [OrderBy { column: O::Aggregate(0), descending: true }]);
+    assert_eq!((view.limit, view.allowed_lateness, view.max_rows), (Some(100), 10 * MINUTE, 5_000_000));
+    assert_eq!(view.schedule.as_deref(), Some("*/15 * * * *"));
+    assert!(view.is_top_k_by_count());
+}
+
+#[test]
+fn keys_are_named_by_column_alias_position_or_expression() {
+    let expected = [
+        Key { name: "who".to_owned(), expr: call(F::Lower, [column("user_id")]) },
+        Key { name: "likes".to_owned(), expr: column("likes") },
+    ];
+    for group in
+        ["who, likes", "1, 3", "lower(user_id), tweets.likes", "likes, (LOWER(tweets.user_id))", "Who, \"likes\""]
+    {
+        let view =
+            planned(&view(&format!("SELECT lower(user_id) AS Who, count(*) AS n, Likes FROM Tweets GROUP BY {group}")));
+        assert_eq!(view.keys, expected, "{group}");
+        assert_eq!(view.columns, [OutputColumn::Key(0), OutputColumn::Aggregate(0), OutputColumn::Key(1)]);
+    }
+    let view = planned(&view("SELECT user_id FROM tweets AS t GROUP BY t.user_id"));
+    assert_eq!((view.keys.len(), view.aggregates.len()), (1, 0));
+}
+
+#[test]
+fn an_order_is_named_by_column_alias_position_or_expression() {
+    let expected = [
+        OrderBy { column: OutputColumn::Aggregate(1), descending: true },
+        OrderBy { column: OutputColumn::Key(0), descending: false },
+    ];
+    for order in ["m DESC, user_id", "3 DESC NULLS LAST, 1 ASC", "max(likes) DESC, tweets.user_id"] {
+        let query = format!("SELECT user_id, count(*) AS n, max(likes) AS m FROM tweets GROUP BY 1 ORDER BY {order}");
+        assert_eq!(planned(&view(&query)).order, expected, "{order}");
+    }
+}
+
+#[test]
+fn windows_tumble_and_hop() {
+    for (from, size, slide) in [
+        ("TUMBLE(tweets, timestamp, INTERVAL '1 minute')", MINUTE, MINUTE),
+        ("tumble(tweets, \"timestamp\", INTERVAL '90' SECOND) AS w", MINUTE * 3 / 2, MINUTE * 3 / 2),
+        ("TUMBLE(tweets, timestamp, INTERVAL '1 day 12 hours')", 2_160 * MINUTE, 2_160 * MINUTE),
+        ("HOP(tweets, timestamp, INTERVAL '100 ms', INTERVAL '1 s')", 1_000_000, 100_000),
+    ] {
+        let view = planned(&view(&format!("SELECT window_end, count(*) AS n FROM {from} GROUP BY window_end")));
+        assert_eq!(view.window, Some(Window { size, slide }), "{from}");
+        assert_eq!(view.columns, [OutputColumn::WindowEnd, OutputColumn::Aggregate(0)]);
+    }
+}
+
+#[test]
+fn aggregates_take_arguments_and_filters() {
+    let is_liked = binary(column("likes"), Op::Greater, int(0));
+    for (sql, function, argument, filter) in [
+        ("count(*)", A::Count, None, None),
+        ("COUNT(1)", A::Count, None, None),
+        ("(count(id))", A::Count, Some(column("id")), None),
+        ("count(*) FILTER (WHERE likes > 0)", A::Count, None, Some(is_liked)),
+        ("sum(likes)", A::Sum, Some(column("likes")), None),
+        ("sum(likes + score)", A::Sum, Some(binary(cast(column("likes"), Double), Op::Add, column("score"))), None),
+        ("avg(score)", A::Avg, Some(column("score")), None),
+        ("min(text)", A::Min, Some(column("text")), None),
+        ("max(created)", A::Max, Some(column("created")), None),
+    ] {
+        let view = planned(&view(&format!("SELECT {sql} AS x FROM tweets")));
+        assert_eq!(view.aggregates, [Aggregate { name: "x".to_owned(), function, argument, filter }], "{sql}");
+    }
+}
+
+/// Each is the left side of `… IS NULL`.
+#[test]
+fn expressions_are_typed() {
+    let micros = 1_503_792_000_000_000;
+    let retweeted = || column("retweeted");
+    let call_text = |function| call(function, [column("text")]);
+    let cases = [
+        ("likes", column("likes")),
+        ("tweets.LIKES", column("likes")),
+        ("-5", int(-5)),
+        ("-9223372036854775808", int(i64::MIN)),
+        ("-likes", Expr::Negate(Box::new(column("likes")))),
+        ("1.5", double(1.5)),
+        ("1e3", double(1000.0)),
+        ("'it''s'", text("it's")),
+        (r"E'a\nb'", text("a\nb")),
+        (r"$$\w'$$", text(r"\w'")),
+        ("TIMESTAMP '2017-08-27 00:00:00'", time(micros)),
+        ("likes + 1", binary(column("likes"), Op::Add, int(1))),
+        ("likes * score", binary(cast(column("likes"), Double), Op::Multiply, column("score"))),
+        ("score - 1", binary(column("score"), Op::Subtract, double(1.0))),
+        ("likes / 2", binary(cast(column("likes"), Double), Op::Divide, double(2.0))),
+        ("likes % 2", binary(column("likes"), Op::Modulo, int(2))),
+        ("likes + NULL", binary(column("likes"), Op::Add, null(BigInt))),
+        ("text || '!'", binary(column("text"), Op::Concat, text("!"))),
+        ("likes = 1.5", binary(cast(column("likes"), Double), Op::Equal, double(1.5))),
+        ("likes <> NULL", binary(column("likes"), Op::NotEqual, null(BigInt))),
+        ("created >= '2017-08-27T00:00:00Z'", binary(column("created"), Op::GreaterOrEqual, time(micros))),
+        ("'2017-08-27' < created", binary(time(micros), Op::Less, column("created"))),
+        ("retweeted AND NOT retweeted", binary(retweeted(), Op::And, not(retweeted()))),
+        ("retweeted OR NULL", binary(retweeted(), Op::Or, null(Boolean))),
+        ("retweeted IS TRUE", call(F::Coalesce, [retweeted(), bool(false)])),
+        ("retweeted IS NOT FALSE", not(call(F::Coalesce, [not(retweeted()), bool(false)]))),
+        ("retweeted IS UNKNOWN", Expr::IsNull(Box::new(retweeted()))),
+        ("text IS NOT NULL", not(Expr::IsNull(Box::new(column("text"))))),
+        ("likes IN (1, NULL)", Expr::In(Box::new(column("likes")), vec![int(1), null(BigInt)])),
+        (
+            "likes NOT IN (1, 2.5)",
+            not(Expr::In(Box::new(cast(column("likes"), Double)), vec![double(1.0), double(2.5)])),
+        ),
+        (
+            "likes NOT BETWEEN 1 AND 2",
+            not(binary(
+                binary(column("likes"), Op::GreaterOrEqual, int(1)),
+                Op::And,
+                binary(column("likes"), Op::LessOrEqual, int(2)),
+            )),
+        ),
+        (
+            "text NOT LIKE 'a%'",
+            not(Expr::Like { text: Box::new(column("text")), pattern: "a%".to_owned(), ignore_case: false }),
+        ),
+        ("text ILIKE '%b'", Expr::Like { text: Box::new(column("text")), pattern: "%b".to_owned(), ignore_case: true }),
+        (
+            "CASE likes WHEN 1 THEN NULL WHEN 2 THEN 2 ELSE 0.5 END",
+            Expr::Case {
+                branches: vec![
+                    (binary(column("likes"), Op::Equal, int(1)), null(Double)),
+                    (binary(column("likes"), Op::Equal, int(2)), double(2.0)),
+                ],
+                otherwise: Some(Box::new(double(0.5))),
+            },
+        ),
+        (
+            "CASE WHEN retweeted THEN 'rt' END",
+            Expr::Case { branches: vec![(retweeted(), text("rt"))], otherwise: None },
+        ),
+        ("CAST(text AS BIGINT)", cast(column("text"), BigInt)),
+        ("TRY_CAST(text AS TIMESTAMP)", cast(column("text"), Timestamp)),
+        ("likes::double", cast(column("likes"), Double)),
+        ("text::TEXT", column("text")),
+        ("NULL::BIGINT", null(BigInt)),
+        ("upper(text)", call_text(F::Upper)),
+        ("trim(text)", call_text(F::Trim)),
+        ("char_length(text)", call_text(F::Length)),
+        ("substr(text, 2)", call_text(F::Substring { from: 2, length: None })),
+        ("substring(text FROM 2 FOR 3)", call_text(F::Substring { from: 2, length: Some(3) })),
+        ("replace(text, 'a', '')", call_text(F::Replace { what: "a".to_owned(), with: String::new() })),
+        ("starts_with(text, 'RT')", call_text(F::StartsWith("RT".to_owned()))),
+        ("ends_with(text, '!')", call_text(F::EndsWith("!".to_owned()))),
+        ("contains(text, 'x')", call_text(F::Contains("x".to_owned()))),
+        ("regexp_like(text, '^a')", call_text(F::RegexpMatches("^a".to_owned()))),
+        ("regexp_extract(text, 'a(b)', 1)", call_text(F::RegexpExtract { pattern: "a(b)".to_owned(), group: 1 })),
+        (
+            "regexp_replace(text, 'a(b)', '$1', 'g')",
+            call_text(F::RegexpReplace { pattern: "a(b)".to_owned(), with: "$1".to_owned() }),
+        ),
+        ("payload ->> 'a'", call(F::JsonText("$.a".to_owned()), [column("payload")])),
+        ("payload -> 'a' -> 0 ->> '$.b'", call(F::JsonText("$.a[0].b".to_owned()), [column("payload")])),
+        ("payload ->> '$.a.\"b-c\"[1]'", call(F::JsonText("$.a['b-c'][1]".to_owned()), [column("payload")])),
+        ("json_extract_string(payload, 'x y')", call(F::JsonText("$['x y']".to_owned()), [column("payload")])),
+        ("coalesce(NULL, likes, 0.5)", call(F::Coalesce, [null(Double), cast(column("likes"), Double), double(0.5)])),
+        ("nullif(text, '')", call(F::NullIf, [column("text"), text("")])),
+        ("abs(likes)", call(F::Abs, [column("likes")])),
+        ("round(likes)", call(F::Round, [cast(column("likes"), Double)])),
+        ("floor(score)", call(F::Floor, [column("score")])),
+        ("ceil(score)", call(F::Ceil, [column("score")])),
+        ("date_trunc('HOUR', created)", call(F::DateTrunc(TimeUnit::Hour), [column("created")])),
+        ("extract(hour FROM created)", call(F::Extract(TimeUnit::Hour), [column("created")])),
+    ];
+    for (sql, expected) in cases {
+        let view = planned(&condition(&format!("({sql}) IS NULL")));
+        assert_eq!(view.filter, Some(Expr::IsNull(Box::new(expected))), "{sql}");
+    }
+}

@@ -1,0 +1,534 @@
+//! What is refused: the text, then the place and the message.
+
+use super::{check, condition, view};
+
+/// Whole statements.
+const STATEMENTS: &[(&str, &str)] = &[
+    ("SELEC 1", "1:1: expected an SQL statement, found SELEC"),
+    (
+        "CREATE VIEW v AS SELECT count(*) AS n FROM tweets",
+        "1:13: views are kept up to date; write CREATE MATERIALIZED VIEW",
+    ),
+    (
+        "DROP TABLE tweets",
+        "1:1: unsupported statement; a project holds CREATE TABLE and CREATE MATERIALIZED VIEW statements",
+    ),
+    (
+        "CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets",
+        "1:1: unsupported clause; a view is CREATE MATERIALIZED VIEW name [WITH (…)] AS SELECT …",
+    ),
+    ("CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM", "1:56: expected identifier, found the end"),
+    ("CREATE MATERIALIZED VIEW v AS SELECT 'abc", "1:38: unterminated string literal"),
+    (
+        "CREATE MATERIALIZED VIEW a.b AS SELECT count(*) AS n FROM tweets",
+        "1:26: `a.b`: names have one part; there are no schemas",
+    ),
+    (
+        r#"CREATE MATERIALIZED VIEW "a/b" AS SELECT count(*) AS n FROM tweets"#,
+        "1:26: `a/b`: a table's or view's name is a letter and up to 127 letters, digits and underscores",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW tweets AS SELECT count(*) AS n FROM tweets",
+        "1:26: `tweets` is a table; a view needs a name of its own",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`; did you mean `allowed_lateness`?",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
+        "1:53: `1` isn't a duration; write a whole number and a unit, such as `10 seconds`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1 s', allowed_lateness = '2 s') AS SELECT count(*) AS n FROM tweets",
+        "1:60: option `allowed_lateness` is given twice",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch = 'every day') AS SELECT count(*) AS n FROM tweets",
+        "1:42: `every day` isn't a cron expression of 5 or 6 fields, such as `*/15 * * * *`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch = true) AS SELECT count(*) AS n FROM tweets",
+        "1:42: option `batch` takes a text in single quotes or a number, not `true`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (max_rows = 0) AS SELECT count(*) AS n FROM tweets",
+        "1:45: `0`: option `max_rows` is a whole number from 1 to 4294967295",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch) AS SELECT count(*) AS n FROM tweets",
+        "1:34: `batch`: options are written as name = 'value'",
+    ),
+    (
+        "CREATE TABLE t (a TEXT)",
+        "1:14: table `t` needs WITH (event_time = 'column'), the time at which an event happened",
+    ),
+    ("CREATE TABLE t (a TEXT) WITH (event_time = 'b')", "1:44: unknown column `b`; table `t` has `a`"),
+    ("CREATE TABLE t (a TEXT) WITH (event_time = 'a')", "1:44: event_time must be a TIMESTAMP column; `a` is TEXT"),
+    ("CREATE TABLE t (a TIMESTAMP, a TEXT) WITH (event_time = 'a')", "1:30: column `a` is defined twice"),
+    (
+        "CREATE TABLE t (a DATE) WITH (event_time = 'a')",
+        "1:19: unsupported type `DATE`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP(3)) WITH (event_time = 'a')",
+        "1:19: unsupported type `TIMESTAMP(3)`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b VARCHAR(20)) WITH (event_time = 'a')",
+        "1:32: `VARCHAR(20)`: a text's length can't be limited; write TEXT",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b DECIMAL(10, 2)) WITH (event_time = 'a')",
+        "1:32: unsupported type `DECIMAL(10,2)`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP PRIMARY KEY) WITH (event_time = 'a')",
+        "1:17: column `a`: unsupported `PRIMARY KEY`; a column is a name, a type and perhaps NOT NULL",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, PRIMARY KEY (a)) WITH (event_time = 'a')",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …) WITH (…), without constraints",
+    ),
+    (
+        "CREATE TABLE IF NOT EXISTS t (a TIMESTAMP) WITH (event_time = 'a')",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …) WITH (…), without constraints",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, __b TEXT) WITH (event_time = 'a')",
+        "1:30: `__b`: names that start with two underscores are the platform's own",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, window_start TEXT) WITH (event_time = 'a')",
+        "1:30: `window_start` is the name of a window's bound; choose another",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', format = 'avro')",
+        "1:63: unsupported format `avro`; there is `json`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topik = 'x')",
+        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`; did you mean `topic`?",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = '_x')",
+        "1:62: `_x` can't be a topic; its name has 1 to 249 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`, and doesn't start with `_`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = 'a b')",
+        "1:62: `a b` can't be a topic; its name has 1 to 249 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`, and doesn't start with `_`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = 'tweets')",
+        "1:14: tables `tweets` and `t` are both over topic `tweets`; a topic has one table",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', watermark = '5 fortnights')",
+        "1:66: `5 fortnights`: unknown unit `fortnights`; the units are ms, s, min, h, d and w",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partitions = 0)",
+        "1:67: `0`: option `partitions` is a whole number from 1 to 1024",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partition_by = 'user')",
+        "1:69: unknown column `user`; table `t` has `a`",
+    ),
+    ("CREATE TABLE tweets (a TIMESTAMP) WITH (event_time = 'a', topic = 'u')", "1:14: table `tweets` is defined twice"),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = a)",
+        "1:49: option `event_time` takes a text in single quotes or a number, not `a`",
+    ),
+    ("CREATE TABLE t WITH (event_time = 'a')", "1:14: table `t` has no columns; write CREATE TABLE t (column TYPE, …)"),
+];
+
+/// Queries of a view, which start on its second line.
+const QUERIES: &[(&str, &str)] = &[
+    ("SELECT count(*) AS n", "2:1: the view needs FROM: a table, TUMBLE(…) or HOP(…)"),
+    (
+        "SELECT count(*) AS n FROM tweet",
+        "2:27: unknown table `tweet`; there are `clicks`, `tweets`; did you mean `tweets`?",
+    ),
+    ("SELECT count(*) AS n FROM other", "2:27: `other` is a view; a view reads a table"),
+    (
+        "SELECT count(*) AS n FROM tweets, clicks",
+        "2:35: a view reads one table; lists are unnested by CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    (
+        "SELECT count(*) AS n FROM tweets JOIN clicks ON true",
+        "2:39: joins aren't supported but for CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    (
+        "SELECT count(*) AS n FROM (SELECT * FROM tweets) AS t",
+        "2:28: subqueries aren't supported; a view reads one table",
+    ),
+    (
+        "WITH t AS (SELECT 1) SELECT count(*) AS n FROM t",
+        "2:1: WITH isn't supported; a view is one SELECT over one table",
+    ),
+    ("SELECT DISTINCT user_id FROM tweets", "2:8: SELECT DISTINCT isn't supported; GROUP BY the columns"),
+    (
+        "SELECT count(*) AS n FROM tweets UNION SELECT count(*) AS n FROM tweets",
+        "2:34: UNION isn't supported; write one view for each SELECT",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id HAVING count(*) > 1",
+        "2:60: HAVING isn't supported; filter the view's rows where they are read",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY ROLLUP (user_id)",
+        "2:60: GROUPING SETS, CUBE and ROLLUP aren't supported; write one view for each grouping",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY GROUPING SETS ((user_id))",
+        "2:68: GROUPING SETS, CUBE and ROLLUP aren't supported; write one view for each grouping",
+    ),
+    ("SELECT user_id, count(*) AS n FROM tweets GROUP BY ALL", "2:43: GROUP BY ALL isn't supported; name the keys"),
+    (
+        "SELECT user_id, count(*) OVER (PARTITION BY user_id) AS n FROM tweets",
+        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)",
+    ),
+    (
+        "SELECT user_id, lag(text) OVER (ORDER BY timestamp) AS n FROM tweets GROUP BY user_id",
+        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n OFFSET 5",
+        "2:71: OFFSET and LIMIT … BY aren't supported; a view keeps the first rows of each window: LIMIT k",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n FETCH FIRST 5 ROWS ONLY",
+        "2:71: FETCH isn't supported; write LIMIT",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id LIMIT 5",
+        "2:66: LIMIT needs ORDER BY, or which rows are kept would be chance",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n LIMIT 0",
+        "2:77: LIMIT is a whole number from 1 to 100000",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n LIMIT 1000000",
+        "2:77: LIMIT is a whole number from 1 to 100000",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n NULLS FIRST",
+        "2:69: nulls come last; NULLS FIRST and WITH FILL aren't supported",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY max(id)",
+        "2:69: `max(id)` is ordered by but not selected; add it to the SELECT list",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY 3",
+        "2:69: there is no column 3; the SELECT list has 2",
+    ),
+    ("SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id FOR UPDATE", "2:60: FOR isn't supported"),
+    ("SELECT * FROM tweets", "2:8: * isn't supported; name the keys and aggregates that the view keeps"),
+    (
+        "SELECT user_id FROM tweets",
+        "2:8: the view has neither GROUP BY nor an aggregate; plain-row views need a sink, which this version doesn't have",
+    ),
+    ("SELECT user_id, count(*) FROM tweets GROUP BY user_id", "2:17: give `count(*)` a name with AS"),
+    ("SELECT lower(user_id), count(*) AS n FROM tweets GROUP BY 1", "2:8: give `lower(user_id)` a name with AS"),
+    (
+        "SELECT user_id, text, count(*) AS n FROM tweets GROUP BY user_id",
+        "2:17: `text` is neither an aggregate nor grouped by; add it to GROUP BY",
+    ),
+    (
+        "SELECT count(*) AS n FROM tweets GROUP BY user_id",
+        "2:43: `user_id` is grouped by but not selected; add it to the SELECT list",
+    ),
+    (
+        "SELECT user_id, count(*) AS user_id FROM tweets GROUP BY user_id",
+        "2:29: two columns are called `user_id`; name one with AS",
+    ),
+    (
+        "SELECT user_id AS n_lower, count(*) AS n FROM tweets GROUP BY user_id",
+        "2:19: `n_lower` is the name of a bound of `n`; choose another",
+    ),
+    (
+        "SELECT user_id AS __u, count(*) AS n FROM tweets GROUP BY user_id",
+        "2:19: `__u`: names that start with two underscores are the platform's own",
+    ),
+    (
+        "SELECT user_id AS window_end, count(*) AS n FROM tweets GROUP BY user_id",
+        "2:19: `window_end` is the name of a window's bound; choose another",
+    ),
+    ("SELECT user_id, count(*) AS n FROM tweets GROUP BY n", "2:52: `n` is an aggregate; it can't be grouped by"),
+    ("SELECT user_id, count(*) AS n FROM tweets GROUP BY 7", "2:52: there is no column 7; the SELECT list has 2"),
+    (
+        "SELECT lower(text) AS text, count(*) AS n FROM tweets GROUP BY text",
+        "2:64: `text` is a column of the table and another column's alias; call the alias something else",
+    ),
+    (
+        "SELECT payload, count(*) AS n FROM tweets GROUP BY payload",
+        "2:52: JSON can't be a key; read a part of it with ->> 'key'",
+    ),
+    (
+        "SELECT 'x' AS source, count(*) AS n FROM tweets GROUP BY source",
+        "2:58: `source` is the same for every row; a key reads a column",
+    ),
+    (
+        "SELECT window_start, count(*) AS n FROM tweets GROUP BY window_start",
+        "2:8: `window_start` needs windows: read FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') or HOP(…)",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY user_id",
+        "2:92: a view over windows must GROUP BY window_start, window_end",
+    ),
+    (
+        "SELECT window_start AS w, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_start",
+        "2:24: `window_start` keeps its name; leave AS out",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') WHERE window_start > '2017-01-01' GROUP BY window_end",
+        "2:92: `window_start` can only be selected and grouped by as it is; filter on `timestamp`",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_end ORDER BY window_end",
+        "2:115: rows are ordered within their window; order by keys and aggregates",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, created, INTERVAL '1 minute') GROUP BY window_end",
+        "2:54: windows are over the event time, which is `timestamp` in table `tweets`, not `created`",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, INTERVAL '1 minute') GROUP BY window_end",
+        "2:39: write TUMBLE(table, event_time, INTERVAL '1 minute')",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '0 minutes') GROUP BY window_end",
+        "2:74: `0 minutes`: a window's interval must be longer than no time",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '-1 minute') GROUP BY window_end",
+        "2:74: `-1 minute` isn't a duration; write a whole number and a unit, such as `10 seconds`",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 month') GROUP BY window_end",
+        "2:74: `1 month`: months and years have no fixed length; give days",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '10 microseconds') GROUP BY window_end",
+        "2:74: `10 microseconds`: unknown unit `microseconds`; the units are ms, s, min, h, d and w",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, '1 minute') GROUP BY window_end",
+        "2:65: `'1 minute'` isn't an interval; write INTERVAL '1 minute'",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM HOP(tweets, timestamp, INTERVAL '5 minutes', INTERVAL '1 minute') GROUP BY window_end",
+        "2:71: the slide is longer than the window, so events between windows would be lost; HOP takes the slide before the size",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM HOP(tweets, timestamp, INTERVAL '1 millisecond', INTERVAL '1 day') GROUP BY window_end",
+        "2:71: the window would be made of more than 100000 panes; choose a longer slide that divides the size",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM SESSION(tweets, timestamp, INTERVAL '5 minutes') GROUP BY window_end",
+        "2:39: SESSION isn't supported; there are TUMBLE and HOP",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM FOO(tweets) GROUP BY window_end",
+        "2:39: unknown table function `foo`; there are TUMBLE and HOP",
+    ),
+    (
+        "SELECT h, count(*) AS n FROM tweets CROSS JOIN UNNEST(string_split(text, ' ')) AS h GROUP BY h",
+        "2:55: name the items of the list: CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    (
+        "SELECT w, count(*) AS n FROM tweets CROSS JOIN UNNEST(text) AS h(w) GROUP BY w",
+        "2:55: UNNEST takes a list, as regexp_extract_all and string_split make, not TEXT",
+    ),
+    (
+        "SELECT text, count(*) AS n FROM tweets CROSS JOIN UNNEST(string_split(text, ' ')) AS h(text) GROUP BY text",
+        "2:88: the table has a column `text` already; choose another name for the items",
+    ),
+    (
+        "SELECT w, count(*) AS n FROM tweets CROSS JOIN UNNEST(string_split(text, ' ')) AS h(w) CROSS JOIN UNNEST(string_split(text, ',')) AS i(x) GROUP BY w",
+        "2:106: a view unnests at most one list, and joins nothing else",
+    ),
+    (
+        "SELECT w, count(*) AS n FROM tweets LEFT JOIN UNNEST(string_split(text, ' ')) AS h(w) ON true GROUP BY w",
+        "2:54: joins aren't supported but for CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    (
+        "SELECT string_split(text, ' ') AS w, count(*) AS n FROM tweets GROUP BY w",
+        "2:8: a list can only be read by CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    (
+        "SELECT user_id, count(DISTINCT text) AS n FROM tweets GROUP BY user_id",
+        "2:17: count(DISTINCT …) isn't supported; there is count(…)",
+    ),
+    (
+        "SELECT user_id, sum(text) AS n FROM tweets GROUP BY user_id",
+        "2:21: sum takes a number, not TEXT; write CAST(x AS DOUBLE)",
+    ),
+    ("SELECT user_id, sum(*) AS n FROM tweets GROUP BY user_id", "2:17: sum takes one value: sum(x)"),
+    (
+        "SELECT user_id, max(payload) AS n FROM tweets GROUP BY user_id",
+        "2:21: max takes a number, a text or a timestamp, not JSON",
+    ),
+    (
+        "SELECT user_id, sum(likes) / count(*) AS n FROM tweets GROUP BY user_id",
+        "2:17: aggregate `sum` can't stand here; each is a column of its own in the SELECT list, as sum(…) AS name",
+    ),
+    (
+        "SELECT user_id, sum(count(*)) AS n FROM tweets GROUP BY user_id",
+        "2:21: aggregate `count` can't stand here; each is a column of its own in the SELECT list, as count(…) AS name",
+    ),
+    (
+        "SELECT user_id, approx_count_distinct(text) AS n FROM tweets GROUP BY user_id",
+        "2:17: unknown function `approx_count_distinct`; the aggregates are count, sum, avg, min and max, the functions lower, upper, trim, length, char_length, substring, substr, replace, starts_with, ends_with, contains, regexp_matches, regexp_like, regexp_extract, regexp_extract_all, regexp_replace, string_split, split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
+    ),
+    (
+        "SELECT user_id, count(*) FILTER (WHERE likes) AS n FROM tweets GROUP BY user_id",
+        "2:40: FILTER takes a condition, a BOOLEAN, not BIGINT",
+    ),
+    (
+        "SELECT lower(user_id) FILTER (WHERE true) AS u, count(*) AS n FROM tweets GROUP BY u",
+        "2:8: FILTER belongs to an aggregate; `lower` isn't one",
+    ),
+];
+
+/// Conditions of a WHERE, which start on the third line.
+const CONDITIONS: &[(&str, &str)] = &[
+    (
+        "usr_id = 'x'",
+        "3:1: unknown column `usr_id`; table `tweets` has `id`, `user_id`, `text`, `likes`, `score`, `retweeted`, `payload`, `created`, `timestamp`; did you mean `user_id`?",
+    ),
+    ("x.user_id = 'x'", "3:1: unknown table `x`; this view reads `tweets`"),
+    (
+        r#""User_id" = 'x'"#,
+        "3:1: unknown column `User_id`; table `tweets` has `id`, `user_id`, `text`, `likes`, `score`, `retweeted`, `payload`, `created`, `timestamp`; did you mean `user_id`?",
+    ),
+    ("likes", "3:1: WHERE takes a condition, a BOOLEAN, not BIGINT"),
+    (
+        "count(*) > 1",
+        "3:1: aggregate `count` can't stand here; each is a column of its own in the SELECT list, as count(…) AS name",
+    ),
+    ("likes = 'many'", "3:9: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("likes = text", "3:9: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("likes + text > 1", "3:9: + takes a number, not TEXT; write CAST(x AS DOUBLE)"),
+    ("NOT likes", "3:5: NOT takes BOOLEAN, not BIGINT; write a comparison"),
+    ("user_id AND retweeted", "3:1: AND takes BOOLEAN, not TEXT; write a comparison"),
+    ("likes || 'x' = 'y'", "3:1: || takes TEXT, not BIGINT; write CAST(x AS TEXT)"),
+    ("payload = 'x'", "3:1: JSON can't stand beside TEXT; read a part of it with ->> 'key'"),
+    ("retweeted < true", "3:1: BOOLEAN has no order; compare with = or <>"),
+    (
+        "timestamp > 'yesterday'",
+        "3:13: `yesterday` isn't a timestamp; write '2024-01-15T10:30:00Z' or '2024-01-15 10:30:00'",
+    ),
+    (
+        "timestamp > TIMESTAMP 'yesterday'",
+        "3:23: `yesterday` isn't a timestamp; write '2024-01-15T10:30:00Z' or '2024-01-15 10:30:00'",
+    ),
+    ("timestamp > 5", "3:13: BIGINT can't stand beside TIMESTAMP"),
+    (
+        "likes > 99999999999999999999",
+        "3:9: 99999999999999999999 is beyond BIGINT; write 99999999999999999999.0 for a DOUBLE",
+    ),
+    ("lower(likes) = 'x'", "3:7: lower takes TEXT, not BIGINT; write CAST(x AS TEXT)"),
+    ("lower(user_id, text) = 'x'", "3:1: `lower` is lower(text); it was given 2 arguments"),
+    ("lowr(user_id) = 'x'", "3:1: unknown function `lowr`; did you mean `lower`?"),
+    (
+        "levenshtein(user_id, text) > 1",
+        "3:1: unknown function `levenshtein`; the aggregates are count, sum, avg, min and max, the functions lower, upper, trim, length, char_length, substring, substr, replace, starts_with, ends_with, contains, regexp_matches, regexp_like, regexp_extract, regexp_extract_all, regexp_replace, string_split, split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
+    ),
+    ("regexp_matches(text, '[a-')", "3:22: bad regular expression `[a-`: unclosed character class"),
+    ("regexp_matches(text, user_id)", "3:22: a regular expression must be a constant text"),
+    ("regexp_matches(text, 'a', 'i')", "3:27: `regexp_matches` has no flags; write (?i) at the start of the pattern"),
+    ("regexp_extract(text, '(a)(b)', 3) = 'x'", "3:22: regular expression `(a)(b)` has 2 groups; there is no group 3"),
+    (r#"regexp_replace(text, 'a', '\1') = 'x'"#, r#"3:27: `\1`: a group is written $1, not \1"#),
+    ("text LIKE user_id", "3:11: the pattern of LIKE must be a constant text"),
+    (r#"text LIKE 'a\'"#, r#"3:11: LIKE pattern `a\` ends in an escape; write `\\` for a backslash"#),
+    ("text LIKE 'a!%' ESCAPE '!'", r#"3:24: LIKE … ESCAPE isn't supported; the escape is `\`"#),
+    ("text SIMILAR TO 'a'", "3:1: unsupported match; write regexp_matches(text, 'pattern')"),
+    ("text ~ 'a'", "3:1: unsupported operator `~`; write regexp_matches(text, 'pattern')"),
+    ("text IN (SELECT text FROM tweets)", "3:1: IN takes a list of values: x IN (1, 2, 3)"),
+    ("likes IN (1, 'two')", "3:14: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("CASE WHEN likes THEN 1 ELSE 2 END = 1", "3:11: WHEN takes a condition, a BOOLEAN, not BIGINT"),
+    ("CASE likes WHEN 'x' THEN 1 END = 1", "3:17: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("CASE WHEN retweeted THEN 1 ELSE 'x' END = 1", "3:33: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("coalesce(likes, text) = 1", "3:17: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    (
+        "CAST(payload AS BIGINT) = 1",
+        "3:6: JSON can't be cast to BIGINT; read a part of it as text with ->> 'key' first",
+    ),
+    (
+        "CAST(timestamp AS TEXT) = 'x'",
+        "3:6: TIMESTAMP can't be cast to TEXT; read a part of it with extract(hour FROM x), or round it with date_trunc('hour', x)",
+    ),
+    (
+        "CAST(likes AS DATE) = 'x'",
+        "3:6: unsupported type `DATE`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
+    ),
+    ("likes::boolean", "3:1: BIGINT can't be cast to BOOLEAN; write x <> 0"),
+    ("payload -> 'a' = 'x'", "3:1: `->` gives JSON, which nothing takes; read a text with ->> 'key' or ->> '$.a.b'"),
+    (
+        "payload ->> '$.a[*]' = 'x'",
+        "3:13: bad JSON path `$.a[*]`; write a key, or a path such as `$.a.b[0]` or `$['a-b']`",
+    ),
+    ("payload ->> text = 'x'", "3:13: a JSON path is a constant: a key, an index from 0, or a path such as '$.a.b[0]'"),
+    ("text ->> 'a' = 'x'", "3:1: ->> takes JSON, not TEXT; write CAST(x AS JSON)"),
+    ("substring(text, 0) = 'x'", "3:17: where the substring starts must be a constant whole number, 1 or more"),
+    ("substring(text, likes) = 'x'", "3:17: where the substring starts must be a constant whole number, 1 or more"),
+    ("string_split(text, '') IS NULL", "3:20: the separator can't be empty"),
+    ("trim(LEADING 'x' FROM text) = 'x'", "3:14: trim(text) takes white space off both ends; there are no other forms"),
+    (
+        "concat(text, user_id) = 'x'",
+        "3:1: unsupported function `concat`; write a || b, and coalesce(x, '') for what may be null",
+    ),
+    (
+        "timestamp > now()",
+        "3:13: `now` isn't supported: a view depends on its events alone, so that it can be computed again",
+    ),
+    (
+        "timestamp > current_timestamp",
+        "3:13: `current_timestamp` isn't supported: a view depends on its events alone, so that it can be computed again",
+    ),
+    ("timestamp + INTERVAL '1 hour' > '2017-01-01'", "3:1: + takes a number, not TIMESTAMP"),
+    (
+        "date_trunc('week', timestamp) = '2017-01-01'",
+        "3:12: unsupported unit `week`; the units are second, minute, hour, day, month and year",
+    ),
+    (
+        "extract(dow FROM timestamp) = 1",
+        "3:18: unsupported unit `DOW`; the units are second, minute, hour, day, month and year",
+    ),
+    ("round(likes, 2) = 1", "3:1: `round` is round(number); it was given 2 arguments"),
+    ("abs(text) = 1", "3:5: abs takes a number, not TEXT; write CAST(x AS DOUBLE)"),
+    ("- text = 1", "3:3: - takes a number, not TEXT; write CAST(x AS DOUBLE)"),
+    ("likes = $1", "3:9: `$1`: constants are numbers, 'texts', TRUE, FALSE, NULL and TIMESTAMP '…'"),
+    ("likes BETWEEN 'a' AND 3", "3:15: TEXT can't stand beside BIGINT; write CAST(x AS BIGINT)"),
+    ("EXISTS (SELECT 1)", "3:9: subqueries aren't supported"),
+    ("likes & 1 = 1", "3:1: unsupported operator `&`"),
+    ("text IS DISTINCT FROM 'x'", "3:1: unsupported expression `text IS DISTINCT FROM 'x'`"),
+    ("timestamp AT TIME ZONE 'UTC' > '2017-01-01'", "3:1: AT TIME ZONE isn't supported; times are UTC"),
+    ("likes = ARRAY[1]", "3:15: unsupported expression `ARRAY[1]`"),
+    ("tweets.likes.x = 1", "3:1: `tweets.likes.x`: write table.column"),
+    ("h.likes = 1", "3:1: unknown table `h`; this view reads `tweets`"),
+];
+
+#[test]
+fn a_statement_is_refused_with_its_place_and_a_way_out() {
+    for (text, expected) in STATEMENTS {
+        check(text, expected);
+    }
+}
+
+#[test]
+fn a_query_is_refused_with_its_place_and_a_way_out() {
+    for (text, expected) in QUERIES {
+        check(&view(text), expected);
+    }
+}
+
+#[test]
+fn a_condition_is_refused_with_its_place_and_a_way_out() {
+    for (text, expected) in CONDITIONS {
+        check(&condition(text), expected);
+    }
+}

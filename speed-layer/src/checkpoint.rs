@@ -1,0 +1,270 @@
+//! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic file.
+//!
+//! Format 1, integers little-endian:
+//!
+//! | bytes | what |
+//! |-------|------|
+//! | 8     | `ANABSPD\n` |
+//! | 4     | the format's version, 1 |
+//! | 8     | the length of the metadata |
+//! | …     | the metadata, JSON: table, positions, watermarks, and per view its definition, base, late events and chunks |
+//! | …     | per chunk that holds any, its partials as one Parquet file; the metadata says where in this part |
+//! | 4     | CRC-32 of everything before |
+//!
+//! A file is written under another name, synced, renamed and its folder synced, so it is there as a whole or not at
+//! all. The one before it is kept. A file that is damaged, or of another format, is refused and set aside, and the one
+//! before it is used.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{Cursor, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::partial;
+use anabranch_shared::position::{Coverage, Positions};
+use anabranch_shared::snapshot::{Chunk, Pane, Slack};
+use anabranch_shared::view::View;
+use polars::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::chunk::Closed;
+use crate::error::SpeedError;
+use crate::fold::by_pane;
+use crate::journal::Entry;
+use crate::watermark::Tracker;
+
+const MAGIC: &[u8; 8] = b"ANABSPD\n";
+const FORMAT: u32 = 1;
+const HEADER: usize = 8 + 4 + 8;
+
+/// All that a table's pipeline needs to go on.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pub tracker: Tracker,
+    pub positions: Positions,
+    /// The views by name.
+    pub views: BTreeMap<String, ViewImage>,
+}
+
+/// One view's state.
+#[derive(Debug)]
+pub(crate) struct ViewImage {
+    pub definition: String,
+    pub base: Option<u64>,
+    pub late: u64,
+    pub coverage: Coverage,
+    pub chunks: Vec<Closed>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    table: String,
+    tracker: Tracker,
+    positions: Positions,
+    views: BTreeMap<String, ViewMetadata>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ViewMetadata {
+    definition: String,
+    base: Option<u64>,
+    late: u64,
+    coverage: Coverage,
+    chunks: Vec<ChunkMetadata>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ChunkMetadata {
+    coverage: Coverage,
+    journal: Vec<Entry>,
+    panes: BTreeMap<Micros, PaneMetadata>,
+    /// Where its Parquet file begins after the metadata, and how long it is.
+    frame: Option<(usize, usize)>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PaneMetadata {
+    late: BTreeMap<i32, u64>,
+    /// `down` and `up`.
+    slack: Option<(i64, i64)>,
+}
+
+impl Image {
+    /// The bytes of a checkpoint.
+    pub fn encode(&self, table: &str) -> PolarsResult<Vec<u8>> {
+        let mut frames = Vec::new();
+        let mut views = BTreeMap::new();
+        for (name, image) in &self.views {
+            let chunks =
+                image.chunks.iter().map(|closed| encode_chunk(closed, &mut frames)).collect::<Result<_, _>>()?;
+            let ViewImage { definition, base, late, coverage, .. } = image;
+            let (definition, base, late, coverage) = (definition.clone(), *base, *late, coverage.clone());
+            views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, chunks });
+        }
+        let (tracker, positions) = (self.tracker.clone(), self.positions.clone());
+        let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, views })
+            .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
+        let mut bytes = Vec::with_capacity(HEADER + metadata.len() + frames.len() + 4);
+        bytes.extend_from_slice(MAGIC);
+        bytes.extend_from_slice(&FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
+        bytes.extend_from_slice(&metadata);
+        bytes.extend_from_slice(&frames);
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Reads a checkpoint of a table: those of its views that are still defined as they were. Says what is wrong with
+    /// it otherwise.
+    pub fn decode(bytes: &[u8], table: &str, views: &[Arc<View>]) -> Result<Self, String> {
+        let (body, sum) = bytes.split_last_chunk::<4>().ok_or("it is cut off")?;
+        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
+            return Err("its checksum doesn't match".to_owned());
+        }
+        let (magic, rest) = body.split_first_chunk::<8>().ok_or("it is cut off")?;
+        let (format, rest) = rest.split_first_chunk::<4>().ok_or("it is cut off")?;
+        let (length, rest) = rest.split_first_chunk::<8>().ok_or("it is cut off")?;
+        if magic != MAGIC || u32::from_le_bytes(*format) != FORMAT {
+            return Err(format!("it isn't a checkpoint of format {FORMAT}"));
+        }
+        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        let (metadata, frames) = rest.split_at_checked(length).ok_or("it is cut off")?;
+        let metadata: Metadata = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
+        if metadata.table != table {
+            return Err(format!("it is of table `{}`", metadata.table));
+        }
+        let mut images = BTreeMap::new();
+        for (name, image) in metadata.views {
+            let Some(view) = views.iter().find(|v| v.name == name && v.definition == image.definition) else {
+                continue;
+            };
+            let chunks =
+                image.chunks.into_iter().map(|chunk| decode_chunk(view, chunk, frames)).collect::<Result<_, _>>();
+            let chunks = chunks.map_err(|error: PolarsError| error.to_string())?;
+            let ViewMetadata { definition, base, late, coverage, .. } = image;
+            images.insert(name, ViewImage { definition, base, late, coverage, chunks });
+        }
+        Ok(Self { tracker: metadata.tracker, positions: metadata.positions, views: images })
+    }
+}
+
+fn encode_chunk(closed: &Closed, frames: &mut Vec<u8>) -> PolarsResult<ChunkMetadata> {
+    let pane = |pane: &Pane| PaneMetadata { late: pane.late.clone(), slack: pane.slack.map(|s| (s.down, s.up)) };
+    let panes = closed.chunk.panes.iter().map(|(&start, it)| (start, pane(it))).collect();
+    let held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0);
+    let mut all: Option<DataFrame> = None;
+    for frame in held {
+        match &mut all {
+            None => all = Some(frame.clone()),
+            Some(all) => {
+                all.vstack_mut(frame)?;
+            }
+        }
+    }
+    let mut place = None;
+    if let Some(mut all) = all {
+        all.rechunk_mut();
+        let start = frames.len();
+        ParquetWriter::new(&mut *frames)
+            .with_compression(ParquetCompression::Lz4Raw)
+            .set_parallel(false)
+            .finish(&mut all)?;
+        place = Some((start, frames.len() - start));
+    }
+    let (coverage, journal) = (closed.chunk.coverage.clone(), closed.journal.to_vec());
+    Ok(ChunkMetadata { coverage, journal, panes, frame: place })
+}
+
+fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
+    let mut partials = BTreeMap::new();
+    if let Some((start, length)) = chunk.frame {
+        let bytes = frames.get(start..start.saturating_add(length));
+        let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
+        partials.extend(by_pane(ParquetReader::new(Cursor::new(bytes)).finish()?)?);
+    }
+    let mut panes = BTreeMap::new();
+    for (start, PaneMetadata { late, slack }) in chunk.panes {
+        let empty = || DataFrame::empty_with_schema(&partial::schema(view));
+        let partials = partials.remove(&start).unwrap_or_else(empty);
+        let slack = slack.map(|(down, up)| Slack { down, up });
+        panes.insert(start, Arc::new(Pane { partials, late, slack }));
+    }
+    let chunk_ = Chunk { coverage: chunk.coverage, panes };
+    Ok(Closed { chunk: Arc::new(chunk_), journal: Arc::new(chunk.journal) })
+}
+
+/// Where checkpoints are stored: a folder, with a folder in it for each table.
+#[derive(Debug, Clone)]
+pub struct Checkpoints {
+    root: PathBuf,
+}
+
+impl Checkpoints {
+    /// Checkpoints in a folder, which is made when the first is stored.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    fn folder(&self, table: &str) -> PathBuf {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let name: String =
+            table.chars().map(|c| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) }).collect();
+        self.root.join(name)
+    }
+
+    /// The checkpoints of a table by number, the newest first.
+    fn list(&self, table: &str) -> Vec<(u64, PathBuf)> {
+        let number = |path: &Path| path.file_name()?.to_str()?.strip_suffix(".checkpoint")?.parse().ok();
+        let files = fs::read_dir(self.folder(table)).into_iter().flatten().flatten().map(|entry| entry.path());
+        let mut files: Vec<(u64, PathBuf)> = files.filter_map(|path| Some((number(&path)?, path))).collect();
+        files.sort_by(|a, b| b.cmp(a));
+        files
+    }
+
+    /// Stores a checkpoint and keeps the one before it.
+    pub(crate) fn store(&self, table: &str, bytes: &[u8]) -> Result<PathBuf, SpeedError> {
+        let folder = self.folder(table);
+        let older = self.list(table);
+        let path = folder.join(format!("{:020}.checkpoint", older.first().map_or(1, |(number, _)| number + 1)));
+        let failed = |step| {
+            let path = path.clone();
+            move |source| SpeedError::Checkpoint { path, step, source }
+        };
+        fs::create_dir_all(&folder).map_err(failed("making the folder"))?;
+        let unfinished = path.with_extension("unfinished");
+        let mut file = File::create(&unfinished).map_err(failed("creating the file"))?;
+        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("writing the file"))?;
+        fail::fail_point!("speed::checkpoint_written");
+        fs::rename(&unfinished, &path).map_err(failed("renaming the file"))?;
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed("syncing the folder"))?;
+        for (_, old) in older.iter().skip(1) {
+            fs::remove_file(old).map_err(failed("removing an older one"))?;
+        }
+        Ok(path)
+    }
+
+    /// The newest checkpoint that can be read. Others are set aside, with a warning.
+    pub(crate) fn load(&self, table: &str, views: &[Arc<View>]) -> Option<Image> {
+        for (_, path) in self.list(table) {
+            let read = fs::read(&path).map_err(|error| error.to_string());
+            match read.and_then(|bytes| Image::decode(&bytes, table, views)) {
+                Ok(image) => {
+                    tracing::info!(table, path = %path.display(), "read a checkpoint");
+                    return Some(image);
+                }
+                Err(problem) => {
+                    tracing::warn!(table, path = %path.display(), problem, "a checkpoint can't be used and is set aside");
+                    if let Err(error) = fs::rename(&path, path.with_extension("damaged")) {
+                        tracing::warn!(path = %path.display(), %error, "setting a damaged checkpoint aside failed");
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,166 @@
+//! Chunks: a view's state cut by coverage.
+//!
+//! Only the newest chunk, the open one, takes records. The others are closed: immutable, shared with snapshots and
+//! checkpoints, dropped once a batch version covers them.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map;
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::partial::MISSED;
+use anabranch_shared::position::{Coverage, Positions};
+use anabranch_shared::snapshot::{Chunk, Pane, Slack};
+use anabranch_shared::view::View;
+use polars::prelude::*;
+
+use crate::error::SpeedError;
+use crate::fold::{Added, failed, merge};
+use crate::journal::Entry;
+use crate::pane::{OpenPane, split_late};
+use crate::sketch::KeySketch;
+
+/// A chunk that takes no more records.
+#[derive(Debug, Clone)]
+pub(crate) struct Closed {
+    /// What others see of it.
+    pub chunk: Arc<Chunk>,
+    /// The micro-batches that it was folded from.
+    pub journal: Arc<Vec<Entry>>,
+}
+
+impl Closed {
+    /// The rows of its panes.
+    pub fn rows(&self) -> usize {
+        self.chunk.panes.values().map(|pane| pane.partials.height()).sum()
+    }
+
+    /// Whether the sum of this chunk and the next can be said in one. A pane that refuses keys can't be added to
+    /// another: what it refused may be named by the other.
+    pub fn can_merge(&self, next: &Closed) -> bool {
+        let refuses = |pane: &Pane| pane.slack.is_some_and(|slack| slack.down != slack.up);
+        let shared = self.chunk.panes.iter().filter_map(|(start, pane)| Some((pane, next.chunk.panes.get(start)?)));
+        !shared.into_iter().any(|(one, other)| refuses(one) || refuses(other))
+    }
+
+    /// The sum of this chunk and the next.
+    pub fn merge(&self, next: &Closed, view: &View) -> Result<Closed, SpeedError> {
+        let mut coverage = self.chunk.coverage.clone();
+        coverage
+            .try_append(&next.chunk.coverage)
+            .map_err(|source| SpeedError::Position { view: view.name.clone(), source })?;
+        let mut panes = self.chunk.panes.clone();
+        for (&start, pane) in &next.chunk.panes {
+            match panes.entry(start) {
+                btree_map::Entry::Vacant(entry) => {
+                    entry.insert(pane.clone());
+                }
+                btree_map::Entry::Occupied(mut entry) => {
+                    let sum = merge_panes(view, entry.get(), pane)?;
+                    entry.insert(Arc::new(sum));
+                }
+            }
+        }
+        let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
+        Ok(Closed { chunk: Arc::new(Chunk { coverage, panes }), journal: Arc::new(journal) })
+    }
+
+    /// The chunk with one pane's keys halved, by a sketch.
+    pub fn degrade(&mut self, view: &View, start: Micros) -> Result<(), SpeedError> {
+        let Some(pane) = self.chunk.panes.get(&start) else { return Ok(()) };
+        let above = pane.slack.map_or(0, |slack| slack.down);
+        let (in_time, late) = split_late(view, pane.partials.clone())?;
+        let mut sketch = KeySketch::for_rows(in_time.height(), above)?;
+        sketch.add(view, &in_time, above)?;
+        let slack = Some(Slack { down: sketch.error(), up: sketch.error() });
+        let partials = merge(view, vec![sketch.frame(view, start)?, late])?;
+        let degraded = Pane { partials, late: pane.late.clone(), slack };
+        let mut chunk = Chunk::clone(&self.chunk);
+        chunk.panes.insert(start, Arc::new(degraded));
+        self.chunk = Arc::new(chunk);
+        Ok(())
+    }
+}
+
+/// Adds up two parts of a pane. Where a sketch made them, each count is first brought down to its lower end, and the
+/// sum brought up by both errors: just as the sketches themselves would be merged.
+fn merge_panes(view: &View, one: &Pane, other: &Pane) -> Result<Pane, SpeedError> {
+    let mut late = one.late.clone();
+    for (&missed, &events) in &other.late {
+        *late.entry(missed).or_default() += events;
+    }
+    let error = |pane: &Pane| pane.slack.map_or(0, |slack| slack.down);
+    let sum = error(one) + error(other);
+    let partials = merge(view, vec![raise(view, one, -error(one))?, raise(view, other, -error(other))?])?;
+    let slack = (one.slack.is_some() || other.slack.is_some()).then_some(Slack { down: sum, up: sum });
+    let merged = Pane { partials, late, slack };
+    let partials = raise(view, &merged, sum)?;
+    Ok(Pane { partials, ..merged })
+}
+
+/// Adds to the counts of events in time.
+fn raise(view: &View, pane: &Pane, by: i64) -> Result<DataFrame, SpeedError> {
+    if by == 0 {
+        return Ok(pane.partials.clone());
+    }
+    let by = ternary_expr(col(MISSED).eq(lit(0_i32)), lit(by), lit(0_i64));
+    let raised = pane.partials.clone().lazy().with_column((col("a0") + by).alias("a0"));
+    raised.collect().map_err(failed(view, "merging degraded panes"))
+}
+
+/// The chunk that takes records.
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// The offsets folded into it.
+    pub coverage: Coverage,
+    /// Its panes by their start.
+    pub panes: BTreeMap<Micros, OpenPane>,
+    /// The micro-batches that it was folded from.
+    pub journal: Vec<Entry>,
+    /// When it was opened, by the clock.
+    pub since: Micros,
+    exported: Option<Arc<Chunk>>,
+}
+
+impl Open {
+    /// A chunk that will go on at these positions.
+    pub fn new(positions: &Positions, since: Micros) -> Self {
+        Self { coverage: Coverage::starting_at(positions), since, ..Self::default() }
+    }
+
+    /// Adds what some events make.
+    pub fn add(&mut self, view: &View, added: BTreeMap<Micros, Added>) -> Result<(), SpeedError> {
+        self.exported = None;
+        for (start, added) in added {
+            self.panes.entry(start).or_default().add(view, added)?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was exported: something changed.
+    pub fn touch(&mut self) {
+        self.exported = None;
+    }
+
+    /// The rows of its panes, those that are yet to be merged included.
+    pub fn rows(&self) -> usize {
+        self.panes.values().map(OpenPane::rows).sum()
+    }
+
+    /// The chunk as others see it.
+    pub fn export(&mut self, view: &View) -> Result<Arc<Chunk>, SpeedError> {
+        if let Some(exported) = &self.exported {
+            return Ok(exported.clone());
+        }
+        let panes = self.panes.iter_mut().map(|(&start, pane)| Ok((start, pane.export(view, start)?)));
+        let panes = panes.collect::<Result<_, SpeedError>>()?;
+        let chunk = Arc::new(Chunk { coverage: self.coverage.clone(), panes });
+        self.exported = Some(chunk.clone());
+        Ok(chunk)
+    }
+
+    /// Closes it.
+    pub fn close(mut self, view: &View) -> Result<Closed, SpeedError> {
+        Ok(Closed { chunk: self.export(view)?, journal: Arc::new(self.journal) })
+    }
+}

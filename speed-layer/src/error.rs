@@ -1,0 +1,103 @@
+//! What can go wrong in the speed layer.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use anabranch_shared::log::LogError;
+use anabranch_shared::position::{Coverage, Offset, Partition, PositionError};
+use polars::prelude::PolarsError;
+
+/// Why the speed layer can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SpeedError {
+    /// An expression or a merge failed; the view can't go on.
+    #[error("view `{view}`: {step} failed")]
+    Evaluate {
+        /// The view.
+        view: String,
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: PolarsError,
+    },
+    /// Records could not be turned into columns.
+    #[error("table `{table}`: turning records into columns failed")]
+    Columns {
+        /// The table.
+        table: String,
+        /// Why it failed.
+        #[source]
+        source: PolarsError,
+    },
+    /// The log failed, or no longer holds what is needed.
+    #[error("table `{table}`: reading the log failed")]
+    Log {
+        /// The table.
+        table: String,
+        /// Why it failed.
+        #[source]
+        source: LogError,
+    },
+    /// Records would have been counted twice, or skipped.
+    #[error("view `{view}`: records don't join what is covered")]
+    Position {
+        /// The view.
+        view: String,
+        /// What doesn't join.
+        #[source]
+        source: PositionError,
+    },
+    /// The log ends before what a checkpoint or a version says it held.
+    #[error("table `{table}` partition {partition}: state reaches offset {wanted}, but the log ends at {end}")]
+    LogShorter {
+        /// The table.
+        table: String,
+        /// The partition.
+        partition: Partition,
+        /// What the state reaches.
+        wanted: Offset,
+        /// Where the log ends.
+        end: Offset,
+    },
+    /// A range of the log was read again and did not hold what it had held.
+    #[error("table `{table}`: the log did not deliver {missing} again")]
+    Unread {
+        /// The table.
+        table: String,
+        /// What was not read.
+        missing: Coverage,
+    },
+    /// A checkpoint could not be stored.
+    #[error("checkpoint `{path}`: {step} failed")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What was done.
+        step: &'static str,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread could not be started.
+    #[error("starting the thread `{name}` failed")]
+    Thread {
+        /// Its name.
+        name: String,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An error and its causes in one line.
+pub(crate) fn reason(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

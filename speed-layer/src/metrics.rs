@@ -1,0 +1,106 @@
+//! What the speed layer has done, as plain numbers.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anabranch_shared::clock::Micros;
+
+use crate::watermark;
+
+/// One table's numbers at one instant.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct SpeedMetrics {
+    /// Events folded, since the process started.
+    pub events: u64,
+    /// Micro-batches folded.
+    pub batches: u64,
+    /// Records that were no events.
+    pub rejected: u64,
+    /// Events that came too late for at least one window, summed over the table's views.
+    pub late: u64,
+    /// Seconds spent folding.
+    pub fold_seconds: f64,
+    /// Snapshots published.
+    pub snapshots: u64,
+    /// Seconds spent making snapshots.
+    pub snapshot_seconds: f64,
+    /// Checkpoints stored.
+    pub checkpoints: u64,
+    /// When the last checkpoint was stored, by the clock; none before the first.
+    pub checkpoint_at: Option<Micros>,
+    /// The size of the last checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Rows of state, over all views.
+    pub state_rows: u64,
+    /// The table's watermark.
+    pub watermark: Option<Micros>,
+    /// Whether the source has stopped: see the snapshots for why.
+    pub stopped: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub events: AtomicU64,
+    pub batches: AtomicU64,
+    pub rejected: AtomicU64,
+    pub late: AtomicU64,
+    pub fold_micros: AtomicU64,
+    pub snapshots: AtomicU64,
+    pub snapshot_micros: AtomicU64,
+    pub checkpoints: AtomicU64,
+    pub checkpoint_at: AtomicI64,
+    pub checkpoint_bytes: AtomicU64,
+    pub state_rows: AtomicU64,
+    pub watermark: AtomicI64,
+    pub stopped: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            events: AtomicU64::default(),
+            batches: AtomicU64::default(),
+            rejected: AtomicU64::default(),
+            late: AtomicU64::default(),
+            fold_micros: AtomicU64::default(),
+            snapshots: AtomicU64::default(),
+            snapshot_micros: AtomicU64::default(),
+            checkpoints: AtomicU64::default(),
+            checkpoint_at: AtomicI64::new(watermark::NONE),
+            checkpoint_bytes: AtomicU64::default(),
+            state_rows: AtomicU64::default(),
+            watermark: AtomicI64::new(watermark::NONE),
+            stopped: AtomicU64::default(),
+        }
+    }
+}
+
+pub(crate) fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+pub(crate) fn add_time(counter: &AtomicU64, time: Duration) {
+    add(counter, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+}
+
+impl Counters {
+    pub fn read(&self) -> SpeedMetrics {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let seconds = |counter: &AtomicU64| count(counter) as f64 / 1e6;
+        SpeedMetrics {
+            events: count(&self.events),
+            batches: count(&self.batches),
+            rejected: count(&self.rejected),
+            late: count(&self.late),
+            fold_seconds: seconds(&self.fold_micros),
+            snapshots: count(&self.snapshots),
+            snapshot_seconds: seconds(&self.snapshot_micros),
+            checkpoints: count(&self.checkpoints),
+            checkpoint_at: watermark::known(self.checkpoint_at.load(Ordering::Relaxed)),
+            checkpoint_bytes: count(&self.checkpoint_bytes),
+            state_rows: count(&self.state_rows),
+            watermark: watermark::known(self.watermark.load(Ordering::Relaxed)),
+            stopped: count(&self.stopped) > 0,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! A micro-batch: consecutive records of one partition, decoded.
+
+use std::ops::Range;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::columnar::to_polars;
+use anabranch_shared::decode::Decoder;
+use anabranch_shared::log::Batch;
+use anabranch_shared::position::{Offset, Partition};
+use polars::prelude::*;
+
+use crate::error::SpeedError;
+
+/// The rows that a log batch's good records make.
+#[derive(Debug)]
+pub(crate) struct MicroBatch {
+    /// The partition of all records.
+    pub partition: Partition,
+    /// The offsets that it speaks for.
+    pub coverage: Range<Offset>,
+    /// The table's columns.
+    pub events: DataFrame,
+    /// Each row's offset, ascending.
+    pub offsets: Vec<Offset>,
+    /// Each row's event time.
+    pub times: Vec<Micros>,
+    /// How many records were no rows.
+    pub rejected: usize,
+    /// When it was read, by the clock.
+    pub at: Micros,
+}
+
+impl MicroBatch {
+    /// Decodes a batch that was read at `at`.
+    pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
+        let decoded = decoder.decode(&batch.payloads, &batch.log_times);
+        let events = to_polars(&decoded.batch)
+            .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
+        Ok(Self {
+            partition: batch.partition,
+            coverage: batch.coverage.clone(),
+            events,
+            offsets: decoded.kept.iter().map(|&i| batch.offsets[i as usize]).collect(),
+            times: decoded.event_times().to_vec(),
+            rejected: decoded.rejects.len(),
+            at,
+        })
+    }
+
+    /// What is before an offset.
+    pub fn until(mut self, end: Offset) -> Self {
+        if end < self.coverage.end {
+            self.coverage.end = end.max(self.coverage.start);
+            let rows = self.rows(&self.coverage).len();
+            self.events = self.events.slice(0, rows);
+            self.offsets.truncate(rows);
+            self.times.truncate(rows);
+        }
+        self
+    }
+
+    /// The rows with an offset in the range.
+    pub fn rows(&self, offsets: &Range<Offset>) -> Range<usize> {
+        let start = self.offsets.partition_point(|&offset| offset < offsets.start);
+        let end = self.offsets.partition_point(|&offset| offset < offsets.end);
+        start..end.max(start)
+    }
+
+    /// The newest event time.
+    pub fn newest(&self) -> Option<Micros> {
+        self.times.iter().copied().max()
+    }
+}

@@ -1,0 +1,336 @@
+//! One table's pipeline: a thread that reads and decodes, and one that folds, publishes and keeps checkpoints.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::{Duration, Instant};
+
+use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::view::View;
+use tokio::sync::watch;
+
+use crate::checkpoint::{Image, ViewImage};
+use crate::error::{SpeedError, reason};
+use crate::metrics::{Counters, add, add_time};
+use crate::micro_batch::MicroBatch;
+use crate::recovery::{self, Start, fitting};
+use crate::refold::{Place, Replay};
+use crate::settings::{Settings, micros};
+use crate::state::ViewState;
+use crate::watermark::{self, Tracker};
+use crate::writer::Writer;
+
+/// A snapshot may take this share of the time: one part in so many.
+const SNAPSHOT_SHARE: u32 = 5;
+
+/// What the reader tells the folder.
+pub(crate) enum Input {
+    /// Records.
+    Batch(MicroBatch),
+    /// At that time, these partitions held nothing unread.
+    CaughtUp(Vec<Partition>, Micros),
+    /// The reader can't go on.
+    Failed(String),
+}
+
+/// What a pipeline is made of.
+pub(crate) struct Parts {
+    pub table: Arc<Table>,
+    pub views: Vec<Arc<View>>,
+    pub versions: Versions,
+    pub settings: Settings,
+    pub clock: Arc<dyn Clock>,
+    pub replay: Replay,
+    pub writer: Option<Writer>,
+    pub counters: Arc<Counters>,
+    pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+}
+
+/// The folding side of a pipeline.
+pub(crate) struct Pipeline {
+    parts: Parts,
+    tracker: Tracker,
+    positions: Positions,
+    states: Vec<ViewState>,
+    /// Versions that wait, by view, until the state has read as far.
+    waiting: BTreeMap<String, u64>,
+    /// Versions seen, by view: a refold that failed isn't tried again with the same one.
+    seen: BTreeMap<String, u64>,
+    sequence: u64,
+    changed: bool,
+    published: Instant,
+    cost: Duration,
+    checkpointed: Micros,
+    since_checkpoint: bool,
+}
+
+/// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
+/// views' snapshots.
+pub(crate) fn run(
+    parts: Parts,
+    image: Option<Image>,
+    bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
+    begin: &SyncSender<Positions>,
+    inputs: &Receiver<Input>,
+) {
+    let (senders, counters) = (parts.senders.clone(), parts.counters.clone());
+    let table = parts.table.name.clone();
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        let mut pipeline = Pipeline::recover(parts, image, bounds).map_err(|error| reason(&error))?;
+        // The reader may have ended before it began.
+        begin.send(pipeline.positions.clone()).ok();
+        pipeline.fold_all(inputs)
+    }));
+    let stopped = match done {
+        Ok(Ok(())) => return,
+        Ok(Err(reason)) => reason,
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("a fault in the program: {}", text.unwrap_or("unknown"))
+        }
+    };
+    tracing::error!(table, reason = stopped, "the source has stopped");
+    counters.stopped.store(1, Ordering::Relaxed);
+    for sender in senders.values() {
+        let mut last = Snapshot::clone(&sender.borrow());
+        last.sequence += 1;
+        last.stopped = Some(stopped.clone());
+        sender.send_replace(Arc::new(last));
+    }
+}
+
+impl Pipeline {
+    fn recover(
+        mut parts: Parts,
+        image: Option<Image>,
+        bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
+    ) -> Result<Self, SpeedError> {
+        let now = parts.clock.now();
+        let Parts { table, views, versions, replay, settings, .. } = &mut parts;
+        let records = settings.chunk_records;
+        let Start { tracker, positions, states } =
+            recovery::recover(table, views, versions, image, bounds, replay, records, now)?;
+        Ok(Self {
+            parts,
+            tracker,
+            positions,
+            states,
+            waiting: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            sequence: 0,
+            changed: true,
+            published: Instant::now(),
+            cost: Duration::ZERO,
+            checkpointed: now,
+            since_checkpoint: true,
+        })
+    }
+
+    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), String> {
+        self.adopt_versions().map_err(|error| reason(&error))?;
+        self.publish().map_err(|error| reason(&error))?;
+        loop {
+            let stop = match inputs.recv_timeout(self.until_publishing()) {
+                Ok(input) => self.take(input).map_err(|error| reason(&error))?,
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return self.finish().map_err(|error| reason(&error)),
+            };
+            if let Some(stop) = stop {
+                self.finish().map_err(|error| reason(&error))?;
+                return Err(stop);
+            }
+            self.keep_up().map_err(|error| reason(&error))?;
+        }
+    }
+
+    /// What else there is to do after an input.
+    fn keep_up(&mut self) -> Result<(), SpeedError> {
+        self.adopt_versions()?;
+        let now = self.parts.clock.now();
+        let before = now.saturating_sub(micros(self.parts.settings.chunk_interval));
+        for state in &mut self.states {
+            state.close_chunk(before, self.parts.settings.chunk_records, now)?;
+        }
+        if self.changed && self.until_publishing().is_zero() {
+            self.publish()?;
+        }
+        let due = now.saturating_sub(self.checkpointed) >= micros(self.parts.settings.checkpoint_interval);
+        if due && self.since_checkpoint && self.parts.writer.as_ref().is_some_and(Writer::is_free) {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, input: Input) -> Result<Option<String>, SpeedError> {
+        match input {
+            Input::Failed(reason) => return Ok(Some(reason)),
+            Input::CaughtUp(partitions, at) => {
+                let before = self.tracker.watermark();
+                self.tracker.caught_up(&partitions, at, micros(self.parts.settings.idle_after));
+                self.changed |= before != self.tracker.watermark();
+            }
+            Input::Batch(batch) => self.fold(&batch)?,
+        }
+        Ok(None)
+    }
+
+    fn fold(&mut self, batch: &MicroBatch) -> Result<(), SpeedError> {
+        let begun = Instant::now();
+        let met = self.tracker.begin(batch.partition, batch.at);
+        let each = met.each(&batch.times, self.tracker.delay());
+        let late = |states: &[ViewState]| states.iter().map(|state| state.late).sum::<u64>();
+        let late_before = late(&self.states);
+        for state in &mut self.states {
+            state.apply(batch, met, &each)?;
+        }
+        fail::fail_point!("speed::after_fold");
+        if let Some(newest) = batch.newest() {
+            self.tracker.end(batch.partition, newest);
+        }
+        self.positions.insert(batch.partition, batch.coverage.end);
+        (self.changed, self.since_checkpoint) = (true, true);
+        let counters = &self.parts.counters;
+        add(&counters.events, batch.times.len() as u64);
+        add(&counters.batches, 1);
+        add(&counters.rejected, batch.rejected as u64);
+        add(&counters.late, late(&self.states) - late_before);
+        add_time(&counters.fold_micros, begun.elapsed());
+        Ok(())
+    }
+
+    /// Moves views to the frontiers of versions that were published.
+    fn adopt_versions(&mut self) -> Result<(), SpeedError> {
+        for i in 0..self.states.len() {
+            let view = self.states[i].view.clone();
+            let Some(version) = fitting(&view, &self.parts.versions) else { continue };
+            let number = version.published.version;
+            if self.states[i].base == Some(number) || self.seen.get(&view.name) == Some(&number) {
+                continue;
+            }
+            let frontier = version.published.coverage.ends();
+            let place = self.states[i].place(&frontier);
+            if place == Place::Ahead {
+                if self.waiting.insert(view.name.clone(), number) != Some(number) {
+                    tracing::info!(
+                        view = view.name,
+                        version = number,
+                        "a version is ahead; waiting to have read as far"
+                    );
+                }
+                continue;
+            }
+            self.waiting.remove(&view.name);
+            self.seen.insert(view.name.clone(), number);
+            match place {
+                Place::Start | Place::Ahead => self.states[i].base = Some(number),
+                Place::Inside => {
+                    if let Err(error) = self.states[i].advance(number, &frontier, &mut self.parts.replay) {
+                        let reason = reason(&error);
+                        tracing::warn!(
+                            view = view.name,
+                            version = number,
+                            reason,
+                            "the state stays on its old version"
+                        );
+                        continue;
+                    }
+                }
+                Place::Before => self.rebuild(i, &version)?,
+            }
+            fail::fail_point!("speed::after_drop");
+            tracing::info!(view = view.name, version = number, %version.published.coverage, "stands on a version");
+            (self.changed, self.since_checkpoint) = (true, true);
+            // The serving layer changes over with this snapshot: not a moment to wait.
+            self.publish()?;
+        }
+        Ok(())
+    }
+
+    fn rebuild(&mut self, i: usize, version: &Version) -> Result<(), SpeedError> {
+        let (view, number) = (self.states[i].view.clone(), version.published.version);
+        tracing::warn!(view = view.name, version = number, "a version begins before the state, which is folded anew");
+        let now = self.parts.clock.now();
+        let frontier = version.published.coverage.ends();
+        let from = self.positions.keys().map(|&p| (p, frontier.get(&p).copied().unwrap_or(0))).collect();
+        let mut state = ViewState::new(view, Some(number), &from, now);
+        let mut tracker = self.tracker.restarted();
+        for (&partition, &newest) in &version.published.event_times {
+            tracker.seed(partition, newest);
+        }
+        let records = self.parts.settings.chunk_records;
+        self.parts.replay.rebuild(&mut state, &self.positions, tracker, records)?;
+        self.states[i] = state;
+        Ok(())
+    }
+
+    /// How long until the next snapshot may be made.
+    fn until_publishing(&self) -> Duration {
+        let interval = self.parts.settings.snapshot_interval;
+        if !self.changed {
+            return interval;
+        }
+        interval.max(self.cost * SNAPSHOT_SHARE).saturating_sub(self.published.elapsed())
+    }
+
+    fn publish(&mut self) -> Result<(), SpeedError> {
+        let begun = Instant::now();
+        self.sequence += 1;
+        let watermark = self.tracker.watermark();
+        let mut rows = 0;
+        for state in &mut self.states {
+            let snapshot = state.snapshot(self.sequence, watermark)?;
+            rows += state.rows() as u64;
+            if let Some(sender) = self.parts.senders.get(&state.view.name) {
+                sender.send_replace(Arc::new(snapshot));
+            }
+        }
+        (self.changed, self.published, self.cost) = (false, Instant::now(), begun.elapsed());
+        let counters = &self.parts.counters;
+        add(&counters.snapshots, 1);
+        add_time(&counters.snapshot_micros, self.cost);
+        counters.state_rows.store(rows, Ordering::Relaxed);
+        counters.watermark.store(watermark.unwrap_or(watermark::NONE), Ordering::Relaxed);
+        fail::fail_point!("speed::after_publish");
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), SpeedError> {
+        fail::fail_point!("speed::before_checkpoint");
+        let mut views = BTreeMap::new();
+        for state in &mut self.states {
+            let image = ViewImage {
+                definition: state.view.definition.clone(),
+                base: state.base,
+                late: state.late,
+                coverage: state.coverage(),
+                chunks: state.chunks()?,
+            };
+            views.insert(state.view.name.clone(), image);
+        }
+        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), views };
+        if let Some(writer) = &self.parts.writer {
+            writer.write(image);
+        }
+        (self.checkpointed, self.since_checkpoint) = (self.parts.clock.now(), false);
+        Ok(())
+    }
+
+    /// The last snapshot and the last checkpoint.
+    fn finish(&mut self) -> Result<(), SpeedError> {
+        self.publish()?;
+        if self.since_checkpoint {
+            self.checkpoint()?;
+        }
+        if let Some(writer) = self.parts.writer.take() {
+            writer.finish();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The reading side of a pipeline: records off the log, decoded.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
+
+use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::decode::Decoder;
+use anabranch_shared::log::{Log, LogError, LogReader};
+use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::schema::Table;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::reason;
+use crate::micro_batch::MicroBatch;
+use crate::pipeline::Input;
+use crate::settings::{Settings, micros};
+
+/// So many failures of the log in a row are waited out, each twice as long as the one before.
+const RETRIES: u32 = 10;
+
+/// Reads one table's topic.
+pub(crate) struct Reader {
+    pub log: Arc<dyn Log>,
+    pub table: Arc<Table>,
+    pub settings: Settings,
+    pub clock: Arc<dyn Clock>,
+    pub shutdown: CancellationToken,
+}
+
+impl Reader {
+    /// Reads from where `begin` says until shutdown, or until the folding side has ended.
+    pub fn run(&self, begin: &Receiver<Positions>, inputs: &SyncSender<Input>) {
+        let Ok(positions) = begin.recv() else { return };
+        let failed = match self.read(positions, inputs) {
+            Ok(()) => return,
+            Err(reason) => reason,
+        };
+        // If the other side has ended, it has told why.
+        inputs.send(Input::Failed(failed)).ok();
+    }
+
+    fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), String> {
+        let mut reader = self.open(&positions)?;
+        let mut decoder = Decoder::new(self.table.clone());
+        let (mut failures, mut looked) = (0, self.clock.now());
+        while !self.shutdown.is_cancelled() {
+            let at = self.clock.now();
+            let polled = match reader.poll(self.settings.read_limit(), self.settings.batch_wait) {
+                Ok(polled) => polled,
+                Err(error @ LogError::Backend { .. }) if failures < RETRIES => {
+                    tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
+                    self.wait(Duration::from_millis(10 << failures));
+                    failures += 1;
+                    continue;
+                }
+                Err(error) => return Err(self.failed(&error)),
+            };
+            failures = 0;
+            let input = match polled {
+                Some(batch) => {
+                    fail::fail_point!("speed::after_read");
+                    positions.insert(batch.partition, batch.coverage.end);
+                    let decoded = MicroBatch::decode(&mut decoder, &batch, self.clock.now()).map_err(|error| reason(&error))?;
+                    Input::Batch(decoded)
+                }
+                None => Input::CaughtUp(positions.keys().copied().collect(), at),
+            };
+            if inputs.send(input).is_err() {
+                return Ok(());
+            }
+            // While some partitions are busy, others may be caught up; and topics may have grown.
+            if at.saturating_sub(looked) >= self.look_every() {
+                looked = at;
+                let (still, new) = self.look(&positions)?;
+                if inputs.send(Input::CaughtUp(still, at)).is_err() {
+                    return Ok(());
+                }
+                if !new.is_empty() {
+                    tracing::info!(table = self.table.name, partitions = ?new, "the topic has new partitions");
+                    positions.extend(new.into_iter().map(|p| (p, 0)));
+                    reader = self.open(&positions)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn look_every(&self) -> Micros {
+        (micros(self.settings.idle_after) / 4).max(1)
+    }
+
+    /// The partitions that hold nothing unread, and those that weren't there before.
+    fn look(&self, positions: &Positions) -> Result<(Vec<Partition>, Vec<Partition>), String> {
+        let bounds = match self.log.bounds(&self.table.topic) {
+            Ok(bounds) => bounds,
+            Err(LogError::Backend { .. }) => BTreeMap::new(),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
+        let new = bounds.keys().filter(|p| !positions.contains_key(p));
+        Ok((still.map(|(&p, _)| p).collect(), new.copied().collect()))
+    }
+
+    fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, String> {
+        self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &LogError) -> String {
+        format!("table `{}`: reading the log failed: {}", self.table.name, reason(error))
+    }
+
+    /// Waits, but not through a shutdown.
+    fn wait(&self, time: Duration) {
+        let step = Duration::from_millis(10);
+        for _ in 0..time.as_millis() / step.as_millis() {
+            if self.shutdown.is_cancelled() {
+                break;
+            }
+            std::thread::sleep(step);
+        }
+    }
+}

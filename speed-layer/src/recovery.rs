@@ -1,0 +1,137 @@
+//! Where a table's pipeline begins.
+//!
+//! | there is …                                                        | a view's state begins …                      |
+//! |-------------------------------------------------------------------|----------------------------------------------|
+//! | a checkpoint with the same definition, on a base that still exists | as the checkpoint says                       |
+//! | none, or another definition; a batch version of this definition   | at the version's frontier                    |
+//! | none of both                                                      | at offset 0                                  |
+//! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
+//!
+//! What the log no longer holds is not made up for: the source stops and names the range.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::schema::Table;
+use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::view::View;
+
+use crate::checkpoint::{Image, ViewImage};
+use crate::chunk::Open;
+use crate::error::SpeedError;
+use crate::refold::Replay;
+use crate::state::ViewState;
+use crate::watermark::Tracker;
+
+/// What a pipeline begins with.
+pub(crate) struct Start {
+    pub tracker: Tracker,
+    pub positions: Positions,
+    pub states: Vec<ViewState>,
+}
+
+/// The version of a view that its definition is of.
+pub(crate) fn fitting(view: &View, versions: &Versions) -> Option<Arc<Version>> {
+    versions.get(&view.name).filter(|version| version.published.definition == view.definition)
+}
+
+/// Finds out where to begin, and folds what views lack that begin before the others.
+pub(crate) fn recover(
+    table: &Table,
+    views: &[Arc<View>],
+    versions: &Versions,
+    image: Option<Image>,
+    bounds: &BTreeMap<Partition, Range<Offset>>,
+    replay: &mut Replay,
+    chunk_records: u64,
+    now: Micros,
+) -> Result<Start, SpeedError> {
+    let zero: Positions = bounds.keys().map(|&p| (p, 0)).collect();
+    let has_image = image.as_ref().is_some_and(|image| !image.views.is_empty());
+    let mut image = image.filter(|_| has_image);
+    let mut tracker = image.as_ref().map_or_else(
+        || Tracker::new(table.watermark_delay, bounds.keys().copied(), now),
+        |image| image.tracker.clone(),
+    );
+    let read = image.as_ref().map(|image| with(&zero, &image.positions));
+    let mut states = Vec::new();
+    for view in views {
+        let version = fitting(view, versions);
+        let restored = image.as_mut().and_then(|image| image.views.remove(&view.name));
+        let restored = restored.filter(|image| image.base.is_none() || version.is_some());
+        let state = match (restored, &version) {
+            (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
+                tracing::info!(view = view.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
+                restore(view, image, &zero, now)
+            }
+            (_, Some(version)) => {
+                let number = version.published.version;
+                tracing::warn!(view = view.name, version = number, "begins at the frontier of a batch version");
+                ViewState::new(view.clone(), Some(number), &with(&zero, &version.published.coverage.ends()), now)
+            }
+            _ => {
+                tracing::warn!(
+                    view = view.name,
+                    "begins at the start of the log: there is no checkpoint and no batch version"
+                );
+                ViewState::new(view.clone(), None, &zero, now)
+            }
+        };
+        states.push(state);
+    }
+    // Views that begin before the point at which the others go on catch up first.
+    if let Some(read) = &read {
+        for state in &mut states {
+            let mut behind = tracker.restarted();
+            seed(&mut behind, &state.open.coverage.ends(), views, versions);
+            replay.rebuild(state, read, behind, chunk_records)?;
+        }
+    }
+    let least = |p: Partition| states.iter().map(|state| state.next(p)).min().unwrap_or(0);
+    let positions: Positions = zero.keys().map(|&p| (p, least(p))).collect();
+    for &partition in bounds.keys() {
+        tracker.add(partition, now);
+    }
+    seed(&mut tracker, &positions, views, versions);
+    let end = |p: Partition| bounds.get(&p).map_or(0, |range| range.end);
+    tracker.resume(now, |p| positions.get(&p).copied().unwrap_or(0) < end(p));
+    for (&partition, &wanted) in &positions {
+        let end = end(partition);
+        if wanted > end {
+            return Err(SpeedError::LogShorter { table: table.name.clone(), partition, wanted, end });
+        }
+    }
+    Ok(Start { tracker, positions, states })
+}
+
+/// Takes up the newest event times below these positions from the versions whose frontiers lie there.
+fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Arc<View>], versions: &Versions) {
+    for version in views.iter().filter_map(|view| fitting(view, versions)) {
+        for (&partition, &newest) in &version.published.event_times {
+            if version.published.coverage.next(partition) <= positions.get(&partition).copied().unwrap_or(0) {
+                tracker.seed(partition, newest);
+            }
+        }
+    }
+}
+
+fn with(zero: &Positions, positions: &Positions) -> Positions {
+    zero.iter().chain(positions).map(|(&p, &offset)| (p, offset)).collect()
+}
+
+fn is_beyond(version: &Version, image: &ViewImage) -> bool {
+    let frontier = &version.published.coverage;
+    !image.coverage.is_empty() && image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
+}
+
+fn restore(view: &Arc<View>, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {
+    let positions = with(zero, &image.coverage.ends());
+    let mut state = ViewState::new(view.clone(), image.base, &positions, now);
+    state.open = Open::new(&positions, now);
+    state.late = image.late;
+    state.closed = image.chunks;
+    state
+}

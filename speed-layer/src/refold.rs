@@ -1,0 +1,218 @@
+//! Moving a view's state to the frontier of a batch version.
+//!
+//! | the frontier is …                                  | the state …                                                  |
+//! |----------------------------------------------------|--------------------------------------------------------------|
+//! | where the state begins                             | stays as it is                                               |
+//! | beyond what was read, in any partition             | waits until that has been read                               |
+//! | inside what the state covers                       | drops the chunks below it; those that it cuts are folded again |
+//! | before the state, in any partition (a rollback)    | is folded anew from there, up to what was read               |
+//!
+//! What a cut chunk keeps is read from the log again and folded under the watermarks that its journal recorded: the
+//! very same events are late as were before.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::decode::Decoder;
+use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit};
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
+use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::Chunk;
+use anabranch_shared::view::View;
+
+use crate::chunk::{Closed, Open};
+use crate::error::SpeedError;
+use crate::fold::fold;
+use crate::journal::{self, Entry};
+use crate::micro_batch::MicroBatch;
+use crate::state::ViewState;
+use crate::watermark::Tracker;
+
+/// How long the log may take to deliver again what it had delivered before: so many waits.
+const WAITS: usize = 30;
+const WAIT: Duration = Duration::from_secs(1);
+
+/// Where a frontier lies relative to a state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Where the state begins.
+    Start,
+    /// Inside what the state covers.
+    Inside,
+    /// Beyond what was read.
+    Ahead,
+    /// Before the state.
+    Before,
+}
+
+impl ViewState {
+    /// Where a frontier lies.
+    pub fn place(&self, frontier: &Positions) -> Place {
+        let coverage = self.coverage();
+        let at = |p: Partition| frontier.get(&p).copied().unwrap_or(0);
+        if frontier.iter().any(|(&p, &offset)| offset > coverage.next(p)) {
+            Place::Ahead
+        } else if coverage.iter().any(|(p, range)| at(p) < range.start) {
+            Place::Before
+        } else if coverage.iter().all(|(p, range)| at(p) == range.start) {
+            Place::Start
+        } else {
+            Place::Inside
+        }
+    }
+
+    /// Drops what is below a frontier inside the state. After an error the state is as it was.
+    pub fn advance(&mut self, version: u64, frontier: &Positions, replay: &mut Replay) -> Result<(), SpeedError> {
+        let at = |p: Partition| frontier.get(&p).copied().unwrap_or(0);
+        let mut kept = Vec::new();
+        for closed in self.chunks()? {
+            let coverage = &closed.chunk.coverage;
+            let above: Coverage =
+                coverage.iter().map(|(p, range)| (p, range.start.max(at(p))..range.end.max(at(p)))).collect();
+            if above.is_empty() {
+                continue;
+            }
+            let panes = if above.len() == coverage.len() {
+                closed.chunk.panes.clone()
+            } else {
+                replay.refold(&self.view, &closed.journal, &above)?
+            };
+            let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
+            let journal = Arc::new(entries.cloned().collect());
+            kept.push(Closed { chunk: Arc::new(Chunk { coverage: above, panes }), journal });
+        }
+        let mut ends = self.open.coverage.ends();
+        for (&p, &offset) in frontier {
+            ends.entry(p).or_insert(offset);
+        }
+        self.open = Open::new(&ends, self.open.since);
+        self.closed = kept;
+        self.base = Some(version);
+        self.limit()
+    }
+}
+
+/// Reads parts of a table's log again.
+pub(crate) struct Replay {
+    log: Arc<dyn Log>,
+    clock: Arc<dyn Clock>,
+    decoder: Decoder,
+    limit: ReadLimit,
+}
+
+impl Replay {
+    pub fn new(log: Arc<dyn Log>, clock: Arc<dyn Clock>, table: Arc<Table>, limit: ReadLimit) -> Self {
+        Self { log, clock, decoder: Decoder::new(table), limit }
+    }
+
+    fn table(&self) -> &Arc<Table> {
+        self.decoder.table()
+    }
+
+    fn failed(&self, source: LogError) -> SpeedError {
+        SpeedError::Log { table: self.table().name.clone(), source }
+    }
+
+    fn reader(&self, from: &Positions) -> Result<Box<dyn LogReader>, SpeedError> {
+        self.log.reader(&self.table().topic, from).map_err(|source| self.failed(source))
+    }
+
+    fn poll(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {
+        for _ in 0..WAITS {
+            if let Some(batch) = reader.poll(self.limit, WAIT).map_err(|source| self.failed(source))? {
+                return Ok(Some(batch));
+            }
+        }
+        Ok(None)
+    }
+
+    fn unread(&self, partition: Partition, missing: Range<Offset>) -> SpeedError {
+        SpeedError::Unread { table: self.table().name.clone(), missing: [(partition, missing)].into_iter().collect() }
+    }
+
+    /// The panes of the events in `wanted`, each of which meets the watermark that it met first.
+    fn refold(
+        &mut self,
+        view: &View,
+        journal: &[Entry],
+        wanted: &Coverage,
+    ) -> Result<BTreeMap<Micros, Arc<anabranch_shared::snapshot::Pane>>, SpeedError> {
+        let mut open = Open::default();
+        for (partition, range) in wanted.iter().filter(|(_, range)| !range.is_empty()) {
+            let entries = journal::overlapping(journal, partition, range.start, range.end);
+            let Some(first) = entries.first() else { return Err(self.unread(partition, range.clone())) };
+            let mut met = MetAgain { entries: &entries, at: 0, newest: first.met.before };
+            let mut next = first.first;
+            let mut reader = self.reader(&Positions::from([(partition, next)]))?;
+            while next < range.end {
+                let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..range.end))?;
+                next = batch.coverage.end;
+                let batch = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?.until(range.end);
+                let each = met.each(&batch, view.table.watermark_delay);
+                let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
+                let rows = batch.rows(range);
+                let events = batch.events.slice(rows.start as i64, rows.len());
+                open.add(view, fold(view, events, &batch.times[rows.clone()], &each[rows])?)?;
+            }
+        }
+        Ok(open.export(view)?.panes.clone())
+    }
+
+    /// Feeds a view's state from where it ends up to `to`, under watermarks kept by `tracker`.
+    pub fn rebuild(
+        &mut self,
+        state: &mut ViewState,
+        to: &Positions,
+        mut tracker: Tracker,
+        chunk_records: u64,
+    ) -> Result<(), SpeedError> {
+        let lacking = |state: &ViewState| -> Positions {
+            to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| (p, state.next(p))).collect()
+        };
+        let from = lacking(state);
+        let mut reader = if from.is_empty() { return Ok(()) } else { self.reader(&from)? };
+        while let Some((&partition, &next)) = lacking(state).first_key_value() {
+            let end = to.get(&partition).copied().unwrap_or(next);
+            let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..end))?;
+            let end = to.get(&batch.partition).copied().unwrap_or(0);
+            if batch.coverage.start >= end {
+                continue;
+            }
+            let batch = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?.until(end);
+            let met = tracker.begin(batch.partition, batch.at);
+            state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
+            if let Some(newest) = batch.newest() {
+                tracker.end(batch.partition, newest);
+            }
+            state.close_chunk(Micros::MIN, chunk_records, batch.at)?;
+        }
+        Ok(())
+    }
+}
+
+/// The watermarks that records met, by the journal.
+struct MetAgain<'a> {
+    entries: &'a [&'a Entry],
+    at: usize,
+    newest: Micros,
+}
+
+impl MetAgain<'_> {
+    /// What each row met; none if the journal doesn't know.
+    fn each(&mut self, batch: &MicroBatch, delay: Micros) -> Option<Vec<Micros>> {
+        let mut each = Vec::with_capacity(batch.times.len());
+        for (&offset, &time) in batch.offsets.iter().zip(&batch.times) {
+            while offset >= self.entries.get(self.at)?.next {
+                self.at += 1;
+                self.newest = self.entries.get(self.at)?.met.before;
+            }
+            let entry = self.entries.get(self.at).filter(|entry| entry.first <= offset)?;
+            each.push(entry.met.at(self.newest, delay));
+            self.newest = self.newest.max(time);
+        }
+        Some(each)
+    }
+}

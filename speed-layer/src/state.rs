@@ -1,0 +1,184 @@
+//! A view's state: chunks that join without a gap, standing on the frontier of a batch version.
+
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
+use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::view::View;
+
+use crate::chunk::{Closed, Open};
+use crate::error::SpeedError;
+use crate::fold::fold;
+use crate::journal::{self, Entry};
+use crate::micro_batch::MicroBatch;
+use crate::sketch::KeySketch;
+use crate::watermark::Met;
+
+/// With more closed chunks, neighbours are merged.
+const CLOSED_CHUNKS: usize = 8;
+
+/// The state of one view.
+#[derive(Debug)]
+pub(crate) struct ViewState {
+    /// The view.
+    pub view: Arc<View>,
+    /// The batch version that it stands on.
+    pub base: Option<u64>,
+    /// The chunks that take no more records, in order of coverage.
+    pub closed: Vec<Closed>,
+    /// The chunk that does.
+    pub open: Open,
+    /// How many events came too late for a window, since the state began.
+    pub late: u64,
+    /// How far the watermark stays behind.
+    delay: Micros,
+    /// With more rows than this, look whether to degrade.
+    look_at: usize,
+}
+
+impl ViewState {
+    /// A state that covers nothing yet and begins at these positions.
+    pub fn new(view: Arc<View>, base: Option<u64>, from: &Positions, now: Micros) -> Self {
+        let (delay, look_at) = (view.table.watermark_delay, with_room(view.max_rows));
+        Self { view, base, closed: Vec::new(), open: Open::new(from, now), late: 0, delay, look_at }
+    }
+
+    /// What the chunks cover together.
+    pub fn coverage(&self) -> Coverage {
+        let all = self.closed.iter().map(|closed| &closed.chunk.coverage).chain([&self.open.coverage]);
+        let mut sum: std::collections::BTreeMap<Partition, std::ops::Range<Offset>> = Default::default();
+        for (partition, range) in all.flat_map(Coverage::iter) {
+            sum.entry(partition).or_insert(range.start..range.start).end = range.end;
+        }
+        sum.into_iter().collect()
+    }
+
+    /// The next offset of a partition that it lacks.
+    pub fn next(&self, partition: Partition) -> Offset {
+        self.open.coverage.next(partition)
+    }
+
+    /// Folds what it lacks of a micro-batch, whose records met `each`, which follows from `met`. Whether it lacked any.
+    pub fn apply(&mut self, batch: &MicroBatch, met: Met, each: &[Micros]) -> Result<bool, SpeedError> {
+        let (partition, next) = (batch.partition, self.next(batch.partition));
+        if batch.coverage.end <= next {
+            return Ok(false);
+        }
+        let range = batch.coverage.start.max(next)..batch.coverage.end;
+        let mut coverage = self.open.coverage.clone();
+        coverage
+            .try_apply(partition, range.clone())
+            .map_err(|source| SpeedError::Position { view: self.view.name.clone(), source })?;
+        let rows = batch.rows(&range);
+        let events = batch.events.slice(rows.start as i64, rows.len());
+        let added = fold(&self.view, events, &batch.times[rows.clone()], &each[rows])?;
+        self.late += added.values().flat_map(|added| added.late.values()).sum::<u64>();
+        self.open.add(&self.view, added)?;
+        self.open.coverage = coverage;
+        let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
+        journal::push(&mut self.open.journal, entry, self.delay);
+        self.limit()?;
+        Ok(true)
+    }
+
+    /// Closes the open chunk if it has taken records since `before`, or more than `records`. It stays open while
+    /// there is no room for another.
+    pub fn close_chunk(&mut self, before: Micros, records: u64, now: Micros) -> Result<(), SpeedError> {
+        let covered = self.open.coverage.len();
+        if covered == 0 {
+            self.open.since = now;
+        } else if (self.open.since <= before || covered >= records) && self.make_room()? {
+            let next = Open::new(&self.open.coverage.ends(), now);
+            self.closed.push(std::mem::replace(&mut self.open, next).close(&self.view)?);
+        }
+        Ok(())
+    }
+
+    fn make_room(&mut self) -> Result<bool, SpeedError> {
+        if self.closed.len() < CLOSED_CHUNKS {
+            return Ok(true);
+        }
+        let pairs = self.closed.windows(2).enumerate().filter(|(_, pair)| pair[0].can_merge(&pair[1]));
+        let Some((i, _)) = pairs.min_by_key(|(_, pair)| pair[0].rows() + pair[1].rows()) else { return Ok(false) };
+        self.closed[i] = self.closed[i].merge(&self.closed[i + 1], &self.view)?;
+        self.closed.remove(i + 1);
+        Ok(true)
+    }
+
+    /// The rows of state.
+    pub fn rows(&self) -> usize {
+        self.closed.iter().map(Closed::rows).sum::<usize>() + self.open.rows()
+    }
+
+    /// Keeps to the view's limit: degrades one pane at a time, the one with most rows.
+    pub fn limit(&mut self) -> Result<(), SpeedError> {
+        if self.open.rows() + self.closed.iter().map(Closed::rows).sum::<usize>() <= self.look_at {
+            return Ok(());
+        }
+        for pane in self.open.panes.values_mut() {
+            pane.compact(&self.view)?;
+        }
+        loop {
+            let rows = self.rows();
+            let Some((chunk, start)) = self.largest().filter(|_| rows > self.view.max_rows) else { break };
+            match chunk {
+                Some(i) => self.closed[i].degrade(&self.view, start)?,
+                None => {
+                    let Some(pane) = self.open.panes.get_mut(&start) else { break };
+                    pane.degrade(&self.view)?;
+                    self.open.touch();
+                }
+            }
+            tracing::warn!(view = self.view.name, pane = start, max_rows = self.view.max_rows, "a pane was degraded");
+            if self.rows() >= rows {
+                break;
+            }
+        }
+        self.look_at = with_room(self.rows().max(self.view.max_rows));
+        Ok(())
+    }
+
+    /// The pane with most rows that can be degraded, and the closed chunk that it is in. A closed pane takes no keys,
+    /// so there is none to refuse; only a sketch makes it smaller.
+    fn largest(&self) -> Option<(Option<usize>, Micros)> {
+        let closed = self.closed.iter().enumerate().flat_map(|(i, closed)| {
+            closed.chunk.panes.iter().map(move |(&start, pane)| (pane.partials.height(), (Some(i), start)))
+        });
+        let closed = closed.filter(|(rows, _)| self.view.is_top_k_by_count() && *rows >= KeySketch::LEAST_ROWS);
+        let open = self.open.panes.iter().filter(|(_, pane)| pane.can_degrade(&self.view));
+        let open = open.map(|(&start, pane)| (pane.rows(), (None, start)));
+        closed.chain(open).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
+    }
+
+    /// The state as others see it.
+    pub fn snapshot(&mut self, sequence: u64, watermark: Option<Micros>) -> Result<Snapshot, SpeedError> {
+        let mut chunks: Vec<_> = self.closed.iter().map(|closed| closed.chunk.clone()).collect();
+        if !self.open.coverage.is_empty() {
+            chunks.push(self.open.export(&self.view)?);
+        }
+        Ok(Snapshot {
+            sequence,
+            base: self.base,
+            coverage: self.coverage(),
+            chunks,
+            watermark,
+            late: self.late,
+            stopped: None,
+        })
+    }
+
+    /// All chunks, the open one as if it were closed.
+    pub fn chunks(&mut self) -> Result<Vec<Closed>, SpeedError> {
+        let mut chunks = self.closed.clone();
+        if !self.open.coverage.is_empty() {
+            let journal = Arc::new(self.open.journal.clone());
+            chunks.push(Closed { chunk: self.open.export(&self.view)?, journal });
+        }
+        Ok(chunks)
+    }
+}
+
+fn with_room(rows: usize) -> usize {
+    rows.saturating_add(rows / 4)
+}

@@ -1,0 +1,188 @@
+//! Tables, views, events, and the oracle: a plain fold, one record at a time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::clock::{Micros, format_timestamp};
+use anabranch_shared::expr::Expr;
+use anabranch_shared::partial::{self, MISSED, PANE};
+use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::schema::{Column as TableColumn, DataType as Type, Table};
+use anabranch_shared::snapshot::{Chunk, Snapshot};
+use anabranch_shared::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
+use anabranch_shared::window::Window;
+use polars::prelude::*;
+
+use crate::micro_batch::MicroBatch;
+
+pub(crate) const SECOND: Micros = 1_000_000;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Event {
+    pub time: Micros,
+    pub key: Option<String>,
+    pub value: i64,
+}
+
+pub(crate) fn event(second: i64, key: &str, value: i64) -> Event {
+    Event { time: second * SECOND, key: Some(key.to_owned()), value }
+}
+
+impl Event {
+    pub fn json(&self) -> String {
+        let time = format_timestamp(self.time);
+        serde_json::json!({"ts": time, "k": self.key, "v": self.value}).to_string()
+    }
+}
+
+pub(crate) fn table(delay: Micros) -> Arc<Table> {
+    let column = |name: &str, data_type, nullable| TableColumn { name: name.to_owned(), data_type, nullable };
+    Arc::new(Table {
+        name: "clicks".to_owned(),
+        topic: "clicks".to_owned(),
+        columns: vec![
+            column("ts", Type::Timestamp, false),
+            column("k", Type::Text, true),
+            column("v", Type::BigInt, false),
+        ],
+        event_time: 0,
+        watermark_delay: delay,
+        max_future: None,
+        partitions: 1,
+        partition_by: None,
+        sql: String::new(),
+    })
+}
+
+/// `SELECT k, count(*), sum(v)` per window and key.
+pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness: Micros) -> View {
+    let v = Expr::Column("v".to_owned(), Type::BigInt);
+    let aggregate =
+        |name: &str, function, argument| Aggregate { name: name.to_owned(), function, argument, filter: None };
+    View {
+        name: "sums".to_owned(),
+        sql: String::new(),
+        definition: "sha256:sums".to_owned(),
+        table: table.clone(),
+        window,
+        unnest: None,
+        filter: None,
+        keys: vec![Key { name: "k".to_owned(), expr: Expr::Column("k".to_owned(), Type::Text) }],
+        aggregates: vec![
+            aggregate("n", AggregateFunction::Count, None),
+            aggregate("total", AggregateFunction::Sum, Some(v)),
+        ],
+        columns: vec![OutputColumn::Key(0), OutputColumn::Aggregate(0), OutputColumn::Aggregate(1)],
+        order: vec![],
+        limit: None,
+        allowed_lateness,
+        schedule: None,
+        max_rows: 1_000_000,
+    }
+}
+
+/// `SELECT k, count(*) AS n … ORDER BY n DESC LIMIT 3`.
+pub(crate) fn top(table: &Arc<Table>, window: Option<Window>, max_rows: usize) -> View {
+    let mut view = sums(table, window, 0);
+    (view.name, view.definition) = ("top".to_owned(), "sha256:top".to_owned());
+    view.aggregates.truncate(1);
+    view.columns.truncate(2);
+    view.order = vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }];
+    view.limit = Some(3);
+    view.max_rows = max_rows;
+    view
+}
+
+/// A micro-batch without the detour over JSON.
+pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event]) -> MicroBatch {
+    let times: Vec<Micros> = events.iter().map(|e| e.time).collect();
+    let time = Series::new("ts".into(), times.as_slice());
+    let time = time.cast(&DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))).expect("a cast");
+    let keys: Vec<Option<&str>> = events.iter().map(|e| e.key.as_deref()).collect();
+    let values: Vec<i64> = events.iter().map(|e| e.value).collect();
+    let columns = vec![time.into(), Column::new("k".into(), keys), Column::new("v".into(), values)];
+    MicroBatch {
+        partition,
+        coverage: first..first + events.len() as u64,
+        events: DataFrame::new(events.len(), columns).expect("columns alike"),
+        offsets: (first..).take(events.len()).collect(),
+        times,
+        rejected: 0,
+        at: 0,
+    }
+}
+
+/// Count and sum by pane, number of windows missed, and key.
+pub(crate) type Rows = BTreeMap<(Micros, i32, Option<String>), (i64, i64)>;
+
+/// The sum of all chunks. A view without `total` has sums of 0.
+pub(crate) fn rows<'a>(chunks: impl IntoIterator<Item = &'a Chunk>) -> Rows {
+    let mut rows = Rows::new();
+    for frame in chunks.into_iter().flat_map(|chunk| chunk.panes.values()).map(|pane| &pane.partials) {
+        let panes = frame.column(PANE).expect("panes").i64().expect("integers").clone();
+        let missed = frame.column(MISSED).expect("missed").i32().expect("integers").clone();
+        let keys = frame.column(&partial::key(0)).expect("keys").str().expect("text").clone();
+        let counts = frame.column("a0").expect("counts").i64().expect("integers").clone();
+        let sums = frame.column("a1").ok().map(|sums| sums.i64().expect("integers").clone());
+        for i in 0..frame.height() {
+            let key = keys.get(i).map(str::to_owned);
+            let row = rows.entry((panes.get(i).expect("a pane"), missed.get(i).expect("missed"), key)).or_default();
+            row.0 += counts.get(i).expect("a count");
+            row.1 += sums.as_ref().and_then(|sums| sums.get(i)).unwrap_or(0);
+        }
+    }
+    rows
+}
+
+pub(crate) fn rows_of(snapshot: &Snapshot) -> Rows {
+    rows(snapshot.chunks.iter().map(|chunk| &**chunk))
+}
+
+/// A record as the oracle saw it.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub partition: Partition,
+    pub offset: Offset,
+    pub event: Event,
+    pub missed: i32,
+}
+
+/// The fold as the specification has it: record by record, nothing remembered but what it says.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    pub newest: BTreeMap<Partition, Option<Micros>>,
+    pub watermark: Option<Micros>,
+    pub seen: Vec<Seen>,
+}
+
+impl Oracle {
+    pub fn new(partitions: u32) -> Self {
+        Self { newest: (0..partitions).map(|p| (p, None)).collect(), ..Self::default() }
+    }
+
+    pub fn take(&mut self, view: &View, partition: Partition, offset: Offset, event: &Event) {
+        let window = view.window;
+        let missed = window.map_or(0, |window| window.missed(event.time, self.watermark, view.allowed_lateness));
+        self.seen.push(Seen { partition, offset, event: event.clone(), missed });
+        let newest = self.newest.get_mut(&partition).expect("a partition");
+        *newest = (*newest).max(Some(event.time));
+        // None is below every time: a partition without events holds the watermark back.
+        let least = self.newest.values().min().copied().flatten().map(|time| time - view.table.watermark_delay);
+        self.watermark = self.watermark.max(least);
+    }
+
+    pub fn rows(&self, view: &View, from: &Positions) -> Rows {
+        let mut rows = Rows::new();
+        for seen in self.seen.iter().filter(|seen| seen.offset >= from.get(&seen.partition).copied().unwrap_or(0)) {
+            let pane = view.window.map_or(0, |window| window.pane_of(seen.event.time));
+            let row = rows.entry((pane, seen.missed, seen.event.key.clone())).or_default();
+            row.0 += 1;
+            row.1 += if view.aggregates.len() > 1 { seen.event.value } else { 0 };
+        }
+        rows
+    }
+
+    pub fn late(&self) -> u64 {
+        self.seen.iter().filter(|seen| seen.missed > 0).count() as u64
+    }
+}

@@ -1,0 +1,5 @@
+pub(crate) mod kit;
+mod limit;
+mod log;
+mod pipeline;
+mod property;

@@ -1,0 +1,347 @@
+//! The whole layer, with its threads, on a log in memory and a clock that stands still.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::clock::{Clock, ManualClock};
+use anabranch_shared::log::Log;
+use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::version::{Published, Version, Versions};
+use anabranch_shared::view::{Catalog, View};
+use anabranch_shared::window::Window;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::kit::{Event, Oracle, SECOND, event, rows_of, sums, table, top};
+use super::log::TestLog;
+use crate::{Checkpoints, Context, Settings, SpeedLayer, run};
+
+struct Rig {
+    log: TestLog,
+    clock: Arc<ManualClock>,
+    view: Arc<View>,
+    versions: watch::Sender<Option<Arc<Version>>>,
+    context: Context,
+    oracle: Oracle,
+    folder: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Rig {
+    fn new(partitions: u32) -> Self {
+        let table = table(2 * SECOND);
+        let window = Some(Window { size: 10 * SECOND, slide: 5 * SECOND });
+        let view = Arc::new(sums(&table, window, 0));
+        let views = [view.clone(), Arc::new(top(&table, None, 1_000))];
+        let catalog = Catalog {
+            tables: [(table.name.clone(), table.clone())].into(),
+            views: views.map(|view| (view.name.clone(), view)).into(),
+        };
+        let log = TestLog::default();
+        log.create_topic("clicks", partitions).expect("a topic");
+        let clock = Arc::new(ManualClock::new(0));
+        let (versions, receiver) = watch::channel(None);
+        let folder = tempfile::tempdir().expect("a folder");
+        let context = Context {
+            log: Arc::new(log.clone()),
+            catalog: Arc::new(catalog),
+            versions: Versions([(view.name.clone(), receiver)].into()),
+            checkpoints: Some(Checkpoints::new(folder.path())),
+            clock: clock.clone(),
+            settings: Settings { batch_wait: Duration::from_millis(1), ..Settings::default() },
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), folder, runtime }
+    }
+
+    fn start(&self) -> SpeedLayer {
+        run(&self.context, &CancellationToken::new()).expect("started")
+    }
+
+    fn append(&mut self, partition: Partition, events: &[Event]) {
+        for event in events {
+            let offset = self.log.bounds("clicks").expect("bounds")[&partition].end;
+            self.oracle.take(&self.view, partition, offset, event);
+            self.log.add("clicks", partition, &event.json());
+        }
+    }
+
+    /// Waits for a snapshot that is as asked for.
+    fn wait(&self, layer: &SpeedLayer, view: &str, mut is: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let mut receiver = layer.snapshots().0[view].clone();
+        let waiting = async {
+            let found = receiver.wait_for(|snapshot| is(snapshot)).await.map(|snapshot| snapshot.clone());
+            found.expect("the layer works")
+        };
+        let patient = async { tokio::time::timeout(Duration::from_secs(60), waiting).await };
+        self.runtime.block_on(patient).unwrap_or_else(|_| panic!("in vain: {:?}", layer.snapshots().get(view)))
+    }
+
+    fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
+        let ends: Positions = self.log.bounds("clicks").expect("bounds").into_iter().map(|(p, r)| (p, r.end)).collect();
+        self.wait(layer, "sums", |snapshot| snapshot.coverage.ends() == ends)
+    }
+
+    fn check(&self, snapshot: &Snapshot) {
+        assert_eq!(snapshot.stopped, None);
+        assert_eq!(rows_of(snapshot), self.oracle.rows(&self.view, &snapshot.coverage.starts()));
+        assert_eq!((snapshot.late, snapshot.watermark), (self.oracle.late(), self.oracle.watermark));
+    }
+
+    fn publish(&self, version: u64, frontier: &[(Partition, u64)], event_times: &[(Partition, i64)]) {
+        let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
+        let published = Published {
+            version,
+            definition: self.view.definition.clone(),
+            coverage,
+            event_times: event_times.iter().copied().collect(),
+            published: 0,
+            run: String::new(),
+            panes: vec![],
+        };
+        self.versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published })));
+    }
+}
+
+fn stream() -> Vec<Event> {
+    let seconds = [1, 3, 2, 12, 4, 17, 6, 9, 30, 1, 28, 14, 31, 45, 29, 44];
+    seconds.iter().zip((0..).map(|i| ["a", "b", "c"][i % 3])).map(|(&second, key)| event(second, key, second)).collect()
+}
+
+#[test]
+fn events_are_in_the_next_snapshot() {
+    let mut rig = Rig::new(1);
+    let layer = rig.start();
+    for event in stream() {
+        rig.append(0, &[event]);
+        rig.check(&rig.wait_for_all(&layer));
+    }
+    assert!(rig.oracle.late() > 3, "the stream has late events");
+    let all = rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == 16);
+    assert_eq!(rows_of(&all).values().map(|(count, _)| count).sum::<i64>(), 16);
+    let metrics = layer.metrics()["clicks"];
+    assert_eq!((metrics.events, metrics.late, metrics.rejected), (16, rig.oracle.late(), 0));
+    layer.stop();
+}
+
+#[test]
+fn a_restart_after_any_event_changes_nothing() {
+    let events = stream();
+    for cut in 0..=events.len() {
+        let mut rig = Rig::new(1);
+        rig.append(0, &events[..cut]);
+        let layer = rig.start();
+        rig.wait_for_all(&layer);
+        layer.stop();
+        rig.append(0, &events[cut..]);
+        let layer = rig.start();
+        rig.check(&rig.wait_for_all(&layer));
+        layer.stop();
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_means_the_one_before_or_the_log() {
+    let events = stream();
+    let mut rig = Rig::new(1);
+    for part in events.chunks(6) {
+        rig.append(0, part);
+        let layer = rig.start();
+        rig.wait_for_all(&layer);
+        layer.stop();
+    }
+    for damaged in [1, 2] {
+        let files = std::fs::read_dir(rig.folder.path().join("clicks")).expect("a folder");
+        let mut files: Vec<PathBuf> = files.flatten().map(|entry| entry.path()).collect();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "checkpoint"));
+        files.sort();
+        assert_eq!(files.len(), 2);
+        for file in files.iter().rev().take(damaged) {
+            std::fs::write(file, b"nonsense").expect("damaged");
+        }
+        let layer = rig.start();
+        rig.check(&rig.wait_for_all(&layer));
+        layer.stop();
+    }
+}
+
+#[test]
+fn records_that_are_no_events_are_covered_and_counted() {
+    let mut rig = Rig::new(1);
+    rig.log.add("clicks", 0, "{\"ts\":");
+    rig.append(0, &[event(1, "a", 1)]);
+    rig.log.add("clicks", 0, "[]");
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(snapshot.coverage.len(), 3);
+    rig.check(&snapshot);
+    assert_eq!(layer.metrics()["clicks"].rejected, 2);
+    layer.stop();
+}
+
+#[test]
+fn an_idle_partition_lets_the_watermark_go_on() {
+    let mut rig = Rig::new(2);
+    let layer = rig.start();
+    rig.append(0, &[event(20, "a", 1)]);
+    assert_eq!(rig.wait_for_all(&layer).watermark, None, "partition 1 may have older events");
+    rig.clock.set(rig.clock.now() + 20 * SECOND);
+    rig.append(0, &[event(30, "a", 1)]);
+    // Only partition 1 has been still for so long.
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.watermark.is_some());
+    assert_eq!(snapshot.watermark, Some(28 * SECOND));
+    layer.stop();
+}
+
+#[test]
+fn a_version_takes_over_what_it_covers() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    let layer = rig.start();
+    rig.check(&rig.wait_for_all(&layer));
+    for (version, frontier) in [(1, 3), (2, 11), (3, 11), (4, 16)] {
+        rig.publish(version, &[(0, frontier)], &[]);
+        let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(version));
+        assert_eq!(snapshot.coverage, [(0, frontier..16)].into_iter().collect());
+        rig.check(&snapshot);
+    }
+    layer.stop();
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!((snapshot.base, snapshot.coverage.len()), (Some(4), 0));
+    layer.stop();
+}
+
+#[test]
+fn a_version_ahead_is_waited_for() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream()[..4]);
+    let layer = rig.start();
+    rig.wait_for_all(&layer);
+    rig.publish(1, &[(0, 6)], &[]);
+    rig.append(0, &stream()[4..5]);
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(snapshot.base, None);
+    rig.append(0, &stream()[5..8]);
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1));
+    assert_eq!(snapshot.coverage.starts(), Positions::from([(0, 6)]));
+    rig.check(&rig.wait_for_all(&layer));
+    layer.stop();
+}
+
+#[test]
+fn a_rollback_folds_anew_from_the_older_frontier() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    let layer = rig.start();
+    rig.publish(2, &[(0, 12)], &[]);
+    rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(2));
+    // The newest of the first five events.
+    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1));
+    assert_eq!(snapshot.coverage, [(0, 5..16)].into_iter().collect());
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+    let late = rig.oracle.seen[5..].iter().filter(|seen| seen.missed > 0).count();
+    assert_eq!(snapshot.late, late as u64, "the state began anew");
+    layer.stop();
+}
+
+#[test]
+fn without_a_checkpoint_a_version_is_the_beginning() {
+    let mut rig = Rig::new(1);
+    rig.context.checkpoints = None;
+    rig.append(0, &stream());
+    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!((snapshot.base, snapshot.coverage.starts()), (Some(1), Positions::from([(0, 5)])));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+    assert_eq!(snapshot.watermark, rig.oracle.watermark);
+    layer.stop();
+}
+
+#[test]
+fn a_version_of_another_definition_is_ignored() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    rig.publish(1, &[(0, 5)], &[]);
+    rig.versions.send_modify(|version| {
+        let mut other = Version::clone(version.as_ref().expect("a version"));
+        other.published.definition = "sha256:other".to_owned();
+        *version = Some(Arc::new(other));
+    });
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(snapshot.base, None);
+    rig.check(&snapshot);
+    layer.stop();
+}
+
+#[test]
+fn a_view_that_is_new_catches_up_before_the_others_go_on() {
+    let mut rig = Rig::new(2);
+    let events = stream();
+    rig.append(0, &events[..8]);
+    let all = rig.context.catalog.clone();
+    let mut fewer = Catalog::clone(&all);
+    fewer.views.remove("sums");
+    rig.context.catalog = Arc::new(fewer);
+    let layer = rig.start();
+    rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == 8);
+    layer.stop();
+    rig.context.catalog = all;
+    rig.append(0, &events[8..]);
+    let layer = rig.start();
+    rig.check(&rig.wait_for_all(&layer));
+    let top = rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == 16);
+    assert_eq!(rows_of(&top).values().map(|(count, _)| count).sum::<i64>(), 16, "nothing twice");
+    layer.stop();
+}
+
+#[test]
+fn what_retention_took_stops_the_source() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    rig.log.forget_before("clicks", 0, 4);
+    let layer = rig.start();
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+    let reason = snapshot.stopped.clone().expect("a reason");
+    assert!(reason.contains("offsets 0.. are wanted, but the log holds 4..16"), "{reason}");
+    assert!(layer.metrics()["clicks"].stopped);
+    layer.stop();
+}
+
+#[test]
+fn a_log_that_lost_its_end_stops_the_source() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    let layer = rig.start();
+    rig.wait_for_all(&layer);
+    layer.stop();
+    let shorter = TestLog::default();
+    shorter.create_topic("clicks", 1).expect("a topic");
+    rig.context.log = Arc::new(shorter);
+    let layer = rig.start();
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+    let reason = snapshot.stopped.clone().expect("a reason");
+    assert!(reason.contains("state reaches offset 16, but the log ends at 0"), "{reason}");
+    layer.stop();
+}
+
+#[test]
+fn many_chunks_and_checkpoints_by_the_clock() {
+    let mut rig = Rig::new(1);
+    let layer = rig.start();
+    let events: BTreeMap<u64, Event> = (0..).zip(stream().into_iter().cycle().take(60)).collect();
+    for (i, event) in events {
+        rig.append(0, &[event]);
+        rig.clock.set(i as i64 * 40 * SECOND);
+        let snapshot = rig.wait_for_all(&layer);
+        assert!(snapshot.chunks.len() <= 9, "{} chunks", snapshot.chunks.len());
+        assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    }
+    layer.stop();
+}

@@ -1,0 +1,185 @@
+//! Random streams, cuts, chunks, restarts and frontiers against the oracle.
+
+use std::sync::Arc;
+
+use anabranch_shared::clock::ManualClock;
+use anabranch_shared::log::{Log, ReadLimit};
+use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
+use proptest::prelude::*;
+
+use super::kit::{Event, Oracle, Rows, SECOND, event, micro_batch, rows, sums, table};
+use super::log::TestLog;
+use crate::checkpoint::{Image, ViewImage};
+use crate::chunk::Open;
+use crate::refold::{Place, Replay};
+use crate::state::ViewState;
+use crate::watermark::Tracker;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Some events of a partition in one micro-batch.
+    Batch(Partition, Vec<Event>),
+    CloseChunk,
+    Restart,
+    /// A version is published; each partition's share of what was read, in tenths.
+    Publish(Vec<u64>),
+}
+
+const PARTITIONS: u32 = 3;
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let one = (0..8_i64, 0..4_usize, 1..9_i64, 0..10_u8);
+    let batch = (0..PARTITIONS, prop::collection::vec(one, 1..12));
+    let step = prop_oneof![
+        6 => batch.prop_map(|(partition, events)| {
+            // Time goes on by the position in the stream, below; here it is the disorder alone.
+            let events = events.into_iter().map(|(lag, key, value, null)| {
+                let mut made = event(-lag, ["a", "b", "c", "d"][key], value);
+                made.key = made.key.filter(|_| null > 0);
+                made
+            });
+            Step::Batch(partition, events.collect())
+        }),
+        2 => Just(Step::CloseChunk),
+        1 => Just(Step::Restart),
+        1 => prop::collection::vec(0..=10_u64, PARTITIONS as usize).prop_map(Step::Publish),
+    ];
+    prop::collection::vec(step, 1..30)
+}
+
+struct World {
+    view: Arc<View>,
+    log: TestLog,
+    tracker: Tracker,
+    state: ViewState,
+    oracle: Oracle,
+    positions: Positions,
+    replay: Replay,
+    now: i64,
+}
+
+impl World {
+    fn new(window: Window, lateness: i64, read_records: usize) -> Self {
+        let table = table(2 * SECOND);
+        let view = Arc::new(sums(&table, Some(window), lateness));
+        let log = TestLog::default();
+        log.create_topic("clicks", PARTITIONS).expect("a topic");
+        let positions: Positions = (0..PARTITIONS).map(|p| (p, 0)).collect();
+        let limit = ReadLimit { records: read_records, bytes: usize::MAX };
+        Self {
+            tracker: Tracker::new(table.watermark_delay, 0..PARTITIONS, 0),
+            state: ViewState::new(view.clone(), None, &positions, 0),
+            oracle: Oracle::new(PARTITIONS),
+            replay: Replay::new(Arc::new(log.clone()), Arc::new(ManualClock::new(0)), table, limit),
+            positions,
+            view,
+            log,
+            now: 0,
+        }
+    }
+
+    fn batch(&mut self, partition: Partition, events: &[Event]) {
+        let first = self.positions[&partition];
+        for (offset, event) in (first..).zip(events) {
+            self.log.add("clicks", partition, &event.json());
+            self.oracle.take(&self.view, partition, offset, event);
+        }
+        let batch = micro_batch(partition, first, events);
+        let met = self.tracker.begin(partition, 0);
+        let each = met.each(&batch.times, self.tracker.delay());
+        self.state.apply(&batch, met, &each).expect("folded");
+        self.tracker.end(partition, batch.newest().expect("events"));
+        self.positions.insert(partition, batch.coverage.end);
+    }
+
+    fn restart(&mut self) {
+        let image = ViewImage {
+            definition: self.view.definition.clone(),
+            base: self.state.base,
+            late: self.state.late,
+            coverage: self.state.coverage(),
+            chunks: self.state.chunks().expect("chunks"),
+        };
+        let views = [(self.view.name.clone(), image)].into();
+        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), views };
+        let bytes = image.encode("clicks").expect("encoded");
+        let mut image = Image::decode(&bytes, "clicks", &[self.view.clone()]).expect("decoded");
+        let view = image.views.remove("sums").expect("the view");
+        let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), 0);
+        (state.closed, state.late, state.open) = (view.chunks, view.late, Open::new(&view.coverage.ends(), 0));
+        (self.state, self.tracker, self.positions) = (state, image.tracker, image.positions);
+    }
+
+    fn publish(&mut self, tenths: &[u64], version: u64) {
+        let starts = self.state.coverage().starts();
+        let frontier: Positions = starts
+            .iter()
+            .map(|(&p, &start)| (p, start + (self.positions[&p] - start) * tenths[p as usize] / 10))
+            .collect();
+        match self.state.place(&frontier) {
+            Place::Start => {}
+            Place::Inside => self.state.advance(version, &frontier, &mut self.replay).expect("advanced"),
+            other => panic!("{other:?}: {frontier:?} is within {}", self.state.coverage()),
+        }
+        assert_eq!(self.state.coverage().starts(), frontier);
+    }
+
+    fn rows(&mut self) -> Rows {
+        let snapshot = self.state.snapshot(1, self.tracker.watermark()).expect("a snapshot");
+        // Chunks join without a gap.
+        let mut joined = anabranch_shared::position::Coverage::starting_at(&snapshot.coverage.starts());
+        for chunk in &snapshot.chunks {
+            joined.try_append(&chunk.coverage).expect("adjacent");
+        }
+        assert_eq!(joined, snapshot.coverage);
+        rows(snapshot.chunks.iter().map(|chunk| &**chunk))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_state_is_what_the_plain_fold_says(
+        steps in steps(),
+        slide in 2..6_i64,
+        slides in 1..4_i64,
+        lateness in 0..4_i64,
+        read_records in 1..20_usize,
+    ) {
+        let window = Window { size: slide * slides * SECOND, slide: slide * SECOND };
+        let mut world = World::new(window, lateness * SECOND, read_records);
+        let mut clock = 0;
+        for (i, step) in (1..).zip(&steps) {
+            match step {
+                Step::Batch(partition, events) => {
+                    let mut events = events.clone();
+                    for event in &mut events {
+                        clock += SECOND / 2;
+                        event.time += clock;
+                    }
+                    world.batch(*partition, &events);
+                }
+                Step::CloseChunk => {
+                    world.now += 1;
+                    world.state.close_chunk(world.now, u64::MAX, world.now).expect("closed");
+                }
+                Step::Restart => world.restart(),
+                Step::Publish(tenths) => world.publish(tenths, i),
+            }
+            prop_assert_eq!(world.state.coverage().ends(), world.positions.clone());
+        }
+        let from = world.state.coverage().starts();
+        prop_assert_eq!(world.rows(), world.oracle.rows(&world.view, &from));
+        prop_assert_eq!(world.state.late, world.oracle.late());
+        prop_assert_eq!(world.tracker.watermark(), world.oracle.watermark);
+        let panes = |world: &World| -> u64 {
+            world.state.closed.iter().flat_map(|c| c.chunk.panes.values()).flat_map(|p| p.late.values()).sum()
+        };
+        world.state.close_chunk(i64::MAX, u64::MAX, 0).expect("closed");
+        let late = world.oracle.seen.iter().filter(|s| s.missed > 0 && s.offset >= from[&s.partition]).count();
+        prop_assert_eq!(panes(&world), late as u64, "late events by pane, from the frontier on");
+    }
+}

@@ -1,0 +1,78 @@
+//! Writes checkpoints beside the folding, one at a time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use anabranch_shared::clock::Clock;
+
+use crate::checkpoint::{Checkpoints, Image};
+use crate::error::{SpeedError, reason};
+use crate::metrics::{Counters, add};
+
+/// A thread that writes a table's checkpoints.
+pub(crate) struct Writer {
+    images: SyncSender<Image>,
+    busy: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Writer {
+    pub fn start(
+        store: Checkpoints,
+        table: String,
+        clock: Arc<dyn Clock>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, SpeedError> {
+        let (images, received) = sync_channel::<Image>(1);
+        let busy = Arc::new(AtomicBool::new(false));
+        let idle = busy.clone();
+        let name = format!("checkpoint-{table}");
+        let work = move || {
+            for image in received {
+                // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
+                match write(&store, &table, &image) {
+                    Ok(bytes) => {
+                        add(&counters.checkpoints, 1);
+                        counters.checkpoint_bytes.store(bytes, Ordering::Relaxed);
+                        counters.checkpoint_at.store(clock.now(), Ordering::Relaxed);
+                        fail::fail_point!("speed::after_checkpoint");
+                    }
+                    Err(problem) => tracing::error!(table, problem, "storing a checkpoint failed"),
+                }
+                idle.store(false, Ordering::Release);
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(work);
+        let thread = thread.map_err(|source| SpeedError::Thread { name, source })?;
+        Ok(Self { images, busy, thread })
+    }
+
+    /// Whether the last checkpoint is written.
+    pub fn is_free(&self) -> bool {
+        !self.busy.load(Ordering::Acquire)
+    }
+
+    /// Writes a checkpoint; waits if the thread is two behind.
+    pub fn write(&self, image: Image) {
+        self.busy.store(true, Ordering::Release);
+        if self.images.send(image).is_err() {
+            tracing::error!("the thread that writes checkpoints has ended");
+        }
+    }
+
+    /// Waits until everything is written.
+    pub fn finish(self) {
+        drop(self.images);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that writes checkpoints has failed");
+        }
+    }
+}
+
+fn write(store: &Checkpoints, table: &str, image: &Image) -> Result<u64, String> {
+    let bytes = image.encode(table).map_err(|error| reason(&error))?;
+    store.store(table, &bytes).map_err(|error| reason(&error))?;
+    Ok(bytes.len() as u64)
+}
