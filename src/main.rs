@@ -1,1 +1,54 @@
-fn main() {}
+//! The command line, and `up`, which wires every role in one process.
+//!
+//! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 it failed; 2 the command line or the project is
+//! wrong; 3 done, but some records were rejected.
+
+mod bench;
+mod cli;
+mod client;
+mod command;
+mod demo;
+mod failure;
+mod output;
+mod platform;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Cli;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new(cli.verbosity()));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    #[cfg(feature = "failpoints")]
+    let _scenario = fail::FailScenario::setup();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("anabranch: the runtime can't start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(command::run(cli));
+    // A blocking task that nobody waits for any more must not keep the process.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("anabranch: {failure}");
+            failure.exit_code()
+        }
+    }
+}

@@ -1,1 +1,20 @@
-//! anabranch-batch-layer
+//! The batch layer: archives every event, recomputes views exactly, publishes versions, keeps schedules and history.
+//!
+//! Below the data folder: `archive/<table>/` and `views/<view>/` are Delta tables, `runs.jsonl` is the history of runs.
+//!
+//! This crate knows neither the speed layer nor serving.
+
+pub mod archive;
+pub mod day;
+pub mod error;
+#[cfg(test)]
+mod fixture;
+mod history;
+pub mod jobs;
+mod layer;
+pub mod recompute;
+pub mod scan;
+pub mod schedule;
+
+pub use error::BatchError;
+pub use layer::{BatchLayer, BatchSettings, OpenError, Role};

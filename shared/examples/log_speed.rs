@@ -1,7 +1,6 @@
 //! How fast the embedded log is: `cargo run --release -p anabranch-shared --example log_speed [DIRECTORY]`.
 //!
 //! Records are 180 bytes of JSON. Appends are synced one by one; the scan is read from the files, in the page cache.
-#![expect(clippy::print_stdout, reason = "its figures are its output")]
 
 use std::error::Error;
 use std::path::PathBuf;

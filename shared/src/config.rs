@@ -40,6 +40,8 @@ pub struct Server {
     /// The address and port that it listens on.
     #[serde(deserialize_with = "value::address")]
     pub listen: String,
+    /// Whether that address may be one that others reach, although nothing authenticates them.
+    pub public: bool,
     /// How large the body of a request may be, in bytes.
     #[serde(with = "value::bytes")]
     pub max_body: u64,
@@ -109,7 +111,7 @@ pub struct Batch {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), max_body: 16 << 20 }
+        Self { listen: "127.0.0.1:8080".to_owned(), public: false, max_body: 16 << 20 }
     }
 }
 
@@ -127,7 +129,7 @@ impl Default for Speed {
             snapshot_interval: Duration::from_millis(100),
             checkpoint_interval: Duration::from_secs(10),
             chunk_interval: Duration::from_secs(30),
-            idle_after: Duration::from_secs(30),
+            idle_after: Duration::from_secs(10),
         }
     }
 }

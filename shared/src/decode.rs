@@ -116,7 +116,7 @@ impl Decoder {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
-        let mut builders = self.table.columns.iter().map(|c| Builder::new(c, payloads)).collect::<Vec<_>>();
+        let mut builders = self.table.columns.iter().map(|c| Builder::new(&c.data_type, payloads.len())).collect::<Vec<_>>();
         let mut slots = vec![Slot::Null; builders.len()];
         let (mut kept, mut rejects) = (Vec::with_capacity(payloads.len()), Vec::new());
         let mut start = 0;
@@ -204,9 +204,8 @@ enum Builder {
 }
 
 impl Builder {
-    fn new(column: &Column, payloads: &Payloads) -> Self {
-        let rows = payloads.len();
-        match &column.data_type {
+    fn new(data_type: &DataType, rows: usize) -> Self {
+        match data_type {
             DataType::BigInt => Self::BigInt(Int64Builder::with_capacity(rows)),
             DataType::Double => Self::Double(Float64Builder::with_capacity(rows)),
             DataType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),

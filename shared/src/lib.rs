@@ -4,8 +4,9 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 pub mod clock;
-pub mod decode;
+pub mod columnar;
 pub mod config;
+pub mod decode;
 pub mod expr;
 pub mod ingest;
 pub mod job;
@@ -13,11 +14,12 @@ pub mod log;
 pub mod partial;
 pub mod partitioner;
 pub mod position;
-pub mod reject;
 pub mod project;
+pub mod reject;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;
+pub mod table;
 pub mod transform;
 pub mod unit;
 pub mod version;

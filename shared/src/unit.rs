@@ -68,7 +68,7 @@ pub fn format_duration(micros: Micros) -> String {
 /// Writes a size in the largest binary unit that it is a whole number of.
 pub fn format_bytes(bytes: u64) -> String {
     let units = [(1_u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    let whole = units.iter().find(|(unit, _)| bytes != 0 && bytes % unit == 0);
+    let whole = units.iter().find(|(unit, _)| bytes != 0 && bytes.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{bytes} B"), |(unit, name)| format!("{} {name}", bytes / unit))
 }
 

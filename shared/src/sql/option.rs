@@ -84,7 +84,7 @@ impl Options {
 pub(super) fn schedule(given: Given) -> Result<String, Fault> {
     let fields: Vec<&str> = given.text.split_whitespace().collect();
     let is_field = |field: &&str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-?#+".contains(c));
-    if !(5..=6).contains(&fields.len()) || !fields.iter().all(|field| is_field(field)) {
+    if !(5..=6).contains(&fields.len()) || !fields.iter().all(is_field) {
         return Err(Fault::new(
             given.at,
             format!("`{}` isn't a cron expression of 5 or 6 fields, such as `*/15 * * * *`", given.text),

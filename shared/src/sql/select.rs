@@ -427,8 +427,8 @@ fn order_by(
     let ast::OrderByKind::Expressions(parts) = &clause.kind else {
         return Err(Fault::of(clause, "ORDER BY ALL isn't supported; name the columns"));
     };
-    if let Some(interpolate) = &clause.interpolate {
-        return Err(Fault::of(clause, format!("unsupported `{interpolate:?}`")));
+    if clause.interpolate.is_some() {
+        return Err(Fault::of(clause, "INTERPOLATE isn't supported"));
     }
     let part = |part: &ast::OrderByExpr| {
         let refuse = |message: &str| Err(Fault::of(&part.expr, message));

@@ -1,0 +1,236 @@
+//! Writing events to the archive's files: by day, in order of event time.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::decode::arrow_schema;
+use anabranch_shared::position::Partition;
+use anabranch_shared::schema::{DataType, Table};
+use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::compute::interleave_record_batch;
+use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+
+use crate::day::{day_column, day_name, day_of};
+use crate::error::BatchError;
+
+/// The column that holds the partition that an event was read from.
+pub const PARTITION: &str = "_partition";
+/// The column that holds its offset.
+pub const OFFSET: &str = "_offset";
+/// The column that holds when the log took it.
+pub const LOG_TIME: &str = "_log_time";
+
+/// Rows of a row group: enough to compress well, few enough that both cores have something to read.
+const ROW_GROUP_ROWS: usize = 262_144;
+/// Rows that are gathered at a time on their way into a file.
+const CHUNK_ROWS: usize = 65_536;
+
+/// The table as the archive lays it out: its columns, where each event came from, and the day.
+pub fn layout(table: &Table) -> Layout {
+    let mut columns: Vec<(String, ColumnType)> =
+        table.columns.iter().map(|column| (column.name.clone(), ColumnType::from(&column.data_type))).collect();
+    columns.push((PARTITION.into(), ColumnType::Integer));
+    columns.push((OFFSET.into(), ColumnType::BigInt));
+    columns.push((LOG_TIME.into(), ColumnType::Timestamp));
+    let day = day_column_of(table);
+    columns.push((day.into(), ColumnType::Date));
+    Layout { columns, partition_by: vec![day.into()] }
+}
+
+/// The name of the archive's partition column.
+pub fn day_column_of(table: &Table) -> &'static str {
+    day_column(table.columns.iter().map(|column| column.name.as_str()))
+}
+
+/// The columns in an archive file.
+pub fn file_schema(table: &Table) -> SchemaRef {
+    let time = ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let mut fields: Vec<Field> =
+        arrow_schema(table).fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+    fields.push(Field::new(PARTITION, ArrowType::Int32, true));
+    fields.push(Field::new(OFFSET, ArrowType::Int64, true));
+    fields.push(Field::new(LOG_TIME, time, true));
+    Arc::new(Schema::new(fields))
+}
+
+/// Decoded events with where they came from: the i-th row is the record with `offsets[kept[i]]`.
+pub fn with_origin(
+    schema: &SchemaRef,
+    events: &RecordBatch,
+    kept: &[u32],
+    partition: Partition,
+    offsets: &[u64],
+    log_times: &[Micros],
+) -> RecordBatch {
+    let partition = i32::try_from(partition).unwrap_or(i32::MAX);
+    let mut columns = events.columns().to_vec();
+    columns.push(Arc::new(Int32Array::from_value(partition, kept.len())) as ArrayRef);
+    columns.push(Arc::new(kept.iter().map(|&i| offsets[i as usize] as i64).collect::<Int64Array>()));
+    let times: TimestampMicrosecondArray = kept.iter().map(|&i| Some(log_times[i as usize])).collect();
+    columns.push(Arc::new(times.with_timezone("UTC")));
+    RecordBatch::try_new(schema.clone(), columns).expect("columns of the schema, equally long")
+}
+
+/// Writes batches of [`file_schema`] into one new file per day, and returns the files. `each` is called after each.
+pub fn write_days(
+    root: &Path,
+    table: &Table,
+    batches: &[RecordBatch],
+    now: Micros,
+    mut each: impl FnMut() -> Result<(), BatchError>,
+) -> Result<Vec<DataFile>, BatchError> {
+    let mut rows: Vec<(Micros, u32, u32)> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
+    for (i, batch) in (0_u32..).zip(batches) {
+        let times = batch.column(table.event_time).as_primitive::<TimestampMicrosecondType>();
+        rows.extend((0..).zip(times.values()).map(|(row, &time)| (time, i, row)));
+    }
+    // In order of time, events of a day stand together. Equal times stay in the order of the log.
+    rows.sort_unstable();
+    let mut files = Vec::new();
+    for of_day in rows.chunk_by(|a, b| day_of(a.0) == day_of(b.0)) {
+        files.push(write_day(root, table, batches, of_day, now)?);
+        each()?;
+    }
+    Ok(files)
+}
+
+fn write_day(
+    root: &Path,
+    table: &Table,
+    batches: &[RecordBatch],
+    rows: &[(Micros, u32, u32)],
+    now: Micros,
+) -> Result<DataFile, BatchError> {
+    let (first, last) = (rows[0].0, rows[rows.len() - 1].0);
+    let day = day_name(day_of(first));
+    let column = day_column_of(table);
+    let path = format!("{column}={day}/part-{}.parquet", uuid::Uuid::new_v4());
+    let absolute = root.join(&path);
+    let sources: Vec<&RecordBatch> = batches.iter().collect();
+    write_file(&absolute, |file| {
+        let mut writer = ArrowWriter::try_new_with_options(file, file_schema(table), options())?;
+        for chunk in rows.chunks(CHUNK_ROWS) {
+            let indices: Vec<(usize, usize)> = chunk.iter().map(|&(_, i, row)| (i as usize, row as usize)).collect();
+            writer.write(&interleave_record_batch(&sources, &indices)?)?;
+        }
+        writer.close()?;
+        Ok(())
+    })
+    .map_err(|source: WriteError| source.at("writing", &absolute))?;
+    let size = std::fs::metadata(&absolute)
+        .map_err(|source| BatchError::File { step: "measuring", path: absolute.clone(), source })?
+        .len();
+    Ok(DataFile {
+        path,
+        size,
+        rows: Some(rows.len() as u64),
+        partition: BTreeMap::from([(column.to_owned(), Some(day))]),
+        modified_ms: now.div_euclid(1000),
+        stats: Some(stats(table, rows.len(), first, last)),
+    })
+}
+
+/// Delta's statistics: readers skip files by them. Times have milliseconds there.
+fn stats(table: &Table, rows: usize, first: Micros, last: Micros) -> String {
+    let name = &table.event_time_column().name;
+    let shown = |ms: i64| chrono::DateTime::from_timestamp_millis(ms).map(|time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ"));
+    let (Some(first), Some(last)) = (shown(first.div_euclid(1000)), shown(last.div_euclid(1000) + 1)) else {
+        return format!("{{\"numRecords\":{rows}}}");
+    };
+    serde_json::json!({
+        "numRecords": rows,
+        "minValues": { name: first.to_string() },
+        "maxValues": { name: last.to_string() },
+        "nullCount": { name: 0 },
+    })
+    .to_string()
+}
+
+fn options() -> ArrowWriterOptions {
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1).unwrap_or_default()))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_created_by("anabranch".into())
+        .build();
+    ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true)
+}
+
+/// Reads files of the archive whole, as batches of [`file_schema`]: a column that a file lacks is null.
+pub fn read_files(root: &Path, table: &Table, files: &[DataFile]) -> Result<Vec<RecordBatch>, BatchError> {
+    let schema = file_schema(table);
+    let mut batches = Vec::new();
+    for file in files {
+        let path = root.join(&file.path);
+        let mut read = || -> Result<(), WriteError> {
+            let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path)?)?;
+            for batch in reader.with_batch_size(CHUNK_ROWS).build()? {
+                batches.push(conform(&schema, &batch?)?);
+            }
+            Ok(())
+        };
+        read().map_err(|source| source.at("reading", &path))?;
+    }
+    Ok(batches)
+}
+
+fn conform(schema: &SchemaRef, batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let columns = schema.fields().iter().map(|field| match batch.column_by_name(field.name()) {
+        Some(column) => arrow::compute::cast(column, field.data_type()),
+        None => Ok(arrow::array::new_null_array(field.data_type(), batch.num_rows())),
+    });
+    RecordBatch::try_new(schema.clone(), columns.collect::<Result<_, _>>()?)
+}
+
+/// Either kind of failure on the way to a Parquet file or from one.
+enum WriteError {
+    Io(std::io::Error),
+    Parquet(ParquetError),
+}
+
+impl WriteError {
+    fn at(self, step: &'static str, path: &Path) -> BatchError {
+        let path: PathBuf = path.to_owned();
+        match self {
+            Self::Io(source) => BatchError::File { step, path, source },
+            Self::Parquet(ParquetError::External(source)) => match source.downcast::<std::io::Error>() {
+                Ok(source) => BatchError::File { step, path, source: *source },
+                Err(source) => BatchError::Parquet { step, path, source: ParquetError::External(source) },
+            },
+            Self::Parquet(source) => BatchError::Parquet { step, path, source },
+        }
+    }
+}
+
+impl From<std::io::Error> for WriteError {
+    fn from(source: std::io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+impl From<ParquetError> for WriteError {
+    fn from(source: ParquetError) -> Self {
+        Self::Parquet(source)
+    }
+}
+
+impl From<arrow::error::ArrowError> for WriteError {
+    fn from(source: arrow::error::ArrowError) -> Self {
+        Self::Parquet(source.into())
+    }
+}
+
+/// Whether the archive's own columns leave the table's names alone: the first one that doesn't.
+pub fn taken_name(table: &Table) -> Option<&str> {
+    let own = [PARTITION, OFFSET, LOG_TIME, "_day"];
+    let mut names = table.columns.iter().filter(|column| !matches!(column.data_type, DataType::List(_)));
+    names.find(|column| own.iter().any(|own| own.eq_ignore_ascii_case(&column.name))).map(|column| column.name.as_str())
+}

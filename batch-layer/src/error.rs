@@ -1,0 +1,132 @@
+//! What can go wrong in the batch layer.
+
+use std::path::PathBuf;
+
+use anabranch_shared::log::LogError;
+use anabranch_shared::position::PositionError;
+use anabranch_shared::table::TableError;
+use polars::prelude::PolarsError;
+
+/// What went wrong, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// A table can't be read or written, or was overtaken by another writer.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The log can't be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The log returned batches that don't join: a fault of the log.
+    #[error("topic `{topic}` was read with a gap or twice")]
+    Position {
+        /// The topic.
+        topic: String,
+        /// Where.
+        #[source]
+        source: PositionError,
+    },
+    /// Archiving has stopped for good, because events are lost or can't be stored: see the cause, then restart.
+    #[error("archiving of topic `{topic}` has stopped: {why}")]
+    Stopped {
+        /// The topic.
+        topic: String,
+        /// Why.
+        why: String,
+    },
+    /// The log doesn't hand out records that it says it has.
+    #[error("topic `{topic}` partition {partition} doesn't come to offset {end}: {reached} is reached")]
+    Stalled {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u32,
+        /// Where it should end.
+        end: u64,
+        /// Where it does.
+        reached: u64,
+    },
+    /// A file can't be written or read.
+    #[error("{step} {path} failed")]
+    File {
+        /// What was tried.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Columns can't be put into a Parquet file or taken out of one.
+    #[error("{step} {path} failed")]
+    Parquet {
+        /// What was tried.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
+    /// A query failed.
+    #[error("{step} of view `{view}` failed")]
+    Query {
+        /// What was computed.
+        step: &'static str,
+        /// The view.
+        view: String,
+        /// Why it failed.
+        #[source]
+        source: PolarsError,
+    },
+    /// Rejected records can't be recorded.
+    #[error("recording the rejected records of topic `{topic}` failed")]
+    Rejects {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: LogError,
+    },
+    /// The run was asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A computation ended without a result: it panicked.
+    #[error("{0} panicked")]
+    Panicked(&'static str),
+    /// A failpoint is set here.
+    #[error("failpoint {0}")]
+    Failpoint(&'static str),
+}
+
+impl BatchError {
+    /// Whether the same might work a moment later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Table(error) => error.is_transient(),
+            Self::Log(error) => matches!(error, LogError::Backend { .. }),
+            Self::File { .. } => true,
+            Self::Query { source, .. } => matches!(source, PolarsError::IO { .. }),
+            _ => false,
+        }
+    }
+
+    /// The error with its causes, in one line.
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+}
+
+/// Runs blocking work where it doesn't hold up anything else.
+pub(crate) async fn blocking<T: Send + 'static>(
+    what: &'static str,
+    work: impl FnOnce() -> Result<T, BatchError> + Send + 'static,
+) -> Result<T, BatchError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BatchError::Panicked(what)))
+}

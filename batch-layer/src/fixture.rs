@@ -1,0 +1,184 @@
+//! A table, views of it, a log with events in it, and a plain fold to compare with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use anabranch_shared::clock::{ManualClock, Micros};
+use anabranch_shared::expr::Expr;
+use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_shared::log::{Append, Log, Payloads};
+use anabranch_shared::reject::RejectLog;
+use anabranch_shared::schema::{Column, DataType, Table};
+use anabranch_shared::table::DeltaTable;
+use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_shared::window::Window;
+use polars::prelude::{AnyValue, DataFrame, IntoLazy, LazyFrame, PlRefPath, ScanArgsParquet};
+
+pub const SECOND: Micros = 1_000_000;
+
+pub fn column(name: &str, data_type: DataType) -> Column {
+    Column { name: name.into(), data_type, nullable: name != "ts" }
+}
+
+pub fn table() -> Table {
+    Table {
+        name: "events".into(),
+        topic: "events".into(),
+        columns: vec![
+            column("user", DataType::Text),
+            column("value", DataType::BigInt),
+            column("ts", DataType::Timestamp),
+        ],
+        event_time: 2,
+        watermark_delay: 0,
+        max_future: None,
+        partitions: 2,
+        partition_by: None,
+        sql: String::new(),
+    }
+}
+
+/// Count, sum, minimum, maximum and average of `value` by `user`.
+pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
+    let value = || Some(Expr::Column("value".into(), DataType::BigInt));
+    let aggregate = |name: &str, function, argument| Aggregate { name: name.into(), function, argument, filter: None };
+    let mut columns = vec![OutputColumn::Key(0)];
+    columns.extend((0..5).map(OutputColumn::Aggregate));
+    View {
+        name: name.into(),
+        sql: String::new(),
+        definition: format!("sha256:{name}-{window:?}"),
+        table,
+        window,
+        unnest: None,
+        filter: None,
+        keys: vec![Key { name: "user".into(), expr: Expr::Column("user".into(), DataType::Text) }],
+        aggregates: vec![
+            aggregate("n", AggregateFunction::Count, None),
+            aggregate("total", AggregateFunction::Sum, value()),
+            aggregate("least", AggregateFunction::Min, value()),
+            aggregate("most", AggregateFunction::Max, value()),
+            aggregate("mean", AggregateFunction::Avg, value()),
+        ],
+        columns,
+        order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
+        limit: None,
+        allowed_lateness: 0,
+        schedule: None,
+        max_rows: 1_000_000,
+    }
+}
+
+pub fn catalog(views: Vec<View>) -> Catalog {
+    let mut catalog = Catalog::default();
+    for view in views {
+        catalog.tables.insert(view.table.name.clone(), view.table.clone());
+        catalog.views.insert(view.name.clone(), Arc::new(view));
+    }
+    catalog
+}
+
+/// An event: who, how much, when (in whole milliseconds).
+pub type Event = (&'static str, Option<i64>, Micros);
+
+pub struct Source {
+    pub log: Arc<EmbeddedLog>,
+    pub rejects: Arc<RejectLog>,
+    pub clock: Arc<ManualClock>,
+}
+
+pub fn source(data: &Path) -> Source {
+    let clock = Arc::new(ManualClock::new(1_700_000_000 * SECOND));
+    let options = EmbeddedOptions { reserve_bytes: 0 };
+    let log = Arc::new(EmbeddedLog::open(data.join("log"), options, clock.clone()).expect("log"));
+    log.create_topic("events", 2).expect("topic");
+    let rejects = Arc::new(RejectLog::open(log.clone(), clock.clone()).expect("rejects"));
+    Source { log, rejects, clock }
+}
+
+impl Source {
+    pub fn append_text(&self, partition: u32, records: &[&str]) {
+        let payloads: Payloads = records.iter().collect();
+        self.log.append("events", Append { parts: vec![(partition, payloads)], idempotency: None }).expect("append");
+    }
+
+    /// Events go to the partitions in turn.
+    pub fn append(&self, events: &[Event]) {
+        for partition in 0..2 {
+            let of_partition = events.iter().skip(partition).step_by(2);
+            let records: Vec<String> = of_partition
+                .map(|(user, value, ts)| serde_json::json!({"user": user, "value": value, "ts": ts / 1000}).to_string())
+                .collect();
+            if !records.is_empty() {
+                let records: Vec<&str> = records.iter().map(String::as_str).collect();
+                self.append_text(partition as u32, &records);
+            }
+        }
+    }
+}
+
+/// A window's start (0 in a view without) and a user, with count, sum, minimum and maximum.
+pub type Rows = BTreeMap<(Micros, String), (i64, Option<i64>, Option<i64>, Option<i64>)>;
+
+/// What the view is, by its definition.
+pub fn fold(window: Option<Window>, events: &[Event]) -> Rows {
+    let mut rows = Rows::new();
+    for &(user, value, time) in events {
+        let starts = window.map_or(vec![0], |window| window.starts(time).collect());
+        for start in starts {
+            let row = rows.entry((start, user.to_owned())).or_insert((0, None, None, None));
+            row.0 += 1;
+            if let Some(value) = value {
+                row.1 = Some(row.1.unwrap_or(0) + value);
+                row.2 = Some(row.2.map_or(value, |least| least.min(value)));
+                row.3 = Some(row.3.map_or(value, |most| most.max(value)));
+            }
+        }
+    }
+    rows
+}
+
+/// The rows of a frame with the view's columns.
+pub fn rows(frame: &DataFrame) -> Rows {
+    let number = |name: &str, i: usize| {
+        frame.column(name).ok().and_then(|column| match column.get(i).expect("row") {
+            AnyValue::Int64(value) => Some(value),
+            AnyValue::Datetime(value, _, _) => Some(value),
+            AnyValue::Null => None,
+            other => panic!("{name}: {other:?}"),
+        })
+    };
+    let mut rows = Rows::new();
+    for i in 0..frame.height() {
+        let user = frame.column("user").expect("user").str().expect("text").get(i).expect("not null").to_owned();
+        let values = (number("n", i).expect("count"), number("total", i), number("least", i), number("most", i));
+        let before = rows.insert((number("window_start", i).unwrap_or(0), user), values);
+        assert!(before.is_none(), "a row is there twice");
+    }
+    rows
+}
+
+/// All rows of a Delta table, without its partition columns.
+pub async fn read_table(root: &Path) -> DataFrame {
+    let table = DeltaTable::open(root).await.expect("open").expect("a table");
+    let paths: Vec<PlRefPath> =
+        table.files().iter().map(|file| PlRefPath::try_from_pathbuf(root.join(&file.path)).expect("path")).collect();
+    if paths.is_empty() {
+        return DataFrame::default();
+    }
+    tokio::task::spawn_blocking(move || {
+        let args = ScanArgsParquet { glob: false, allow_missing_columns: true, ..Default::default() };
+        LazyFrame::scan_parquet_files(paths.into(), args).expect("scan").collect().expect("rows")
+    })
+    .await
+    .expect("joined")
+}
+
+/// The view's rows by its partials.
+pub fn rows_of_partials(view: &View, version: &anabranch_shared::version::Version) -> Rows {
+    use anabranch_shared::partial::{Quality, Scope, windows};
+    let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").collect().expect("rows");
+    let finished = windows(view, partials.lazy(), Scope::All, Quality::default()).expect("plan");
+    rows(&finished.collect().expect("windows"))
+}

@@ -1,0 +1,265 @@
+//! The batch layer as a whole.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::clock::Clock;
+use anabranch_shared::job::{JobError, Jobs};
+use anabranch_shared::log::Log;
+use anabranch_shared::reject::RejectLog;
+use anabranch_shared::table::{Publishers, Sweeper, open_versions};
+use anabranch_shared::version::Versions;
+use anabranch_shared::view::Catalog;
+use async_trait::async_trait;
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::{ArchiveSettings, ArchiveSnapshot, Archiver};
+use crate::error::BatchError;
+use crate::jobs::{JobQueue, Retry, ViewRun, Work};
+use crate::recompute::{Recompute, sweep};
+use crate::schedule::Schedule;
+
+/// What the batch layer does in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Role {
+    /// It archives and recomputes.
+    #[default]
+    Whole,
+    /// It archives in the background, and runs no jobs.
+    Archive,
+    /// It runs jobs; the archive is brought up to date by each job, but not in between.
+    Recompute,
+}
+
+/// How the batch layer works.
+#[derive(Debug, Clone)]
+pub struct BatchSettings {
+    /// What it does.
+    pub role: Role,
+    /// Whether views' schedules ask for runs.
+    pub scheduler: bool,
+    /// How archives are kept.
+    pub archive: ArchiveSettings,
+    /// How many versions of a view are kept.
+    pub keep_versions: usize,
+    /// For how long files of versions that are no longer kept stay for those who still read them.
+    pub grace: Duration,
+    /// How steps that failed for their storage are tried again.
+    pub retry: Retry,
+    /// How often versions that another process publishes are looked for.
+    pub refresh: Duration,
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        Self {
+            role: Role::default(),
+            scheduler: true,
+            archive: ArchiveSettings::default(),
+            keep_versions: 5,
+            grace: Duration::from_secs(3600),
+            retry: Retry::default(),
+            refresh: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Why the batch layer can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A table or the log can't be opened.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The history of runs can't be opened.
+    #[error(transparent)]
+    Jobs(#[from] JobError),
+    /// A view's schedule can't be read.
+    #[error("{0}")]
+    Schedule(String),
+}
+
+/// The batch layer of one process.
+pub struct BatchLayer {
+    settings: BatchSettings,
+    schedule: Schedule,
+    worker: Arc<Worker>,
+    queue: Arc<JobQueue>,
+    versions: Versions,
+}
+
+impl BatchLayer {
+    /// Opens archives, versions and history below the data folder. The topics of the catalog's tables must exist.
+    pub async fn open(
+        settings: BatchSettings,
+        data: &Path,
+        log: Arc<dyn Log>,
+        catalog: &Catalog,
+        rejects: Arc<RejectLog>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, OpenError> {
+        let views = data.join("views");
+        let (versions, publishers) = open_versions(&views, catalog).await.map_err(BatchError::from)?;
+        let mut archivers = BTreeMap::new();
+        for table in catalog.tables.values() {
+            let root = data.join("archive").join(&table.name);
+            let archiver = Archiver::open(
+                root,
+                table.clone(),
+                log.clone(),
+                rejects.clone(),
+                clock.clone(),
+                settings.archive.clone(),
+            );
+            archivers.insert(table.name.clone(), Arc::new(archiver.await?));
+        }
+        std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
+        let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);
+        let schedule = Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
+        let worker = Worker {
+            catalog: catalog.clone(),
+            views,
+            archivers,
+            publishers,
+            clock,
+            keep_versions: settings.keep_versions,
+            grace: settings.grace,
+            sweepers: Mutex::default(),
+        };
+        Ok(Self { settings, schedule, worker: Arc::new(worker), queue, versions })
+    }
+
+    /// The archive of each table, by the table's name.
+    pub fn archivers(&self) -> &BTreeMap<String, Arc<Archiver>> {
+        &self.worker.archivers
+    }
+
+    /// The jobs, to be submitted and watched.
+    pub fn jobs(&self) -> Arc<dyn Jobs> {
+        self.queue.clone()
+    }
+
+    /// The newest version of each view.
+    pub fn versions(&self) -> Versions {
+        self.versions.clone()
+    }
+
+    /// Works until it is told to stop. What is at work then is cancelled; nothing is half done.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        if self.settings.role != Role::Recompute {
+            for archiver in self.worker.archivers.values().cloned() {
+                let shutdown = shutdown.clone();
+                tasks.spawn(async move { archiver.run(shutdown).await });
+            }
+        }
+        if self.settings.role != Role::Archive {
+            let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
+            tasks.spawn(async move { queue.run(worker, token).await });
+            if self.settings.scheduler {
+                tasks.spawn(self.schedule.run(shutdown.clone()));
+            }
+        }
+        let (worker, every) = (self.worker.clone(), self.settings.refresh);
+        tasks.spawn(async move {
+            shutdown.run_until_cancelled(worker.publishers.follow(every)).await;
+        });
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a part of the batch layer has failed");
+            }
+        }
+    }
+
+    /// Runs the jobs that wait, and no others: for a process that exits after that.
+    pub async fn work_once(&self) {
+        let done = CancellationToken::new();
+        let idle = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if !self.queue.has_open() {
+                    done.cancel();
+                    return;
+                }
+            }
+        };
+        tokio::join!(self.queue.run(self.worker.clone(), done.clone()), idle);
+    }
+}
+
+struct Worker {
+    catalog: Catalog,
+    views: PathBuf,
+    archivers: BTreeMap<String, Arc<Archiver>>,
+    publishers: Publishers,
+    clock: Arc<dyn Clock>,
+    keep_versions: usize,
+    grace: Duration,
+    sweepers: Mutex<BTreeMap<String, Sweeper>>,
+}
+
+#[async_trait]
+impl Work for Worker {
+    async fn archive(&self, views: &[String]) -> Result<(), BatchError> {
+        let tables = views.iter().filter_map(|view| Some(&self.catalog.views.get(view)?.table.name));
+        for table in tables.collect::<std::collections::BTreeSet<_>>() {
+            if let Some(archiver) = self.archivers.get(table) {
+                archiver.archive_to(&archiver.log_ends()?).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn recompute(
+        &self,
+        run: ViewRun,
+        progress: Arc<dyn Fn(f64) + Send + Sync>,
+        cancel: CancellationToken,
+    ) -> Result<u64, BatchError> {
+        let view = self.catalog.views.get(&run.view).cloned();
+        let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table.name));
+        let (Some(view), Some(archiver)) = (view, archiver) else {
+            return Err(BatchError::Panicked("looking up a view that was there"));
+        };
+        let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
+        let recompute = Recompute {
+            view: view.clone(),
+            views: self.views.clone(),
+            archive,
+            full: run.full,
+            times: run.times,
+            run: run.job,
+            clock: self.clock.clone(),
+            cancel,
+            progress,
+        };
+        let published = recompute.run().await;
+        // Also after a failure: another process may have published, which is why this one failed.
+        self.publishers.refresh_view(&view.name).await?;
+        let version = match published? {
+            Some(published) => published.version,
+            None => self.publishers.newest(&view.name).map_or(0, |version| version.published.version),
+        };
+        if let Err(error) = self.sweep(&run.view).await {
+            tracing::warn!(view = run.view, error = error.chain(), "files of old versions weren't swept");
+        }
+        Ok(version)
+    }
+}
+
+impl Worker {
+    async fn sweep(&self, name: &str) -> Result<(), BatchError> {
+        let Some(view) = self.catalog.views.get(name) else { return Ok(()) };
+        let mut sweepers = self.sweepers.lock().await;
+        let sweeper = sweepers.entry(name.to_owned()).or_default();
+        let grace = i64::try_from(self.grace.as_micros()).unwrap_or(i64::MAX);
+        sweep(&self.views, view, sweeper, self.keep_versions, self.clock.now(), grace).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,321 @@
+//! Exact recomputation: a new version of a view from the archive.
+//!
+//! The unit is a day of event time. Of each day that has other events than the previous version saw, the partials are
+//! computed anew and written to a file of panes; the files of all other days are carried over. Then the finished
+//! windows that touch these days are computed from the panes, and one commit replaces their rows and names the panes.
+//! So a version holds what a fold over all archived events gives, whichever days it had to look at.
+
+mod output;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::partial::{self, PANE, Quality, Scope};
+use anabranch_shared::table::{
+    ArchiveRead, Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version,
+    kept_versions, view_app_id, view_root,
+};
+use anabranch_shared::version::{PaneFile, Published, Version};
+use anabranch_shared::view::View;
+use fail::fail_point;
+use polars::prelude::{DataFrame, Engine, LazyFrame, PolarsResult, SortMultipleOptions, col};
+use tokio_util::sync::CancellationToken;
+
+use crate::archive::ArchiveSnapshot;
+use crate::day::{DAY, day_name, day_of, parse_day};
+use crate::error::{BatchError, blocking};
+use crate::scan::scan;
+
+/// Rows of partials, times the windows that each is in, that one query may go through: several days are finished
+/// together as long as they stay below it.
+const ROWS_AT_ONCE: u64 = 16_000_000;
+
+/// What to recompute.
+#[derive(Clone)]
+pub struct Recompute {
+    /// The view.
+    pub view: Arc<View>,
+    /// The folder of all views' tables.
+    pub views: PathBuf,
+    /// The archive of its table.
+    pub archive: ArchiveSnapshot,
+    /// Every day, not only those with new events.
+    pub full: bool,
+    /// These event times in any case.
+    pub times: Option<Range<Micros>>,
+    /// The run's name.
+    pub run: String,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+    /// Stops it before it publishes.
+    pub cancel: CancellationToken,
+    /// Told how much is done, from 0 to 1.
+    pub progress: Arc<dyn Fn(f64) + Send + Sync>,
+}
+
+/// What is computed before it is committed.
+struct Computed {
+    panes: Vec<PaneFile>,
+    add: Vec<DataFile>,
+    remove: Vec<DataFile>,
+}
+
+impl Recompute {
+    /// Computes and publishes a version of the view; `None` if the newest version covers the same already.
+    pub async fn run(self) -> Result<Option<Published>, BatchError> {
+        let root = view_root(&self.views, &self.view.name);
+        let layout = output::layout(&self.view);
+        let mut table = DeltaTable::open_or_create(&root, &layout).await?;
+        let newest = committed_version(&table).await?;
+        let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
+        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
+        let previous = newest.filter(|newest| !self.full && same_definition(newest));
+        let archive = self.archive_read();
+        let touched = self.touched(previous.as_ref());
+        if let Some(previous) = &previous
+            && touched.is_empty()
+            && previous.published.coverage == self.archive.archived.coverage
+        {
+            return Ok(None);
+        }
+        let carried = previous.map(|previous| previous.published.panes);
+        let existing = table.files();
+        let stem = format!("{}-{version}", self.run);
+        let this = self.clone();
+        let compute_root = root.clone();
+        let computed =
+            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing)).await?;
+        fail_point!("batch::before_publish", |_| Err(BatchError::Failpoint("batch::before_publish")));
+        if self.cancel.is_cancelled() {
+            return Err(BatchError::Cancelled);
+        }
+        let published = Published {
+            version,
+            definition: self.view.definition.clone(),
+            coverage: self.archive.archived.coverage.clone(),
+            event_times: self.archive.archived.event_times.clone(),
+            published: self.clock.now(),
+            run: self.run.clone(),
+            panes: computed.panes,
+        };
+        let committed = CommittedVersion { published: published.clone(), archive };
+        let note = committed.to_note().map_err(|source| TableError::Note {
+            table: root.display().to_string(),
+            version: table.version() + 1,
+            source,
+        })?;
+        let transactions = vec![(view_app_id(&self.view.name), i64::try_from(version).unwrap_or(i64::MAX))];
+        let layout = (table.layout().ok().as_ref() != Some(&layout)).then_some(layout);
+        let change =
+            Change { add: computed.add, remove: computed.remove, transactions, note, layout, ..Change::default() };
+        table.commit(change).await?;
+        fail_point!("batch::after_publish", |_| Err(BatchError::Failpoint("batch::after_publish")));
+        (self.progress)(1.0);
+        Ok(Some(published))
+    }
+
+    fn archive_read(&self) -> ArchiveRead {
+        let days = self.archive.days.keys().filter_map(|&day| Some((day, self.archive.rows(day)?)));
+        ArchiveRead { version: self.archive.version, days: days.collect() }
+    }
+
+    /// The days to compute: all of them, or those that differ from what the previous version saw.
+    fn touched(&self, previous: Option<&CommittedVersion>) -> BTreeSet<i64> {
+        let asked =
+            |day: i64| self.times.as_ref().is_some_and(|times| day * DAY < times.end && times.start < (day + 1) * DAY);
+        let is_touched = |&day: &i64| match previous {
+            None => true,
+            Some(previous) => {
+                let rows = self.archive.rows(day);
+                asked(day) || rows.is_none() || rows != previous.archive.days.get(&day).copied()
+            }
+        };
+        self.archive.days.keys().copied().filter(is_touched).collect()
+    }
+
+    fn check(&self, done: f64) -> Result<(), BatchError> {
+        if self.cancel.is_cancelled() {
+            return Err(BatchError::Cancelled);
+        }
+        (self.progress)(done);
+        Ok(())
+    }
+
+    fn failed(&self, step: &'static str) -> impl FnOnce(polars::prelude::PolarsError) -> BatchError + '_ {
+        move |source| BatchError::Query { step, view: self.view.name.clone(), source }
+    }
+
+    /// `carried` holds the panes of the previous version, none if it is of no use.
+    fn compute(
+        &self,
+        root: &std::path::Path,
+        stem: &str,
+        touched: &BTreeSet<i64>,
+        carried: Option<Vec<PaneFile>>,
+        existing: Vec<DataFile>,
+    ) -> Result<Computed, BatchError> {
+        let is_partial = carried.is_some();
+        let mut panes: Vec<PaneFile> = carried.unwrap_or_default();
+        panes.retain(|file| !touched.contains(&file.day));
+        for (i, &day) in touched.iter().enumerate() {
+            self.check(0.6 * i as f64 / touched.len() as f64)?;
+            panes.extend(self.panes_of(root, stem, day)?);
+        }
+        panes.sort_by_key(|file| file.day);
+        fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
+        let version = Version { root: root.to_owned(), published: self.draft(panes) };
+        let (add, remove) = if self.view.window.is_some() {
+            let days = self.window_days(&version.published.panes, is_partial.then_some(touched));
+            let day = |file: &DataFile| file.partition.values().next().and_then(|day| parse_day(day.as_deref()?));
+            let is_replaced = |file: &DataFile| !is_partial || day(file).is_none_or(|day| days.contains(&day));
+            let remove = existing.into_iter().filter(is_replaced).collect();
+            (self.write_windows(&version, stem, &days)?, remove)
+        } else {
+            (self.write_totals(&version, stem)?, existing)
+        };
+        fail_point!("batch::windows_written", |_| Err(BatchError::Failpoint("batch::windows_written")));
+        Ok(Computed { panes: version.published.panes, add, remove })
+    }
+
+    fn draft(&self, panes: Vec<PaneFile>) -> Published {
+        Published {
+            version: 0,
+            definition: self.view.definition.clone(),
+            coverage: self.archive.archived.coverage.clone(),
+            event_times: BTreeMap::new(),
+            published: 0,
+            run: self.run.clone(),
+            panes,
+        }
+    }
+
+    /// Computes the partials of a day's events and writes them.
+    fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
+        let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
+        let partials = scan(&self.archive.root, &self.view.table, files)
+            .map(|events| partial::partials(&self.view, events, false))
+            .and_then(collect)
+            .map_err(self.failed("computing the partials"))?;
+        if partials.height() == 0 {
+            return Ok(None);
+        }
+        let mut by: Vec<_> = vec![col(PANE)];
+        by.extend((0..self.view.keys.len()).map(|i| col(partial::key(i))));
+        let sorted = partials
+            .lazy()
+            .select(output::pane_columns(&self.view))
+            .sort_by_exprs(by, SortMultipleOptions::default().with_nulls_last(true));
+        let mut sorted = sorted.collect().map_err(self.failed("sorting the partials"))?;
+        let path = format!("_panes/{stem}-{}.parquet", day_name(day));
+        output::write_frame(&root.join(&path), &mut sorted)?;
+        let starts = sorted.column(PANE).and_then(|column| Ok(column.i64()?.clone()));
+        let starts = starts.map_err(self.failed("reading the panes"))?;
+        let (first, last) = (starts.first().unwrap_or(0), starts.last().unwrap_or(0));
+        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64 }))
+    }
+
+    /// The days in which a window starts that holds a pane; with `touched`, a pane of these days. The panes of files
+    /// are taken for all between their first and last: a day too many costs time only.
+    fn window_days(&self, panes: &[PaneFile], touched: Option<&BTreeSet<i64>>) -> BTreeSet<i64> {
+        let Some(window) = self.view.window else { return BTreeSet::new() };
+        let mut days = BTreeSet::new();
+        for file in panes.iter().filter(|file| touched.is_none_or(|touched| touched.contains(&file.day))) {
+            days.extend(day_of(window.first_start(file.first))..=day_of(window.last_start(file.last)));
+        }
+        days
+    }
+
+    /// Finishes the windows that start on these days and writes their rows, a file for each day.
+    fn write_windows(&self, version: &Version, stem: &str, days: &BTreeSet<i64>) -> Result<Vec<DataFile>, BatchError> {
+        let Some(window) = self.view.window else { return Ok(Vec::new()) };
+        let mut files = Vec::new();
+        let mut done = 0;
+        for group in self.groups(&version.published.panes, days) {
+            self.check(0.6 + 0.4 * done as f64 / days.len() as f64)?;
+            let (from, to) = (group.start * DAY, group.end * DAY);
+            let scope = Scope::Range(from, to - 1);
+            let rows = version
+                .partials(&self.view, from, to.saturating_add(window.size))
+                .and_then(|partials| partial::windows(&self.view, partials, scope, Quality::default()))
+                .and_then(|windows| collect(windows.select(output::row_columns(&self.view))))
+                .map_err(self.failed("computing the windows"))?;
+            done += group.end - group.start;
+            for (day, mut rows) in output::split_days(&rows, &group).map_err(self.failed("splitting the windows"))? {
+                files.push(output::write_rows(
+                    &version.root,
+                    &self.view,
+                    stem,
+                    Some(day),
+                    &mut rows,
+                    self.clock.now(),
+                )?);
+            }
+        }
+        Ok(files)
+    }
+
+    /// Neighbouring days that are finished together.
+    fn groups(&self, panes: &[PaneFile], days: &BTreeSet<i64>) -> Vec<Range<i64>> {
+        let overlap = self.view.window.map_or(1, |window| window.overlap().unsigned_abs());
+        let mut groups: Vec<(Range<i64>, u64)> = Vec::new();
+        for &day in days {
+            let rows = panes.iter().filter(|file| file.day == day).map(|file| file.rows * overlap).sum::<u64>();
+            match groups.last_mut() {
+                Some((group, sum)) if group.end == day && *sum + rows <= ROWS_AT_ONCE => {
+                    group.end = day + 1;
+                    *sum += rows;
+                }
+                _ => groups.push((day..day + 1, rows)),
+            }
+        }
+        groups.into_iter().map(|(group, _)| group).collect()
+    }
+
+    /// Finishes a view without windows and writes its rows.
+    fn write_totals(&self, version: &Version, stem: &str) -> Result<Vec<DataFile>, BatchError> {
+        self.check(0.6)?;
+        let mut rows = version
+            .partials(&self.view, 0, 1)
+            .and_then(|partials| partial::windows(&self.view, partials, Scope::All, Quality::default()))
+            .and_then(|windows| collect(windows.select(output::row_columns(&self.view))))
+            .map_err(self.failed("computing the totals"))?;
+        if rows.height() == 0 {
+            return Ok(Vec::new());
+        }
+        Ok(vec![output::write_rows(&version.root, &self.view, stem, None, &mut rows, self.clock.now())?])
+    }
+}
+
+fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
+    Ok(query.collect_with_engine(Engine::Streaming)?.unwrap_single())
+}
+
+/// Deletes files that none of a view's newest `keep` versions names, once they have been so for the grace period.
+pub async fn sweep(
+    views: &std::path::Path,
+    view: &View,
+    sweeper: &mut Sweeper,
+    keep: usize,
+    now: Micros,
+    grace: Micros,
+) -> Result<usize, BatchError> {
+    let root = view_root(views, &view.name);
+    let Some(table) = DeltaTable::open(&root).await? else { return Ok(0) };
+    let mut referenced: BTreeSet<String> = table.files().into_iter().map(|file| file.path).collect();
+    for (table, committed) in kept_versions(&table, keep.max(1)).await? {
+        referenced.extend(table.files().into_iter().map(|file| file.path));
+        referenced.extend(committed.published.panes.into_iter().map(|file| file.path));
+    }
+    Ok(sweeper.sweep(&root, &referenced, now, grace)?)
+}
+
+/// The layout of a view's table.
+pub fn table_layout(view: &View) -> Layout {
+    output::layout(view)
+}

@@ -1,0 +1,127 @@
+//! What a recompute writes: panes for the other layers, and finished rows for any reader of Delta tables.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::partial::{self, MISSED};
+use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
+use anabranch_shared::view::{OutputColumn, View};
+use polars::prelude::*;
+
+use crate::day::{DAY, day_column, day_name};
+use crate::error::BatchError;
+
+/// Rows of a row group: a reader of one window skips the others.
+const ROW_GROUP_ROWS: usize = 131_072;
+
+/// The columns of a view's rows, with their types; the window's first.
+fn columns(view: &View) -> Vec<(String, ColumnType)> {
+    let mut columns = Vec::new();
+    if view.window.is_some() {
+        columns.push(("window_start".to_owned(), ColumnType::Timestamp));
+        columns.push(("window_end".to_owned(), ColumnType::Timestamp));
+    }
+    for &column in &view.columns {
+        let data_type = match column {
+            OutputColumn::WindowStart | OutputColumn::WindowEnd => continue,
+            OutputColumn::Key(i) => view.keys[i].expr.data_type(),
+            OutputColumn::Aggregate(i) => view.aggregates[i].data_type(),
+        };
+        columns.push((view.column_name(column).to_owned(), ColumnType::from(&data_type)));
+    }
+    columns
+}
+
+fn day_column_of(view: &View) -> &'static str {
+    day_column(view.columns.iter().map(|&column| view.column_name(column)))
+}
+
+/// How a view's rows are laid out as a table: by the day in which a window starts.
+pub(super) fn layout(view: &View) -> Layout {
+    let mut columns = columns(view);
+    let mut partition_by = Vec::new();
+    if view.window.is_some() {
+        columns.push((day_column_of(view).to_owned(), ColumnType::Date));
+        partition_by.push(day_column_of(view).to_owned());
+    }
+    Layout { columns, partition_by }
+}
+
+/// What of the finished windows goes into the table: all but the bounds, which equal the values.
+pub(super) fn row_columns(view: &View) -> Vec<Expr> {
+    columns(view).into_iter().map(|(name, _)| col(name)).collect()
+}
+
+/// What of the partials goes into a file: all but how many windows were missed, which is none.
+pub(super) fn pane_columns(view: &View) -> Vec<Expr> {
+    partial::schema(view).iter_names().filter(|name| *name != MISSED).map(|name| col(name.clone())).collect()
+}
+
+/// Rows in order of their windows, by the day in which these start.
+pub(super) fn split_days(rows: &DataFrame, days: &Range<i64>) -> PolarsResult<Vec<(i64, DataFrame)>> {
+    let starts = rows.column("window_start")?.cast(&DataType::Int64)?;
+    let starts = starts.i64()?;
+    let mut split = Vec::new();
+    let mut offset = 0;
+    for day in days.clone() {
+        let rest = starts.slice(offset as i64, rows.height() - offset);
+        let length = rest.iter().take_while(|start| start.is_some_and(|start| start < (day + 1) * DAY)).count();
+        if length > 0 {
+            split.push((day, rows.slice(offset as i64, length)));
+        }
+        offset += length;
+    }
+    Ok(split)
+}
+
+/// Writes a frame to a Parquet file, whole or not at all.
+pub(super) fn write_frame(path: &Path, frame: &mut DataFrame) -> Result<u64, BatchError> {
+    let written: Result<u64, FrameError> = write_file(path, |file| {
+        ParquetWriter::new(file)
+            .with_compression(ParquetCompression::Zstd(None))
+            .with_statistics(StatisticsOptions::full())
+            .with_row_group_size(Some(ROW_GROUP_ROWS))
+            .finish(frame)
+            .map_err(FrameError::Polars)
+    });
+    let failed = |source| BatchError::File { step: "writing", path: path.to_owned(), source };
+    written.map_err(|error| match error {
+        FrameError::Io(source) => failed(source),
+        FrameError::Polars(source) => failed(std::io::Error::other(source)),
+    })?;
+    Ok(std::fs::metadata(path).map_err(failed)?.len())
+}
+
+enum FrameError {
+    Io(std::io::Error),
+    Polars(PolarsError),
+}
+
+impl From<std::io::Error> for FrameError {
+    fn from(source: std::io::Error) -> Self {
+        Self::Io(source)
+    }
+}
+
+/// Writes finished rows to a file of the view's table.
+pub(super) fn write_rows(
+    root: &Path,
+    view: &View,
+    stem: &str,
+    day: Option<i64>,
+    rows: &mut DataFrame,
+    now: Micros,
+) -> Result<DataFile, BatchError> {
+    let (path, partition) = match day {
+        None => (format!("{stem}.parquet"), BTreeMap::new()),
+        Some(day) => {
+            let (column, day) = (day_column_of(view), day_name(day));
+            (format!("{column}={day}/{stem}.parquet"), BTreeMap::from([(column.to_owned(), Some(day))]))
+        }
+    };
+    let size = write_frame(&root.join(&path), rows)?;
+    let stats = Some(format!("{{\"numRecords\":{}}}", rows.height()));
+    Ok(DataFile { path, size, rows: Some(rows.height() as u64), partition, modified_ms: now.div_euclid(1000), stats })
+}

@@ -1,0 +1,490 @@
+//! Tables of files: Parquet under Delta Lake commits, without a query engine.
+//!
+//! A [`DeltaTable`] is one version of a table as it was read. [`DeltaTable::commit`] builds the next one on it and is
+//! refused with [`TableError::Superseded`] if anybody has committed since: of two writers that read the same version
+//! one wins, and the other one has to look at what has changed. Nothing is ever overwritten.
+//!
+//! A commit carries, under `anabranch` in its `commitInfo`, a note of ours: which offsets it covers, for example. So
+//! data and offsets are one atomic fact. Commits of other programs (an `OPTIMIZE` by Spark) carry none: the newest note
+//! is then that of an earlier commit, and still true, as such commits change no data.
+//!
+//! Files are written before the commit that names them ([`write_file`]); a crash in between leaves files that no
+//! version names, and a [`Sweeper`] finds them.
+
+mod durable;
+mod sweep;
+mod versions;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
+use deltalake_core::kernel::{
+    Action, Add, DataType as DeltaType, MetadataExt, Remove, StructField, StructType, Transaction, new_metadata,
+};
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, logstore_with};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::table::state::DeltaTableState;
+use deltalake_core::{DeltaResult, DeltaTableError};
+use object_store::local::LocalFileSystem;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::schema::DataType;
+
+pub use durable::write_file;
+pub use sweep::Sweeper;
+pub use versions::{
+    ArchiveRead, CommittedVersion, Publishers, committed_version, kept_versions, open_versions, view_app_id, view_root,
+};
+
+/// The key of our note in a commit's `commitInfo`.
+const NOTE: &str = "anabranch";
+
+/// How many commits there are between two checkpoints of a table.
+const CHECKPOINT_INTERVAL: u64 = 100;
+
+/// What went wrong with a table, by what the caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Somebody has committed since the table was read: read it again and decide anew.
+    #[error("table {table}: version {version} has been superseded by another writer")]
+    Superseded {
+        /// The table.
+        table: String,
+        /// The version that the commit was built on.
+        version: u64,
+    },
+    /// A column is not what it has to be, and can't be made so.
+    #[error("table {table}: column `{column}` is stored as {existing}, but the definition says {wanted}")]
+    Column {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// What it is.
+        existing: String,
+        /// What it should be.
+        wanted: String,
+    },
+    /// Our note in a commit can't be understood.
+    #[error("table {table}: what version {version} says of itself can't be understood")]
+    Note {
+        /// The table.
+        table: String,
+        /// The version.
+        version: u64,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file can't be read or written.
+    #[error("{step} {path} failed")]
+    File {
+        /// What was tried.
+        step: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The table's log can't be read or written.
+    #[error("table {table}: {step} failed")]
+    Delta {
+        /// What was tried.
+        step: &'static str,
+        /// The table.
+        table: String,
+        /// Why it failed.
+        #[source]
+        source: Box<DeltaTableError>,
+    },
+}
+
+impl TableError {
+    /// Whether the same might work a moment later: the storage failed, not what was asked of it.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::File { .. } => true,
+            Self::Delta { source, .. } => {
+                matches!(**source, DeltaTableError::ObjectStore { .. } | DeltaTableError::Io { .. })
+            }
+            _ => false,
+        }
+    }
+}
+
+/// The type of a stored column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are SQL's")]
+pub enum ColumnType {
+    Text,
+    Integer,
+    BigInt,
+    Double,
+    Boolean,
+    Timestamp,
+    Date,
+}
+
+impl From<&DataType> for ColumnType {
+    fn from(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Text | DataType::Json | DataType::List(_) => Self::Text,
+            DataType::BigInt => Self::BigInt,
+            DataType::Double => Self::Double,
+            DataType::Boolean => Self::Boolean,
+            DataType::Timestamp => Self::Timestamp,
+        }
+    }
+}
+
+impl From<ColumnType> for DeltaType {
+    fn from(column_type: ColumnType) -> Self {
+        match column_type {
+            ColumnType::Text => Self::STRING,
+            ColumnType::Integer => Self::INTEGER,
+            ColumnType::BigInt => Self::LONG,
+            ColumnType::Double => Self::DOUBLE,
+            ColumnType::Boolean => Self::BOOLEAN,
+            ColumnType::Timestamp => Self::TIMESTAMP,
+            ColumnType::Date => Self::DATE,
+        }
+    }
+}
+
+/// What a table's rows look like. Every column may be null, so that a definition can gain columns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    /// The columns in order, partition columns included.
+    pub columns: Vec<(String, ColumnType)>,
+    /// The columns whose values are in the folders' names, not in the files.
+    pub partition_by: Vec<String>,
+}
+
+impl Layout {
+    fn fields(&self) -> Vec<StructField> {
+        self.columns.iter().map(|(name, data_type)| StructField::nullable(name.clone(), *data_type)).collect()
+    }
+}
+
+/// A file of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataFile {
+    /// Its path, relative to the table.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// How many rows it has; unknown if another program wrote it and didn't say.
+    pub rows: Option<u64>,
+    /// The values of the partition columns.
+    pub partition: BTreeMap<String, Option<String>>,
+    /// When it was written, in milliseconds since the Unix epoch.
+    pub modified_ms: i64,
+    /// Delta's statistics, in JSON.
+    pub stats: Option<String>,
+}
+
+/// The next version of a table.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// Files that are new. They must have been written.
+    pub add: Vec<DataFile>,
+    /// Files that are no longer part of the table.
+    pub remove: Vec<DataFile>,
+    /// How far each application has come, in this commit or before.
+    pub transactions: Vec<(String, i64)>,
+    /// What the commit says of itself.
+    pub note: Value,
+    /// Set if the rows look different from now on.
+    pub layout: Option<Layout>,
+    /// The same rows in other files: readers of changes can pass over this commit.
+    pub is_rearrangement: bool,
+}
+
+/// One version of a table.
+#[derive(Debug, Clone)]
+pub struct DeltaTable {
+    root: PathBuf,
+    store: LogStoreRef,
+    state: DeltaTableState,
+}
+
+fn name(root: &Path) -> String {
+    root.display().to_string()
+}
+
+fn delta<'a>(root: &'a Path, step: &'static str) -> impl FnOnce(DeltaTableError) -> TableError + 'a {
+    move |source| TableError::Delta { step, table: name(root), source: Box::new(source) }
+}
+
+/// The log of the table in a local folder.
+fn log_store(root: &Path) -> Result<LogStoreRef, TableError> {
+    let absolute = std::path::absolute(root).map_err(|source| TableError::File {
+        step: "resolving",
+        path: root.to_owned(),
+        source,
+    })?;
+    let url = url::Url::from_directory_path(&absolute)
+        .map_err(|()| delta(root, "naming it")(DeltaTableError::InvalidTableLocation(name(root))))?;
+    let store = Arc::new(durable::Durable(LocalFileSystem::new()));
+    logstore_with(store, &url, StorageConfig::default()).map_err(delta(root, "opening it"))
+}
+
+impl DeltaTable {
+    /// Reads the newest version of the table in a folder; `None` if there is no table.
+    pub async fn open(root: &Path) -> Result<Option<Self>, TableError> {
+        let store = log_store(root)?;
+        if !root.join("_delta_log").is_dir() || !is_table(&store).await.map_err(delta(root, "looking for it"))? {
+            return Ok(None);
+        }
+        let state = DeltaTableState::try_new(&store, None).await.map_err(delta(root, "reading it"))?;
+        Ok(Some(Self { root: root.to_owned(), store, state }))
+    }
+
+    /// Reads the newest version of the table in a folder, or creates the table.
+    pub async fn open_or_create(root: &Path, layout: &Layout) -> Result<Self, TableError> {
+        if let Some(table) = Self::open(root).await? {
+            return Ok(table);
+        }
+        std::fs::create_dir_all(root).map_err(|source| TableError::File {
+            step: "creating",
+            path: root.to_owned(),
+            source,
+        })?;
+        let created = CreateBuilder::new()
+            .with_log_store(log_store(root)?)
+            .with_columns(layout.fields())
+            .with_partition_columns(layout.partition_by.iter().cloned())
+            .with_configuration(configuration().map(|(key, value)| (key, Some(value))))
+            .await;
+        match (created, Self::open(root).await?) {
+            // Either way there is a table now: ours, or that of somebody who was faster.
+            (_, Some(table)) => Ok(table),
+            (Err(error), None) => Err(delta(root, "creating it")(error)),
+            (Ok(_), None) => {
+                Err(delta(root, "creating it")(DeltaTableError::NotATable("gone after it was created".into())))
+            }
+        }
+    }
+
+    /// Reads another version of the table.
+    pub async fn at(&self, version: u64) -> Result<Self, TableError> {
+        let state = DeltaTableState::try_new(&self.store, Some(version))
+            .await
+            .map_err(delta(&self.root, "reading an earlier version"))?;
+        Ok(Self { root: self.root.clone(), store: self.store.clone(), state })
+    }
+
+    /// Reads the newest version.
+    pub async fn refresh(&mut self) -> Result<(), TableError> {
+        self.state.update(&self.store, None).await.map_err(delta(&self.root, "reading it"))
+    }
+
+    /// Whether there is a newer version.
+    pub async fn is_superseded(&self) -> Result<bool, TableError> {
+        let next = self.store.read_commit_entry(self.version() + 1).await;
+        Ok(next.map_err(delta(&self.root, "looking for newer versions"))?.is_some())
+    }
+
+    /// The table's folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Which version this is.
+    pub fn version(&self) -> u64 {
+        self.state.version()
+    }
+
+    /// What the rows look like, or the first column of a type that we never write.
+    pub fn layout(&self) -> Result<Layout, TableError> {
+        let columns = self.state.schema().fields().map(|field| self.stored(field)).collect::<Result<_, _>>()?;
+        Ok(Layout { columns, partition_by: self.state.metadata().partition_columns().to_vec() })
+    }
+
+    fn stored(&self, field: &StructField) -> Result<(String, ColumnType), TableError> {
+        use ColumnType::*;
+        let known = [Text, Integer, BigInt, Double, Boolean, Timestamp, Date];
+        let found = known.into_iter().find(|&known| DeltaType::from(known) == *field.data_type());
+        found.map(|data_type| (field.name().clone(), data_type)).ok_or_else(|| TableError::Column {
+            table: name(&self.root),
+            column: field.name().clone(),
+            existing: format!("{}", field.data_type()),
+            wanted: "a type that this program writes".into(),
+        })
+    }
+
+    /// Whether the definition that says `wanted` can go on with this table: `None` if it looks just so, the new layout
+    /// if it gained columns, an error if anything else has changed.
+    pub fn grown(&self, wanted: &Layout) -> Result<Option<Layout>, TableError> {
+        let existing = self.layout()?;
+        let differs = |column: &str, existing: String, wanted: String| TableError::Column {
+            table: name(&self.root),
+            column: column.to_owned(),
+            existing,
+            wanted,
+        };
+        if existing.partition_by != wanted.partition_by {
+            let column = wanted.partition_by.first().or(existing.partition_by.first()).cloned().unwrap_or_default();
+            let shown = |layout: &Layout| format!("partitioned by {:?}", layout.partition_by);
+            return Err(differs(&column, shown(&existing), shown(wanted)));
+        }
+        for (column, data_type) in &existing.columns {
+            match wanted.columns.iter().find(|(name, _)| name == column) {
+                None => return Err(differs(column, format!("{data_type:?}"), "nothing".into())),
+                Some((_, other)) if other != data_type => {
+                    return Err(differs(column, format!("{data_type:?}"), format!("{other:?}")));
+                }
+                Some(_) => {}
+            }
+        }
+        let mut grown = existing.clone();
+        grown.columns.extend(wanted.columns.iter().filter(|column| !existing.columns.contains(column)).cloned());
+        Ok((grown != existing).then_some(grown))
+    }
+
+    /// The files that make up this version, in order of their paths.
+    pub fn files(&self) -> Vec<DataFile> {
+        let file = |view: deltalake_core::kernel::LogicalFileView| {
+            let stats = view.stats();
+            let said = || serde_json::from_str::<Value>(stats.as_deref()?).ok()?.get("numRecords")?.as_u64();
+            DataFile {
+                path: view.path().into_owned(),
+                size: u64::try_from(view.size()).unwrap_or(0),
+                rows: view.num_records().map(|rows| rows as u64).or_else(said),
+                partition: view.partition_values_map().into_iter().collect(),
+                modified_ms: view.modification_time(),
+                stats,
+            }
+        };
+        let mut files: Vec<DataFile> = self.state.log_data().iter().map(file).collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        files
+    }
+
+    /// The newest of our notes, in this version or the last one before it that has any; with that version.
+    pub async fn note<T: DeserializeOwned>(&self) -> Result<Option<(u64, T)>, TableError> {
+        for version in (0..=self.version()).rev() {
+            let commit = self.store.read_commit_entry(version).await.map_err(delta(&self.root, "reading a commit"))?;
+            let Some(commit) = commit else { return Ok(None) };
+            let damaged = |source| TableError::Note { table: name(&self.root), version, source };
+            for action in serde_json::Deserializer::from_slice(&commit).into_iter::<Value>() {
+                let mut action = action.map_err(damaged)?;
+                if let Some(note) = action.pointer_mut("/commitInfo/anabranch") {
+                    return serde_json::from_value(note.take()).map(|note| Some((version, note))).map_err(damaged);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// How far an application has come.
+    pub async fn transaction(&self, app_id: &str) -> Result<Option<i64>, TableError> {
+        let version = self.state.transaction_version(&self.store, app_id).await;
+        version.map_err(delta(&self.root, "reading its transactions"))
+    }
+
+    /// Commits the next version, or fails with [`TableError::Superseded`] if this one isn't the newest any more.
+    pub async fn commit(&mut self, change: Change) -> Result<u64, TableError> {
+        let base = self.version();
+        let superseded = || TableError::Superseded { table: name(&self.root), version: base };
+        let prepared = self.prepare(change).map_err(delta(&self.root, "preparing a commit"))?;
+        let (builder, operation) = prepared;
+        let commit = builder.build(Some(&self.state), self.store.clone(), operation);
+        let committed = match commit.into_prepared_commit_future().await {
+            Ok(prepared) => prepared.await,
+            Err(error) => Err(error),
+        };
+        let committed = committed.map_err(|error| match error {
+            DeltaTableError::VersionAlreadyExists(_) => superseded(),
+            DeltaTableError::Transaction {
+                source: TransactionError::MaxCommitAttempts(_) | TransactionError::CommitConflict(_),
+            } => superseded(),
+            error => delta(&self.root, "committing")(error),
+        })?;
+        let version = committed.version;
+        // From here on the version is there, whatever becomes of checkpoints and old log files.
+        match committed.await {
+            Ok(finished) => self.state = finished.snapshot,
+            Err(error) => {
+                tracing::warn!(table = %self.root.display(), version, %error, "the table's log wasn't tidied");
+                self.refresh().await?;
+            }
+        }
+        Ok(version)
+    }
+
+    fn prepare(&self, change: Change) -> DeltaResult<(CommitBuilder, DeltaOperation)> {
+        let mut actions = Vec::new();
+        if let Some(layout) = &change.layout {
+            let schema = StructType::try_new(layout.fields())?;
+            let metadata = new_metadata(&schema, &layout.partition_by, configuration())?;
+            actions.push(Action::Metadata(metadata.with_table_id(self.state.metadata().id().to_owned())?));
+        }
+        let data_change = !change.is_rearrangement;
+        let removed_at = change.add.iter().chain(&change.remove).map(|file| file.modified_ms).max();
+        let removes_all = !change.remove.is_empty() && data_change;
+        actions.extend(change.remove.into_iter().map(|file| Action::Remove(remove(file, data_change, removed_at))));
+        actions.extend(change.add.into_iter().map(|file| Action::Add(add(file, data_change))));
+        let operation = if change.is_rearrangement {
+            DeltaOperation::Optimize { predicate: None, target_size: 0 }
+        } else {
+            let mode = if removes_all { SaveMode::Overwrite } else { SaveMode::Append };
+            let partition_by = Some(self.state.metadata().partition_columns().to_vec());
+            DeltaOperation::Write { mode, partition_by, predicate: None }
+        };
+        let tidies = (self.version() + 1).is_multiple_of(CHECKPOINT_INTERVAL);
+        let transactions = change.transactions.into_iter().map(|(app_id, version)| Transaction::new(app_id, version));
+        // No retries: a retry would put a note that was true of one version onto another.
+        let properties = CommitProperties::default()
+            .with_metadata(HashMap::from([(NOTE.to_owned(), change.note)]))
+            .with_application_transactions(transactions.collect())
+            .with_cleanup_expired_logs(Some(tidies))
+            .with_max_retries(0);
+        Ok((CommitBuilder::from(properties).with_actions(actions), operation))
+    }
+}
+
+async fn is_table(store: &LogStoreRef) -> DeltaResult<bool> {
+    store.is_delta_table_location().await
+}
+
+fn configuration() -> impl Iterator<Item = (String, String)> {
+    [
+        ("delta.checkpointInterval", CHECKPOINT_INTERVAL.to_string()),
+        ("delta.logRetentionDuration", "interval 7 days".to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+}
+
+fn add(file: DataFile, data_change: bool) -> Add {
+    Add {
+        path: file.path,
+        partition_values: file.partition.into_iter().collect(),
+        size: file.size as i64,
+        modification_time: file.modified_ms,
+        data_change,
+        stats: file.stats,
+        ..Default::default()
+    }
+}
+
+fn remove(file: DataFile, data_change: bool, at: Option<i64>) -> Remove {
+    Remove {
+        path: file.path,
+        data_change,
+        deletion_timestamp: at,
+        extended_file_metadata: Some(true),
+        partition_values: Some(file.partition.into_iter().collect()),
+        size: Some(file.size as i64),
+        ..Default::default()
+    }
+}

@@ -1,0 +1,142 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{Change, ColumnType, DataFile, DeltaTable, Layout, Sweeper, TableError};
+
+fn layout(columns: &[(&str, ColumnType)]) -> Layout {
+    let columns = columns.iter().map(|&(name, data_type)| (name.to_owned(), data_type)).collect();
+    Layout { columns, partition_by: vec!["day".into()] }
+}
+
+const COLUMNS: [(&str, ColumnType); 3] =
+    [("user", ColumnType::Text), ("ts", ColumnType::Timestamp), ("day", ColumnType::Date)];
+
+async fn create(root: &Path) -> DeltaTable {
+    DeltaTable::open_or_create(root, &layout(&COLUMNS)).await.expect("create")
+}
+
+fn file(path: &str, rows: u64) -> DataFile {
+    DataFile {
+        path: format!("day=2024-01-15/{path}"),
+        size: 10,
+        rows: Some(rows),
+        partition: [("day".to_owned(), Some("2024-01-15".to_owned()))].into(),
+        modified_ms: 1_700_000_000_000,
+        stats: Some(format!("{{\"numRecords\":{rows}}}")),
+    }
+}
+
+fn adding(path: &str, offset: i64) -> Change {
+    Change {
+        add: vec![file(path, 3)],
+        transactions: vec![("app".into(), offset)],
+        note: json!({"coverage": {"0": [0, offset]}}),
+        ..Change::default()
+    }
+}
+
+#[tokio::test]
+async fn a_commit_is_read_back_with_its_files_its_note_and_its_transaction() {
+    let dir = tempfile::tempdir().expect("directory");
+    let root = dir.path().join("a table");
+    assert!(DeltaTable::open(&root).await.expect("open").is_none());
+    let mut table = create(&root).await;
+    assert_eq!(table.note::<Value>().await.expect("note"), None);
+    assert_eq!(table.commit(adding("one", 5)).await.expect("commit"), 1);
+    table.commit(adding("two", 9)).await.expect("commit");
+    let table = DeltaTable::open(&root).await.expect("open").expect("table");
+    assert_eq!((table.version(), table.layout().expect("layout")), (2, layout(&COLUMNS)));
+    assert_eq!(table.files(), [file("one", 3), file("two", 3)]);
+    assert_eq!(table.note::<Value>().await.expect("note"), Some((2, json!({"coverage": {"0": [0, 9]}}))));
+    assert_eq!(table.transaction("app").await.expect("transaction"), Some(9));
+    let before = table.at(1).await.expect("at");
+    assert_eq!((before.files().len(), before.transaction("app").await.expect("transaction")), (1, Some(5)));
+}
+
+#[tokio::test]
+async fn of_two_writers_one_is_refused() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (mut one, mut other) = (create(dir.path()).await, create(dir.path()).await);
+    assert!(!other.is_superseded().await.expect("look"));
+    one.commit(adding("one", 5)).await.expect("commit");
+    assert!(other.is_superseded().await.expect("look"));
+    let refused = other.commit(adding("two", 5)).await.expect_err("refused");
+    assert!(matches!(refused, TableError::Superseded { version: 0, .. }), "{refused}");
+    assert!(!refused.is_transient());
+    other.refresh().await.expect("refresh");
+    assert_eq!(other.files(), [file("one", 3)]);
+    assert_eq!(other.commit(adding("two", 9)).await.expect("commit"), 2);
+}
+
+#[tokio::test]
+async fn a_rearrangement_and_a_foreign_commit_keep_the_note() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    table.commit(adding("one", 5)).await.expect("commit");
+    let mut rewritten = adding("whole", 5);
+    rewritten.remove.push(file("one", 3));
+    rewritten.is_rearrangement = true;
+    table.commit(rewritten).await.expect("commit");
+    assert_eq!(table.files(), [file("whole", 3)]);
+    // Another program's commit has no note.
+    let foreign = json!({"commitInfo": {"timestamp": 0, "operation": "OPTIMIZE"}}).to_string();
+    std::fs::write(dir.path().join("_delta_log/00000000000000000003.json"), foreign).expect("write");
+    table.refresh().await.expect("refresh");
+    assert_eq!(table.version(), 3);
+    assert_eq!(table.note::<Value>().await.expect("note").map(|(version, _)| version), Some(2));
+}
+
+#[tokio::test]
+async fn a_layout_grows_and_does_nothing_else() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    assert_eq!(table.grown(&layout(&COLUMNS)).expect("same"), None);
+    let wider = layout(&[COLUMNS[0], ("extra", ColumnType::BigInt), COLUMNS[1], COLUMNS[2]]);
+    let grown = table.grown(&wider).expect("grown").expect("wider");
+    assert_eq!(grown.columns.len(), 4);
+    table.commit(Change { layout: Some(grown.clone()), ..Change::default() }).await.expect("commit");
+    let table = DeltaTable::open(dir.path()).await.expect("open").expect("table");
+    assert_eq!(table.layout().expect("layout"), grown);
+    assert_eq!(table.grown(&wider).expect("the order doesn't matter"), None);
+    for (columns, column) in [
+        (vec![COLUMNS[0], COLUMNS[1], COLUMNS[2]], "extra"),
+        (vec![("user", ColumnType::BigInt), ("extra", ColumnType::BigInt), COLUMNS[1], COLUMNS[2]], "user"),
+    ] {
+        let refused = table.grown(&layout(&columns)).expect_err("refused");
+        assert!(matches!(&refused, TableError::Column { column: named, .. } if named == column), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_table_outlives_its_checkpoints() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    for i in 1..=205 {
+        table.commit(adding(&format!("{i:03}"), i)).await.expect("commit");
+    }
+    assert!(dir.path().join("_delta_log/_last_checkpoint").exists());
+    let table = DeltaTable::open(dir.path()).await.expect("open").expect("table");
+    assert_eq!((table.version(), table.files().len()), (205, 205));
+    assert!(table.files().iter().all(|file| file.rows == Some(3)), "checkpoints keep the counts");
+    assert_eq!(table.transaction("app").await.expect("transaction"), Some(205));
+}
+
+#[test]
+fn files_are_swept_once_they_have_been_without_a_reference_long_enough() {
+    let dir = tempfile::tempdir().expect("directory");
+    let write = |path: &str| super::write_file::<_, std::io::Error>(&dir.path().join(path), |_| Ok(())).expect("write");
+    for path in ["day=1/kept", "day=1/left", "_delta_log/0.json"] {
+        write(path);
+    }
+    let mut sweeper = Sweeper::default();
+    let referenced = ["day=1/kept".to_owned()].into();
+    assert_eq!(sweeper.sweep(dir.path(), &referenced, 100, 10).expect("sweep"), 0);
+    // A reference that comes later ends the count.
+    let both = ["day=1/kept".to_owned(), "day=1/left".to_owned()].into();
+    assert_eq!(sweeper.sweep(dir.path(), &both, 105, 10).expect("sweep"), 0);
+    assert_eq!(sweeper.sweep(dir.path(), &referenced, 110, 10).expect("sweep"), 0);
+    assert_eq!(sweeper.sweep(dir.path(), &referenced, 120, 10).expect("sweep"), 1);
+    assert!(dir.path().join("day=1/kept").exists() && dir.path().join("_delta_log/0.json").exists());
+    assert!(!dir.path().join("day=1/left").exists());
+}

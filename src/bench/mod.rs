@@ -1,0 +1,54 @@
+//! `anabranch bench`: figures that mean something on any machine, as each stands beside a peer or a limit that was
+//! measured in the same run.
+
+mod batch;
+mod freshness;
+mod serve;
+mod speed;
+mod stream;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use crate::cli::BenchKind;
+use crate::failure::Failure;
+
+/// Runs a benchmark and prints its figures.
+pub async fn run(what: BenchKind) -> Result<ExitCode, Failure> {
+    match what {
+        BenchKind::Speed { events } => blocking(move || speed::run(events)).await?,
+        BenchKind::Batch { events, keep } => batch::run(events, keep).await?,
+        BenchKind::Freshness { rate, seconds } => freshness::run(rate, seconds).await?,
+        BenchKind::Serve { seconds } => serve::run(seconds).await?,
+        BenchKind::All => {
+            blocking(|| speed::run(8_000_000)).await?;
+            batch::run(20_000_000, None).await?;
+            freshness::run(10_000, 30).await?;
+            serve::run(10).await?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn blocking(work: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Result<(), Failure> {
+    tokio::task::spawn_blocking(work).await?
+}
+
+/// A line of a report: what was measured, how much of it a second, and beside what.
+fn report(what: &str, figure: String, beside: &str) {
+    println!("{what:<58} {figure:>18}  {beside}");
+}
+
+fn per_second(count: u64, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64()
+}
+
+fn millions(rate: f64) -> String {
+    format!("{:.2} million/s", rate / 1e6)
+}
+
+fn timed<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<(T, Duration), Failure> {
+    let started = Instant::now();
+    let value = work()?;
+    Ok((value, started.elapsed()))
+}

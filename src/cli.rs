@@ -1,0 +1,292 @@
+//! The command line's grammar.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Analytics over one event log: a fast layer and an exact layer from one SQL definition, merged at an offset.
+#[derive(Debug, Parser)]
+#[command(name = "anabranch", version, propagate_version = true)]
+pub struct Cli {
+    /// Say more: once for progress, twice for details.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The log filter that goes with the flags.
+    pub fn verbosity(&self) -> &'static str {
+        match (self.verbose, &self.command) {
+            (0, Command::Up(_)) => "warn,anabranch=info,anabranch_speed_layer=info,anabranch_batch_layer=info",
+            (0, _) => "warn",
+            (1, _) => "info",
+            _ => "debug",
+        }
+    }
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run everything in one process: the embedded log, both layers, the API and the dashboard.
+    Up(Up),
+    /// Write a new project folder to edit.
+    Init {
+        /// The folder: new or empty.
+        dir: PathBuf,
+    },
+    /// Send NDJSON to a topic, from a file or from standard input.
+    Produce(Produce),
+    /// The views of a project.
+    #[command(subcommand)]
+    Views(Views),
+    /// The rows of a view.
+    Rows(Rows),
+    /// Exact recomputation.
+    #[command(subcommand)]
+    Batch(Batch),
+    /// Records that were refused.
+    #[command(subcommand)]
+    Rejects(Rejects),
+    /// The settings in force.
+    #[command(subcommand)]
+    Config(Config),
+    /// Measure this machine, each figure beside a peer or a limit.
+    Bench(Bench),
+    /// Print a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the project is, and the server that runs it.
+#[derive(Debug, Args)]
+pub struct Target {
+    /// The project folder.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub project: PathBuf,
+    /// The address of a running server, such as http://127.0.0.1:8080; found by itself if it runs this project.
+    #[arg(long, env = "ANABRANCH_SERVER", value_name = "URL")]
+    pub server: Option<String>,
+}
+
+/// `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// The project folder; its data is kept in DIR/.anabranch.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// Feed a lively stream of tweets and page views. Without a project in DIR, the demo brings its own views.
+    #[arg(long)]
+    pub demo: bool,
+    /// Events per second of the demo stream.
+    #[arg(long, default_value_t = 300, requires = "demo", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub demo_rate: u32,
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+/// `produce`.
+#[derive(Debug, Args)]
+pub struct Produce {
+    /// The topic.
+    pub topic: String,
+    /// A file of NDJSON; standard input if absent or `-`.
+    pub file: Option<PathBuf>,
+    /// The project and its server.
+    #[command(flatten)]
+    pub target: Target,
+    /// How the outcome is printed.
+    #[arg(long, default_value = "table")]
+    pub output: Format,
+}
+
+/// `views`.
+#[derive(Debug, Subcommand)]
+pub enum Views {
+    /// Check the project's SQL; every mistake is shown with its place.
+    Check {
+        /// The project folder.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+    /// List the views.
+    List {
+        /// The project folder.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// How the list is printed.
+        #[arg(long, default_value = "table")]
+        output: Format,
+    },
+    /// Show how a view is computed: its plan, and what it reads of each event.
+    Explain {
+        /// The view.
+        view: String,
+        /// The project folder.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+}
+
+/// `rows`.
+#[derive(Debug, Args)]
+pub struct Rows {
+    /// The view.
+    pub view: String,
+    /// `latest`, `closed`, or the end of a window (RFC 3339).
+    #[arg(long, conflicts_with_all = ["from", "to"])]
+    pub window: Option<String>,
+    /// All windows wholly inside FROM..TO (RFC 3339).
+    #[arg(long, requires = "to")]
+    pub from: Option<String>,
+    /// The end of the range.
+    #[arg(long, requires = "from")]
+    pub to: Option<String>,
+    /// Only rows with this key, COLUMN=VALUE; may be repeated.
+    #[arg(long = "key", value_name = "COLUMN=VALUE")]
+    pub keys: Vec<String>,
+    /// How many rows at most.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    /// Which layer answers.
+    #[arg(long, default_value = "merged")]
+    pub mode: Mode,
+    /// How the rows are printed.
+    #[arg(long, default_value = "table")]
+    pub output: Format,
+    /// The project and its server.
+    #[command(flatten)]
+    pub target: Target,
+}
+
+/// Which layer answers.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Mode {
+    /// Both, joined at the frontier.
+    Merged,
+    /// The newest batch version alone.
+    Batch,
+    /// What came after the frontier alone.
+    Speed,
+}
+
+/// `batch`.
+#[derive(Debug, Subcommand)]
+pub enum Batch {
+    /// Recompute a view, or all of them, and wait for the new version.
+    Run {
+        /// The view; all of them if absent.
+        view: Option<String>,
+        /// Recompute everything, not only what new events touch.
+        #[arg(long)]
+        full: bool,
+        /// How the outcome is printed.
+        #[arg(long, default_value = "table")]
+        output: Format,
+        /// The project and its server.
+        #[command(flatten)]
+        target: Target,
+    },
+    /// The runs so far, newest first.
+    History {
+        /// How the list is printed.
+        #[arg(long, default_value = "table")]
+        output: Format,
+        /// The project and its server.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// `rejects`.
+#[derive(Debug, Subcommand)]
+pub enum Rejects {
+    /// List them, newest first.
+    List {
+        /// Only those of this topic.
+        #[arg(long)]
+        topic: Option<String>,
+        /// How many at most.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// How the list is printed.
+        #[arg(long, default_value = "table")]
+        output: Format,
+        /// The project and its server.
+        #[command(flatten)]
+        target: Target,
+    },
+}
+
+/// `config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Show each setting's value, from flags, environment and anabranch.toml.
+    Show {
+        /// The project folder.
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+    },
+}
+
+/// `bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure.
+    #[command(subcommand)]
+    pub what: BenchKind,
+}
+
+/// The benchmarks.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchKind {
+    /// Events per second through the speed layer, beside reading the log alone and decoding alone.
+    Speed {
+        /// How many events.
+        #[arg(long, default_value_t = 8_000_000)]
+        events: u64,
+    },
+    /// Recompute of a view from Parquet, beside DuckDB on the same files.
+    Batch {
+        /// How many events.
+        #[arg(long, default_value_t = 20_000_000)]
+        events: u64,
+        /// A folder that keeps the archive for the next run.
+        #[arg(long)]
+        keep: Option<PathBuf>,
+    },
+    /// From the ingest answer to being visible in the rows, at a steady rate.
+    Freshness {
+        /// Events per second.
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+        /// For how many seconds.
+        #[arg(long, default_value_t = 30)]
+        seconds: u32,
+    },
+    /// Requests per second of a rows answer, beside a fixed answer of the same server (needs wrk).
+    Serve {
+        /// For how many seconds each.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+    },
+    /// All of them.
+    All,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// One JSON document.
+    Json,
+    /// Comma-separated values with a header.
+    Csv,
+}

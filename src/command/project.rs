@@ -1,0 +1,92 @@
+//! Commands on a project's files: no server, no data.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anabranch_shared::partial::{self, Quality, Scope};
+use anabranch_shared::project::Project;
+use anabranch_shared::transform::polars_type;
+use polars::prelude::{DataFrame, IntoLazy, Schema};
+use serde_json::json;
+
+use crate::cli::Format;
+use crate::failure::Failure;
+use crate::output;
+
+fn load(dir: &Path) -> Result<Project, Failure> {
+    let project = Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))?;
+    // What only the batch layer can judge.
+    for view in project.catalog.views.values() {
+        if let Some(schedule) = &view.schedule {
+            anabranch_batch_layer::schedule::validate(schedule)
+                .map_err(|error| Failure::usage(format!("view `{}`: batch = '{schedule}': {error}", view.name)))?;
+        }
+    }
+    Ok(project)
+}
+
+/// `anabranch init DIR`
+pub fn init(dir: &Path) -> Result<ExitCode, Failure> {
+    Project::init(dir).map_err(|error| Failure::usage(error.to_string()))?;
+    let shown = dir.display();
+    eprintln!("wrote {shown}: edit {shown}/views, then run `anabranch up {shown}`");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `anabranch views check`
+pub fn check(dir: &Path) -> Result<ExitCode, Failure> {
+    let catalog = load(dir)?.catalog;
+    eprintln!("{} tables and {} views are right", catalog.tables.len(), catalog.views.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `anabranch views list`
+pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
+    let catalog = load(dir)?.catalog;
+    let views: Vec<_> = catalog
+        .views
+        .values()
+        .map(|view| {
+            let seconds = |micros: i64| format!("{} s", micros as f64 / 1e6);
+            let window = view.window.map_or("all of time".to_owned(), |window| {
+                if window.is_tumbling() {
+                    format!("tumble {}", seconds(window.size))
+                } else {
+                    format!("hop {} by {}", seconds(window.size), seconds(window.slide))
+                }
+            });
+            let names: Vec<&str> = view.columns.iter().map(|column| view.column_name(*column)).collect();
+            json!({"name": view.name, "table": view.table.name, "topic": view.table.topic, "window": window,
+                   "columns": names.join(", "), "limit": view.limit, "schedule": view.schedule, "definition": view.definition})
+        })
+        .collect();
+    let columns = ["name", "table", "topic", "window", "columns", "limit", "schedule"];
+    output::print(format, &json!({"views": views}), &columns, &views)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `anabranch views explain VIEW`
+pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
+    let catalog = load(dir)?.catalog;
+    let Some(view) = catalog.views.get(name) else {
+        let existing: Vec<&str> = catalog.views.keys().map(String::as_str).collect();
+        return Err(Failure::usage(format!("no view named `{name}`; there are {existing:?}")));
+    };
+    let events: Schema =
+        view.table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type))).collect();
+    let partials = partial::partials(view, DataFrame::empty_with_schema(&events).lazy(), false);
+    let stored = DataFrame::empty_with_schema(&partial::schema(view)).lazy();
+    let finished = partial::windows(view, stored, Scope::All, Quality::default())?;
+    println!("{}\n", view.sql);
+    println!("definition {}\n", view.definition);
+    println!("Events to partials, in both layers:\n\n{}\n", partials.explain(true)?);
+    println!("Partials to windows, in batch and in each answer:\n\n{}", finished.explain(true)?);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `anabranch config show`
+pub fn show_config(dir: &Path) -> Result<ExitCode, Failure> {
+    let project = load(dir)?;
+    print!("{}", project.config.to_toml());
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,214 @@
+//! Every role wired together in one process: the embedded log, the speed layer, the batch layer and serving.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anabranch_batch_layer::archive::ArchiveSettings;
+use anabranch_batch_layer::{BatchLayer, BatchSettings};
+use anabranch_serving::{App, Limits, Measure, Measures, Readiness};
+use anabranch_shared::clock::{Clock, SystemClock};
+use anabranch_shared::config::Config;
+use anabranch_shared::ingest::Ingest;
+use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_shared::log::{Log, Retention};
+use anabranch_shared::project::Project;
+use anabranch_shared::view::Catalog;
+use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::failure::Failure;
+
+/// A project that is loaded and can be started.
+pub struct Platform {
+    /// The project folder.
+    pub dir: PathBuf,
+    /// Its settings.
+    pub config: Config,
+    /// Its tables and views.
+    pub catalog: Arc<Catalog>,
+}
+
+/// A platform at work.
+pub struct Started {
+    /// Where its API is.
+    pub url: String,
+    /// The event log.
+    pub log: Arc<dyn Log>,
+    /// The way in.
+    pub ingest: Arc<Ingest>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Tells every part to end.
+    pub shutdown: CancellationToken,
+    speed: SpeedLayer,
+    tasks: Vec<JoinHandle<Result<(), Failure>>>,
+}
+
+impl Platform {
+    /// Loads a project; every mistake in it is in the failure.
+    pub fn load(dir: &Path) -> Result<Self, Failure> {
+        let project = Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))?;
+        Ok(Self { dir: project.dir, config: project.config, catalog: Arc::new(project.catalog) })
+    }
+
+    /// Where the project's data is.
+    pub fn data(&self) -> PathBuf {
+        self.dir.join(".anabranch")
+    }
+
+    /// Starts it for one command: on a free port of loopback, and without schedules.
+    pub async fn start_for_command(mut self) -> Result<Started, Failure> {
+        self.config.server.listen = "127.0.0.1:0".to_owned();
+        self.config.batch.scheduler = false;
+        self.start().await
+    }
+
+    /// Starts every role.
+    pub async fn start(self) -> Result<Started, Failure> {
+        let Self { ref config, ref catalog, .. } = self;
+        let data = self.data();
+        std::fs::create_dir_all(&data)
+            .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
+        // Before anything is opened, so that a taken port costs nothing.
+        let listener = listen(config).await?;
+        let url = format!("http://{}", listener.local_addr()?);
+
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, ..Default::default() };
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(&clock))?);
+        for table in catalog.tables.values() {
+            log.create_topic(&table.topic, table.partitions)?;
+        }
+        let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
+
+        let settings = batch_settings(config);
+        let rejects = Arc::clone(ingest.rejects());
+        let batch =
+            BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
+        let (jobs, versions) = (batch.jobs(), batch.versions());
+
+        let shutdown = CancellationToken::new();
+        let context = Context {
+            log: Arc::clone(&log),
+            catalog: Arc::clone(catalog),
+            versions: versions.clone(),
+            checkpoints: Some(Checkpoints::new(data.join("checkpoints"))),
+            clock: Arc::clone(&clock),
+            settings: speed_settings(config),
+        };
+        let speed = anabranch_speed_layer::run(&context, &shutdown)?;
+        let token = shutdown.clone();
+        let batch = tokio::spawn(async move {
+            batch.run(token).await;
+            Ok(())
+        });
+        let (ready, readiness) = watch::channel(Readiness::ready());
+        let app = App {
+            catalog: Arc::clone(catalog),
+            log: Arc::clone(&log),
+            rejects: Arc::clone(ingest.rejects()),
+            ingest: Arc::clone(&ingest),
+            snapshots: speed.snapshots(),
+            versions,
+            jobs,
+            measures: measures(speed.metrics_reader()),
+            ready: readiness,
+            clock: Arc::clone(&clock),
+            limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
+        };
+        let token = shutdown.clone();
+        let serving = tokio::spawn(async move { let served = anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
+            drop(ready);
+            Ok(served?) });
+        Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving] })
+    }
+}
+
+impl Started {
+    /// Ends every role: requests are answered, jobs are cancelled, a last checkpoint is stored.
+    pub async fn stop(self) -> Result<(), Failure> {
+        self.shutdown.cancel();
+        tokio::task::spawn_blocking(|| self.speed.stop()).await?;
+        for task in self.tasks {
+            task.await??;
+        }
+        Ok(())
+    }
+}
+
+/// Listens where the settings say, but not in public by mistake.
+async fn listen(config: &Config) -> Result<TcpListener, Failure> {
+    let address = &config.server.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .map_err(|error| Failure::new(format!("{address} can't be listened on: {error}")))?;
+    if !listener.local_addr()?.ip().is_loopback() && !config.server.public {
+        return Err(Failure::usage(format!(
+            "{address} can be reached by others and nothing authenticates them: listen on 127.0.0.1, or set `public = true` \
+             under [server] if something else guards it"
+        )));
+    }
+    Ok(listener)
+}
+
+/// The layers' numbers for `/metrics`.
+fn measures(speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static) -> Measures {
+    Measures::new(move || {
+        let each = speed().into_iter().flat_map(|(table, numbers)| {
+            let seconds = |micros: i64| micros as f64 / 1e6;
+            let counter = |name: &str, help, value| Measure::counter(name, help, value);
+            let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
+            let mut all = vec![
+                counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
+                counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
+                counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
+                counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
+                counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
+                counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
+                counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
+                counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
+                gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
+                gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
+                gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
+            ];
+            if let Some(at) = numbers.checkpoint_at {
+                let help = "When the last checkpoint was stored, in seconds since 1970";
+                all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, seconds(at)));
+            }
+            all.into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
+        });
+        each.collect()
+    })
+}
+
+fn speed_settings(config: &Config) -> Settings {
+    let speed = &config.speed;
+    Settings {
+        batch_records: speed.batch_records,
+        batch_wait: speed.batch_wait,
+        snapshot_interval: speed.snapshot_interval,
+        checkpoint_interval: speed.checkpoint_interval,
+        chunk_interval: speed.chunk_interval,
+        idle_after: speed.idle_after,
+        ..Settings::default()
+    }
+}
+
+fn batch_settings(config: &Config) -> BatchSettings {
+    let (age, bytes) = (config.log.retention_age, config.log.retention_bytes);
+    BatchSettings {
+        scheduler: config.batch.scheduler,
+        keep_versions: config.batch.keep_versions,
+        archive: ArchiveSettings {
+            interval: config.archive.interval,
+            target_rows: config.archive.target_rows,
+            retention: (age.is_some() || bytes.is_some()).then_some(Retention { age, bytes }),
+            ..Default::default()
+        },
+        ..Default::default()
+    }
+}

@@ -1,0 +1,138 @@
+//! Kills at every named failpoint, and between them, while events come in and batch runs go on. After each restart the
+//! answers must speak of exactly the events that were acknowledged.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use rand::RngExt;
+use serde_json::{Value, json};
+
+use crate::support::{Project, Server, totals};
+
+const KILLS: usize = 200;
+const PIECE: usize = 20;
+
+/// Every failpoint in the program, by name: a new one has to be added here.
+const FAILPOINTS: [&str; 0] = [];
+
+const SQL: &str = "
+CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'events', event_time = 'ts', watermark = '5 seconds', partitions = 2);
+CREATE MATERIALIZED VIEW per_user WITH (allowed_lateness = '1 hour') AS
+SELECT window_start, window_end, user_id, count(*) AS n, sum(id) AS ids
+FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id;
+CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+";
+
+const SETTINGS: &str = "
+[speed]
+snapshot_interval = '20 ms'
+checkpoint_interval = '50 ms'
+chunk_interval = '150 ms'
+[archive]
+interval = '50 ms'
+target_rows = 200
+[batch]
+scheduler = false
+keep_versions = 2
+";
+
+fn piece(number: usize) -> String {
+    let event = |id: usize| {
+        let (minute, second) = (id / 60 % 60, id % 60);
+        json!({"id": id, "user_id": format!("u{}", id % 7), "ts": format!("2024-01-15T10:{minute:02}:{second:02}Z")})
+    };
+    (number * PIECE..(number + 1) * PIECE).map(|id| event(id).to_string()).collect::<Vec<_>>().join("\n")
+}
+
+/// Posts a piece under its own key, so that a retry after a crash can't store it twice.
+fn post(server: &Server, number: usize) -> bool {
+    let request = server.request(reqwest::Method::POST, "/v1/topics/events/events");
+    let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
+    let Ok(answer) = answer else { return false };
+    let status = answer.status();
+    let Ok(receipt) = answer.json::<Value>() else { return false };
+    assert!(status.is_success(), "{receipt}");
+    assert_eq!(receipt["accepted"], PIECE, "{receipt}");
+    true
+}
+
+/// Checks every answer against the pieces acknowledged so far. A piece that was cut off may be there or not.
+fn check(server: &Server, acknowledged: usize) -> usize {
+    let sums = |pieces: usize| {
+        let events = (pieces * PIECE) as i64;
+        (events, events * (events - 1) / 2)
+    };
+    server.settle("ever");
+    server.settle("per_user");
+    let ever = server.get("/v1/views/ever/rows");
+    assert_eq!(ever["incomplete"], false, "{ever}");
+    let counted = ever["rows"][0]["n"].as_i64().unwrap_or(0);
+    let pieces = if counted == sums(acknowledged).0 { acknowledged } else { acknowledged + 1 };
+    let (events, ids) = sums(pieces);
+    assert_eq!(counted, events, "{acknowledged} pieces of {PIECE} were acknowledged: {ever}");
+    assert_eq!(ever["rows"][0]["ids"].as_i64().unwrap_or(0), ids, "{ever}");
+    let (rows, answer) = server.range("per_user", "2024-01-15T10:00:00Z", "2024-01-15T12:00:00Z", "merged");
+    assert_eq!(answer["incomplete"], false, "{answer}");
+    let by_user = totals(&rows, |row| row["user_id"].as_str().unwrap_or_default().to_owned(), "n");
+    let mut expected = BTreeMap::<String, i64>::new();
+    for id in 0..events {
+        *expected.entry(format!("u{}", id % 7)).or_default() += 1;
+    }
+    assert_eq!(by_user, expected);
+    pieces
+}
+
+#[test]
+fn two_hundred_kills_lose_nothing_and_double_nothing() {
+    let project = Project::with_sql(SQL);
+    project.write("anabranch.toml", SETTINGS);
+    let mut random = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)).new_rng();
+    let mut fired = BTreeMap::<&str, usize>::new();
+    let mut acknowledged = 0;
+    for life in 0..KILLS {
+        let failpoint = FAILPOINTS[life % FAILPOINTS.len()];
+        let crash = format!("{failpoint}:{}", random.random_range(1..6));
+        let Ok(mut server) = Server::start_with(&project, &[("ANABRANCH_CRASH_AT", &crash)]) else {
+            // It met its failpoint before it listened.
+            *fired.entry(failpoint).or_default() += 1;
+            continue;
+        };
+        let patience = random.random_range(10..40);
+        let mut alive = true;
+        for step in 0..patience {
+            if !post(&server, acknowledged) {
+                alive = false;
+                break;
+            }
+            acknowledged += 1;
+            if step % 4 == 3 {
+                let job = server.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "full": step % 8 == 3}));
+                let _ = job.send();
+            }
+        }
+        if alive {
+            server.kill();
+        } else {
+            let status = server.wait();
+            assert_eq!(status.signal(), Some(6), "it ended only because it was told to: {status}");
+            *fired.entry(failpoint).or_default() += 1;
+        }
+        if life % 10 == 9 {
+            let server = Server::start(&project);
+            acknowledged = check(&server, acknowledged);
+            server.kill();
+        }
+    }
+    let server = Server::start(&project);
+    acknowledged = check(&server, acknowledged);
+    server.batch("ever");
+    server.batch("per_user");
+    check(&server, acknowledged);
+    let batch = server.get("/v1/views/ever/rows?mode=batch");
+    assert_eq!(batch["rows"][0]["n"], acknowledged * PIECE, "{batch}");
+    eprintln!("{KILLS} kills, {acknowledged} pieces; failpoints that fired: {fired:?}");
+    let silent: Vec<_> = FAILPOINTS.iter().filter(|name| !fired.contains_key(**name)).collect();
+    assert!(silent.is_empty(), "these failpoints never fired: {silent:?}");
+}

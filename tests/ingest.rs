@@ -1,0 +1,122 @@
+//! What a producer may rely on, and how soon a reader sees it.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Project, Server, anabranch, data, ok};
+
+const SQL: &str = "
+CREATE TABLE tweets (user_id TEXT, text TEXT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'tweets', event_time = 'ts', partitions = 3, partition_by = 'user_id');
+CREATE MATERIALIZED VIEW by_user AS SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id;
+";
+
+fn tweet(user: &str) -> String {
+    json!({"user_id": user, "text": "x", "ts": "2024-01-15T10:30:45.123Z"}).to_string()
+}
+
+#[test]
+fn a_retry_with_the_same_key_stores_nothing_twice() {
+    let server = Server::start(&Project::with_sql(SQL));
+    let send = |key: &str| {
+        let request = server.request(Method::POST, "/v1/topics/tweets/events").header("Idempotency-Key", key);
+        ok(request.body([tweet("a"), "{}".to_owned(), tweet("b")].join("\n")).send().expect("an answer"))
+    };
+    let first = send("one");
+    assert_eq!(send("one"), first, "a retry gets the first answer");
+    assert_eq!(first["accepted"], 2);
+    assert_ne!(send("two")["offsets"], first["offsets"]);
+    server.settle("by_user");
+    let rows = server.get("/v1/views/by_user/rows");
+    assert_eq!(rows["rows"].as_array().expect("rows").iter().map(|r| r["n"].as_i64().expect("n")).sum::<i64>(), 4);
+    assert_eq!(server.get("/v1/rejects")["total"], 2, "the second line of each of the two requests");
+}
+
+#[test]
+fn events_of_one_key_are_in_one_partition() {
+    let server = Server::start(&Project::with_sql(SQL));
+    for user in ["a", "b", "c", "d", "e", "f", "g"] {
+        let first = server.post("tweets", tweet(user));
+        let second = server.post("tweets", tweet(user));
+        let partition = |receipt: &Value| receipt["offsets"].as_object().expect("offsets").keys().next().cloned();
+        assert_eq!(partition(&first), partition(&second), "{user}");
+    }
+    let ends = server.get("/v1/views/by_user")["log_end"].clone();
+    assert!(ends.as_object().expect("ends").values().filter(|end| **end != 0).count() > 1, "keys are spread: {ends}");
+}
+
+#[test]
+fn bodies_may_be_lines_an_array_or_one_object() {
+    let server = Server::start(&Project::with_sql(SQL));
+    let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&tweet("a")).expect("JSON")).expect("JSON");
+    for (body, accepted) in [
+        (format!("{}\r\n\r\n{}\r\n", tweet("a"), tweet("a")), 2),
+        (format!("[{},\n {}]", tweet("a"), tweet("a")), 2),
+        (pretty, 1),
+        (String::new(), 0),
+    ] {
+        assert_eq!(server.post("tweets", body.clone())["accepted"], accepted, "{body}");
+    }
+    server.settle("by_user");
+    assert_eq!(server.get("/v1/views/by_user/rows?key.user_id=a")["rows"][0]["n"], 5);
+}
+
+#[test]
+fn a_subscriber_is_told_of_what_changes() {
+    let server = Server::start(&Project::with_sql(SQL));
+    let stream = server.try_get("/v1/views/by_user/stream").expect("a stream");
+    assert_eq!(stream.headers()["content-type"], "text/event-stream");
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));
+    let mut next = |wanted: &dyn Fn(&Value) -> bool| loop {
+        let line = lines.next().expect("the stream goes on");
+        if let Some(data) = line.strip_prefix("data:") {
+            let update: Value = serde_json::from_str(data.trim()).expect("JSON");
+            if wanted(&update) {
+                return update;
+            }
+        }
+    };
+    server.post("tweets", [tweet("a"), tweet("b")].join("\n"));
+    let all = next(&|update| update["rows"].as_array().is_some_and(|rows| !rows.is_empty()));
+    assert_eq!(all["view"], "by_user");
+    server.post("tweets", tweet("b"));
+    let update = next(&|update| update["rows"].as_array().is_some_and(|rows| rows.iter().any(|r| r["n"] == 2)));
+    assert_eq!(update["rows"].as_array().map(Vec::len), Some(1), "only what changed: {update}");
+    assert_eq!(update["rows"][0]["user_id"], "b");
+}
+
+#[test]
+fn produce_sends_a_file_and_says_what_became_of_it() {
+    let project = Project::example("social");
+    let server = Server::start(&project);
+    let output = anabranch()
+        .args(["produce", "tweets", "--output", "json", "--project"])
+        .args([project.path(), &data("tweets.ndjson")])
+        .output()
+        .expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let receipt: Value = serde_json::from_slice(&output.stdout).expect("JSON on stdout");
+    assert_eq!(receipt["accepted"], 12_118);
+    assert_eq!(receipt["offsets"], json!({"0": [0, 12_118]}));
+    server.settle("trending_hashtags");
+    server.stop();
+    // Without a server the command runs the project itself.
+    let mut child = anabranch()
+        .args(["produce", "tweets", "--project"])
+        .arg(project.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let line = r#"{"user_id":"a","text":"x","timestamp":"2017-08-27T00:00:00Z"}"#;
+    writeln!(child.stdin.take().expect("stdin"), "{line}\n{{\"text\":1}}").expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(3), "some records were rejected");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("line 2"));
+    let server = Server::start(&project);
+    assert_eq!(server.settle("trending_hashtags")["log_end"], json!({"0": 12_119}));
+}

@@ -1,0 +1,11 @@
+//! Tests of the whole: the real binary, over HTTP and the command line, against oracles that share no code with it.
+
+mod cli;
+mod crash;
+mod edges;
+mod faults;
+mod generated;
+mod ingest;
+mod oracle;
+mod python;
+mod support;

@@ -1,0 +1,275 @@
+//! A real server on a project of its own, and what a client does with it.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use reqwest::blocking::{Client, Response};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// How long anything may take before a test fails. It is never waited for in vain: every wait ends on a condition.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file of real events. They stand beside the project, not in it.
+pub fn data(name: &str) -> PathBuf {
+    let folder = std::env::var_os("ANABRANCH_TEST_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is missing: set ANABRANCH_TEST_DATA to the folder that holds it", path.display());
+    path
+}
+
+pub fn lines(path: &Path) -> Vec<String> {
+    std::fs::read_to_string(path).expect("readable").lines().map(str::to_owned).collect()
+}
+
+/// A project folder that lasts as long as the test.
+pub struct Project {
+    folder: TempDir,
+}
+
+impl Project {
+    /// A copy of one of the examples, without its schedules: tests start runs themselves.
+    pub fn example(name: &str) -> Self {
+        let views = repository().join("examples").join(name).join("views");
+        let project = Self::empty();
+        for entry in std::fs::read_dir(views).expect("the example's views") {
+            let entry = entry.expect("an entry");
+            let sql = std::fs::read_to_string(entry.path()).expect("readable");
+            project.write(&format!("views/{}", entry.file_name().to_string_lossy()), &sql);
+        }
+        project
+    }
+
+    /// A project with this SQL.
+    pub fn with_sql(sql: &str) -> Self {
+        let project = Self::empty();
+        project.write("views/views.sql", sql);
+        project
+    }
+
+    fn empty() -> Self {
+        let project = Self { folder: tempfile::tempdir().expect("a temporary folder") };
+        project.write("anabranch.toml", "[batch]\nscheduler = false\n");
+        project
+    }
+
+    pub fn write(&self, path: &str, text: &str) {
+        let path = self.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
+        std::fs::write(path, text).expect("written");
+    }
+
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path().join(".anabranch")
+    }
+}
+
+pub fn anabranch() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
+    command.env_remove("ANABRANCH_CRASH_AT").env_remove("ANABRANCH_SERVER");
+    command
+}
+
+/// A running `anabranch up`. Killed without mercy when dropped.
+pub struct Server {
+    child: Child,
+    pub url: String,
+    client: Client,
+}
+
+impl Server {
+    pub fn start(project: &Project) -> Self {
+        Self::start_with(project, &[]).unwrap_or_else(|log| panic!("the server did not start:\n{log}"))
+    }
+
+    /// Starts it with more environment; gives what it wrote if it ended before it listened.
+    pub fn start_with(project: &Project, environment: &[(&str, &str)]) -> Result<Self, String> {
+        let mut child = anabranch()
+            .args(["up", "--listen", "127.0.0.1:0"])
+            .arg(project.path())
+            .envs(environment.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary starts");
+        let mut log = BufReader::new(child.stderr.take().expect("stderr"));
+        let mut seen = String::new();
+        let url = loop {
+            let mut line = String::new();
+            if log.read_line(&mut line).expect("readable") == 0 {
+                let _ = child.wait();
+                return Err(seen);
+            }
+            seen.push_str(&line);
+            if let Some(at) = line.find("http://127.0.0.1:") {
+                let url: String = line[at..].chars().take_while(|c| !c.is_whitespace() && *c != '\u{1b}').collect();
+                break url.trim_end_matches('/').to_owned();
+            }
+        };
+        // Whatever it says from now on is passed on, so that a failed test shows it.
+        std::thread::spawn(move || {
+            for line in log.lines().map_while(Result::ok) {
+                eprintln!("  server: {line}");
+            }
+        });
+        let client = Client::builder().timeout(PATIENCE).build().expect("a client");
+        Ok(Self { child, url, client })
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Asks it to end, as Ctrl-C does, and waits until it has.
+    pub fn stop(mut self) {
+        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill");
+        assert!(asked.success());
+        let status = self.child.wait().expect("it ends");
+        assert!(status.success(), "the server ended with {status}");
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.child.wait().expect("it ends")
+    }
+
+    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::blocking::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.url))
+    }
+
+    pub fn try_get(&self, path: &str) -> reqwest::Result<Response> {
+        self.request(reqwest::Method::GET, path).send()
+    }
+
+    pub fn get(&self, path: &str) -> Value {
+        ok(self.try_get(path).expect("an answer"))
+    }
+
+    /// The status and body of an answer that is expected to be a problem.
+    pub fn problem(&self, request: reqwest::blocking::RequestBuilder) -> (u16, Value) {
+        let response = request.send().expect("an answer");
+        let status = response.status().as_u16();
+        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        let body: Value = response.json().expect("a problem in JSON");
+        assert_eq!(body["status"], status, "{body}");
+        (status, body)
+    }
+
+    pub fn try_post(&self, topic: &str, body: impl Into<reqwest::blocking::Body>) -> reqwest::Result<Response> {
+        self.request(reqwest::Method::POST, &format!("/v1/topics/{topic}/events")).body(body).send()
+    }
+
+    pub fn post(&self, topic: &str, body: impl Into<reqwest::blocking::Body>) -> Value {
+        ok(self.try_post(topic, body).expect("an answer"))
+    }
+
+    /// Posts lines in pieces of uneven size, so that no layer sees the boundaries that another saw.
+    pub fn post_lines(&self, topic: &str, lines: &[String]) {
+        let mut rest = lines;
+        let mut size = 1;
+        while !rest.is_empty() {
+            let (piece, tail) = rest.split_at(size.min(rest.len()));
+            let receipt = self.post(topic, piece.join("\n"));
+            assert_eq!(receipt["accepted"], piece.len(), "{receipt}");
+            rest = tail;
+            size = size % 1_931 * 3 + 1;
+        }
+    }
+
+    /// Waits until a view covers the log to its end.
+    pub fn settle(&self, view: &str) -> Value {
+        self.until(view, |detail| detail["lag"] == 0)
+    }
+
+    /// Waits until a view's detail is as wanted.
+    pub fn until(&self, view: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let started = Instant::now();
+        loop {
+            let detail = self.get(&format!("/v1/views/{view}"));
+            if wanted(&detail) {
+                return detail;
+            }
+            assert!(started.elapsed() < PATIENCE, "{view} never got there: {detail}");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Runs batch for a view, waits for the version, and for the merged answer to stand on it.
+    pub fn batch(&self, view: &str) -> u64 {
+        let request = self.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "views": [view]}));
+        let response = request.send().expect("an answer");
+        assert_eq!(response.status(), 202);
+        let job: Value = response.json().expect("a job");
+        let id = job["id"].as_str().expect("an id").to_owned();
+        let started = Instant::now();
+        let version = loop {
+            let job = self.get(&format!("/v1/jobs/{id}"));
+            match job["state"].as_str() {
+                Some("queued" | "running") => assert!(started.elapsed() < PATIENCE, "{job}"),
+                Some("succeeded") => break job["versions"][view].as_u64().expect("a version"),
+                _ => panic!("the run failed: {job}"),
+            }
+            std::thread::yield_now();
+        };
+        let started = Instant::now();
+        loop {
+            let rows = self.get(&format!("/v1/views/{view}/rows?limit=1"));
+            if rows["sources"]["batch"]["version"] == version || rows["rows"].as_array().is_some_and(Vec::is_empty) {
+                return version;
+            }
+            assert!(started.elapsed() < PATIENCE, "the merged answer never stood on version {version}: {rows}");
+        }
+    }
+
+    /// All rows of a range, page by page, with the parts of the answer that are the same on every page.
+    pub fn range(&self, view: &str, from: &str, to: &str, mode: &str) -> (Vec<Value>, Value) {
+        let mut rows = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/v1/views/{view}/rows?from={from}&to={to}&mode={mode}&limit=20000{cursor}");
+            let answer = self.get(&path);
+            rows.extend(answer["rows"].as_array().expect("rows").iter().cloned());
+            match answer["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return (rows, answer),
+            }
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub fn ok(response: Response) -> Value {
+    let status = response.status();
+    let text = response.text().expect("a body");
+    assert!(status.is_success(), "{status}: {text}");
+    serde_json::from_str(&text).expect("JSON")
+}
+
+/// The sum of a numeric column over rows, by some key.
+pub fn totals(rows: &[Value], key: impl Fn(&Value) -> String, column: &str) -> BTreeMap<String, i64> {
+    let mut totals = BTreeMap::new();
+    for row in rows {
+        *totals.entry(key(row)).or_default() += row[column].as_i64().unwrap_or_else(|| panic!("{column} in {row}"));
+    }
+    totals
+}
