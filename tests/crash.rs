@@ -88,7 +88,8 @@ fn check(server: &Server, acknowledged: usize) -> usize {
 fn two_hundred_kills_lose_nothing_and_double_nothing() {
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", SETTINGS);
-    let mut random = TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)).new_rng();
+    let mut random =
+        TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)).new_rng();
     let mut fired = BTreeMap::<&str, usize>::new();
     let mut acknowledged = 0;
     for life in 0..KILLS {
@@ -108,7 +109,9 @@ fn two_hundred_kills_lose_nothing_and_double_nothing() {
             }
             acknowledged += 1;
             if step % 4 == 3 {
-                let job = server.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "full": step % 8 == 3}));
+                let job = server
+                    .request(reqwest::Method::POST, "/v1/jobs")
+                    .json(&json!({"kind": "batch", "full": step % 8 == 3}));
                 let _ = job.send();
             }
         }

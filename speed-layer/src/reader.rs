@@ -62,7 +62,8 @@ impl Reader {
                 Some(batch) => {
                     fail::fail_point!("speed::after_read");
                     positions.insert(batch.partition, batch.coverage.end);
-                    let decoded = MicroBatch::decode(&mut decoder, &batch, self.clock.now()).map_err(|error| reason(&error))?;
+                    let decoded =
+                        MicroBatch::decode(&mut decoder, &batch, self.clock.now()).map_err(|error| reason(&error))?;
                     Input::Batch(decoded)
                 }
                 None => Input::CaughtUp(positions.keys().copied().collect(), at),
