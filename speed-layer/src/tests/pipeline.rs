@@ -51,7 +51,11 @@ impl Rig {
             versions: Versions([(view.name.clone(), receiver)].into()),
             checkpoints: Some(Checkpoints::new(folder.path())),
             clock: clock.clone(),
-            settings: Settings { batch_wait: Duration::from_millis(1), ..Settings::default() },
+            settings: Settings {
+                batch_wait: Duration::from_millis(1),
+                snapshot_interval: Duration::from_millis(1),
+                ..Settings::default()
+            },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), folder, runtime }
