@@ -69,9 +69,10 @@ impl Client {
 
     /// Sends a request and reads the JSON answer; a problem becomes its message.
     pub async fn json(&self, request: RequestBuilder) -> Result<Value, Failure> {
-        let response = request.send().await.map_err(|error| {
-            Failure::new(format!("{} can't be reached: {}", self.url, error.without_url()))
-        })?;
+        let response = request
+            .send()
+            .await
+            .map_err(|error| Failure::new(format!("{} can't be reached: {}", self.url, error.without_url())))?;
         let status = response.status();
         let body = response.bytes().await?;
         if status.is_success() {

@@ -16,16 +16,71 @@ const SECOND: Micros = 1_000_000;
 const TICK: Duration = Duration::from_millis(50);
 
 const HASHTAGS: [&str; 48] = [
-    "#rust", "#sunrise", "#worldcup", "#coffee", "#music", "#opensource", "#climate", "#football", "#cinema", "#travel",
-    "#gardening", "#startup", "#photography", "#space", "#election", "#books", "#marathon", "#recipes", "#chess",
-    "#gaming", "#fashion", "#cycling", "#astronomy", "#jazz", "#hiking", "#startrek", "#tennis", "#painting", "#kafka",
-    "#streaming", "#weekend", "#monday", "#cats", "#dogs", "#sailing", "#poetry", "#robotics", "#history", "#vegan",
-    "#knitting", "#surfing", "#volcano", "#aurora", "#festival", "#theatre", "#biology", "#trains", "#architecture",
+    "#rust",
+    "#sunrise",
+    "#worldcup",
+    "#coffee",
+    "#music",
+    "#opensource",
+    "#climate",
+    "#football",
+    "#cinema",
+    "#travel",
+    "#gardening",
+    "#startup",
+    "#photography",
+    "#space",
+    "#election",
+    "#books",
+    "#marathon",
+    "#recipes",
+    "#chess",
+    "#gaming",
+    "#fashion",
+    "#cycling",
+    "#astronomy",
+    "#jazz",
+    "#hiking",
+    "#startrek",
+    "#tennis",
+    "#painting",
+    "#kafka",
+    "#streaming",
+    "#weekend",
+    "#monday",
+    "#cats",
+    "#dogs",
+    "#sailing",
+    "#poetry",
+    "#robotics",
+    "#history",
+    "#vegan",
+    "#knitting",
+    "#surfing",
+    "#volcano",
+    "#aurora",
+    "#festival",
+    "#theatre",
+    "#biology",
+    "#trains",
+    "#architecture",
 ];
 
 const PAGES: [&str; 14] = [
-    "/", "/products", "/products/laptop", "/products/phone", "/products/headphones", "/cart", "/checkout", "/search",
-    "/blog", "/blog/launch", "/about", "/help", "/account", "/api/status",
+    "/",
+    "/products",
+    "/products/laptop",
+    "/products/phone",
+    "/products/headphones",
+    "/cart",
+    "/checkout",
+    "/search",
+    "/blog",
+    "/blog/launch",
+    "/about",
+    "/help",
+    "/account",
+    "/api/status",
 ];
 
 /// The stream's generator. The same seed and times give the same events.
@@ -119,7 +174,13 @@ pub async fn run(ingest: Arc<Ingest>, topics: Vec<String>, rate: u32, clock: Arc
         owed -= count as f64;
         for (i, topic) in topics.iter().enumerate() {
             // Two thirds tweets, one third page views.
-            let share = if topics.len() == 1 { count } else if i == 0 { count - count / 3 } else { count / 3 };
+            let share = if topics.len() == 1 {
+                count
+            } else if i == 0 {
+                count - count / 3
+            } else {
+                count / 3
+            };
             let now = clock.now();
             let lines = (0..share).map(|_| if topic == "tweets" { demo.tweet(now) } else { demo.page_view(now) });
             let body = lines.collect::<Vec<_>>().join("\n");

@@ -87,8 +87,7 @@ impl Platform {
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
-        let batch =
-            BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
+        let batch = BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
         let (jobs, versions) = (batch.jobs(), batch.versions());
 
         let shutdown = CancellationToken::new();
@@ -121,9 +120,11 @@ impl Platform {
             limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
         };
         let token = shutdown.clone();
-        let serving = tokio::spawn(async move { let served = anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
+        let serving = tokio::spawn(async move {
+            let served = anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
             drop(ready);
-            Ok(served?) });
+            Ok(served?)
+        });
         Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving] })
     }
 }
@@ -171,7 +172,11 @@ fn measures(speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + '
                 counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
                 counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
                 counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
-                gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
+                gauge(
+                    "anabranch_speed_checkpoint_bytes",
+                    "Size of the last checkpoint",
+                    numbers.checkpoint_bytes as f64,
+                ),
                 gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
                 gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
             ];

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Project, Server, anabranch, lines, data};
+use crate::support::{Project, Server, anabranch, data, lines};
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -36,7 +36,8 @@ fn rows_and_batch_run_from_the_command_line() {
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     };
-    let job: Value = serde_json::from_str(&run(&["batch", "run", "trending_hashtags", "--output", "json"])).expect("JSON");
+    let job: Value =
+        serde_json::from_str(&run(&["batch", "run", "trending_hashtags", "--output", "json"])).expect("JSON");
     assert_eq!(job["versions"]["trending_hashtags"], 1);
     assert_eq!(job["trigger"], "cli");
     assert!(run(&["batch", "history"]).contains("succeeded"));
@@ -57,7 +58,8 @@ fn a_wrong_command_or_setting_is_answered_with_what_is_right() {
     assert!(text(&output.stderr).contains("speed"), "{}", text(&output.stderr));
     project.write("anabranch.toml", "");
     let mut command = anabranch();
-    let output = command.args(["config", "show"]).arg(project.path()).env("ANABRANCH__SPEED__BATCH_RECORDS", "77").output();
+    let output =
+        command.args(["config", "show"]).arg(project.path()).env("ANABRANCH__SPEED__BATCH_RECORDS", "77").output();
     assert!(text(&output.expect("it runs").stdout).contains("77"));
     let nowhere = anabranch().args(["views", "check", "/nowhere/at/all"]).output().expect("it runs");
     assert_eq!(nowhere.status.code(), Some(2));

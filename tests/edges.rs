@@ -17,7 +17,10 @@ fn each_crate_depends_only_on_what_it_may() {
         .collect();
     let layers = ["anabranch-speed-layer", "anabranch-batch-layer", "anabranch-serving"];
     let must_not = [
-        ("anabranch-shared", vec!["axum", "duckdb", "anabranch-speed-layer", "anabranch-batch-layer", "anabranch-serving"]),
+        (
+            "anabranch-shared",
+            vec!["axum", "duckdb", "anabranch-speed-layer", "anabranch-batch-layer", "anabranch-serving"],
+        ),
         ("anabranch-speed-layer", vec!["axum", "duckdb", "anabranch-batch-layer", "anabranch-serving"]),
         ("anabranch-batch-layer", vec!["axum", "duckdb", "anabranch-speed-layer", "anabranch-serving"]),
         ("anabranch-serving", vec!["anabranch-speed-layer", "anabranch-batch-layer"]),

@@ -114,7 +114,10 @@ fn one_bad_record_never_harms_its_neighbours() {
 #[test]
 fn a_broken_view_keeps_the_process_from_starting_and_is_shown_with_its_place() {
     let project = Project::with_sql(SQL);
-    project.write("views/wrong.sql", "CREATE MATERIALIZED VIEW x AS\nSELECT uri, count(*) AS n FROM clicks GROUP BY uri;\n");
+    project.write(
+        "views/wrong.sql",
+        "CREATE MATERIALIZED VIEW x AS\nSELECT uri, count(*) AS n FROM clicks GROUP BY uri;\n",
+    );
     let Err(log) = Server::start_with(&project, &[]) else { panic!("it started") };
     assert!(log.contains("wrong.sql:2:8") && log.contains("uri") && log.contains("url"), "{log}");
     let output = anabranch().args(["views", "check"]).arg(project.path()).output().expect("it runs");

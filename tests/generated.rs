@@ -51,7 +51,11 @@ enum Step {
 fn event(keys: u8) -> impl Strategy<Value = Event> {
     // Few distinct instants, so that many are the same and many lie on a window's boundary.
     let time = prop_oneof![3 => -40_i64..40, 1 => -4_000_i64..4_000].prop_map(|half_seconds| half_seconds * 500);
-    (0..keys, proptest::option::weighted(0.9, -5_i64..100), time).prop_map(|(key, value, time)| Event { key, value, time })
+    (0..keys, proptest::option::weighted(0.9, -5_i64..100), time).prop_map(|(key, value, time)| Event {
+        key,
+        value,
+        time,
+    })
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

@@ -51,7 +51,8 @@ fn events_of_one_key_are_in_one_partition() {
 #[test]
 fn bodies_may_be_lines_an_array_or_one_object() {
     let server = Server::start(&Project::with_sql(SQL));
-    let pretty = serde_json::to_string_pretty(&serde_json::from_str::<Value>(&tweet("a")).expect("JSON")).expect("JSON");
+    let pretty =
+        serde_json::to_string_pretty(&serde_json::from_str::<Value>(&tweet("a")).expect("JSON")).expect("JSON");
     for (body, accepted) in [
         (format!("{}\r\n\r\n{}\r\n", tweet("a"), tweet("a")), 2),
         (format!("[{},\n {}]", tweet("a"), tweet("a")), 2),

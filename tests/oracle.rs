@@ -185,7 +185,8 @@ fn page_views_an_hour_late_are_those_of_the_oracle_at_every_frontier() {
     }
 }
 
-const DAYS: [&str; 4] = ["2015-05-17T00:00:00Z", "2015-05-18T12:00:00Z", "2015-05-20T00:00:00Z", "2015-05-22T00:00:00Z"];
+const DAYS: [&str; 4] =
+    ["2015-05-17T00:00:00Z", "2015-05-18T12:00:00Z", "2015-05-20T00:00:00Z", "2015-05-22T00:00:00Z"];
 
 /// All windows, asked for in three ranges, since a range may name so many at most. A window over a seam is in neither.
 fn all_windows(server: &Server, view: &str, mode: &str) -> Vec<(Vec<Value>, Value)> {
@@ -193,7 +194,8 @@ fn all_windows(server: &Server, view: &str, mode: &str) -> Vec<(Vec<Value>, Valu
 }
 
 fn inside(truth: &BTreeMap<Row, i64>, days: &[&str], size_minutes: i64) -> BTreeMap<Row, i64> {
-    let earliest = chrono::DateTime::parse_from_rfc3339(days[0]).expect("a time") + chrono::TimeDelta::minutes(size_minutes);
+    let earliest =
+        chrono::DateTime::parse_from_rfc3339(days[0]).expect("a time") + chrono::TimeDelta::minutes(size_minutes);
     let earliest = earliest.format("%Y-%m-%dT%H:%M:%SZ").to_string();
     let wanted = |window: &str| *window >= *earliest && window <= days[1];
     truth.iter().filter(|((window, _), _)| wanted(window)).map(|(row, n)| (row.clone(), *n)).collect()
@@ -232,7 +234,8 @@ fn check_clicks(server: &Server, oracle: &Oracle, frontier: usize) {
             row["window_end"] = Value::String((*end).clone());
         }
         let rows = answered(&rows, Some("url"), "clicks");
-        let truth: BTreeMap<Row, i64> = truth.iter().filter(|((w, _), _)| w == *end).map(|(r, n)| (r.clone(), *n)).collect();
+        let truth: BTreeMap<Row, i64> =
+            truth.iter().filter(|((w, _), _)| w == *end).map(|(r, n)| (r.clone(), *n)).collect();
         if answer["exact"] == true {
             exact += 1;
             assert_equal("one window", &rows, &truth);

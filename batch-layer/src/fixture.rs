@@ -144,7 +144,7 @@ pub fn rows(frame: &DataFrame) -> Rows {
     let number = |name: &str, i: usize| {
         frame.column(name).ok().and_then(|column| match column.get(i).expect("row") {
             AnyValue::Int64(value) => Some(value),
-            AnyValue::Datetime(value, _, _) => Some(value),
+            AnyValue::Datetime(value, _, _) | AnyValue::DatetimeOwned(value, _, _) => Some(value),
             AnyValue::Null => None,
             other => panic!("{name}: {other:?}"),
         })

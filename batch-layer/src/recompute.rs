@@ -24,7 +24,7 @@ use anabranch_shared::table::{
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
 use fail::fail_point;
-use polars::prelude::{DataFrame, Engine, LazyFrame, PolarsResult, SortMultipleOptions, col};
+use polars::prelude::{DataFrame, Engine, IntoLazy, LazyFrame, PolarsResult, SortMultipleOptions, col};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveSnapshot;

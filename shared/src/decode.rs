@@ -116,7 +116,8 @@ impl Decoder {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
-        let mut builders = self.table.columns.iter().map(|c| Builder::new(&c.data_type, payloads.len())).collect::<Vec<_>>();
+        let mut builders =
+            self.table.columns.iter().map(|c| Builder::new(&c.data_type, payloads.len())).collect::<Vec<_>>();
         let mut slots = vec![Slot::Null; builders.len()];
         let (mut kept, mut rejects) = (Vec::with_capacity(payloads.len()), Vec::new());
         let mut start = 0;

@@ -48,7 +48,11 @@ async fn measure(events: u64, folder: &Path) -> Result<(), Failure> {
     };
     let files: Vec<PathBuf> = snapshot.days.values().flatten().map(|file| archive.join(&file.path)).collect();
     let bytes = files.iter().map(|file| Ok(std::fs::metadata(file)?.len())).sum::<std::io::Result<u64>>()?;
-    report("archive", format!("{events} events"), &format!("{} MB of Parquet in {} files", bytes / 1_000_000, files.len()));
+    report(
+        "archive",
+        format!("{events} events"),
+        &format!("{} MB of Parquet in {} files", bytes / 1_000_000, files.len()),
+    );
 
     let (mut ours, mut users, mut best, mut bare) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
@@ -96,8 +100,8 @@ async fn fill(events: u64, folder: &Path) -> Result<ArchiveSnapshot, Failure> {
 fn bare_scan(archive: &ArchiveSnapshot, view: &View) -> Result<Duration, Failure> {
     let files: Vec<_> = archive.days.values().flatten().cloned().collect();
     let started = Instant::now();
-    let columns = scan(&archive.root, &view.table, &files)?
-        .select([col("timestamp").max(), col("text").str().len_bytes().max()]);
+    let columns =
+        scan(&archive.root, &view.table, &files)?.select([col("timestamp").max(), col("text").str().len_bytes().max()]);
     columns.collect_with_engine(Engine::Streaming)?;
     Ok(started.elapsed())
 }

@@ -67,7 +67,8 @@ async fn measure(rate: u32, seconds: u32, folder: &std::path::Path) -> Result<()
     }
     delays.sort();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize].as_secs_f64() * 1e3;
-    let beside = format!("median {:.0} ms, worst {:.0} ms, {} probes at {rate} events/s", at(0.5), at(1.0), delays.len());
+    let beside =
+        format!("median {:.0} ms, worst {:.0} ms, {} probes at {rate} events/s", at(0.5), at(1.0), delays.len());
     report("freshness: ingest answer to visible in rows, p99", format!("{:.0} ms", at(0.99)), &beside);
     started.stop().await
 }

@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use super::stream::{SQL, Tweets};
 use super::report;
+use super::stream::{SQL, Tweets};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::platform::Platform;
@@ -36,10 +36,10 @@ async fn measure(seconds: u32, folder: &std::path::Path) -> Result<(), Failure> 
 }
 
 fn wrk(url: &str, seconds: u32) -> Result<f64, Failure> {
-    let output = Command::new("wrk")
-        .args(["-t1", "-c32", &format!("-d{seconds}s"), url])
-        .output()
-        .map_err(|error| Failure::new(format!("wrk can't be run ({error}): install it, as with apt-get install wrk")))?;
+    let output =
+        Command::new("wrk").args(["-t1", "-c32", &format!("-d{seconds}s"), url]).output().map_err(|error| {
+            Failure::new(format!("wrk can't be run ({error}): install it, as with apt-get install wrk"))
+        })?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if text.contains("Non-2xx") {
         return Err(Failure::new(format!("{url} answered with errors:\n{text}")));

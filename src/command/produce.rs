@@ -28,7 +28,8 @@ pub async fn run(produce: Produce) -> Result<ExitCode, Failure> {
             (Box::new(file), bytes)
         }
     };
-    let bar = if total == 0 || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(total) };
+    let bar =
+        if total == 0 || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new(total) };
     bar.set_style(ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec}")?);
     let mut input = BufReader::with_capacity(PIECE_BYTES, input);
     let path = format!("/v1/topics/{}/events", produce.topic);

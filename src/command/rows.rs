@@ -30,7 +30,8 @@ pub async fn run(rows: Rows) -> Result<ExitCode, Failure> {
     let path = format!("/v1/views/{}/rows", rows.view);
     let answer = client.json(client.request(Method::GET, &path).query(&query)).await?;
     let list = answer["rows"].as_array().cloned().unwrap_or_default();
-    let columns: Vec<&str> = list.first().and_then(Value::as_object).into_iter().flat_map(|row| row.keys()).map(String::as_str).collect();
+    let columns: Vec<&str> =
+        list.first().and_then(Value::as_object).into_iter().flat_map(|row| row.keys()).map(String::as_str).collect();
     eprintln!("{}", summary(&answer));
     output::print(rows.output, &answer, &columns, &list)?;
     client.close().await?;
@@ -51,6 +52,10 @@ fn summary(answer: &Value) -> String {
     let exact = if answer["exact"] == true { "exact" } else { "approximate" };
     let version = &answer["sources"]["batch"]["version"];
     let batch = if version.is_null() { "no batch version yet".to_owned() } else { format!("batch version {version}") };
-    let incomplete = if answer["incomplete"] == true { format!(", incomplete: {} missing", answer["missing"]) } else { String::new() };
+    let incomplete = if answer["incomplete"] == true {
+        format!(", incomplete: {} missing", answer["missing"])
+    } else {
+        String::new()
+    };
     format!("{window}: {exact}, {batch}, {} late, {} rejected{incomplete}", answer["late"], answer["rejected"])
 }

@@ -63,9 +63,8 @@ pub async fn run(up: Up) -> Result<ExitCode, Failure> {
 fn demo_project(up: &Up) -> Result<Platform, Failure> {
     let files: Vec<(String, String)> =
         DEMO_VIEWS.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
-    let mut catalog = sql::plan(&files).map_err(|errors| {
-        Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })?;
+    let mut catalog = sql::plan(&files)
+        .map_err(|errors| Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     // A schedule that a newcomer sees at work.
     for view in catalog.views.values_mut() {
         Arc::make_mut(view).schedule = Some("* * * * *".to_owned());

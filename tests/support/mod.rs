@@ -19,7 +19,8 @@ pub fn repository() -> &'static Path {
 
 /// A file of real events. They stand beside the project, not in it.
 pub fn data(name: &str) -> PathBuf {
-    let folder = std::env::var_os("ANABRANCH_TEST_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
+    let folder =
+        std::env::var_os("ANABRANCH_TEST_DATA").map_or_else(|| repository().join("../shared/data"), PathBuf::from);
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing: set ANABRANCH_TEST_DATA to the folder that holds it", path.display());
     path

@@ -9,7 +9,7 @@ use anabranch_shared::decode::arrow_schema;
 use anabranch_shared::position::Partition;
 use anabranch_shared::schema::{DataType, Table};
 use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;

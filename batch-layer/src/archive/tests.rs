@@ -128,7 +128,9 @@ async fn a_definition_may_gain_columns_and_nothing_else() {
     archiver.step().await.expect("step");
     let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
     let files: Vec<_> = snapshot.days.values().flatten().cloned().collect();
-    let frame = crate::scan::scan(&snapshot.root, &wider, &files).expect("scan").collect().expect("rows");
+    let (root, read) = (snapshot.root.clone(), wider.clone());
+    let frame = move || crate::scan::scan(&root, &read, &files).expect("scan").collect().expect("rows");
+    let frame = tokio::task::spawn_blocking(frame).await.expect("joined");
     let countries: Vec<Option<&str>> = frame.column("country").expect("country").str().expect("text").iter().collect();
     assert_eq!(countries.iter().filter(|country| country.is_none()).count(), 1, "{frame}");
     assert!(countries.contains(&Some("de")));

@@ -29,7 +29,6 @@ pub struct JobList {
 /// What to run.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"kind": "batch", "views": ["trending_hashtags"], "full": false, "from": null, "to": null}))]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct NewJob {
     /// `batch`.
     kind: String,
@@ -45,7 +44,6 @@ pub struct NewJob {
 
 /// A job.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct JobDetail {
     id: String,
     /// `batch`.

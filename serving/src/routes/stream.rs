@@ -62,8 +62,8 @@ impl Frame {
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         proof.write_head(&mut head);
         proof.write_tail(&mut tail);
-        let mut rows = Vec::with_capacity(cells.len());
-        for i in 0..cells.len() {
+        let mut rows = Vec::with_capacity(cells.height());
+        for i in 0..cells.height() {
             let (mut key, mut row) = (Vec::new(), Vec::new());
             cells.write_json_object(i, |name| view.keys.iter().any(|key| key.name == name), &mut key);
             cells.write_json_object(i, |_| true, &mut row);
