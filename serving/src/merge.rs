@@ -20,6 +20,8 @@ use crate::source::Sources;
 pub enum Ask {
     /// The newest window that holds data; of a view without windows, all there is.
     Latest,
+    /// The window that the newest event ends next: full, and still open.
+    Current,
     /// The newest window with data that the watermark has passed.
     Closed,
     /// The window that starts there.
@@ -83,6 +85,7 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
         Ask::Range { from, to } => return range(view, window, sources, from, to),
         Ask::Start(start) => Some(start),
         Ask::Latest => newest_pane(view, sources, None)?.map(|pane| window.last_start(pane)),
+        Ask::Current => newest_pane(view, sources, None)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
     };
     match start {

@@ -29,7 +29,7 @@ const PROOF: HeaderName = HeaderName::from_static("anabranch-answer");
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the shape for the API's description; `RowsQuery` reads the parameters")]
 pub struct RowsParameters {
-    /// `latest` (the newest window that holds data), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
+    /// `latest` (the newest window that holds data), `current` (the one that the newest event ends next), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
     #[param(example = "latest")]
     window: Option<String>,
     /// With `to`: all windows wholly inside the range, at most 10,000.

@@ -54,7 +54,7 @@ impl Frame {
     fn compute(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> Result<Self, Problem> {
         let internal = |error: polars::error::PolarsError| Problem::internal(&error);
         let sources = Sources::choose(view, Mode::Merged, layers, log_end);
-        let answer = merge::answer(view, &sources, Ask::Latest).map_err(internal)?;
+        let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
         let most = view.limit.unwrap_or(DEFAULT_ROWS).max(DEFAULT_ROWS);
         let cells = Rows::of(&answer.rows.head(Some(most))).map_err(internal)?;
         let proof =
