@@ -15,7 +15,7 @@ use super::{Recompute, sweep};
 use crate::archive::{ArchiveSettings, Archiver};
 use crate::day::DAY;
 use crate::error::BatchError;
-use crate::fixture::{Event, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
+use crate::fixture::{Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
 
 struct Setup {
     _dir: tempfile::TempDir,
@@ -82,6 +82,16 @@ impl Setup {
         let by_partials = tokio::task::spawn_blocking(move || rows_of_partials(&view, &version)).await.expect("joined");
         assert_eq!(by_partials, expected, "the rows by the partials");
     }
+}
+
+/// The first rows of each window: those with the largest counts, then those with the smallest keys.
+fn first(limit: usize, mut rows: Rows) -> Rows {
+    let all = rows.clone();
+    rows.retain(|(start, user), row| {
+        let of_window = all.iter().filter(|((other, _), _)| other == start);
+        of_window.filter(|((_, other), count)| (-count.0, other) < (-row.0, user)).count() < limit
+    });
+    rows
 }
 
 const EVENTS: [Event; 9] = [
@@ -193,15 +203,7 @@ async fn a_top_k_keeps_the_first_rows_of_each_window() {
     let top = Arc::new(top);
     setup.source.append(&EVENTS);
     setup.recompute(&top).await.expect("a version");
-    let mut expected = fold(top.window, &EVENTS);
-    // Of a window the row with the largest count, then the smallest key.
-    let all = expected.clone();
-    expected.retain(|(start, user), row| {
-        let ahead = |other: &(&(Micros, String), &(i64, Option<i64>, Option<i64>, Option<i64>))| {
-            other.0.0 == *start && (-other.1.0, &other.0.1) < (-row.0, user)
-        };
-        !all.iter().any(|other| ahead(&other))
-    });
+    let expected = first(1, fold(top.window, &EVENTS));
     assert_eq!(rows(&read_table(&setup.root()).await), expected);
 }
 
@@ -311,6 +313,24 @@ fn some_window() -> impl Strategy<Value = Option<(Micros, Micros)>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn the_first_rows_are_those_of_a_plain_fold(
+        window in some_window(),
+        limit in 1_usize..4,
+        seconds in prop::collection::vec((prop::sample::select(vec!["a", "b", "c", "d", "e"]), -20_i64..20), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let setup = setup().await;
+            let events: Vec<Event> = seconds.iter().map(|&(user, at)| (user, Some(1), at * SECOND)).collect();
+            let mut top = Arc::unwrap_or_clone(view_of(window));
+            top.limit = Some(limit);
+            setup.source.append(&events);
+            setup.recompute(&Arc::new(top)).await.expect("a version");
+            assert_eq!(rows(&read_table(&setup.root()).await), first(limit, fold(view_of(window).window, &events)));
+        });
+    }
 
     #[test]
     fn increments_give_what_a_full_recompute_gives(
