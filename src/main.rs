@@ -14,6 +14,7 @@ mod platform;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -32,8 +33,12 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    #[cfg(feature = "failpoints")]
-    let _scenario = fail::FailScenario::setup();
+    if let Ok(place) = std::env::var("ANABRANCH_CRASH_AT")
+        && let Err(error) = crash_at(&place)
+    {
+        eprintln!("anabranch: ANABRANCH_CRASH_AT: {error}");
+        return ExitCode::from(2);
+    }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -51,4 +56,17 @@ fn main() -> ExitCode {
             failure.exit_code()
         }
     }
+}
+
+/// For tests of crashes: `NAME:N` ends the process, as `kill -9` would, when it comes to the failpoint NAME for the
+/// N-th time.
+fn crash_at(place: &str) -> Result<(), String> {
+    let (name, times) = place.rsplit_once(':').ok_or_else(|| format!("`{place}` should be NAME:N"))?;
+    let times: usize = times.parse().map_err(|_| format!("`{times}` should be a number"))?;
+    let met = AtomicUsize::new(0);
+    fail::cfg_callback(name, move || {
+        if met.fetch_add(1, Ordering::SeqCst) + 1 == times {
+            std::process::abort();
+        }
+    })
 }

@@ -32,7 +32,7 @@ pub fn print(format: Format, document: &Value, columns: &[&str], rows: &[Value])
         }
         Format::Table => {
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(columns);
+            table.load_style(presets::NOTHING).set_header(columns);
             for row in rows {
                 table.add_row(columns.iter().map(|c| printable(&cell(row, c))));
             }

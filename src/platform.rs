@@ -105,7 +105,16 @@ impl Platform {
             batch.run(token).await;
             Ok(())
         });
-        let (ready, readiness) = watch::channel(Readiness::ready());
+        let (ready, readiness) = watch::channel(Readiness::not_ready(["the speed layer recovers its state"]));
+        let snapshots = speed.snapshots();
+        tokio::spawn(async move {
+            for (_, mut snapshot) in snapshots.0 {
+                if snapshot.wait_for(|snapshot| snapshot.sequence > 0 || snapshot.stopped.is_some()).await.is_err() {
+                    return;
+                }
+            }
+            ready.send_replace(Readiness::ready());
+        });
         let app = App {
             catalog: Arc::clone(catalog),
             log: Arc::clone(&log),
@@ -120,11 +129,8 @@ impl Platform {
             limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
         };
         let token = shutdown.clone();
-        let serving = tokio::spawn(async move {
-            let served = anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
-            drop(ready);
-            Ok(served?)
-        });
+        let serving =
+            tokio::spawn(async move { Ok(anabranch_serving::serve(listener, app, token.cancelled_owned()).await?) });
         Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving] })
     }
 }

@@ -14,7 +14,31 @@ const KILLS: usize = 200;
 const PIECE: usize = 20;
 
 /// Every failpoint in the program, by name: a new one has to be added here.
-const FAILPOINTS: [&str; 0] = [];
+const FAILPOINTS: [&str; 23] = [
+    "log::before_commit",
+    "log::write",
+    "log::written",
+    "log::after_commit",
+    "log::before_retain",
+    "log::after_retain",
+    "speed::after_read",
+    "speed::after_fold",
+    "speed::before_checkpoint",
+    "speed::checkpoint_written",
+    "speed::after_checkpoint",
+    "speed::after_publish",
+    "speed::after_drop",
+    "archive::after_read",
+    "archive::file_written",
+    "archive::before_commit",
+    "archive::after_commit",
+    "compact::before_commit",
+    "compact::after_commit",
+    "batch::panes_written",
+    "batch::windows_written",
+    "batch::before_publish",
+    "batch::after_publish",
+];
 
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
@@ -26,6 +50,8 @@ CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM event
 ";
 
 const SETTINGS: &str = "
+[log]
+retention_bytes = '20 kB'
 [speed]
 snapshot_interval = '20 ms'
 checkpoint_interval = '50 ms'

@@ -20,7 +20,8 @@ fn tweet(user: &str) -> String {
 
 #[test]
 fn a_retry_with_the_same_key_stores_nothing_twice() {
-    let server = Server::start(&Project::with_sql(SQL));
+    let project = Project::with_sql(SQL);
+    let server = Server::start(&project);
     let send = |key: &str| {
         let request = server.request(Method::POST, "/v1/topics/tweets/events").header("Idempotency-Key", key);
         ok(request.body([tweet("a"), "{}".to_owned(), tweet("b")].join("\n")).send().expect("an answer"))
@@ -37,7 +38,8 @@ fn a_retry_with_the_same_key_stores_nothing_twice() {
 
 #[test]
 fn events_of_one_key_are_in_one_partition() {
-    let server = Server::start(&Project::with_sql(SQL));
+    let project = Project::with_sql(SQL);
+    let server = Server::start(&project);
     for user in ["a", "b", "c", "d", "e", "f", "g"] {
         let first = server.post("tweets", tweet(user));
         let second = server.post("tweets", tweet(user));
@@ -50,7 +52,8 @@ fn events_of_one_key_are_in_one_partition() {
 
 #[test]
 fn bodies_may_be_lines_an_array_or_one_object() {
-    let server = Server::start(&Project::with_sql(SQL));
+    let project = Project::with_sql(SQL);
+    let server = Server::start(&project);
     let pretty =
         serde_json::to_string_pretty(&serde_json::from_str::<Value>(&tweet("a")).expect("JSON")).expect("JSON");
     for (body, accepted) in [
@@ -67,7 +70,8 @@ fn bodies_may_be_lines_an_array_or_one_object() {
 
 #[test]
 fn a_subscriber_is_told_of_what_changes() {
-    let server = Server::start(&Project::with_sql(SQL));
+    let project = Project::with_sql(SQL);
+    let server = Server::start(&project);
     let stream = server.try_get("/v1/views/by_user/stream").expect("a stream");
     assert_eq!(stream.headers()["content-type"], "text/event-stream");
     let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line"));

@@ -146,7 +146,8 @@ fn trending_hashtags_of_real_tweets_are_those_of_the_oracle_at_every_frontier() 
     let truth = oracle.hashtags("true", true);
     assert!(truth.len() > 5_000, "the oracle found hashtags: {}", truth.len());
     for frontier in frontiers(events.len()) {
-        let server = serve(&Project::example("social"), "tweets", &[view], &events, frontier);
+        let project = Project::example("social");
+        let server = serve(&project, "tweets", &[view], &events, frontier);
         let what = |mode: &str| format!("{mode} at {frontier}");
 
         let (rows, answer) = server.range(view, from, to, "merged");
@@ -171,14 +172,20 @@ fn trending_hashtags_of_real_tweets_are_those_of_the_oracle_at_every_frontier() 
 }
 
 #[test]
-fn page_views_an_hour_late_are_those_of_the_oracle_at_every_frontier() {
-    let file = data("page_views.ndjson");
-    let events = lines(&file);
+fn page_views_hours_late_are_those_of_the_oracle_at_every_frontier() {
+    // Every third event is held up for 400 others, hours of this stream.
+    let mut events: Vec<(usize, String)> = lines(&data("page_views.ndjson")).into_iter().enumerate().collect();
+    events.sort_by_key(|(i, _)| if i % 3 == 0 { i + 400 } else { *i });
+    let events: Vec<String> = events.into_iter().map(|(_, event)| event).collect();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("page_views.ndjson");
+    std::fs::write(&file, events.join("\n")).expect("written");
     let columns = "{timestamp: 'TIMESTAMP', url: 'VARCHAR', user_id: 'VARCHAR', status: 'BIGINT', bytes: 'BIGINT'}";
     let oracle = Oracle::new(&file, columns);
     let views = ["clicks_per_url", "traffic", "clicks_by_user"];
     for frontier in frontiers(events.len()) {
-        let server = serve(&Project::example("clicks"), "page_views", &views, &events, frontier);
+        let project = Project::example("clicks");
+        let server = serve(&project, "page_views", &views, &events, frontier);
         check_clicks(&server, &oracle, frontier);
         check_traffic(&server, &oracle, frontier);
         check_users(&server, &oracle, frontier);

@@ -26,6 +26,7 @@ use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::schema::Table;
 use anabranch_shared::table::{Change, DataFile, DeltaTable, Sweeper};
+use anabranch_shared::version::Version;
 use arrow::array::RecordBatch;
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
@@ -134,6 +135,7 @@ pub struct Archiver {
     /// Taken out while it is at work, and put back only if that went well: after a failure the table is asked anew.
     state: Mutex<Option<State>>,
     sweeper: Mutex<Sweeper>,
+    views: Vec<watch::Receiver<Option<Arc<Version>>>>,
 }
 
 struct State {
@@ -175,11 +177,30 @@ impl Archiver {
             status: watch::channel(ArchiveStatus::default()).0,
             state: Mutex::new(None),
             sweeper: Mutex::new(Sweeper::default()),
+            views: Vec::new(),
         };
         let state = archiver.load().await?;
         archiver.status.send_modify(|status| status.archived = state.archived.clone());
         *archiver.state.lock().await = Some(state);
         Ok(archiver)
+    }
+
+    /// Retention spares what these views' newest versions don't cover yet: the speed layer may have to read it again.
+    pub fn sparing(mut self, views: Vec<watch::Receiver<Option<Arc<Version>>>>) -> Self {
+        self.views = views;
+        self
+    }
+
+    /// The offsets that are archived and that every view's newest version covers, per partition.
+    fn settled(&self, archived: &Archived) -> Positions {
+        let covered = |view: &watch::Receiver<Option<Arc<Version>>>, partition| {
+            view.borrow().as_ref().map_or(0, |version| version.published.coverage.next(partition))
+        };
+        let ends = archived.coverage.ends().into_iter();
+        ends.map(|(partition, end)| {
+            (partition, self.views.iter().map(|view| covered(view, partition)).fold(end, u64::min))
+        })
+        .collect()
     }
 
     /// The table whose events it archives.
@@ -345,7 +366,7 @@ impl Archiver {
             status.rows += rows as u64;
         });
         if let Some(retention) = self.settings.retention {
-            self.log.retain(&self.table.topic, retention, &state.archived.coverage.ends())?;
+            self.log.retain(&self.table.topic, retention, &self.settled(&state.archived))?;
         }
         Ok(())
     }

@@ -117,7 +117,8 @@ impl BatchLayer {
                 clock.clone(),
                 settings.archive.clone(),
             );
-            archivers.insert(table.name.clone(), Arc::new(archiver.await?));
+            let views = catalog.views_of(&table.name).filter_map(|view| versions.0.get(&view.name).cloned());
+            archivers.insert(table.name.clone(), Arc::new(archiver.await?.sparing(views.collect())));
         }
         std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
         let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);

@@ -43,7 +43,8 @@ use crate::app::Server;
 use crate::patience::Patience;
 use crate::routes::{dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views};
 
-/// Serves until `shutdown`, then lets requests end for as long as the limits' grace.
+/// Serves until `shutdown`, then lets requests end for as long as the limits' grace. Needs a runtime of several threads,
+/// as Polars does.
 pub async fn serve(
     listener: TcpListener,
     app: App,

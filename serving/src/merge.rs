@@ -20,6 +20,8 @@ use crate::source::Sources;
 pub enum Ask {
     /// The newest window that holds data; of a view without windows, all there is.
     Latest,
+    /// The window that the newest event ends next: full, and still open.
+    Current,
     /// The newest window with data that the watermark has passed.
     Closed,
     /// The window that starts there.
@@ -83,6 +85,7 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
         Ask::Range { from, to } => return range(view, window, sources, from, to),
         Ask::Start(start) => Some(start),
         Ask::Latest => newest_pane(view, sources, None)?.map(|pane| window.last_start(pane)),
+        Ask::Current => newest_pane(view, sources, None)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
     };
     match start {
@@ -95,7 +98,7 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
-    let parts = Parts::collect(view, sources, from, to)?;
+    let parts = Parts::collect(view, sources, Scope::One(from), from, to)?;
     let late = view.window.map_or(0, |window| late(window, sources, from, from));
     let mut rows = parts.finish(view, Scope::One(from))?;
     if view.window.is_some() {
@@ -121,7 +124,7 @@ fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micro
             Scope::Range(first, last) => (first, last),
             Scope::All => (first, last),
         };
-        let parts = Parts::collect(view, sources, scope_first, scope_last.saturating_add(window.size))?;
+        let parts = Parts::collect(view, sources, scope, scope_first, scope_last.saturating_add(window.size))?;
         let part = parts.finish(view, scope)?;
         exact = exact && parts.slack.is_none() && parts.is_tight(view, &part)?;
         match &mut rows {
@@ -224,7 +227,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn collect(view: &View, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Self> {
+    fn collect(view: &View, sources: &Sources, scope: Scope, from: Micros, to: Micros) -> PolarsResult<Self> {
         let panes: Vec<&Arc<Pane>> = panes(sources, from, to).map(|(_, pane)| pane).collect();
         let slacks = panes.iter().filter_map(|pane| pane.slack).map(|slack| slack.up);
         let slack = panes.iter().any(|pane| pane.slack.is_some()).then(|| slacks.sum());
@@ -243,7 +246,10 @@ impl Parts {
         }
         let mut partials = speed.lazy();
         if let Some(version) = &sources.version {
-            let mut batch = version.partials(view, from, to)?;
+            let mut batch = match scope {
+                Scope::One(_) => version.window_partials(view, from, to)?.lazy(),
+                _ => version.partials(view, from, to)?,
+            };
             if slack.is_some() {
                 batch = batch.with_columns([lit(0_i64).alias(DOWN), lit(0_i64).alias(UP)]);
             }

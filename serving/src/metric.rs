@@ -148,6 +148,13 @@ impl Collector for Scrape {
             for measure in measures {
                 let labels: Vec<(String, String)> =
                     measure.labels.iter().map(|(label, value)| ((*label).to_owned(), value.clone())).collect();
+                if labels.is_empty() {
+                    match first.kind {
+                        MeasureKind::Counter => ConstCounter::new(measure.value).encode(family)?,
+                        MeasureKind::Gauge => ConstGauge::new(measure.value).encode(family)?,
+                    }
+                    break;
+                }
                 let one = family.encode_family(&labels)?;
                 match first.kind {
                     MeasureKind::Counter => ConstCounter::new(measure.value).encode(one)?,

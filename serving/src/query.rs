@@ -142,7 +142,7 @@ impl RowsQuery {
 }
 
 fn view_allows(ask: &Ask) -> bool {
-    matches!(ask, Ask::Latest | Ask::Closed)
+    matches!(ask, Ask::Latest | Ask::Current | Ask::Closed)
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
@@ -187,17 +187,19 @@ fn time(name: &str, text: &str) -> Result<Micros, Problem> {
 fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Ask, Problem> {
     let Some(window) = view.window else {
         return match (named, from, to) {
-            (None | Some("latest"), None, None) => Ok(Ask::Latest),
+            (None | Some("latest" | "current"), None, None) => Ok(Ask::Latest),
             _ => Err(Problem::bad_request("no-windows", format!("view `{}` has no windows to choose from", view.name))),
         };
     };
     match (named, from, to) {
         (None | Some("latest"), None, None) => Ok(Ask::Latest),
+        (Some("current"), None, None) => Ok(Ask::Current),
         (Some("closed"), None, None) => Ok(Ask::Closed),
         (Some(text), None, None) => {
             let end = time("window", text).map_err(|_| {
-                let detail =
-                    format!("`window` is `{text}`; it can be `latest`, `closed` or a window's end in RFC 3339");
+                let detail = format!(
+                    "`window` is `{text}`; it can be `latest`, `current`, `closed` or a window's end in RFC 3339"
+                );
                 Problem::bad_request("bad-window", detail)
             })?;
             let start = end - window.size;

@@ -209,13 +209,8 @@ impl Rows {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn height(&self) -> usize {
         self.height
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.height == 0
     }
 
     /// Writes a row as a JSON object of the columns for which `wanted` says so.

@@ -6,6 +6,7 @@
 //! and nothing is counted twice.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
@@ -14,6 +15,7 @@ use anabranch_shared::snapshot::{Chunk, Snapshot, Snapshots};
 use anabranch_shared::version::{Version, Versions};
 use anabranch_shared::view::View;
 use parking_lot::Mutex;
+use polars::prelude::{DataFrame, PolarsResult};
 
 /// Which layers an answer takes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -41,13 +43,55 @@ impl Mode {
 /// How many versions of a view are kept at hand: the newest, and the one that the speed layer may still stand on.
 const VERSIONS_KEPT: usize = 2;
 
+/// How many windows' partials of a version are kept in memory, and how large each may be.
+const WINDOWS_KEPT: usize = 4;
+const MAX_KEPT_BYTES: usize = 16 << 20;
+
+/// A version at hand, with what was read of it last: while a window is open its answer is asked for with every change
+/// of the speed layer, but its batch part stays the same.
+#[derive(Debug)]
+pub struct HeldVersion {
+    version: Arc<Version>,
+    read: Mutex<VecDeque<(Micros, Micros, DataFrame)>>,
+}
+
+impl HeldVersion {
+    /// Holds a version.
+    pub fn new(version: Arc<Version>) -> Self {
+        Self { version, read: Mutex::default() }
+    }
+
+    /// The partials of one window's panes, which start in `[from, to)`.
+    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<DataFrame> {
+        let kept = self.read.lock().iter().find(|part| (part.0, part.1) == (from, to)).map(|part| part.2.clone());
+        if let Some(partials) = kept {
+            return Ok(partials);
+        }
+        let partials = self.version.partials(view, from, to)?.collect()?;
+        if partials.estimated_size() <= MAX_KEPT_BYTES {
+            let mut read = self.read.lock();
+            read.push_front((from, to, partials.clone()));
+            read.truncate(WINDOWS_KEPT);
+        }
+        Ok(partials)
+    }
+}
+
+impl Deref for HeldVersion {
+    type Target = Version;
+
+    fn deref(&self) -> &Version {
+        &self.version
+    }
+}
+
 /// What both layers say of a view at one instant.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
     /// The newest snapshot; none if no speed layer feeds this process.
     pub snapshot: Option<Arc<Snapshot>>,
     /// The versions at hand, newest first.
-    pub versions: Vec<Arc<Version>>,
+    pub versions: Vec<Arc<HeldVersion>>,
 }
 
 impl Layers {
@@ -63,7 +107,7 @@ impl Layers {
 pub struct LayerStore {
     snapshots: Snapshots,
     versions: Versions,
-    kept: BTreeMap<String, Mutex<VecDeque<Arc<Version>>>>,
+    kept: BTreeMap<String, Mutex<VecDeque<Arc<HeldVersion>>>>,
 }
 
 impl LayerStore {
@@ -82,9 +126,9 @@ impl LayerStore {
         if let Some(kept) = self.kept.get(&view.name) {
             let mut kept = kept.lock();
             if let Some(newest) = newest.filter(|version| version.published.definition == view.definition) {
-                if kept.front().is_none_or(|known| !Arc::ptr_eq(known, &newest)) {
+                if kept.front().is_none_or(|known| !Arc::ptr_eq(&known.version, &newest)) {
                     kept.retain(|known| known.published.version != newest.published.version);
-                    kept.push_front(newest);
+                    kept.push_front(Arc::new(HeldVersion::new(newest)));
                     kept.truncate(VERSIONS_KEPT);
                 }
                 versions.extend(kept.iter().cloned());
@@ -110,7 +154,7 @@ pub struct Sources {
     /// Which layers were asked for.
     pub mode: Mode,
     /// The version that the batch part comes from.
-    pub version: Option<Arc<Version>>,
+    pub version: Option<Arc<HeldVersion>>,
     /// The chunks that the speed part comes from.
     pub chunks: Vec<Arc<Chunk>>,
     /// What those chunks cover; none if the speed layer has no part.
@@ -202,7 +246,7 @@ impl Sources {
 }
 
 /// The version that the snapshot stands on, or the newest if that one isn't at hand.
-fn base(layers: &Layers) -> Option<&Arc<Version>> {
+fn base(layers: &Layers) -> Option<&Arc<HeldVersion>> {
     let newest = layers.versions.first();
     let Some(snapshot) = &layers.snapshot else { return newest };
     match snapshot.base {

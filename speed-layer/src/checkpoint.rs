@@ -191,8 +191,8 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
         let slack = slack.map(|(down, up)| Slack { down, up });
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
-    let chunk_ = Chunk { coverage: chunk.coverage, panes };
-    Ok(Closed { chunk: Arc::new(chunk_), journal: Arc::new(chunk.journal) })
+    let (coverage, journal) = (chunk.coverage, Arc::new(chunk.journal));
+    Ok(Closed { chunk: Arc::new(Chunk { coverage, panes }), journal })
 }
 
 /// Where checkpoints are stored: a folder, with a folder in it for each table.

@@ -1,5 +1,6 @@
 //! What can go wrong in the speed layer.
 
+use std::any::Any;
 use std::error::Error;
 use std::path::PathBuf;
 
@@ -100,4 +101,11 @@ pub(crate) fn reason(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+/// What a thread that panicked said.
+pub(crate) fn panicked(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a fault in the program: {}", text.unwrap_or("unknown"))
 }

@@ -62,6 +62,9 @@ fn missed(view: &View, times: &[Micros], met: &[Micros]) -> Option<Vec<i32>> {
 
 /// Splits partials by pane.
 pub(crate) fn by_pane(partials: DataFrame) -> PolarsResult<Vec<(Micros, DataFrame)>> {
+    if partials.height() == 0 {
+        return Ok(Vec::new());
+    }
     let pane_of = |frame: &DataFrame| -> PolarsResult<Option<Micros>> { Ok(frame.column(PANE)?.i64()?.get(0)) };
     let panes = partials.column(PANE)?.i64()?;
     let mut split = Vec::new();

@@ -16,7 +16,7 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
-use crate::error::{SpeedError, reason};
+use crate::error::{SpeedError, panicked, reason};
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Start, fitting};
@@ -90,11 +90,7 @@ pub(crate) fn run(
     let stopped = match done {
         Ok(Ok(())) => return,
         Ok(Err(reason)) => reason,
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-            format!("a fault in the program: {}", text.unwrap_or("unknown"))
-        }
+        Err(panic) => panicked(&*panic),
     };
     tracing::error!(table, reason = stopped, "the source has stopped");
     counters.stopped.store(1, Ordering::Relaxed);
@@ -113,10 +109,10 @@ impl Pipeline {
         bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
     ) -> Result<Self, SpeedError> {
         let now = parts.clock.now();
-        let Parts { table, views, versions, replay, settings, .. } = &mut parts;
+        let Parts { views, versions, replay, settings, .. } = &mut parts;
         let records = settings.chunk_records;
         let Start { tracker, positions, states } =
-            recovery::recover(table, views, versions, image, bounds, replay, records, now)?;
+            recovery::recover(views, versions, image, bounds, replay, records, now)?;
         Ok(Self {
             parts,
             tracker,

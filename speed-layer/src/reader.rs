@@ -1,6 +1,7 @@
 //! The reading side of a pipeline: records off the log, decoded.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::reason;
+use crate::error::{panicked, reason};
 use crate::micro_batch::MicroBatch;
 use crate::pipeline::Input;
 use crate::settings::{Settings, micros};
@@ -33,9 +34,10 @@ impl Reader {
     /// Reads from where `begin` says until shutdown, or until the folding side has ended.
     pub fn run(&self, begin: &Receiver<Positions>, inputs: &SyncSender<Input>) {
         let Ok(positions) = begin.recv() else { return };
-        let failed = match self.read(positions, inputs) {
-            Ok(()) => return,
-            Err(reason) => reason,
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.read(positions, inputs))) {
+            Ok(Ok(())) => return,
+            Ok(Err(reason)) => reason,
+            Err(panic) => panicked(&*panic),
         };
         // If the other side has ended, it has told why.
         inputs.send(Input::Failed(failed)).ok();

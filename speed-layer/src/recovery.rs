@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::schema::Table;
 use anabranch_shared::version::{Version, Versions};
 use anabranch_shared::view::View;
 
@@ -40,7 +39,6 @@ pub(crate) fn fitting(view: &View, versions: &Versions) -> Option<Arc<Version>> 
 
 /// Finds out where to begin, and folds what views lack that begin before the others.
 pub(crate) fn recover(
-    table: &Table,
     views: &[Arc<View>],
     versions: &Versions,
     image: Option<Image>,
@@ -49,6 +47,7 @@ pub(crate) fn recover(
     chunk_records: u64,
     now: Micros,
 ) -> Result<Start, SpeedError> {
+    let table = replay.table().clone();
     let zero: Positions = bounds.keys().map(|&p| (p, 0)).collect();
     let has_image = image.as_ref().is_some_and(|image| !image.views.is_empty());
     let mut image = image.filter(|_| has_image);

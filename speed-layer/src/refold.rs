@@ -108,7 +108,8 @@ impl Replay {
         Self { log, clock, decoder: Decoder::new(table), limit }
     }
 
-    fn table(&self) -> &Arc<Table> {
+    /// The table whose log it is.
+    pub fn table(&self) -> &Arc<Table> {
         self.decoder.table()
     }
 

@@ -1,5 +1,6 @@
 //! Writes checkpoints beside the folding, one at a time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -8,7 +9,7 @@ use std::thread::JoinHandle;
 use anabranch_shared::clock::Clock;
 
 use crate::checkpoint::{Checkpoints, Image};
-use crate::error::{SpeedError, reason};
+use crate::error::{SpeedError, panicked, reason};
 use crate::metrics::{Counters, add};
 
 /// A thread that writes a table's checkpoints.
@@ -32,7 +33,8 @@ impl Writer {
         let work = move || {
             for image in received {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
-                match write(&store, &table, &image) {
+                let written = catch_unwind(AssertUnwindSafe(|| write(&store, &table, &image)));
+                match written.unwrap_or_else(|panic| Err(panicked(&*panic))) {
                     Ok(bytes) => {
                         add(&counters.checkpoints, 1);
                         counters.checkpoint_bytes.store(bytes, Ordering::Relaxed);

@@ -87,6 +87,6 @@ pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
 /// `anabranch config show`
 pub fn show_config(dir: &Path) -> Result<ExitCode, Failure> {
     let project = load(dir)?;
-    print!("{}", project.config.to_toml());
+    print!("{}", project.config.to_toml()?);
     Ok(ExitCode::SUCCESS)
 }

@@ -20,7 +20,6 @@ const MAX_KEY_BYTES: usize = 255;
 /// What became of a request.
 #[derive(ToSchema, Serialize)]
 #[schema(example = json!({"accepted": 3, "rejected": [{"line": 3, "error": "not JSON"}], "offsets": {"0": [12, 15]}}))]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct EventsReceipt {
     /// How many records the log has.
     accepted: u64,
@@ -32,7 +31,6 @@ pub struct EventsReceipt {
 
 /// A record that was not accepted.
 #[derive(ToSchema, Serialize)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct EventRejected {
     /// Its line, or its place in the array, from 1.
     line: u64,

@@ -29,7 +29,6 @@ pub struct JobList {
 /// What to run.
 #[derive(Serialize, ToSchema)]
 #[schema(example = json!({"kind": "batch", "views": ["trending_hashtags"], "full": false, "from": null, "to": null}))]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct NewJob {
     /// `batch`.
     kind: String,
@@ -45,7 +44,6 @@ pub struct NewJob {
 
 /// A job.
 #[derive(Serialize, ToSchema)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct JobDetail {
     id: String,
     /// `batch`.
@@ -95,7 +93,10 @@ pub(crate) async fn submit_job(
     let body = read_body(&headers, body, MAX_REQUEST_BYTES).await?;
     let request: JobRequest = serde_json::from_slice(&body)
         .map_err(|error| Problem::bad_request("bad-job", format!("the job can't be read: {error}")))?;
-    let job = run(&server, move |server| server.app.jobs.submit(request, Trigger::Api)).await?;
+    // The command line says that it is it, for the history.
+    let trigger =
+        if headers.get("x-anabranch-trigger").is_some_and(|by| by == "cli") { Trigger::Cli } else { Trigger::Api };
+    let job = run(&server, move |server| server.app.jobs.submit(request, trigger)).await?;
     let location = HeaderValue::from_str(&format!("/v1/jobs/{}", job.id));
     let mut response = (StatusCode::ACCEPTED, Json(job)).into_response();
     if let Ok(location) = location {

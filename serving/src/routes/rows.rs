@@ -29,7 +29,7 @@ const PROOF: HeaderName = HeaderName::from_static("anabranch-answer");
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the shape for the API's description; `RowsQuery` reads the parameters")]
 pub struct RowsParameters {
-    /// `latest` (the newest window that holds data), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
+    /// `latest` (the newest window that holds data), `current` (the one that the newest event ends next), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
     #[param(example = "latest")]
     window: Option<String>,
     /// With `to`: all windows wholly inside the range, at most 10,000.
@@ -56,7 +56,6 @@ pub struct RowsParameters {
     "sources": {"batch": {"version": 7, "offsets": {"0": [0, 1200]}}, "speed": {"offsets": {"0": [1200, 1532]}}},
     "watermark": "2017-08-27T00:04:31Z", "late": 0, "rejected": 0, "definition": "sha256:…",
 }))]
-#[expect(dead_code, reason = "the shape for the API's description; rows are written by hand")]
 pub struct RowsAnswer {
     /// The view.
     view: String,
@@ -88,7 +87,6 @@ pub struct RowsAnswer {
 
 /// A window with its state, or a range.
 #[derive(ToSchema, Serialize)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct WindowOrRange {
     /// The window's first instant.
     start: Option<String>,
@@ -104,7 +102,6 @@ pub struct WindowOrRange {
 
 /// What each layer contributed.
 #[derive(ToSchema, Serialize)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct AnswerSources {
     /// The batch part; null if there is none.
     batch: Option<BatchPart>,
@@ -114,7 +111,6 @@ pub struct AnswerSources {
 
 /// The batch part of an answer.
 #[derive(ToSchema, Serialize)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct BatchPart {
     /// The version.
     version: u64,
@@ -124,7 +120,6 @@ pub struct BatchPart {
 
 /// The speed part of an answer.
 #[derive(ToSchema, Serialize)]
-#[expect(dead_code, reason = "the shape for the API's description")]
 pub struct SpeedPart {
     /// `{"partition":[first,next)}`.
     offsets: std::collections::BTreeMap<String, [u64; 2]>,
@@ -233,7 +228,7 @@ fn render(
     let rows = Rows::of(&page).map_err(internal)?;
     let proof = Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
 
-    let mut body = Vec::with_capacity(512 + rows.len() * 64);
+    let mut body = Vec::with_capacity(512 + rows.height() * 64);
     match format {
         Format::Json => {
             proof.write_head(&mut body);

@@ -54,7 +54,7 @@ impl Frame {
     fn compute(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> Result<Self, Problem> {
         let internal = |error: polars::error::PolarsError| Problem::internal(&error);
         let sources = Sources::choose(view, Mode::Merged, layers, log_end);
-        let answer = merge::answer(view, &sources, Ask::Latest).map_err(internal)?;
+        let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
         let most = view.limit.unwrap_or(DEFAULT_ROWS).max(DEFAULT_ROWS);
         let cells = Rows::of(&answer.rows.head(Some(most))).map_err(internal)?;
         let proof =
@@ -62,8 +62,8 @@ impl Frame {
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         proof.write_head(&mut head);
         proof.write_tail(&mut tail);
-        let mut rows = Vec::with_capacity(cells.len());
-        for i in 0..cells.len() {
+        let mut rows = Vec::with_capacity(cells.height());
+        for i in 0..cells.height() {
             let (mut key, mut row) = (Vec::new(), Vec::new());
             cells.write_json_object(i, |name| view.keys.iter().any(|key| key.name == name), &mut key);
             cells.write_json_object(i, |_| true, &mut row);

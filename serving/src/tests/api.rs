@@ -24,7 +24,7 @@ fn post(path: &str, content_type: &str, body: impl Into<Body>) -> Request<Body> 
     Request::post(path).header("content-type", content_type).body(body.into()).expect("a request")
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_says_what_it_is_and_how_far_it_is() {
     let platform = platform();
     let detail = platform.ok("/v1/views/trending").await;
@@ -53,7 +53,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
     assert_eq!(platform.get_problem("/v1/views/x").await.1, "unknown-view");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn events_are_taken_in_and_the_bad_ones_told() {
     let platform = platform();
     let good = r#"{"ts":"2017-08-27T00:00:00Z","tag":"a","amount":1}"#;
@@ -80,7 +80,7 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
     assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn events_that_can_not_be_taken_are_refused() {
     let platform = platform();
     let with = |name: &'static str, value: String| {
@@ -107,7 +107,7 @@ async fn events_that_can_not_be_taken_are_refused() {
     assert!(detail.contains("nothing of this request was stored"), "{detail}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_queued_shown_and_cancelled() {
     let platform = platform();
     let (status, headers, job) =
@@ -132,7 +132,7 @@ async fn jobs_are_queued_shown_and_cancelled() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn probes_and_metrics_say_how_it_is() {
     let platform = platform();
     assert_eq!(platform.ok("/healthz").await, json!({"status": "ok"}));
@@ -161,7 +161,7 @@ async fn probes_and_metrics_say_how_it_is() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_have_a_strict_policy_and_errors_one_form() {
     let platform = platform();
     let request = |method: Method, path: &str| {
@@ -194,7 +194,7 @@ async fn pages_have_a_strict_policy_and_errors_one_form() {
     assert_eq!(platform.problem(foreign).await.1, "cross-site");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn large_answers_are_compressed_on_request() {
     let platform = platform();
     let request =

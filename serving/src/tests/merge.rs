@@ -6,13 +6,14 @@ use std::sync::Arc;
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::Positions;
 use anabranch_shared::snapshot::{Chunk, Slack, Snapshot};
+use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::*;
 
 use super::support::*;
 use crate::merge::{Answer, Ask, Span, answer, starts_inside};
-use crate::source::{Layers, Mode, Sources};
+use crate::source::{HeldVersion, Layers, Mode, Sources};
 
 /// Events that jump about in time, the same each run.
 fn stream(count: usize) -> Vec<Event> {
@@ -71,7 +72,8 @@ fn read(rows: &DataFrame) -> Expected {
         .collect()
 }
 
-fn layers(snapshot: Option<Snapshot>, versions: Vec<Arc<anabranch_shared::version::Version>>) -> Layers {
+fn layers(snapshot: Option<Snapshot>, versions: Vec<Arc<Version>>) -> Layers {
+    let versions = versions.into_iter().map(|version| Arc::new(HeldVersion::new(version))).collect();
     Layers { snapshot: snapshot.map(Arc::new), versions }
 }
 
@@ -135,7 +137,7 @@ fn the_newest_windows_with_data_are_found() {
     assert_eq!(latest(&both, Mode::Batch, Ask::Closed), Span::One(T0 + 2 * MINUTE));
 
     // Without a speed layer, the watermark is what the version's event times say: 2:10.
-    let batch = layers(None, both.versions.clone());
+    let batch = Layers { snapshot: None, versions: both.versions };
     assert_eq!(latest(&batch, Mode::Batch, Ask::Closed), Span::One(T0 - 3 * MINUTE));
 }
 

@@ -30,7 +30,7 @@ fn platform() -> (Platform, Arc<View>) {
     (platform, view)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_answer_is_exactly_what_the_design_says() {
     let (platform, _) = platform();
     let (status, headers, body) = platform
@@ -55,7 +55,7 @@ async fn the_answer_is_exactly_what_the_design_says() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn each_mode_takes_from_its_layers() {
     let (platform, _) = platform();
     let counts = |answer: &Value| -> Vec<(String, i64)> {
@@ -78,7 +78,7 @@ async fn each_mode_takes_from_its_layers() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn before_any_data_there_is_no_window() {
     let view = view("trending", Some(hop()), true, None);
     let platform = Platform::new(&[view]);
@@ -91,7 +91,7 @@ async fn before_any_data_there_is_no_window() {
     assert_eq!(range["rows"], json!([]));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_without_windows_answers_for_all_of_time() {
     let (platform, _) = platform();
     let view = view("totals", None, true, None);
@@ -103,7 +103,7 @@ async fn a_view_without_windows_answers_for_all_of_time() {
     assert_eq!(platform.get_problem("/v1/views/totals/rows?window=closed").await.1, "no-windows");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn pages_join_to_the_whole_and_stay_with_their_window() {
     let (platform, view) = platform();
     for query in ["window=2017-08-27T00:05:00Z", "from=2017-08-26T23:56:00Z&to=2017-08-27T00:10:00Z", "window=latest"] {
@@ -145,7 +145,7 @@ async fn pages_join_to_the_whole_and_stay_with_their_window() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_what_would_be_right() {
     let (platform, _) = platform();
     for (query, status, kind, says) in [
@@ -178,7 +178,7 @@ async fn refusals_say_what_would_be_right() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_etag_stands_for_the_same_answer_only() {
     let (platform, view) = platform();
     let ask = |etag: Option<String>| {
@@ -202,7 +202,7 @@ async fn an_etag_stands_for_the_same_answer_only() {
     assert_ne!(headers["etag"].to_str().expect("text"), etag);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_come_in_the_form_that_is_accepted() {
     let (platform, _) = platform();
     let ask = |accept: &str| {
@@ -241,7 +241,7 @@ async fn rows_come_in_the_form_that_is_accepted() {
     assert!(detail.contains("`text/csv`"), "{detail}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn late_events_and_missing_ranges_are_told() {
     let view = view("trending", Some(hop()), true, None);
     let platform = Platform::new(&[view.clone()]);

@@ -43,7 +43,7 @@ impl Events {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn only_what_changed_is_sent() {
     let view = view("trending", Some(hop()), true, Some(2));
     let platform = Platform::new(&[view.clone()]);
@@ -81,7 +81,7 @@ async fn only_what_changed_is_sent() {
     assert_eq!((&moved["reset"], &moved["window"]["end"]), (&json!(true), &json!("2017-08-27T00:06:00Z")));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn one_connection_carries_several_views() {
     let (a, b) = (view("a", Some(hop()), true, None), view("b", None, true, None));
     let platform = Platform::new(&[a.clone(), b.clone()]);
@@ -100,7 +100,7 @@ async fn one_connection_carries_several_views() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded_and_refuse_what_does_not_exist() {
     let view = view("trending", Some(hop()), true, None);
     let platform = Platform::with_limits(&[view], Limits { streams: 1, ..Limits::default() });
@@ -122,7 +122,7 @@ async fn streams_are_bounded_and_refuse_what_does_not_exist() {
     assert!(detail.contains("not supported yet: `update`"), "{detail}");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_server_ends_streams_when_it_stops() {
     let view = view("trending", Some(hop()), true, None);
     let platform = Platform::new(&[view]);
@@ -144,7 +144,7 @@ async fn the_server_ends_streams_when_it_stops() {
     serving.await.expect("no panic").expect("no error");
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_connection_on_which_nothing_moves_is_closed() {
     let limits = Limits { idle: std::time::Duration::from_millis(50), ..Limits::default() };
     let platform = Platform::with_limits(&[view("trending", Some(hop()), true, None)], limits);

@@ -45,7 +45,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "# Ours.\n[server]\nlisten_on = \"x\"",
             None,
-            "anabranch.toml:3:1: unknown field `listen_on`, expected `listen` or `max_body`",
+            "anabranch.toml:3:1: unknown field `listen_on`, expected one of `listen`, `public`, `max_body`",
         ),
         (
             "[log]\nreserve = \"lots\"",

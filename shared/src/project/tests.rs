@@ -82,7 +82,10 @@ fn what_is_missing_or_wrong_is_named() {
     fs::write(views.join("a.sql"), "CREATE TABLE u (ts TIMESTAMP) WITH (event_time = 'ts')").expect("written");
     fs::write(dir.join("anabranch.toml"), "[server]\nport = 1").expect("written");
     let error = load(dir).expect_err("the settings are wrong").to_string();
-    assert!(error.ends_with("anabranch.toml:2:1: unknown field `port`, expected `listen` or `max_body`"), "{error}");
+    assert!(
+        error.ends_with("anabranch.toml:2:1: unknown field `port`, expected one of `listen`, `public`, `max_body`"),
+        "{error}"
+    );
 
     fs::remove_file(dir.join("anabranch.toml")).expect("removed");
     let environment = [("ANABRANCH__BATCH__KEEP_VERSIONS".to_owned(), "9".to_owned())];

@@ -1,6 +1,6 @@
 //! Tables, views, events, and the oracle: a plain fold, one record at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Micros, format_timestamp};
@@ -151,6 +151,7 @@ pub(crate) struct Seen {
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     pub newest: BTreeMap<Partition, Option<Micros>>,
+    pub idle: BTreeSet<Partition>,
     pub watermark: Option<Micros>,
     pub seen: Vec<Seen>,
 }
@@ -161,13 +162,26 @@ impl Oracle {
     }
 
     pub fn take(&mut self, view: &View, partition: Partition, offset: Offset, event: &Event) {
+        // A partition that wakes up is in the minimum that its first record meets.
+        self.idle.remove(&partition);
+        self.advance(view.table.watermark_delay);
         let window = view.window;
         let missed = window.map_or(0, |window| window.missed(event.time, self.watermark, view.allowed_lateness));
         self.seen.push(Seen { partition, offset, event: event.clone(), missed });
         let newest = self.newest.get_mut(&partition).expect("a partition");
         *newest = (*newest).max(Some(event.time));
+        self.advance(view.table.watermark_delay);
+    }
+
+    pub fn be_idle(&mut self, partition: Partition, delay: Micros) {
+        self.idle.insert(partition);
+        self.advance(delay);
+    }
+
+    fn advance(&mut self, delay: Micros) {
+        let awake = self.newest.iter().filter(|(partition, _)| !self.idle.contains(partition));
         // None is below every time: a partition without events holds the watermark back.
-        let least = self.newest.values().min().copied().flatten().map(|time| time - view.table.watermark_delay);
+        let least = awake.map(|(_, &newest)| newest).min().flatten().map(|time| time - delay);
         self.watermark = self.watermark.max(least);
     }
 

@@ -51,7 +51,11 @@ impl Rig {
             versions: Versions([(view.name.clone(), receiver)].into()),
             checkpoints: Some(Checkpoints::new(folder.path())),
             clock: clock.clone(),
-            settings: Settings { batch_wait: Duration::from_millis(1), ..Settings::default() },
+            settings: Settings {
+                batch_wait: Duration::from_millis(1),
+                snapshot_interval: Duration::from_millis(1),
+                ..Settings::default()
+            },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), folder, runtime }
@@ -193,6 +197,28 @@ fn an_idle_partition_lets_the_watermark_go_on() {
     // Only partition 1 has been still for so long.
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.watermark.is_some());
     assert_eq!(snapshot.watermark, Some(28 * SECOND));
+    layer.stop();
+}
+
+#[test]
+fn a_topic_that_grows_is_read_in_all_its_partitions() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream()[..3]);
+    let layer = rig.start();
+    rig.wait_for_all(&layer);
+    rig.log.create_topic("clicks", 2).expect("grown");
+    rig.oracle.newest.insert(1, None);
+    rig.append(1, &[event(40, "new", 1)]);
+    // The reader looks for new partitions now and then, by the clock.
+    rig.clock.set(5 * SECOND);
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(snapshot.coverage, [(0, 0..3), (1, 0..1)].into_iter().collect());
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    layer.stop();
+    rig.append(1, &[event(41, "new", 1)]);
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
     layer.stop();
 }
 
