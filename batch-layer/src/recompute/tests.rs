@@ -151,6 +151,22 @@ async fn days_without_new_events_are_carried_over() {
 }
 
 #[tokio::test]
+async fn the_times_asked_for_are_recomputed_beside_what_is_new() {
+    let setup = setup().await;
+    let view = view_of(Some((5 * SECOND, SECOND)));
+    setup.source.append(&EVENTS);
+    let first = setup.recompute(&view).await.expect("a version");
+    let late: [Event; 1] = [("z", Some(1), 3 * SECOND)];
+    setup.source.append(&late);
+    let plan = Recompute { times: Some(DAY..DAY + 1), ..setup.plan(&view).await };
+    let second = plan.run().await.expect("recompute").expect("a version");
+    let changed: Vec<i64> = second.panes.iter().filter(|file| !first.panes.contains(file)).map(|f| f.day).collect();
+    assert_eq!(changed, [0, 1], "a version holds every event that it covers, whichever times were asked for");
+    let events: Vec<Event> = EVENTS.into_iter().chain(late).collect();
+    setup.check(&view, &events).await;
+}
+
+#[tokio::test]
 async fn a_rewrite_of_small_files_touches_no_day() {
     let setup = setup().await;
     let view = view_of(Some((5 * SECOND, SECOND)));
