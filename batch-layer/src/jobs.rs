@@ -294,7 +294,8 @@ impl Jobs for JobQueue {
             return Err(JobError::UnknownView { name: name.clone(), existing: self.views.clone() });
         }
         let mut wanted = if views.is_empty() { self.views.clone() } else { views };
-        wanted.dedup();
+        let mut seen = std::collections::BTreeSet::new();
+        wanted.retain(|view| seen.insert(view.clone()));
         let times = match (time("from", from.as_ref())?, time("to", to.as_ref())?) {
             (None, None) => None,
             (from, to) => Some(from.unwrap_or(Micros::MIN)..to.unwrap_or(Micros::MAX)),

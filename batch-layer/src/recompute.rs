@@ -6,6 +6,7 @@
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
 mod output;
+mod prune;
 
 #[cfg(test)]
 mod tests;
@@ -242,6 +243,7 @@ impl Recompute {
             let scope = Scope::Range(from, to - 1);
             let rows = version
                 .partials(&self.view, from, to.saturating_add(window.size))
+                .map(|partials| prune::contenders(&self.view, partials))
                 .and_then(|partials| partial::windows(&self.view, partials, scope, Quality::default()))
                 .and_then(|windows| collect(windows.select(output::row_columns(&self.view))))
                 .map_err(self.failed("computing the windows"))?;

@@ -93,7 +93,7 @@ async fn jobs_run_one_after_the_other() {
     let dir = tempfile::tempdir().expect("directory");
     let (queue, steps) = (open(dir.path()), steps(0));
     let first = queue.submit(batch(&[]), Trigger::Api).expect("submit");
-    let second = queue.submit(batch(&["two"]), Trigger::Cli).expect("submit");
+    let second = queue.submit(batch(&["two", "two"]), Trigger::Cli).expect("submit");
     assert_eq!((first.state, first.views.len(), second.views.len()), (JobState::Queued, 2, 1));
     let _shutdown = work(&queue, &steps);
     assert_eq!(until(&queue, &first.id, JobState::Running).await.versions.len(), 0);

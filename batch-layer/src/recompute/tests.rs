@@ -15,7 +15,7 @@ use super::{Recompute, sweep};
 use crate::archive::{ArchiveSettings, Archiver};
 use crate::day::DAY;
 use crate::error::BatchError;
-use crate::fixture::{Event, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
+use crate::fixture::{Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
 
 struct Setup {
     _dir: tempfile::TempDir,
@@ -84,6 +84,16 @@ impl Setup {
     }
 }
 
+/// The first rows of each window: those with the largest counts, then those with the smallest keys.
+fn first(limit: usize, mut rows: Rows) -> Rows {
+    let all = rows.clone();
+    rows.retain(|(start, user), row| {
+        let of_window = all.iter().filter(|((other, _), _)| other == start);
+        of_window.filter(|((_, other), count)| (-count.0, other) < (-row.0, user)).count() < limit
+    });
+    rows
+}
+
 const EVENTS: [Event; 9] = [
     ("a", Some(3), 0),
     ("a", Some(-5), 999_000),
@@ -141,6 +151,22 @@ async fn days_without_new_events_are_carried_over() {
 }
 
 #[tokio::test]
+async fn the_times_asked_for_are_recomputed_beside_what_is_new() {
+    let setup = setup().await;
+    let view = view_of(Some((5 * SECOND, SECOND)));
+    setup.source.append(&EVENTS);
+    let first = setup.recompute(&view).await.expect("a version");
+    let late: [Event; 1] = [("z", Some(1), 3 * SECOND)];
+    setup.source.append(&late);
+    let plan = Recompute { times: Some(DAY..DAY + 1), ..setup.plan(&view).await };
+    let second = plan.run().await.expect("recompute").expect("a version");
+    let changed: Vec<i64> = second.panes.iter().filter(|file| !first.panes.contains(file)).map(|f| f.day).collect();
+    assert_eq!(changed, [0, 1], "a version holds every event that it covers, whichever times were asked for");
+    let events: Vec<Event> = EVENTS.into_iter().chain(late).collect();
+    setup.check(&view, &events).await;
+}
+
+#[tokio::test]
 async fn a_rewrite_of_small_files_touches_no_day() {
     let setup = setup().await;
     let view = view_of(Some((5 * SECOND, SECOND)));
@@ -193,15 +219,7 @@ async fn a_top_k_keeps_the_first_rows_of_each_window() {
     let top = Arc::new(top);
     setup.source.append(&EVENTS);
     setup.recompute(&top).await.expect("a version");
-    let mut expected = fold(top.window, &EVENTS);
-    // Of a window the row with the largest count, then the smallest key.
-    let all = expected.clone();
-    expected.retain(|(start, user), row| {
-        let ahead = |other: &(&(Micros, String), &(i64, Option<i64>, Option<i64>, Option<i64>))| {
-            other.0.0 == *start && (-other.1.0, &other.0.1) < (-row.0, user)
-        };
-        !all.iter().any(|other| ahead(&other))
-    });
+    let expected = first(1, fold(top.window, &EVENTS));
     assert_eq!(rows(&read_table(&setup.root()).await), expected);
 }
 
@@ -311,6 +329,24 @@ fn some_window() -> impl Strategy<Value = Option<(Micros, Micros)>> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn the_first_rows_are_those_of_a_plain_fold(
+        window in some_window(),
+        limit in 1_usize..4,
+        seconds in prop::collection::vec((prop::sample::select(vec!["a", "b", "c", "d", "e"]), -20_i64..20), 1..80),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+        runtime.block_on(async {
+            let setup = setup().await;
+            let events: Vec<Event> = seconds.iter().map(|&(user, at)| (user, Some(1), at * SECOND)).collect();
+            let mut top = Arc::unwrap_or_clone(view_of(window));
+            top.limit = Some(limit);
+            setup.source.append(&events);
+            setup.recompute(&Arc::new(top)).await.expect("a version");
+            assert_eq!(rows(&read_table(&setup.root()).await), first(limit, fold(view_of(window).window, &events)));
+        });
+    }
 
     #[test]
     fn increments_give_what_a_full_recompute_gives(
