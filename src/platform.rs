@@ -78,7 +78,7 @@ impl Platform {
         let url = format!("http://{}", listener.local_addr()?);
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, ..Default::default() };
+        let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
         let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(&clock))?);
         for table in catalog.tables.values() {
             log.create_topic(&table.topic, table.partitions)?;

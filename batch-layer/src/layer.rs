@@ -155,8 +155,8 @@ impl BatchLayer {
     pub async fn run(self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
         if self.settings.role != Role::Recompute {
-            for archiver in self.worker.archivers.values().cloned() {
-                let shutdown = shutdown.clone();
+            for archiver in self.worker.archivers.values() {
+                let (archiver, shutdown) = (Arc::clone(archiver), shutdown.clone());
                 tasks.spawn(async move { archiver.run(shutdown).await });
             }
         }

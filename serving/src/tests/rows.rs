@@ -244,7 +244,7 @@ async fn rows_come_in_the_form_that_is_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn late_events_and_missing_ranges_are_told() {
     let view = view("trending", Some(hop()), true, None);
-    let platform = Platform::new(&[view.clone()]);
+    let platform = Platform::new(std::slice::from_ref(&view));
     let events = [event(10, "a", 1), event(900, "a", 1), event(20, "a", 1), event(30, "b", 1)];
     platform.log.fill("posts", 6);
     let mut shown = snapshot(&view, &events, None, &[0, 4]);

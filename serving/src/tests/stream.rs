@@ -46,7 +46,7 @@ impl Events {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_what_changed_is_sent() {
     let view = view("trending", Some(hop()), true, Some(2));
-    let platform = Platform::new(&[view.clone()]);
+    let platform = Platform::new(std::slice::from_ref(&view));
     let events = vec![
         event(10, "a", 1),
         event(20, "b", 1),

@@ -60,8 +60,8 @@ fn damage_is_refused_wherever_it_is() {
     for at in (0..bytes.len()).step_by(bytes.len() / 97 + 1) {
         let mut damaged = bytes.clone();
         damaged[at] ^= 0x10;
-        assert!(Image::decode(&damaged, "clicks", &[view.clone()]).is_err(), "byte {at}");
-        assert!(Image::decode(&bytes[..at], "clicks", &[view.clone()]).is_err(), "cut at {at}");
+        assert!(Image::decode(&damaged, "clicks", std::slice::from_ref(&view)).is_err(), "byte {at}");
+        assert!(Image::decode(&bytes[..at], "clicks", std::slice::from_ref(&view)).is_err(), "cut at {at}");
     }
     assert!(Image::decode(&bytes, "others", &[view]).is_err(), "of another table");
 }

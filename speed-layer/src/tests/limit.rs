@@ -74,7 +74,8 @@ fn skewed(count: usize, seed: u64) -> Vec<Event> {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        let key = if x % 3 == 0 { format!("heavy{}", (x >> 8) % 3) } else { format!("light{}", (x >> 8) % 5_000) };
+        let key =
+            if x.is_multiple_of(3) { format!("heavy{}", (x >> 8) % 3) } else { format!("light{}", (x >> 8) % 5_000) };
         events.push(event(((x >> 40) % 20) as i64, &key, 1));
     }
     events
