@@ -73,11 +73,11 @@ impl Tweets {
             901_656_910_939_770_000 + id,
             format_timestamp(time / 1_000 * 1_000),
         );
-        let _ = write!(line, "\"Watching this one #Tag{}", self.tags.sample(&mut self.random) as u32);
+        let _ = write!(line, "\"Watching this one live #Tag{}", self.tags.sample(&mut self.random) as u32);
         if id % 3 == 0 {
             let _ = write!(line, " and #Tag{}", self.tags.sample(&mut self.random) as u32);
         }
-        line.push_str(" tonight\"}");
+        line.push_str(" tonight with everyone\"}");
         self.next += 1;
     }
 
