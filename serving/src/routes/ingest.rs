@@ -8,6 +8,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use futures::StreamExt;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -99,6 +100,10 @@ pub(crate) async fn append_events(
     Ok(Json(receipt))
 }
 
+/// A client that sends without listening loses the answer when its connection is closed, so a body that is too long by
+/// no more than this is read and dropped before it is refused.
+const DRAINED_BYTES: u64 = 16 << 20;
+
 /// Reads a body of at most `max` bytes.
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<bytes::Bytes, Problem> {
     let too_long = || {
@@ -106,7 +111,11 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Re
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-long", detail)
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > max as u64) {
+    if let Some(length) = announced.filter(|&length| length > max as u64) {
+        if length <= max as u64 + DRAINED_BYTES {
+            let mut rest = body.into_data_stream();
+            while let Some(Ok(_)) = rest.next().await {}
+        }
         return Err(too_long());
     }
     axum::body::to_bytes(body, max).await.map_err(|error| {
