@@ -60,7 +60,7 @@ checkpoint_interval = '50 ms'
 chunk_interval = '150 ms'
 [archive]
 interval = '50 ms'
-target_rows = 200
+target_rows = 100000
 [batch]
 scheduler = false
 keep_versions = 2
@@ -158,7 +158,7 @@ fn two_hundred_kills_lose_nothing_and_double_nothing() {
         let mut job = None;
         let mut alive = true;
         let started = Instant::now();
-        while alive && started.elapsed() < if rare { LIFE * 6 } else { LIFE } {
+        while alive && started.elapsed() < if rare { LIFE * 4 } else { LIFE } {
             alive = post(&server, acknowledged) && keep_running(&server, &mut job).is_some();
             acknowledged += usize::from(alive);
         }
