@@ -79,11 +79,6 @@ impl Version {
             .collect::<Vec<_>>();
         Ok(scan.filter(col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)))).select(names))
     }
-
-    /// The start of the newest pane with data.
-    pub fn last_pane(&self) -> Option<Micros> {
-        self.published.panes.iter().map(|file| file.last).max()
-    }
 }
 
 /// The newest version of each view; none before the first.
