@@ -156,7 +156,7 @@ async fn refusals_say_what_would_be_right() {
             "no-such-window",
             "2017-08-27T00:05:00Z and 2017-08-27T00:06:00Z",
         ),
-        ("/v1/views/trending/rows?window=soon", 400, "bad-window", "`latest`, `closed`"),
+        ("/v1/views/trending/rows?window=soon", 400, "bad-window", "`latest`, `current`, `closed`"),
         ("/v1/views/trending/rows?key.colour=red", 400, "unknown-key", "there are `tag`"),
         ("/v1/views/trending/rows?limit=0", 400, "bad-limit", "1 to 100000"),
         ("/v1/views/trending/rows?mode=both", 400, "bad-mode", "`merged`, `batch` or `speed`"),

@@ -61,7 +61,7 @@ async fn only_what_changed_is_sent() {
     let first = stream.next().await.expect("an event");
     assert_eq!((&first["reset"], &first["removed"]), (&json!(true), &json!([])));
     assert_eq!(first["rows"].as_array().map(Vec::len), Some(2));
-    assert_eq!(first["window"]["end"], "2017-08-27T00:05:00Z");
+    assert_eq!(first["window"]["end"], "2017-08-27T00:01:00Z");
 
     show(3);
     let second = stream.next().await.expect("an event");
@@ -78,7 +78,7 @@ async fn only_what_changed_is_sent() {
 
     show(6);
     let moved = stream.next().await.expect("an event");
-    assert_eq!((&moved["reset"], &moved["window"]["end"]), (&json!(true), &json!("2017-08-27T00:06:00Z")));
+    assert_eq!((&moved["reset"], &moved["window"]["end"]), (&json!(true), &json!("2017-08-27T00:02:00Z")));
 }
 
 #[tokio::test(flavor = "multi_thread")]
