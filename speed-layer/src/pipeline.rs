@@ -227,7 +227,8 @@ impl Pipeline {
             match place {
                 Place::Start | Place::Ahead => self.states[i].base = Some(number),
                 Place::Inside => {
-                    if let Err(error) = self.states[i].advance(number, &frontier, &mut self.parts.replay) {
+                    let newest = &version.published.event_times;
+                    if let Err(error) = self.states[i].advance(number, &frontier, newest, &mut self.parts.replay) {
                         let reason = reason(&error);
                         tracing::warn!(
                             view = view.name,

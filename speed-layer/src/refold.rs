@@ -65,7 +65,16 @@ impl ViewState {
     }
 
     /// Drops what is below a frontier inside the state. After an error the state is as it was.
-    pub fn advance(&mut self, version: u64, frontier: &Positions, replay: &mut Replay) -> Result<(), SpeedError> {
+    ///
+    /// `newest` are the newest event times below the frontier, where they are known: a partition is then read again
+    /// from the frontier on, and needs nothing of the log that retention may take once a version covers it.
+    pub fn advance(
+        &mut self,
+        version: u64,
+        frontier: &Positions,
+        newest: &BTreeMap<Partition, Micros>,
+        replay: &mut Replay,
+    ) -> Result<(), SpeedError> {
         let at = |p: Partition| frontier.get(&p).copied().unwrap_or(0);
         let mut kept = Vec::new();
         for closed in self.chunks()? {
@@ -78,7 +87,8 @@ impl ViewState {
             let panes = if above.len() == coverage.len() {
                 closed.chunk.panes.clone()
             } else {
-                replay.refold(&self.view, &closed.journal, &above)?
+                let begins = newest.iter().filter_map(|(&p, &newest)| Some((p, (*frontier.get(&p)?, newest))));
+                replay.refold(&self.view, &closed.journal, &above, &begins.collect())?
             };
             let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
             let journal = Arc::new(entries.cloned().collect());
@@ -134,19 +144,22 @@ impl Replay {
         SpeedError::Unread { table: self.table().name.clone(), missing: [(partition, missing)].into_iter().collect() }
     }
 
-    /// The panes of the events in `wanted`, each of which meets the watermark that it met first.
+    /// The panes of the events in `wanted`, each of which meets the watermark that it met first. That follows from where
+    /// a micro-batch began, or from an offset whose newest event time is known.
     fn refold(
         &mut self,
         view: &View,
         journal: &[Entry],
         wanted: &Coverage,
+        known: &BTreeMap<Partition, (Offset, Micros)>,
     ) -> Result<BTreeMap<Micros, Arc<anabranch_shared::snapshot::Pane>>, SpeedError> {
         let mut open = Open::default();
         for (partition, range) in wanted.iter().filter(|(_, range)| !range.is_empty()) {
             let entries = journal::overlapping(journal, partition, range.start, range.end);
             let Some(first) = entries.first() else { return Err(self.unread(partition, range.clone())) };
-            let mut met = MetAgain { entries: &entries, at: 0, newest: first.met.before };
-            let mut next = first.first;
+            let known = known.get(&partition).filter(|(offset, _)| (first.first..=range.start).contains(offset));
+            let (mut next, newest) = known.copied().unwrap_or((first.first, first.met.before));
+            let mut met = MetAgain { entries: &entries, at: 0, newest };
             let mut reader = self.reader(&Positions::from([(partition, next)]))?;
             while next < range.end {
                 let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..range.end))?;

@@ -1,5 +1,6 @@
 //! Random streams, cuts, chunks, restarts and frontiers against the oracle.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::clock::ManualClock;
@@ -123,10 +124,24 @@ impl World {
             .collect();
         match self.state.place(&frontier) {
             Place::Start => {}
-            Place::Inside => self.state.advance(version, &frontier, &mut self.replay).expect("advanced"),
+            Place::Inside => {
+                // Retention takes at once what it may.
+                frontier.iter().for_each(|(&p, &offset)| self.log.forget_before("clicks", p, offset));
+                let newest = self.newest_before(&frontier);
+                self.state.advance(version, &frontier, &newest, &mut self.replay).expect("advanced");
+            }
             other => panic!("{other:?}: {frontier:?} is within {}", self.state.coverage()),
         }
         assert_eq!(self.state.coverage().starts(), frontier);
+    }
+
+    fn newest_before(&self, frontier: &Positions) -> BTreeMap<Partition, i64> {
+        let below = self.oracle.seen.iter().filter(|seen| seen.offset < frontier[&seen.partition]);
+        below.fold(BTreeMap::new(), |mut newest, seen| {
+            let time = newest.entry(seen.partition).or_insert(seen.event.time);
+            *time = seen.event.time.max(*time);
+            newest
+        })
     }
 
     fn rows(&mut self) -> Rows {
