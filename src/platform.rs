@@ -11,7 +11,8 @@ use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Log, Retention};
+use anabranch_shared::log::kafka::KafkaLog;
+use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::project::Project;
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
@@ -78,10 +79,13 @@ impl Platform {
         let url = format!("http://{}", listener.local_addr()?);
 
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(&clock))?);
+        let log = open_log(config, &data, &clock)?;
         for table in catalog.tables.values() {
-            log.create_topic(&table.topic, table.partitions)?;
+            match log.create_topic(&table.topic, table.partitions) {
+                // A topic of somebody else's making is as large as they made it.
+                Err(LogError::FewerPartitions { .. }) if config.kafka.brokers.is_some() => {}
+                created => created?,
+            }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
 
@@ -145,6 +149,19 @@ impl Started {
         }
         Ok(())
     }
+}
+
+/// The event log that the settings choose.
+fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, Failure> {
+    let Some(options) = config.kafka.log_options() else {
+        let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
+        return Ok(Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?));
+    };
+    if config.log.retention_bytes.is_some() {
+        let message = "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
+        return Err(Failure::usage(message.to_owned()));
+    }
+    Ok(Arc::new(KafkaLog::open(options, Arc::clone(clock))?))
 }
 
 /// Listens where the settings say, but not in public by mistake.

@@ -1,13 +1,16 @@
 //! Settings: a command's flag comes before the environment, the environment before `anabranch.toml`, and that before
 //! the default.
 //!
-//! In the environment a setting is called `ANABRANCH__SECTION__KEY`. Durations and sizes are texts with units, such as
+//! In the environment a setting is called `ANABRANCH__SECTION__KEY`, and one of a table in a section
+//! `ANABRANCH__SECTION__TABLE__KEY` with `_` for each dot. Durations and sizes are texts with units, such as
 //! `100 ms` and `64 MiB`. An unknown section or key is an error, wherever it is. A command applies its flags to what
 //! [`Config::load`] returns.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use crate::log::kafka::KafkaOptions;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -23,8 +26,10 @@ const PREFIX: &str = "ANABRANCH__";
 pub struct Config {
     /// The HTTP server.
     pub server: Server,
-    /// The embedded event log.
+    /// The event log.
     pub log: Log,
+    /// The Kafka cluster that the event log is on, instead of the embedded one.
+    pub kafka: Kafka,
     /// The speed layer.
     pub speed: Speed,
     /// The archive of events.
@@ -47,17 +52,42 @@ pub struct Server {
     pub max_body: u64,
 }
 
-/// The embedded event log.
+/// A Kafka cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kafka {
+    /// Where it is: `host:port`, several with commas. The log is the embedded one if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub brokers: Option<String>,
+    /// Put before every topic's name.
+    pub topic_prefix: String,
+    /// What the consumer groups' names begin with: processes that share it share the work.
+    pub group: String,
+    /// How many brokers keep a copy of the topics that are created; as the cluster has it if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication: Option<i32>,
+    /// After how long a partition that holds records and delivers none is read again from its position.
+    #[serde(with = "value::duration")]
+    pub stall: Duration,
+    /// A process that hasn't been heard of for so long loses its partitions to others.
+    #[serde(with = "value::duration")]
+    pub session_timeout: Duration,
+    /// More properties of librdkafka's clients, such as `security.protocol`. In the environment
+    /// `ANABRANCH__KAFKA__OPTIONS__SASL_PASSWORD` is `sasl.password`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// The event log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// For how long events are kept; for ever if none.
+    /// For how long events are kept; for ever if none. On Kafka, what its topics say if none.
     #[serde(with = "value::optional_duration", skip_serializing_if = "Option::is_none")]
     pub retention_age: Option<Duration>,
-    /// How many bytes of events of a partition are kept; all if none.
+    /// How many bytes of events of a partition are kept; all if none. Not on Kafka, where the topics say.
     #[serde(with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
     pub retention_bytes: Option<u64>,
-    /// The space on the disk, in bytes, below which events are no longer accepted.
+    /// The space on the disk, in bytes, below which the embedded log no longer accepts events.
     #[serde(with = "value::bytes")]
     pub reserve: u64,
 }
@@ -112,6 +142,29 @@ pub struct Batch {
 impl Default for Server {
     fn default() -> Self {
         Self { listen: "127.0.0.1:8080".to_owned(), public: false, max_body: 16 << 20 }
+    }
+}
+
+impl Default for Kafka {
+    fn default() -> Self {
+        Self {
+            brokers: None,
+            topic_prefix: String::new(),
+            group: "anabranch".to_owned(),
+            replication: None,
+            stall: Duration::from_secs(30),
+            session_timeout: Duration::from_secs(6),
+            options: BTreeMap::new(),
+        }
+    }
+}
+
+impl Kafka {
+    /// How the log uses the cluster, if there is one.
+    pub fn log_options(&self) -> Option<KafkaOptions> {
+        let brokers = self.brokers.clone()?;
+        let (topic_prefix, properties) = (self.topic_prefix.clone(), self.options.clone());
+        Some(KafkaOptions { brokers, topic_prefix, replication: self.replication, properties, stall: self.stall })
     }
 }
 
@@ -207,16 +260,30 @@ impl Config {
             };
             let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
             if let Some(section) = section.as_table_mut() {
-                section.insert(key.to_owned(), scalar(value));
+                match key.split_once("__") {
+                    None => drop(section.insert(key.to_owned(), scalar(value))),
+                    Some((inner, key)) => {
+                        let inner = section.entry(inner).or_insert_with(|| toml::Table::new().into());
+                        if let Some(inner) = inner.as_table_mut() {
+                            inner.insert(key.replace('_', "."), value.into());
+                        }
+                    }
+                }
             }
             config = table.clone().try_into().map_err(|error: toml::de::Error| invalid(error.message().to_owned()))?;
         }
         Ok(config)
     }
 
-    /// All settings as a file would have them.
+    /// All settings as a file would have them, but for secrets.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
-        toml::to_string(self)
+        let mut shown = self.clone();
+        for (key, value) in &mut shown.kafka.options {
+            if ["password", "secret", "key.pem", "config", "token"].iter().any(|word| key.contains(word)) {
+                "(not shown)".clone_into(value);
+            }
+        }
+        toml::to_string(&shown)
     }
 }
 

@@ -14,6 +14,7 @@
 //! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before.
 
 pub mod embedded;
+pub mod kafka;
 #[cfg(test)]
 mod tests;
 

@@ -3,6 +3,8 @@
 //! A snapshot is immutable and complete: its chunks' coverages join without a gap, from the frontier of the batch
 //! version that it stands on (or from the beginning of the log) to the newest record folded.
 
+pub mod wire;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -25,6 +27,8 @@ pub struct Snapshot {
     pub chunks: Vec<Arc<Chunk>>,
     /// No event with an earlier time is expected any more; none before any event.
     pub watermark: Option<Micros>,
+    /// Whether all its partitions are idle, so that it holds no other's watermark back.
+    pub idle: bool,
     /// How many events came too late for at least one of their windows since the state began.
     pub late: u64,
     /// Why the source has stopped, if it has: the state is served as it was then.

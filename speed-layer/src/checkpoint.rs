@@ -214,20 +214,26 @@ impl Checkpoints {
         self.root.join(name)
     }
 
-    /// The checkpoints of a table by number, the newest first.
-    fn list(&self, table: &str) -> Vec<(u64, PathBuf)> {
-        let number = |path: &Path| path.file_name()?.to_str()?.strip_suffix(".checkpoint")?.parse().ok();
+    /// The checkpoints of a table by epoch and number, the newest first.
+    fn list(&self, table: &str) -> Vec<((u64, u64), PathBuf)> {
+        let number = |path: &Path| {
+            let (epoch, number) = path.file_name()?.to_str()?.strip_suffix(".checkpoint")?.split_once('-')?;
+            Some((epoch.parse().ok()?, number.parse().ok()?))
+        };
         let files = fs::read_dir(self.folder(table)).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut files: Vec<(u64, PathBuf)> = files.filter_map(|path| Some((number(&path)?, path))).collect();
+        let mut files: Vec<((u64, u64), PathBuf)> = files.filter_map(|path| Some((number(&path)?, path))).collect();
         files.sort_by(|a, b| b.cmp(a));
         files
     }
 
-    /// Stores a checkpoint and keeps the one before it.
-    pub(crate) fn store(&self, table: &str, bytes: &[u8]) -> Result<PathBuf, SpeedError> {
+    /// Stores a checkpoint and keeps the one before it. Those of a later epoch stay the newest: whoever has lost a table
+    /// to somebody else can't take it back by writing.
+    pub(crate) fn store(&self, table: &str, epoch: u64, bytes: &[u8]) -> Result<PathBuf, SpeedError> {
         let folder = self.folder(table);
-        let older = self.list(table);
-        let path = folder.join(format!("{:020}.checkpoint", older.first().map_or(1, |(number, _)| number + 1)));
+        let mut older = self.list(table);
+        older.retain(|((other, _), _)| *other <= epoch);
+        let number = older.iter().filter(|((other, _), _)| *other == epoch).map(|((_, number), _)| number + 1).max();
+        let path = folder.join(format!("{epoch:020}-{:020}.checkpoint", number.unwrap_or(1)));
         let failed = |step| {
             let path = path.clone();
             move |source| SpeedError::Checkpoint { path, step, source }

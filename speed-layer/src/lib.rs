@@ -41,6 +41,7 @@ use std::thread::JoinHandle;
 
 use anabranch_shared::clock::Clock;
 use anabranch_shared::log::Log;
+use anabranch_shared::position::Partition;
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::{Snapshot, Snapshots};
 use anabranch_shared::version::Versions;
@@ -56,6 +57,7 @@ pub use crate::settings::Settings;
 use crate::metrics::Counters;
 use crate::pipeline::Parts;
 use crate::reader::Reader;
+use crate::recovery::Bases;
 use crate::refold::Replay;
 use crate::writer::Writer;
 
@@ -91,22 +93,47 @@ pub struct SpeedLayer {
 /// Starts a pipeline for each table that has views. They run until `shutdown` is cancelled, and then store a last
 /// checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
 pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer, SpeedError> {
-    let mut layer = SpeedLayer {
-        snapshots: Snapshots::default(),
-        counters: BTreeMap::new(),
-        threads: Vec::new(),
-        shutdown: shutdown.clone(),
-    };
+    let mut layer = SpeedLayer::new(shutdown);
     for table in context.catalog.tables.values() {
         let views: Vec<Arc<View>> = context.catalog.views_of(&table.name).cloned().collect();
         if !views.is_empty() {
-            layer.start(context, table, views)?;
+            layer.start(context, table, views, None)?;
         }
     }
     Ok(layer)
 }
 
+/// One partition of a table, as one of several processes has it that share the partitions among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owned {
+    /// The partition.
+    pub partition: Partition,
+    /// Higher than that of whoever had the partition before: what those write later is passed over.
+    pub epoch: u64,
+}
+
+/// Starts a pipeline for one partition of a table. Its checkpoints are the partition's own, so whoever has the partition
+/// next goes on from them.
+pub fn run_partition(
+    context: &Context,
+    table: &str,
+    owned: Owned,
+    shutdown: &CancellationToken,
+) -> Result<SpeedLayer, SpeedError> {
+    let mut layer = SpeedLayer::new(shutdown);
+    let views: Vec<Arc<View>> = context.catalog.views_of(table).cloned().collect();
+    if let Some(table) = context.catalog.tables.get(table).filter(|_| !views.is_empty()) {
+        layer.start(context, table, views, Some(owned))?;
+    }
+    Ok(layer)
+}
+
 impl SpeedLayer {
+    fn new(shutdown: &CancellationToken) -> Self {
+        let (snapshots, counters) = (Snapshots::default(), BTreeMap::new());
+        Self { snapshots, counters, threads: Vec::new(), shutdown: shutdown.clone() }
+    }
+
     /// Each view's newest snapshot.
     pub fn snapshots(&self) -> Snapshots {
         self.snapshots.clone()
@@ -134,10 +161,21 @@ impl SpeedLayer {
         }
     }
 
-    fn start(&mut self, context: &Context, table: &Arc<Table>, views: Vec<Arc<View>>) -> Result<(), SpeedError> {
+    fn start(
+        &mut self,
+        context: &Context,
+        table: &Arc<Table>,
+        views: Vec<Arc<View>>,
+        owned: Option<Owned>,
+    ) -> Result<(), SpeedError> {
         let Context { log, versions, checkpoints, clock, settings, .. } = context.clone();
         let failed = |source| SpeedError::Log { table: table.name.clone(), source };
-        let bounds = log.bounds(&table.topic).map_err(failed)?;
+        let mut bounds = log.bounds(&table.topic).map_err(failed)?;
+        let (mut name, mut epoch) = (table.name.clone(), 0);
+        if let Some(owned) = owned {
+            bounds.retain(|&partition, _| partition == owned.partition);
+            (name, epoch) = (format!("{name}-{}", owned.partition), owned.epoch);
+        }
         let counters = Arc::new(Counters::default());
         let mut senders = BTreeMap::new();
         for view in &views {
@@ -145,9 +183,9 @@ impl SpeedLayer {
             self.snapshots.0.insert(view.name.clone(), receiver);
             senders.insert(view.name.clone(), sender);
         }
-        let image = checkpoints.as_ref().and_then(|checkpoints| checkpoints.load(&table.name, &views));
+        let image = checkpoints.as_ref().and_then(|checkpoints| checkpoints.load(&name, &views));
         let writer = checkpoints
-            .map(|store| Writer::start(store, table.name.clone(), clock.clone(), counters.clone()))
+            .map(|store| Writer::start(store, name.clone(), epoch, clock.clone(), counters.clone()))
             .transpose()?;
         self.counters.insert(table.name.clone(), counters.clone());
         let (begin, begun) = sync_channel(1);
@@ -157,12 +195,14 @@ impl SpeedLayer {
             table: table.clone(),
             settings: settings.clone(),
             clock: clock.clone(),
+            fixed: owned.is_some(),
             shutdown: self.shutdown.clone(),
         };
         let replay = Replay::new(log, clock.clone(), table.clone(), settings.read_limit());
+        let versions = Bases { versions, only: owned.map(|owned| owned.partition) };
         let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
-        self.spawn(format!("read-{}", table.name), move || reader.run(&begun, &inputs))?;
-        self.spawn(format!("fold-{}", table.name), move || pipeline::run(parts, image, &bounds, &begin, &received))
+        self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
+        self.spawn(format!("fold-{name}"), move || pipeline::run(parts, image, &bounds, &begin, &received))
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), SpeedError> {

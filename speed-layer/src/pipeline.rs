@@ -11,7 +11,7 @@ use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
 use tokio::sync::watch;
 
@@ -19,7 +19,7 @@ use crate::checkpoint::{Image, ViewImage};
 use crate::error::{SpeedError, panicked, reason};
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
-use crate::recovery::{self, Start, fitting};
+use crate::recovery::{self, Bases, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
 use crate::state::ViewState;
@@ -43,7 +43,7 @@ pub(crate) enum Input {
 pub(crate) struct Parts {
     pub table: Arc<Table>,
     pub views: Vec<Arc<View>>,
-    pub versions: Versions,
+    pub versions: Bases,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub replay: Replay,
@@ -168,9 +168,9 @@ impl Pipeline {
         match input {
             Input::Failed(reason) => return Ok(Some(reason)),
             Input::CaughtUp(partitions, at) => {
-                let before = self.tracker.watermark();
+                let before = (self.tracker.watermark(), self.tracker.is_idle());
                 self.tracker.caught_up(&partitions, at, micros(self.parts.settings.idle_after));
-                self.changed |= before != self.tracker.watermark();
+                self.changed |= before != (self.tracker.watermark(), self.tracker.is_idle());
             }
             Input::Batch(batch) => self.fold(&batch)?,
         }
@@ -205,7 +205,7 @@ impl Pipeline {
     fn adopt_versions(&mut self) -> Result<(), SpeedError> {
         for i in 0..self.states.len() {
             let view = self.states[i].view.clone();
-            let Some(version) = fitting(&view, &self.parts.versions) else { continue };
+            let Some(version) = self.parts.versions.fitting(&view) else { continue };
             let number = version.published.version;
             if self.states[i].base == Some(number) || self.seen.get(&view.name) == Some(&number) {
                 continue;
@@ -282,7 +282,7 @@ impl Pipeline {
         let watermark = self.tracker.watermark();
         let mut rows = 0;
         for state in &mut self.states {
-            let snapshot = state.snapshot(self.sequence, watermark)?;
+            let snapshot = Snapshot { idle: self.tracker.is_idle(), ..state.snapshot(self.sequence, watermark)? };
             rows += state.rows() as u64;
             if let Some(sender) = self.parts.senders.get(&state.view.name) {
                 sender.send_replace(Arc::new(snapshot));

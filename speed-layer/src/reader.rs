@@ -27,6 +27,8 @@ pub(crate) struct Reader {
     pub table: Arc<Table>,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
+    /// Whether the partitions are those that it begins with, for ever.
+    pub fixed: bool,
     pub shutdown: CancellationToken,
 }
 
@@ -102,7 +104,7 @@ impl Reader {
             Err(error) => return Err(self.failed(&error)),
         };
         let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
-        let new = bounds.keys().filter(|p| !positions.contains_key(p));
+        let new = bounds.keys().filter(|p| !self.fixed && !positions.contains_key(p));
         Ok((still.map(|(&p, _)| p).collect(), new.copied().collect()))
     }
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::View;
 
 use crate::checkpoint::{Image, ViewImage};
@@ -32,15 +32,42 @@ pub(crate) struct Start {
     pub states: Vec<ViewState>,
 }
 
-/// The version of a view that its definition is of.
-pub(crate) fn fitting(view: &View, versions: &Versions) -> Option<Arc<Version>> {
-    versions.get(&view.name).filter(|version| version.published.definition == view.definition)
+/// The batch versions, as a pipeline sees them.
+#[derive(Debug)]
+pub(crate) struct Bases {
+    pub versions: Versions,
+    /// The one partition that the pipeline has; none if it has them all.
+    pub only: Option<Partition>,
+}
+
+impl Bases {
+    /// The version of a view that its definition is of, as far as it speaks of the pipeline's partitions.
+    pub fn fitting(&self, view: &View) -> Option<Arc<Version>> {
+        let version = self.versions.get(&view.name)?;
+        let Version { root, published } = &*version;
+        if published.definition != view.definition {
+            return None;
+        }
+        let Some(only) = self.only else { return Some(version) };
+        let coverage = published.coverage.iter().filter(|(p, _)| *p == only).map(|(p, range)| (p, range.clone()));
+        let times = published.event_times.iter().filter(|(p, _)| **p == only).map(|(&p, &time)| (p, time));
+        let published = Published {
+            version: published.version,
+            definition: published.definition.clone(),
+            coverage: coverage.collect(),
+            event_times: times.collect(),
+            published: published.published,
+            run: published.run.clone(),
+            panes: Vec::new(),
+        };
+        Some(Arc::new(Version { root: root.clone(), published }))
+    }
 }
 
 /// Finds out where to begin, and folds what views lack that begin before the others.
 pub(crate) fn recover(
     views: &[Arc<View>],
-    versions: &Versions,
+    versions: &Bases,
     image: Option<Image>,
     bounds: &BTreeMap<Partition, Range<Offset>>,
     replay: &mut Replay,
@@ -58,7 +85,7 @@ pub(crate) fn recover(
     let read = image.as_ref().map(|image| with(&zero, &image.positions));
     let mut states = Vec::new();
     for view in views {
-        let version = fitting(view, versions);
+        let version = versions.fitting(view);
         let restored = image.as_mut().and_then(|image| image.views.remove(&view.name));
         let restored = restored.filter(|image| image.base.is_none() || version.is_some());
         let state = match (restored, &version) {
@@ -107,8 +134,8 @@ pub(crate) fn recover(
 }
 
 /// Takes up the newest event times below these positions from the versions whose frontiers lie there.
-fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Arc<View>], versions: &Versions) {
-    for version in views.iter().filter_map(|view| fitting(view, versions)) {
+fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Arc<View>], versions: &Bases) {
+    for version in views.iter().filter_map(|view| versions.fitting(view)) {
         for (&partition, &newest) in &version.published.event_times {
             if version.published.coverage.next(partition) <= positions.get(&partition).copied().unwrap_or(0) {
                 tracker.seed(partition, newest);

@@ -164,6 +164,7 @@ impl ViewState {
             chunks,
             watermark,
             late: self.late,
+            idle: false,
             stopped: None,
         })
     }

@@ -122,6 +122,11 @@ impl Tracker {
         known(self.merged)
     }
 
+    /// Whether no partition holds the watermark back.
+    pub fn is_idle(&self) -> bool {
+        self.partitions.values().all(|source| source.idle)
+    }
+
     /// What the next records of a partition meet. The partition isn't idle any more.
     pub fn begin(&mut self, partition: Partition, at: Micros) -> Met {
         self.add(partition, at);

@@ -23,6 +23,7 @@ impl Writer {
     pub fn start(
         store: Checkpoints,
         table: String,
+        epoch: u64,
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
     ) -> Result<Self, SpeedError> {
@@ -33,7 +34,7 @@ impl Writer {
         let work = move || {
             for image in received {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
-                let written = catch_unwind(AssertUnwindSafe(|| write(&store, &table, &image)));
+                let written = catch_unwind(AssertUnwindSafe(|| write(&store, &table, epoch, &image)));
                 match written.unwrap_or_else(|panic| Err(panicked(&*panic))) {
                     Ok(bytes) => {
                         add(&counters.checkpoints, 1);
@@ -73,8 +74,8 @@ impl Writer {
     }
 }
 
-fn write(store: &Checkpoints, table: &str, image: &Image) -> Result<u64, String> {
+fn write(store: &Checkpoints, table: &str, epoch: u64, image: &Image) -> Result<u64, String> {
     let bytes = image.encode(table).map_err(|error| reason(&error))?;
-    store.store(table, &bytes).map_err(|error| reason(&error))?;
+    store.store(table, epoch, &bytes).map_err(|error| reason(&error))?;
     Ok(bytes.len() as u64)
 }

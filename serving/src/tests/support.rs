@@ -190,6 +190,7 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         chunks,
         watermark: events[..last].iter().map(|event| event.time).max(),
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
+        idle: false,
         stopped: None,
     }
 }

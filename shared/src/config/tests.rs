@@ -40,7 +40,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "[sped]\nbatch_records = 1",
             None,
-            "anabranch.toml:1:2: unknown field `sped`, expected one of `server`, `log`, `speed`, `archive`, `batch`",
+            "anabranch.toml:1:2: unknown field `sped`, expected one of `server`, `log`, `kafka`, `speed`, `archive`, `batch`",
         ),
         (
             "# Ours.\n[server]\nlisten_on = \"x\"",
@@ -74,7 +74,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "",
             Some(("ANABRANCH__BATCHES__KEEP", "1")),
-            "ANABRANCH__BATCHES__KEEP: unknown field `batches`, expected one of `server`, `log`, `speed`, `archive`, `batch`",
+            "ANABRANCH__BATCHES__KEEP: unknown field `batches`, expected one of `server`, `log`, `kafka`, `speed`, `archive`, `batch`",
         ),
         (
             "",
@@ -99,4 +99,17 @@ fn what_is_shown_reads_back_the_same() {
     let shown = config.to_toml().expect("every setting can be written");
     assert!(shown.contains("retention_age = \"36 h\"") && shown.contains("reserve = \"64 MiB\""), "{shown}");
     assert_eq!(parse(&shown, &[]).expect("what was shown"), config);
+}
+
+#[test]
+fn the_clients_properties_pass_through_and_secrets_are_not_shown() {
+    let file = "[kafka]\nbrokers = \"a:9092\"\n[kafka.options]\n\"security.protocol\" = \"SASL_SSL\"";
+    let password = [("ANABRANCH__KAFKA__OPTIONS__SASL_PASSWORD", "hunter2")];
+    let config = parse(file, &password).expect("sound settings");
+    let options = config.kafka.log_options().expect("a cluster");
+    assert_eq!(options.properties["security.protocol"], "SASL_SSL");
+    assert_eq!(options.properties["sasl.password"], "hunter2");
+    let shown = config.to_toml().expect("shown");
+    assert!(shown.contains("\"sasl.password\" = \"(not shown)\"") && !shown.contains("hunter2"), "{shown}");
+    assert_eq!(parse("", &[]).expect("nothing").kafka.log_options().map(|options| options.brokers), None);
 }

@@ -281,7 +281,7 @@ pub(crate) fn retention_spares_what_must_be_kept(open: Open<'_>) {
     for some in records.chunks(4) {
         append(&*log, "t", 0, &some.iter().map(String::as_str).collect::<Vec<_>>());
     }
-    let nothing = Retention { age: None, bytes: Some(0) };
+    let nothing = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
     log.retain("t", Retention::default(), &Positions::from([(0, 40)])).expect("retain");
     assert_eq!(log.bounds("t").expect("bounds")[&0], 0..40, "no limit, nothing deleted");
     log.retain("t", nothing, &Positions::from([(0, 22)])).expect("retain");
@@ -302,7 +302,7 @@ pub(crate) fn wanted_offsets_outside_the_log_are_an_error(open: Open<'_>) {
         append(&*log, "t", 0, &[&record]);
     }
     let mut slow = log.reader("t", &Positions::from([(0, 3), (1, 0)])).expect("reader");
-    log.retain("t", Retention { age: None, bytes: Some(0) }, &Positions::from([(0, 10)])).expect("retain");
+    log.retain("t", Retention { age: Some(Duration::ZERO), bytes: Some(0) }, &Positions::from([(0, 10)])).expect("retain");
     let held = log.bounds("t").expect("bounds")[&0].clone();
     assert!(held.start > 3, "{held:?}");
     for _ in 0..2 {

@@ -73,13 +73,16 @@ fn the_one_before_is_kept_and_used_if_the_newest_is_damaged() {
     let mut view = None;
     for events in 1..=3 {
         let (of, image) = image(events);
-        store.store("clicks", &image.encode("clicks").expect("bytes")).expect("stored");
+        store.store("clicks", 7, &image.encode("clicks").expect("bytes")).expect("stored");
         view = Some(of);
     }
     let views = [view.expect("a view")];
     let files = store.list("clicks");
-    assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [3, 2]);
+    assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [(7, 3), (7, 2)]);
     assert_eq!(store.load("clicks", &views).expect("the newest").positions, Positions::from([(0, 10)]));
+    let late = store.store("clicks", 6, b"by whoever had the table before").expect("stored");
+    assert_eq!(store.load("clicks", &views).expect("still the newest").positions, Positions::from([(0, 10)]));
+    fs::remove_file(late).expect("removed");
     fs::write(&files[0].1, b"half a checkpoi").expect("damaged");
     assert_eq!(store.load("clicks", &views).expect("the one before").positions, Positions::from([(0, 9)]));
     assert!(files[0].1.with_extension("damaged").exists(), "set aside, not deleted");

@@ -1,0 +1,138 @@
+//! On a real broker, which `scripts/with-kafka` starts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+
+use super::{KafkaLog, KafkaOptions};
+use crate::clock::SystemClock;
+use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
+use crate::log::{Log, ReadLimit, Retention};
+use crate::position::Positions;
+
+const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A broker's address; none on a machine that has none, but never in CI.
+fn brokers() -> Option<String> {
+    let brokers = std::env::var("ANABRANCH_TEST_KAFKA").ok();
+    if brokers.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with a broker: use scripts/with-kafka");
+        eprintln!("\n*** NOT TESTED: no Kafka broker. Run the tests with `scripts/with-kafka cargo test`. ***\n");
+    }
+    brokers
+}
+
+fn fresh(brokers: String) -> KafkaOptions {
+    KafkaOptions { topic_prefix: format!("{}.", uuid::Uuid::new_v4()), ..KafkaOptions::new(brokers) }
+}
+
+fn open(options: &KafkaOptions) -> KafkaLog {
+    KafkaLog::open(options.clone(), Arc::new(SystemClock)).expect("open")
+}
+
+fn on_kafka(behaviour: &dyn Fn(Open<'_>)) {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    behaviour(&|| Arc::new(open(&options)));
+}
+
+// All but the fairness to the record: whose records librdkafka fetches first is its own choice.
+behaviours!(on_kafka:
+    topics_are_created_and_extended,
+    records_are_read_in_order_with_their_offsets,
+    unknown_topics_and_partitions_are_named,
+    a_reader_starts_inside_what_was_stored_together,
+    limits_cut_and_join_without_gaps,
+    a_record_above_the_limit_comes_alone,
+    a_waiting_reader_is_woken_by_an_append,
+    a_caught_up_reader_gets_nothing,
+    an_append_is_stored_in_all_partitions_or_none,
+    a_repeated_request_is_answered_with_the_first_outcome,
+    one_of_many_equal_requests_is_stored,
+    retention_spares_what_must_be_kept,
+    wanted_offsets_outside_the_log_are_an_error,
+    concurrent_appends_are_each_there_once,
+    everything_is_there_after_reopening,
+);
+
+fn transactional(options: &KafkaOptions) -> BaseProducer {
+    let id = uuid::Uuid::new_v4().to_string();
+    let producer: BaseProducer = options.client(&[("transactional.id", &id)]).create().expect("a producer");
+    producer.init_transactions(PATIENCE).expect("transactions");
+    producer
+}
+
+#[test]
+fn aborted_records_are_not_there_and_markers_are_no_gap() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let log = open(&options);
+    log.create_topic("t", 1).expect("create");
+    let producer = transactional(&options);
+    let topic = format!("{}t", options.topic_prefix);
+    for (records, commit) in [(["a", "b"], true), (["x", "y"], false), (["c", "d"], true), (["x", "y"], false)] {
+        producer.begin_transaction().expect("begin");
+        for record in records {
+            producer.send(BaseRecord::<(), str>::to(&topic).payload(record)).expect("queued");
+        }
+        producer.flush(PATIENCE).expect("flushed");
+        if commit { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) }.expect("ended");
+    }
+    assert_eq!(log.bounds("t").expect("bounds")[&0], 0..12, "eight records and four markers");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    assert_eq!(drain(&mut *reader, MANY)[&0], ["a", "b", "c", "d"]);
+    assert_eq!(reader.positions()[&0], 12, "past the last marker: nothing is left to read");
+    append(&log, "t", 0, &["e"]);
+    let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
+    assert_eq!((strings(&batch), batch.coverage), (vec!["e".to_owned()], 12..13));
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 3)]))[&0], ["c", "d", "e"], "from inside an aborted one");
+}
+
+#[test]
+fn an_open_transaction_holds_back_what_comes_after_it() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let log = open(&options);
+    log.create_topic("t", 1).expect("create");
+    let producer = transactional(&options);
+    let topic = format!("{}t", options.topic_prefix);
+    append(&log, "t", 0, &["before"]);
+    producer.begin_transaction().expect("begin");
+    producer.send(BaseRecord::<(), str>::to(&topic).payload("in it")).expect("queued");
+    producer.flush(PATIENCE).expect("flushed");
+    append(&log, "t", 0, &["after"]);
+    assert_eq!(log.bounds("t").expect("bounds")[&0], 0..1);
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before"]);
+    producer.commit_transaction(PATIENCE).expect("committed");
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before", "in it", "after"]);
+}
+
+#[test]
+fn records_of_every_compression_are_read() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let log = open(&options);
+    log.create_topic("t", 1).expect("create");
+    let topic = format!("{}t", options.topic_prefix);
+    let all = ["none", "gzip", "snappy", "lz4", "zstd"];
+    for compression in all {
+        let producer: BaseProducer = options.client(&[("compression.type", compression)]).create().expect("a producer");
+        let record = compression.repeat(1_000);
+        producer.send(BaseRecord::<(), str>::to(&topic).payload(&record)).expect("queued");
+        producer.flush(PATIENCE).expect("flushed");
+    }
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], all.map(|compression| compression.repeat(1_000)));
+}
+
+#[test]
+fn retention_by_age_spares_the_young() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.create_topic("t", 1).expect("create");
+    append(&log, "t", 0, &["a", "b"]);
+    let hour = Retention { age: Some(Duration::from_secs(3600)), bytes: None };
+    log.retain("t", hour, &Positions::from([(0, 2)])).expect("retain");
+    assert_eq!(log.bounds("t").expect("bounds")[&0], 0..2);
+}
