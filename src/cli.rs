@@ -20,7 +20,15 @@ impl Cli {
     /// The log filter that goes with the flags.
     pub fn verbosity(&self) -> &'static str {
         match (self.verbose, &self.command) {
-            (0, Command::Up(_)) => "warn,anabranch=info,anabranch_speed_layer=info,anabranch_batch_layer=info",
+            (
+                0,
+                Command::Up(_)
+                | Command::Ingest(_)
+                | Command::Speed(_)
+                | Command::Archive(_)
+                | Command::Serve(_)
+                | Command::Batch(BatchCommand { command: None, .. }),
+            ) => "warn,anabranch=info,anabranch_shared=info,anabranch_speed_layer=info,anabranch_batch_layer=info",
             (0, _) => "warn",
             (1, _) => "info",
             _ => "debug",
@@ -45,9 +53,16 @@ pub enum Command {
     Views(Views),
     /// The rows of a view.
     Rows(Rows),
-    /// Exact recomputation.
-    #[command(subcommand)]
-    Batch(Batch),
+    /// Take events in: one role in a process of its own, on Kafka.
+    Ingest(Role),
+    /// Fold events into views: one role in a process of its own, on Kafka.
+    Speed(Role),
+    /// Archive events: one role in a process of its own, on Kafka.
+    Archive(Role),
+    /// Exact recomputation. Without a subcommand: follow schedules and run jobs, in a process of its own, on Kafka.
+    Batch(BatchCommand),
+    /// Answer: one role in a process of its own, on Kafka.
+    Serve(Role),
     /// Records that were refused.
     #[command(subcommand)]
     Rejects(Rejects),
@@ -89,6 +104,57 @@ pub struct Up {
     /// The address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
+}
+
+/// One role.
+#[derive(Debug, Args)]
+pub struct Role {
+    /// The project folder; its data is kept in DIR/.anabranch, which all roles share.
+    #[arg(default_value = ".")]
+    pub dir: PathBuf,
+    /// The address to listen on; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+}
+
+/// The roles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RoleKind {
+    /// Takes events in.
+    Ingest,
+    /// Folds.
+    Speed,
+    /// Archives.
+    Archive,
+    /// Recomputes.
+    Batch,
+    /// Answers.
+    Serve,
+}
+
+impl RoleKind {
+    /// Its name, on the command line and in the names of consumer groups.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ingest => "ingest",
+            Self::Speed => "speed",
+            Self::Archive => "archive",
+            Self::Batch => "batch",
+            Self::Serve => "serve",
+        }
+    }
+}
+
+/// `batch`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct BatchCommand {
+    /// What the role needs.
+    #[command(flatten)]
+    pub role: Role,
+    /// What to do; the role if absent.
+    #[command(subcommand)]
+    pub command: Option<Batch>,
 }
 
 /// `produce`.

@@ -11,6 +11,7 @@ mod demo;
 mod failure;
 mod output;
 mod platform;
+mod roles;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

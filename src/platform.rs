@@ -1,4 +1,4 @@
-//! Every role wired together in one process: the embedded log, the speed layer, the batch layer and serving.
+//! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anabranch_batch_layer::archive::ArchiveSettings;
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{App, Limits, Measure, Measures, Readiness};
+use anabranch_serving::{Api, App, Limits, Measure, Measures, Readiness};
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
@@ -14,6 +14,8 @@ use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
 use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::project::Project;
+use anabranch_shared::snapshot::Snapshots;
+use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
 use tokio::net::TcpListener;
@@ -31,6 +33,22 @@ pub struct Platform {
     pub config: Config,
     /// Its tables and views.
     pub catalog: Arc<Catalog>,
+}
+
+/// What every role needs.
+pub struct Opened {
+    /// Where the API will be.
+    pub url: String,
+    /// Listens there already, so that a taken port costs nothing.
+    pub listener: TcpListener,
+    /// Where data is.
+    pub data: PathBuf,
+    /// The event log.
+    pub log: Arc<dyn Log>,
+    /// The way in.
+    pub ingest: Arc<Ingest>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
 }
 
 /// A platform at work.
@@ -68,16 +86,14 @@ impl Platform {
         self.start().await
     }
 
-    /// Starts every role.
-    pub async fn start(self) -> Result<Started, Failure> {
-        let Self { ref config, ref catalog, .. } = self;
+    /// Opens the log, with the topics of the tables, and listens.
+    pub async fn open(&self) -> Result<Opened, Failure> {
+        let Self { config, catalog, .. } = self;
         let data = self.data();
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
-        // Before anything is opened, so that a taken port costs nothing.
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
-
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let log = open_log(config, &data, &clock)?;
         for table in catalog.tables.values() {
@@ -88,6 +104,27 @@ impl Platform {
             }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
+        Ok(Opened { url, listener, data, log, ingest, clock })
+    }
+
+    /// What the speed layer works with; it knows no versions yet.
+    pub fn speed_context(&self, opened: &Opened) -> Context {
+        Context {
+            log: Arc::clone(&opened.log),
+            catalog: Arc::clone(&self.catalog),
+            versions: Versions::default(),
+            checkpoints: Some(Checkpoints::new(opened.data.join("checkpoints"))),
+            clock: Arc::clone(&opened.clock),
+            settings: speed_settings(&self.config),
+        }
+    }
+
+    /// Starts every role.
+    pub async fn start(self) -> Result<Started, Failure> {
+        let opened = self.open().await?;
+        let context = self.speed_context(&opened);
+        let Self { ref config, ref catalog, .. } = self;
+        let Opened { url, listener, data, log, ingest, clock } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -95,31 +132,16 @@ impl Platform {
         let (jobs, versions) = (batch.jobs(), batch.versions());
 
         let shutdown = CancellationToken::new();
-        let context = Context {
-            log: Arc::clone(&log),
-            catalog: Arc::clone(catalog),
-            versions: versions.clone(),
-            checkpoints: Some(Checkpoints::new(data.join("checkpoints"))),
-            clock: Arc::clone(&clock),
-            settings: speed_settings(config),
-        };
+        let context = Context { versions: versions.clone(), ..context };
         let speed = anabranch_speed_layer::run(&context, &shutdown)?;
         let token = shutdown.clone();
         let batch = tokio::spawn(async move {
             batch.run(token).await;
             Ok(())
         });
-        let (ready, readiness) = watch::channel(Readiness::not_ready(["the speed layer recovers its state"]));
-        let snapshots = speed.snapshots();
-        tokio::spawn(async move {
-            for (_, mut snapshot) in snapshots.0 {
-                if snapshot.wait_for(|snapshot| snapshot.sequence > 0 || snapshot.stopped.is_some()).await.is_err() {
-                    return;
-                }
-            }
-            ready.send_replace(Readiness::ready());
-        });
+        let readiness = readiness(speed.snapshots(), "the speed layer recovers its state");
         let app = App {
+            api: Api::Whole,
             catalog: Arc::clone(catalog),
             log: Arc::clone(&log),
             rejects: Arc::clone(ingest.rejects()),
@@ -158,7 +180,8 @@ fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<
         return Ok(Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?));
     };
     if config.log.retention_bytes.is_some() {
-        let message = "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
+        let message =
+            "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
         return Err(Failure::usage(message.to_owned()));
     }
     Ok(Arc::new(KafkaLog::open(options, Arc::clone(clock))?))
@@ -179,38 +202,53 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
     Ok(listener)
 }
 
+/// Ready once every view has a snapshot; until then not, for this reason.
+pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readiness> {
+    let (ready, readiness) = watch::channel(Readiness::not_ready([reason]));
+    tokio::spawn(async move {
+        for (_, mut snapshot) in snapshots.0 {
+            if snapshot.wait_for(|snapshot| snapshot.sequence > 0 || snapshot.stopped.is_some()).await.is_err() {
+                return;
+            }
+        }
+        ready.send_replace(Readiness::ready());
+    });
+    readiness
+}
+
 /// The layers' numbers for `/metrics`.
 fn measures(speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static) -> Measures {
     Measures::new(move || {
         let each = speed().into_iter().flat_map(|(table, numbers)| {
-            let seconds = |micros: i64| micros as f64 / 1e6;
-            let counter = |name: &str, help, value| Measure::counter(name, help, value);
-            let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
-            let mut all = vec![
-                counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
-                counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
-                counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
-                counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
-                counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
-                counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
-                counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
-                counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
-                gauge(
-                    "anabranch_speed_checkpoint_bytes",
-                    "Size of the last checkpoint",
-                    numbers.checkpoint_bytes as f64,
-                ),
-                gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
-                gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
-            ];
-            if let Some(at) = numbers.checkpoint_at {
-                let help = "When the last checkpoint was stored, in seconds since 1970";
-                all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, seconds(at)));
-            }
-            all.into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
+            speed_measures(&numbers).into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
         });
         each.collect()
     })
+}
+
+/// The numbers of one pipeline of the speed layer.
+pub fn speed_measures(numbers: &SpeedMetrics) -> Vec<Measure> {
+    let seconds = |micros: i64| micros as f64 / 1e6;
+    let counter = |name: &str, help, value| Measure::counter(name, help, value);
+    let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
+    let mut all = vec![
+        counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
+        counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
+        counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
+        counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
+        counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
+        counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
+        counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
+        counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
+        gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
+        gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
+        gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
+    ];
+    if let Some(at) = numbers.checkpoint_at {
+        let help = "When the last checkpoint was stored, in seconds since 1970";
+        all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, seconds(at)));
+    }
+    all
 }
 
 fn speed_settings(config: &Config) -> Settings {
@@ -226,7 +264,8 @@ fn speed_settings(config: &Config) -> Settings {
     }
 }
 
-fn batch_settings(config: &Config) -> BatchSettings {
+/// How the settings have the batch layer work.
+pub fn batch_settings(config: &Config) -> BatchSettings {
     let (age, bytes) = (config.log.retention_age, config.log.retention_bytes);
     BatchSettings {
         scheduler: config.batch.scheduler,

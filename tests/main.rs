@@ -1,6 +1,7 @@
 //! Tests of the whole: the real binary, over HTTP and the command line, against oracles that share no code with it.
 
 mod cli;
+mod cluster;
 mod crash;
 mod edges;
 mod faults;

@@ -7,7 +7,7 @@ use std::path::Path;
 use duckdb::Connection;
 use serde_json::Value;
 
-use crate::support::{Project, Server, data, lines};
+use crate::support::{Project, Server, data, kafka, lines};
 
 /// What `\w` means in Rust, in the character classes that DuckDB's RE2 knows.
 const WORD: &str = r"[\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149}\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\x{200c}\x{200d}]";
@@ -138,6 +138,18 @@ fn serve(project: &Project, topic: &str, views: &[&str], events: &[String], fron
 
 #[test]
 fn trending_hashtags_of_real_tweets_are_those_of_the_oracle_at_every_frontier() {
+    tweets(&|| Project::example("social"), 4);
+}
+
+#[test]
+fn trending_hashtags_on_kafka_are_those_of_the_oracle() {
+    if let Some(brokers) = kafka() {
+        tweets(&|| Project::example("social").on_kafka(&brokers), 2);
+    }
+}
+
+/// At so many of the frontiers, the last ones.
+fn tweets(project: &dyn Fn() -> Project, at: usize) {
     let file = data("tweets.ndjson");
     let events = lines(&file);
     let oracle = Oracle::new(&file, "{timestamp: 'TIMESTAMP', text: 'VARCHAR'}");
@@ -145,8 +157,8 @@ fn trending_hashtags_of_real_tweets_are_those_of_the_oracle_at_every_frontier() 
     let view = "trending_hashtags";
     let truth = oracle.hashtags("true", true);
     assert!(truth.len() > 5_000, "the oracle found hashtags: {}", truth.len());
-    for frontier in frontiers(events.len()) {
-        let project = Project::example("social");
+    for frontier in frontiers(events.len()).into_iter().rev().take(at) {
+        let project = project();
         let server = serve(&project, "tweets", &[view], &events, frontier);
         let what = |mode: &str| format!("{mode} at {frontier}");
 
@@ -173,6 +185,17 @@ fn trending_hashtags_of_real_tweets_are_those_of_the_oracle_at_every_frontier() 
 
 #[test]
 fn page_views_hours_late_are_those_of_the_oracle_at_every_frontier() {
+    page_views(&|| Project::example("clicks"), 4);
+}
+
+#[test]
+fn page_views_hours_late_on_kafka_are_those_of_the_oracle() {
+    if let Some(brokers) = kafka() {
+        page_views(&|| Project::example("clicks").on_kafka(&brokers), 2);
+    }
+}
+
+fn page_views(project: &dyn Fn() -> Project, at: usize) {
     // Every third event is held up for 400 others, hours of this stream.
     let mut events: Vec<(usize, String)> = lines(&data("page_views.ndjson")).into_iter().enumerate().collect();
     events.sort_by_key(|(i, _)| if i % 3 == 0 { i + 400 } else { *i });
@@ -183,8 +206,8 @@ fn page_views_hours_late_are_those_of_the_oracle_at_every_frontier() {
     let columns = "{timestamp: 'TIMESTAMP', url: 'VARCHAR', user_id: 'VARCHAR', status: 'BIGINT', bytes: 'BIGINT'}";
     let oracle = Oracle::new(&file, columns);
     let views = ["clicks_per_url", "traffic", "clicks_by_user"];
-    for frontier in frontiers(events.len()) {
-        let project = Project::example("clicks");
+    for frontier in frontiers(events.len()).into_iter().rev().take(at) {
+        let project = project();
         let server = serve(&project, "page_views", &views, &events, frontier);
         check_clicks(&server, &oracle, frontier);
         check_traffic(&server, &oracle, frontier);

@@ -25,7 +25,7 @@ use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit, Retentio
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, DataFile, DeltaTable, Sweeper};
+use anabranch_shared::table::{Change, DataFile, DeltaTable, Sweeper, TableError};
 use anabranch_shared::version::Version;
 use arrow::array::RecordBatch;
 use fail::fail_point;
@@ -282,7 +282,11 @@ impl Archiver {
             if patience == 0 {
                 return Err(BatchError::Stalled { topic: self.table.topic.clone(), partition, end, reached });
             }
-            let progress = self.step_locked(&mut slot, Duration::from_secs(1)).await?;
+            let progress = match self.step_locked(&mut slot, Duration::from_secs(1)).await {
+                // Another process archives too, and was faster: see how far it has come.
+                Err(BatchError::Table(TableError::Superseded { .. })) => continue,
+                progress => progress?,
+            };
             patience = if progress == 0 { patience - 1 } else { 10 };
         }
     }
@@ -391,7 +395,9 @@ impl Archiver {
             match self.waiting() {
                 Ok(waiting) if waiting >= self.settings.target_rows as u64 || (due && waiting > 0) => {
                     since = tokio::time::Instant::now();
-                    if let Err(error) = self.step().await {
+                    if let Err(error) = self.step().await
+                        && !matches!(error, BatchError::Table(TableError::Superseded { .. }))
+                    {
                         tracing::warn!(topic = self.table.topic, error = error.chain(), "archiving failed, will go on");
                     }
                 }

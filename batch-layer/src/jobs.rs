@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros, format_timestamp, parse_timestamp};
-use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::job::{self, Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::view::Catalog;
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -121,6 +121,7 @@ impl JobQueue {
     }
 
     /// Whether any job waits or is at work.
+    #[cfg(test)]
     pub fn has_open(&self) -> bool {
         let is_open = |job: &Job| matches!(job.state, JobState::Queued | JobState::Running);
         self.state.lock().jobs.values().any(|entry| is_open(&entry.job))
@@ -289,6 +290,10 @@ fn time(name: &str, text: Option<&String>) -> Result<Option<Micros>, JobError> {
 
 impl Jobs for JobQueue {
     fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
+        self.submit_as(None, request, trigger)
+    }
+
+    fn submit_as(&self, id: Option<&str>, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
         let JobRequest { kind: JobKind::Batch, views, full, from, to } = request;
         if let Some(name) = views.iter().find(|view| !self.views.contains(view)) {
             return Err(JobError::UnknownView { name: name.clone(), existing: self.views.clone() });
@@ -308,7 +313,7 @@ impl Jobs for JobQueue {
         let mut state = self.state.lock();
         let now = self.clock.now();
         let job = Job {
-            id: next_id(&state.jobs, now),
+            id: id.map_or_else(|| next_id(&state.jobs, now), str::to_owned),
             kind: JobKind::Batch,
             views: wanted,
             state: JobState::Queued,
@@ -372,5 +377,5 @@ fn next_id(jobs: &BTreeMap<String, Entry>, now: Micros) -> String {
     if let Some(newest) = newest.and_then(|id| u64::from_str_radix(id.rsplit('-').next()?, 16).ok()) {
         number = number.max(newest + 1);
     }
-    format!("run-{number:016x}")
+    job::id(number)
 }

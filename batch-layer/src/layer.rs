@@ -26,23 +26,11 @@ use crate::jobs::{JobQueue, Retry, ViewRun, Work};
 use crate::recompute::{Recompute, sweep};
 use crate::schedule::Schedule;
 
-/// What the batch layer does in this process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Role {
-    /// It archives and recomputes.
-    #[default]
-    Whole,
-    /// It archives in the background, and runs no jobs.
-    Archive,
-    /// It runs jobs; the archive is brought up to date by each job, but not in between.
-    Recompute,
-}
-
 /// How the batch layer works.
 #[derive(Debug, Clone)]
 pub struct BatchSettings {
-    /// What it does.
-    pub role: Role,
+    /// Whether events are archived in the background, not only before each run.
+    pub archives: bool,
     /// Whether views' schedules ask for runs.
     pub scheduler: bool,
     /// How archives are kept.
@@ -60,7 +48,7 @@ pub struct BatchSettings {
 impl Default for BatchSettings {
     fn default() -> Self {
         Self {
-            role: Role::default(),
+            archives: true,
             scheduler: true,
             archive: ArchiveSettings::default(),
             keep_versions: 5,
@@ -106,20 +94,7 @@ impl BatchLayer {
     ) -> Result<Self, OpenError> {
         let views = data.join("views");
         let (versions, publishers) = open_versions(&views, catalog).await.map_err(BatchError::from)?;
-        let mut archivers = BTreeMap::new();
-        for table in catalog.tables.values() {
-            let root = data.join("archive").join(&table.name);
-            let archiver = Archiver::open(
-                root,
-                table.clone(),
-                log.clone(),
-                rejects.clone(),
-                clock.clone(),
-                settings.archive.clone(),
-            );
-            let views = catalog.views_of(&table.name).filter_map(|view| versions.0.get(&view.name).cloned());
-            archivers.insert(table.name.clone(), Arc::new(archiver.await?.sparing(views.collect())));
-        }
+        let archivers = open_archivers(&settings.archive, data, &log, catalog, &rejects, &clock, &versions).await?;
         std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
         let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);
         let schedule = Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
@@ -154,18 +129,16 @@ impl BatchLayer {
     /// Works until it is told to stop. What is at work then is cancelled; nothing is half done.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut tasks = JoinSet::new();
-        if self.settings.role != Role::Recompute {
+        if self.settings.archives {
             for archiver in self.worker.archivers.values() {
                 let (archiver, shutdown) = (Arc::clone(archiver), shutdown.clone());
                 tasks.spawn(async move { archiver.run(shutdown).await });
             }
         }
-        if self.settings.role != Role::Archive {
-            let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
-            tasks.spawn(async move { queue.run(worker, token).await });
-            if self.settings.scheduler {
-                tasks.spawn(self.schedule.run(shutdown.clone()));
-            }
+        let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
+        tasks.spawn(async move { queue.run(worker, token).await });
+        if self.settings.scheduler {
+            tasks.spawn(self.schedule.run(shutdown.clone()));
         }
         let (worker, every) = (self.worker.clone(), self.settings.refresh);
         tasks.spawn(async move {
@@ -178,7 +151,8 @@ impl BatchLayer {
         }
     }
 
-    /// Runs the jobs that wait, and no others: for a process that exits after that.
+    /// Runs the jobs that wait, and no others.
+    #[cfg(test)]
     pub async fn work_once(&self) {
         let done = CancellationToken::new();
         let idle = async {
@@ -192,6 +166,31 @@ impl BatchLayer {
         };
         tokio::join!(self.queue.run(self.worker.clone(), done.clone()), idle);
     }
+}
+
+async fn open_archivers(
+    settings: &ArchiveSettings,
+    data: &Path,
+    log: &Arc<dyn Log>,
+    catalog: &Catalog,
+    rejects: &Arc<RejectLog>,
+    clock: &Arc<dyn Clock>,
+    versions: &Versions,
+) -> Result<BTreeMap<String, Arc<Archiver>>, BatchError> {
+    let mut archivers = BTreeMap::new();
+    for table in catalog.tables.values() {
+        let views = catalog.views_of(&table.name).filter_map(|view| versions.0.get(&view.name).cloned()).collect();
+        let root = archive_root(data, &table.name);
+        let (log, rejects, clock) = (log.clone(), rejects.clone(), clock.clone());
+        let archiver = Archiver::open(root, table.clone(), log, rejects, clock, settings.clone()).await?;
+        archivers.insert(table.name.clone(), Arc::new(archiver.sparing(views)));
+    }
+    Ok(archivers)
+}
+
+/// Where a table's archive is below the data folder.
+pub fn archive_root(data: &Path, table: &str) -> PathBuf {
+    data.join("archive").join(table)
 }
 
 struct Worker {

@@ -17,4 +17,4 @@ pub mod scan;
 pub mod schedule;
 
 pub use error::BatchError;
-pub use layer::{BatchLayer, BatchSettings, OpenError, Role};
+pub use layer::{BatchLayer, BatchSettings, OpenError, archive_root};

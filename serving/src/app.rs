@@ -80,9 +80,23 @@ impl Default for Limits {
     }
 }
 
+/// How much of the API a process offers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Api {
+    /// All of it, and the dashboard.
+    #[default]
+    Whole,
+    /// Events in, and what was rejected of them.
+    Ingest,
+    /// Only what tells how the process is.
+    Probes,
+}
+
 /// What serving works with.
 #[derive(Clone)]
 pub struct App {
+    /// How much of the API there is.
+    pub api: Api,
     /// The tables and views.
     pub catalog: Arc<Catalog>,
     /// The event log.

@@ -6,6 +6,7 @@
 
 mod app;
 mod cache;
+mod collect;
 mod merge;
 mod metric;
 mod patience;
@@ -36,7 +37,8 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-pub use crate::app::{App, Limits, Readiness};
+pub use crate::app::{Api, App, Limits, Readiness};
+pub use crate::collect::collect;
 pub use crate::metric::{Measure, MeasureKind, Measures};
 
 use crate::app::Server;
@@ -78,37 +80,47 @@ pub fn router(app: App) -> Router {
 
 /// The description of the API, as `/openapi.json` serves it.
 pub fn openapi_json() -> Bytes {
-    let mut text = documented().split_for_parts().1.to_pretty_json().unwrap_or_default();
+    let mut text = documented(Api::Whole).split_for_parts().1.to_pretty_json().unwrap_or_default();
     text.push('\n');
     Bytes::from(text)
 }
 
-fn documented() -> OpenApiRouter<Arc<Server>> {
-    OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+fn documented(api: Api) -> OpenApiRouter<Arc<Server>> {
+    let probes = OpenApiRouter::with_openapi(openapi::ApiDoc::openapi())
+        .routes(routes!(metrics::metrics))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz));
+    if api == Api::Probes {
+        return probes;
+    }
+    let ingest = probes.routes(routes!(ingest::append_events)).routes(routes!(rejects::list_rejects));
+    if api == Api::Ingest {
+        return ingest;
+    }
+    ingest
         .routes(routes!(views::list_views))
         .routes(routes!(views::get_view))
         .routes(routes!(rows::rows))
         .routes(routes!(stream::stream_view))
         .routes(routes!(stream::stream_views))
-        .routes(routes!(ingest::append_events))
-        .routes(routes!(rejects::list_rejects))
         .routes(routes!(jobs::list_jobs, jobs::submit_job))
         .routes(routes!(jobs::get_job))
         .routes(routes!(jobs::cancel_job))
-        .routes(routes!(metrics::metrics))
-        .routes(routes!(health::healthz))
-        .routes(routes!(health::readyz))
 }
 
 fn routes(server: Arc<Server>) -> Router {
     let large = SizeAbove::new(1_024).and(NotForContentType::SSE).and(NotForContentType::IMAGES);
-    let (api, _) = documented().split_for_parts();
-    api.route("/openapi.json", get(openapi::openapi))
-        .route("/docs", get(openapi::docs))
-        .route("/docs/docs.js", get(openapi::docs_script))
-        .route("/docs/docs.css", get(openapi::docs_style))
-        .fallback(dashboard::file)
-        .method_not_allowed_fallback(shape::method_not_allowed)
+    let (api, _) = documented(server.app.api).split_for_parts();
+    let api = match server.app.api {
+        Api::Whole => api
+            .route("/openapi.json", get(openapi::openapi))
+            .route("/docs", get(openapi::docs))
+            .route("/docs/docs.js", get(openapi::docs_script))
+            .route("/docs/docs.css", get(openapi::docs_style))
+            .fallback(dashboard::file),
+        Api::Ingest | Api::Probes => api.fallback(dashboard::nothing),
+    };
+    api.method_not_allowed_fallback(shape::method_not_allowed)
         .with_state(server)
         .layer(CompressionLayer::new().gzip(true).compress_when(large))
         .layer(CatchPanicLayer::custom(shape::panicked))

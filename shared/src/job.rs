@@ -1,5 +1,7 @@
 //! Jobs: batch runs as the API shows them.
 
+pub mod relay;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
@@ -123,6 +125,14 @@ pub trait Jobs: Send + Sync {
     /// Queues a job and returns it.
     fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError>;
 
+    /// Queues a job that has an id already.
+    fn submit_as(&self, id: Option<&str>, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
+        match id {
+            None => self.submit(request, trigger),
+            Some(id) => Err(JobError::Invalid(format!("job `{id}` is for another process"))),
+        }
+    }
+
     /// All jobs that are remembered, newest first.
     fn list(&self) -> Result<Vec<Job>, JobError>;
 
@@ -131,4 +141,9 @@ pub trait Jobs: Send + Sync {
 
     /// Asks a job to stop; it stops before it publishes anything more.
     fn cancel(&self, id: &str) -> Result<Job, JobError>;
+}
+
+/// The id of a job by its number, which is the time in microseconds unless that is taken: ids sort by time.
+pub fn id(number: u64) -> String {
+    format!("run-{number:016x}")
 }

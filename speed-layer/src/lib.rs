@@ -22,6 +22,7 @@ mod metrics;
 mod micro_batch;
 mod pane;
 mod pipeline;
+mod publish;
 mod reader;
 mod recovery;
 mod refold;
@@ -52,10 +53,12 @@ use tokio_util::sync::CancellationToken;
 pub use crate::checkpoint::Checkpoints;
 pub use crate::error::SpeedError;
 pub use crate::metrics::SpeedMetrics;
+pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
 use crate::metrics::Counters;
 use crate::pipeline::Parts;
+use crate::publish::Publisher;
 use crate::reader::Reader;
 use crate::recovery::Bases;
 use crate::refold::Replay;
@@ -112,8 +115,8 @@ pub struct Owned {
     pub epoch: u64,
 }
 
-/// Starts a pipeline for one partition of a table. Its checkpoints are the partition's own, so whoever has the partition
-/// next goes on from them.
+/// Starts a pipeline for one partition of a table, with an epoch from [`claim`]. Its checkpoints are the partition's own, so
+/// whoever has the partition next goes on from them; its snapshots go to the log, for other processes to serve.
 pub fn run_partition(
     context: &Context,
     table: &str,
@@ -123,7 +126,17 @@ pub fn run_partition(
     let mut layer = SpeedLayer::new(shutdown);
     let views: Vec<Arc<View>> = context.catalog.views_of(table).cloned().collect();
     if let Some(table) = context.catalog.tables.get(table).filter(|_| !views.is_empty()) {
-        layer.start(context, table, views, Some(owned))?;
+        layer.start(context, table, views.clone(), Some(owned))?;
+        let receiver = |view: Arc<View>| Some((view.clone(), layer.snapshots.0.get(&view.name)?.clone()));
+        let publisher = Publisher {
+            log: context.log.clone(),
+            table: table.name.clone(),
+            partition: owned.partition,
+            epoch: owned.epoch,
+            views: views.into_iter().filter_map(receiver).collect(),
+            interval: context.settings.snapshot_interval,
+        };
+        layer.threads.push(publisher.start()?);
     }
     Ok(layer)
 }

@@ -12,8 +12,9 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::bench;
-use crate::cli::{Batch, Cli, Command, Config, Rejects, Views};
+use crate::cli::{Batch, BatchCommand, Cli, Command, Config, Rejects, RoleKind, Views};
 use crate::failure::Failure;
+use crate::roles;
 
 /// Does what the command line says.
 pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
@@ -25,8 +26,15 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Views(Views::List { dir, output }) => project::list(&dir, output),
         Command::Views(Views::Explain { view, dir }) => project::explain(&dir, &view),
         Command::Rows(rows) => rows::run(rows).await,
-        Command::Batch(Batch::Run { view, full, output, target }) => batch::run(view, full, output, target).await,
-        Command::Batch(Batch::History { output, target }) => batch::history(output, target).await,
+        Command::Ingest(role) => roles::run(RoleKind::Ingest, role).await,
+        Command::Speed(role) => roles::run(RoleKind::Speed, role).await,
+        Command::Archive(role) => roles::run(RoleKind::Archive, role).await,
+        Command::Serve(role) => roles::run(RoleKind::Serve, role).await,
+        Command::Batch(BatchCommand { role, command: None }) => roles::run(RoleKind::Batch, role).await,
+        Command::Batch(BatchCommand { command: Some(command), .. }) => match command {
+            Batch::Run { view, full, output, target } => batch::run(view, full, output, target).await,
+            Batch::History { output, target } => batch::history(output, target).await,
+        },
         Command::Rejects(Rejects::List { topic, limit, output, target }) => {
             rejects::list(topic, limit, output, target).await
         }
@@ -36,5 +44,14 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "anabranch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+pub async fn interrupted() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupt = tokio::signal::ctrl_c() => interrupt,
+        _ = terminate.recv() => Ok(()),
     }
 }

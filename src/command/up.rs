@@ -8,6 +8,7 @@ use anabranch_shared::sql;
 
 use crate::cli::Up;
 use crate::client::ServerFile;
+use crate::command::interrupted;
 use crate::demo;
 use crate::failure::Failure;
 use crate::platform::Platform;
@@ -71,13 +72,4 @@ fn demo_project(up: &Up) -> Result<Platform, Failure> {
     }
     let config = Config::load(None, std::env::vars())?;
     Ok(Platform { dir: up.dir.clone(), config, catalog: Arc::new(catalog) })
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn interrupted() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupt = tokio::signal::ctrl_c() => interrupt,
-        _ = terminate.recv() => Ok(()),
-    }
 }

@@ -61,6 +61,16 @@ impl Project {
         project
     }
 
+    /// The same project with its log on a Kafka cluster, under topics of its own.
+    pub fn on_kafka(self, brokers: &str) -> Self {
+        let path = self.path().join("anabranch.toml");
+        let settings = std::fs::read_to_string(&path).expect("readable");
+        let prefix = self.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+        let kafka = format!("[kafka]\nbrokers = '{brokers}'\ntopic_prefix = '{prefix}-'\ngroup = '{prefix}'\n");
+        self.write("anabranch.toml", &(settings + &kafka));
+        self
+    }
+
     pub fn write(&self, path: &str, text: &str) {
         let path = self.path().join(path);
         std::fs::create_dir_all(path.parent().expect("a parent")).expect("a folder");
@@ -96,8 +106,13 @@ impl Server {
 
     /// Starts it with more environment; gives what it wrote if it ended before it listened.
     pub fn start_with(project: &Project, environment: &[(&str, &str)]) -> Result<Self, String> {
+        Self::start_role("up", project, environment)
+    }
+
+    /// Starts `up`, or one role by itself.
+    pub fn start_role(role: &str, project: &Project, environment: &[(&str, &str)]) -> Result<Self, String> {
         let mut child = anabranch()
-            .args(["up", "--listen", "127.0.0.1:0"])
+            .args([role, "--listen", "127.0.0.1:0"])
             .arg(project.path())
             .envs(environment.iter().copied())
             .stdin(Stdio::null())
@@ -120,9 +135,10 @@ impl Server {
             }
         };
         // Whatever it says from now on is passed on, so that a failed test shows it.
+        let name = if role == "up" { "server".to_owned() } else { format!("{role} {}", child.id()) };
         std::thread::spawn(move || {
             for line in log.lines().map_while(Result::ok) {
-                eprintln!("  server: {line}");
+                eprintln!("  {name}: {line}");
             }
         });
         let client = Client::builder().timeout(PATIENCE).build().expect("a client");
@@ -135,10 +151,15 @@ impl Server {
         let _ = self.child.wait();
     }
 
+    /// Sends it a signal, such as `STOP`.
+    pub fn signal(&self, signal: &str) {
+        let asked = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(asked.expect("kill").success());
+    }
+
     /// Asks it to end, as Ctrl-C does, and waits until it has.
     pub fn stop(mut self) {
-        let asked = Command::new("kill").args(["-INT", &self.child.id().to_string()]).status().expect("kill");
-        assert!(asked.success());
+        self.signal("INT");
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "the server ended with {status}");
     }
@@ -250,6 +271,16 @@ impl Server {
             }
         }
     }
+}
+
+/// The address of the Kafka broker that `scripts/with-kafka` has started; none on a machine that has none, but never in CI.
+pub fn kafka() -> Option<String> {
+    let brokers = std::env::var("ANABRANCH_TEST_KAFKA").ok();
+    if brokers.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with a broker: use scripts/with-kafka");
+        eprintln!("\n*** NOT TESTED: no Kafka broker. Run the tests with `scripts/with-kafka cargo test`. ***\n");
+    }
+    brokers
 }
 
 impl Drop for Server {

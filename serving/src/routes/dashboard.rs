@@ -25,6 +25,12 @@ pub(crate) async fn file(uri: Uri, headers: HeaderMap) -> Response {
     }
 }
 
+/// What a process without a dashboard answers.
+pub(crate) async fn nothing(uri: Uri) -> Response {
+    let detail = format!("there is nothing at `{}` in this role; `anabranch serve` has the whole API", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "not-found", detail).into_response()
+}
+
 fn respond(path: &str, file: EmbeddedFile, headers: &HeaderMap) -> Response {
     let hex: String = file.metadata.sha256_hash().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     let etag = format!("W/\"{hex}\"");

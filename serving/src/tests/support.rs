@@ -378,6 +378,7 @@ impl Platform {
         }
         let (ready, is_ready) = watch::channel(Readiness::ready());
         let app = App {
+            api: crate::Api::Whole,
             catalog,
             log: Arc::new(log.clone()),
             rejects: Arc::clone(ingest.rejects()),

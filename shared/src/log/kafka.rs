@@ -18,6 +18,7 @@
 //! **Retention** is the topic's own. [`Log::retain`] can delete by age, sooner than Kafka does; not by bytes.
 
 mod append;
+pub mod group;
 mod queue;
 mod read;
 #[cfg(test)]

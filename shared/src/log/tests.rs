@@ -254,7 +254,11 @@ pub(crate) fn a_repeated_request_is_answered_with_the_first_outcome(open: Open<'
     assert_eq!(again, Appended { repeated: Some(b"note".to_vec()), ..first });
     let nothing = log.append("t", named(0, &["late"], "empty", "")).expect("no records");
     assert_eq!(nothing.repeated, Some(b"nothing fitted".to_vec()));
-    assert_eq!(log.bounds("t").expect("bounds"), BTreeMap::from([(0, 0..0), (1, 0..3)]));
+    let stored = read_all(&*log, "t", Positions::from([(0, 0), (1, 0)]));
+    assert_eq!(
+        stored.into_iter().filter(|(_, records)| !records.is_empty()).collect::<Vec<_>>(),
+        [(1, ["before", "a", "b"].map(str::to_owned).to_vec())]
+    );
 }
 
 pub(crate) fn one_of_many_equal_requests_is_stored(open: Open<'_>) {
@@ -302,7 +306,8 @@ pub(crate) fn wanted_offsets_outside_the_log_are_an_error(open: Open<'_>) {
         append(&*log, "t", 0, &[&record]);
     }
     let mut slow = log.reader("t", &Positions::from([(0, 3), (1, 0)])).expect("reader");
-    log.retain("t", Retention { age: Some(Duration::ZERO), bytes: Some(0) }, &Positions::from([(0, 10)])).expect("retain");
+    log.retain("t", Retention { age: Some(Duration::ZERO), bytes: Some(0) }, &Positions::from([(0, 10)]))
+        .expect("retain");
     let held = log.bounds("t").expect("bounds")[&0].clone();
     assert!(held.start > 3, "{held:?}");
     for _ in 0..2 {

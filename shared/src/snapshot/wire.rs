@@ -35,7 +35,6 @@ use crate::partial;
 use crate::position::Coverage;
 use crate::view::View;
 
-
 const MAGIC: &[u8; 4] = b"ANSP";
 const HEADER: usize = 4 + 8 + 8 + 4 + 4;
 

@@ -312,8 +312,7 @@ impl Requests {
         if let Some(answer) = state.known.get(&(topic.to_owned(), request.key.clone())) {
             return Err(Failure::Repeated(answer.clone()));
         }
-        let stored =
-            send(&state.producer, &order, &self.cluster.full(topic), parts).map_err(failed("sending"))?;
+        let stored = send(&state.producer, &order, &self.cluster.full(topic), parts).map_err(failed("sending"))?;
         let offsets = offsets(&self.cluster, topic, parts, &stored).map_err(Failure::Abort)?;
         let answer = Answer {
             topic: topic.to_owned(),
@@ -348,7 +347,8 @@ impl State {
         // Aborted records and markers just before the claim may never be read.
         while self.reader.positions().get(&place).is_some_and(|&next| next < claim) {
             let Some(batch) = self.reader.poll(limit, Duration::ZERO)? else { break };
-            for (payload, &at) in batch.payloads.iter().zip(&batch.log_times).filter(|(payload, _)| !payload.is_empty()) {
+            for (payload, &at) in batch.payloads.iter().zip(&batch.log_times).filter(|(payload, _)| !payload.is_empty())
+            {
                 match serde_json::from_slice(payload) {
                     Ok(answer) => self.learn(answer, at),
                     Err(error) => tracing::warn!(%error, "a record of the requests' topic can't be understood"),

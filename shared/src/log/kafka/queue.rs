@@ -95,8 +95,9 @@ impl Queue {
         let mut taken: Vec<*mut native::rd_kafka_message_t> = Vec::with_capacity(most);
         let count = |into: &mut Vec<_>, most: usize, wait: i32| {
             let free: &mut [std::mem::MaybeUninit<*mut native::rd_kafka_message_t>] = into.spare_capacity_mut();
-            let count =
-                unsafe { native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), wait, free.as_mut_ptr().cast(), most) };
+            let count = unsafe {
+                native::rd_kafka_consume_batch_queue(self.queue.as_ptr(), wait, free.as_mut_ptr().cast(), most)
+            };
             let count = usize::try_from(count).unwrap_or(0);
             unsafe { into.set_len(into.len() + count) };
             count

@@ -78,7 +78,8 @@ fn aborted_records_are_not_there_and_markers_are_no_gap() {
             producer.send(BaseRecord::<(), str>::to(&topic).payload(record)).expect("queued");
         }
         producer.flush(PATIENCE).expect("flushed");
-        if commit { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) }.expect("ended");
+        if commit { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) }
+            .expect("ended");
     }
     assert_eq!(log.bounds("t").expect("bounds")[&0], 0..12, "eight records and four markers");
     let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");

@@ -1,0 +1,242 @@
+//! Snapshots of a table's views from the processes that each have some of its partitions: read from the log, where they
+//! are published as [`anabranch_shared::snapshot::wire`] says, and laid side by side.
+//!
+//! Partitions go over to a new batch version one after the other. An answer needs all of them on one version, so of each
+//! partition the newest snapshot on each of the last two versions is held, and the newest version that all have in common
+//! is taken. Until the last partition has gone over, answers stay where they were.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::log::{Log, LogError, LogReader, ReadLimit};
+use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::{Snapshot, Snapshots, wire};
+use anabranch_shared::view::{Catalog, View};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+const LIMIT: ReadLimit = ReadLimit { records: 1_000, bytes: 64 << 20 };
+
+/// How long one read waits.
+const WAIT: Duration = Duration::from_millis(100);
+
+/// How often new partitions are looked for, and how long a failed log is left alone.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Whoever has a partition tells of it each second. After so long its owner is thought lost.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Follows the snapshots of every table that has views, until `shutdown`.
+pub fn collect(
+    log: &Arc<dyn Log>,
+    catalog: &Catalog,
+    shutdown: &CancellationToken,
+) -> std::io::Result<(Snapshots, Vec<JoinHandle<()>>)> {
+    let mut snapshots = Snapshots::default();
+    let mut threads = Vec::new();
+    for table in catalog.tables.values() {
+        let views: BTreeMap<String, Arc<View>> =
+            catalog.views_of(&table.name).map(|view| (view.name.clone(), view.clone())).collect();
+        if views.is_empty() {
+            continue;
+        }
+        let mut senders = BTreeMap::new();
+        for name in views.keys() {
+            let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
+            snapshots.0.insert(name.clone(), receiver);
+            senders.insert(name.clone(), sender);
+        }
+        let collector = Collector {
+            log: log.clone(),
+            table: table.clone(),
+            views,
+            senders,
+            partitions: BTreeMap::new(),
+            sequence: 0,
+            watermarks: BTreeMap::new(),
+        };
+        let shutdown = shutdown.clone();
+        let name = format!("collect-{}", table.name);
+        threads.push(std::thread::Builder::new().name(name).spawn(move || collector.run(&shutdown))?);
+    }
+    Ok((snapshots, threads))
+}
+
+struct Collector {
+    log: Arc<dyn Log>,
+    table: Arc<Table>,
+    views: BTreeMap<String, Arc<View>>,
+    senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    partitions: BTreeMap<Partition, Held>,
+    sequence: u64,
+    /// The last watermark of each view, below which none is.
+    watermarks: BTreeMap<String, Micros>,
+}
+
+/// What is known of one partition.
+#[derive(Default)]
+pub(crate) struct Held {
+    decoder: wire::Decoder,
+    /// Each view's newest snapshot on each of the last two versions, the newest first.
+    views: BTreeMap<String, VecDeque<Arc<Snapshot>>>,
+    heard: Option<Instant>,
+}
+
+impl Held {
+    /// Takes in what a partition's owner says; whether that is anything new.
+    pub fn hold(&mut self, told: wire::Views) -> bool {
+        let mut news = self.is_lost();
+        for (name, snapshot) in told {
+            let held = self.views.entry(name).or_default();
+            news |= held.front().is_none_or(|known| !says_the_same(known, &snapshot));
+            held.retain(|known| known.base != snapshot.base);
+            held.push_front(snapshot);
+            held.truncate(2);
+        }
+        self.heard = Some(Instant::now());
+        news
+    }
+
+    fn is_lost(&self) -> bool {
+        self.heard.is_none_or(|at| at.elapsed() >= PATIENCE)
+    }
+}
+
+fn says_the_same(one: &Snapshot, other: &Snapshot) -> bool {
+    let all = |snapshot: &Snapshot| {
+        let Snapshot { base, watermark, idle, late, .. } = *snapshot;
+        (base, watermark, idle, late, snapshot.coverage.clone(), snapshot.stopped.clone())
+    };
+    all(one) == all(other)
+}
+
+impl Collector {
+    fn run(mut self, shutdown: &CancellationToken) {
+        let topic = wire::topic(&self.table.name);
+        let mut reader: Option<Box<dyn LogReader>> = None;
+        let (mut looked, mut lost, mut news) = (Instant::now(), Vec::new(), false);
+        while !shutdown.is_cancelled() {
+            if reader.is_none() || looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                match self.open(&topic, reader.take()) {
+                    Ok(opened) => reader = Some(opened),
+                    Err(error) => {
+                        tracing::warn!(topic, %error, "the speed layer's snapshots can't be read");
+                        std::thread::sleep(WAIT);
+                        continue;
+                    }
+                }
+            }
+            let Some(open) = &mut reader else { continue };
+            match open.poll(LIMIT, WAIT) {
+                Ok(Some(batch)) => {
+                    let held = self.partitions.entry(batch.partition).or_default();
+                    for (&offset, record) in batch.offsets.iter().zip(batch.payloads.iter()) {
+                        if let Some(told) = held.decoder.take(offset, record, &self.views) {
+                            news |= held.hold(told);
+                        }
+                    }
+                    // While more is there, what was read is old.
+                    if news && batch.coverage.end >= batch.log_end {
+                        news = false;
+                        self.show();
+                    }
+                }
+                Ok(None) => {
+                    let now_lost: Vec<Partition> = self.lost();
+                    if news || now_lost != lost {
+                        (lost, news) = (now_lost, false);
+                        self.show();
+                    }
+                }
+                Err(error) => {
+                    // What is deleted was replaced by what is there.
+                    tracing::info!(topic, %error, "reading the speed layer's snapshots begins anew");
+                    reader = None;
+                }
+            }
+        }
+    }
+
+    /// A reader of all partitions there are, from where the last one was.
+    fn open(&mut self, topic: &str, before: Option<Box<dyn LogReader>>) -> Result<Box<dyn LogReader>, LogError> {
+        let bounds = self.log.bounds(topic)?;
+        if let Some(before) = before
+            && before.positions().len() == bounds.len()
+        {
+            return Ok(before);
+        }
+        let starts: Positions = bounds.iter().map(|(&partition, held)| (partition, held.start)).collect();
+        for &partition in bounds.keys() {
+            self.partitions.entry(partition).or_default();
+        }
+        self.log.reader(topic, &starts)
+    }
+
+    fn lost(&self) -> Vec<Partition> {
+        self.partitions.iter().filter(|(_, held)| held.is_lost()).map(|(&partition, _)| partition).collect()
+    }
+
+    fn show(&mut self) {
+        self.sequence += 1;
+        for (name, sender) in &self.senders {
+            let mut snapshot = compose(name, &self.partitions);
+            snapshot.sequence = self.sequence;
+            if let Some(least) = self.watermarks.get(name) {
+                snapshot.watermark = snapshot.watermark.max(Some(*least));
+            }
+            if let Some(watermark) = snapshot.watermark {
+                self.watermarks.insert(name.clone(), watermark);
+            }
+            sender.send_replace(Arc::new(snapshot));
+        }
+    }
+}
+
+/// A view's snapshot over all partitions.
+pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Snapshot {
+    let known: BTreeMap<Partition, &VecDeque<Arc<Snapshot>>> =
+        partitions.iter().filter_map(|(&partition, held)| Some((partition, held.views.get(view)?))).collect();
+    let mut bases: Vec<Option<u64>> =
+        known.values().flat_map(|held| held.iter().map(|snapshot| snapshot.base)).collect();
+    bases.sort();
+    bases.dedup();
+    let in_common =
+        |base: &&Option<u64>| known.values().all(|held| held.iter().any(|snapshot| snapshot.base == **base));
+    let base = bases.iter().rev().find(in_common).or(bases.last()).copied().flatten();
+    let mut whole = Snapshot { base, idle: true, ..Snapshot::default() };
+    let (mut awake, mut idle, mut coverage) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut is_known = !known.is_empty();
+    for (&partition, held) in &known {
+        let Some(snapshot) = held.iter().find(|snapshot| snapshot.base == base).or(held.front()) else { continue };
+        coverage.extend(snapshot.coverage.iter().filter(|(p, _)| *p == partition).map(|(p, range)| (p, range.clone())));
+        whole.chunks.extend(snapshot.chunks.iter().cloned());
+        whole.late += snapshot.late;
+        // How far the partition is follows from the newest, whatever it stands on.
+        let newest = held.front().unwrap_or(snapshot);
+        match newest.watermark {
+            None if newest.idle => {}
+            None => is_known = false,
+            Some(watermark) if newest.idle => idle.push(watermark),
+            Some(watermark) => awake.push(watermark),
+        }
+        whole.idle &= newest.idle;
+        if let Some(why) = &snapshot.stopped {
+            whole.stopped = Some(format!("partition {partition}: {why}"));
+        }
+    }
+    whole.coverage = coverage.into_iter().collect();
+    whole.watermark = awake.into_iter().min().or(idle.into_iter().max()).filter(|_| is_known);
+    for (partition, held) in partitions {
+        if !known.contains_key(partition) {
+            whole.stopped = Some(format!("partition {partition}: no speed layer has told of it"));
+        } else if held.is_lost() {
+            whole.stopped = Some(format!("partition {partition}: its speed layer hasn't been heard of for a while"));
+        }
+    }
+    whole
+}

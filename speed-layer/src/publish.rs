@@ -1,0 +1,107 @@
+//! Shows a partition's snapshots to processes that serve: through the log, as [`anabranch_shared::snapshot::wire`] says.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anabranch_shared::log::{Append, Log, LogError, Payloads, Retention};
+use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::snapshot::{Snapshot, wire};
+use anabranch_shared::view::View;
+use tokio::sync::watch;
+
+use crate::error::{SpeedError, reason};
+
+/// How often a change is looked for.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// After so long without a change the last state is told again, so that readers know that its owner lives.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How often an update is a full one, and what came before it is deleted.
+const FULL: Duration = Duration::from_secs(10);
+
+/// Claims a partition of a table: the epoch is higher than that of everybody who had it before.
+pub fn claim(log: &dyn Log, table: &str, partition: Partition) -> Result<u64, LogError> {
+    append(log, &wire::topic(table), partition, wire::claim())
+}
+
+/// Where the first of the records is.
+fn append(log: &dyn Log, topic: &str, partition: Partition, records: Payloads) -> Result<Offset, LogError> {
+    let appended = log.append(topic, Append { parts: vec![(partition, records)], idempotency: None })?;
+    Ok(appended.offsets.get(&partition).map_or(0, |range| range.start))
+}
+
+/// What a publisher works with.
+pub(crate) struct Publisher {
+    pub log: Arc<dyn Log>,
+    pub table: String,
+    pub partition: Partition,
+    pub epoch: u64,
+    pub views: Vec<(Arc<View>, watch::Receiver<Arc<Snapshot>>)>,
+    /// The least time between two updates.
+    pub interval: Duration,
+}
+
+impl Publisher {
+    /// Starts a thread that publishes until the pipeline has ended.
+    pub fn start(self) -> Result<JoinHandle<()>, SpeedError> {
+        let name = format!("publish-{}-{}", self.table, self.partition);
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || self.run());
+        thread.map_err(|source| SpeedError::Thread { name, source })
+    }
+
+    fn run(mut self) {
+        let topic = wire::topic(&self.table);
+        let mut encoder = wire::Encoder::new(self.epoch);
+        let (mut told, mut full): (Option<Instant>, Option<Instant>) = (None, None);
+        loop {
+            let ended = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().is_err());
+            let changed = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().unwrap_or(false));
+            let waited = told.map_or(Duration::MAX, |at| at.elapsed());
+            if !(ended || waited >= HEARTBEAT || (changed && waited >= self.interval)) {
+                std::thread::sleep(LOOK);
+                continue;
+            }
+            let views: Vec<_> = self
+                .views
+                .iter_mut()
+                .map(|(view, snapshot)| (view.clone(), snapshot.borrow_and_update().clone()))
+                .collect();
+            // Before its first snapshot a pipeline has nothing to say.
+            if views.iter().all(|(_, snapshot)| snapshot.sequence > 0 || snapshot.stopped.is_some()) {
+                let is_full = full.is_none_or(|at| at.elapsed() >= FULL);
+                match self.tell(&topic, &mut encoder, &views, is_full) {
+                    Ok(()) if is_full => full = Some(Instant::now()),
+                    Ok(()) => {}
+                    Err(problem) => {
+                        tracing::warn!(table = self.table, partition = self.partition, problem, "publishing failed");
+                        // Readers may lack what this update brought.
+                        full = None;
+                    }
+                }
+            }
+            told = Some(Instant::now());
+            if ended {
+                return;
+            }
+        }
+    }
+
+    fn tell(
+        &self,
+        topic: &str,
+        encoder: &mut wire::Encoder,
+        views: &[(Arc<View>, Arc<Snapshot>)],
+        full: bool,
+    ) -> Result<(), String> {
+        let records = encoder.encode(views, full).map_err(|error| reason(&error))?;
+        let first = append(&*self.log, topic, self.partition, records).map_err(|error| reason(&error))?;
+        if full {
+            let everything = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
+            let kept = self.log.retain(topic, everything, &Positions::from([(self.partition, first)]));
+            kept.map_err(|error| reason(&error))?;
+        }
+        Ok(())
+    }
+}

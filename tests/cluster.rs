@@ -1,0 +1,230 @@
+//! The roles as processes of their own on three Kafka brokers, while brokers and processes are killed and paused: what is
+//! acknowledged is in every answer and in the archive, once.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Project, Server, kafka, repository, totals};
+
+const SQL: &str = "
+CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'events', event_time = 'ts', watermark = '5 seconds', partitions = 6);
+CREATE MATERIALIZED VIEW per_user WITH (allowed_lateness = '1 hour') AS
+SELECT window_start, window_end, user_id, count(*) AS n, sum(id) AS ids
+FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id;
+CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+";
+
+const SETTINGS: &str = "
+[speed]
+checkpoint_interval = '2 s'
+chunk_interval = '5 s'
+[archive]
+interval = '2 s'
+[batch]
+scheduler = false
+keep_versions = 3
+";
+
+const PIECE: usize = 500;
+/// Ten pieces a second are 5,000 events.
+const PIECE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Kafka brokers of this test's own.
+struct Cluster {
+    folder: TempDir,
+    brokers: String,
+}
+
+impl Cluster {
+    fn script() -> PathBuf {
+        repository().join("tests/kafka/kafka-local")
+    }
+
+    fn start(count: usize, port: u16) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (port, count) = (port.to_string(), count.to_string());
+        let started = Command::new(Self::script())
+            .args(["start", "--brokers", &count, "--port", &port, "--dir"])
+            .arg(folder.path().join("kafka"))
+            .env("KAFKA_LOCAL_HEAP", "-Xmx384m")
+            .output()
+            .expect("the script runs");
+        assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+        let said = String::from_utf8_lossy(&started.stdout);
+        let brokers = said.lines().last().expect("the brokers").trim().to_owned();
+        Self { folder, brokers }
+    }
+
+    fn broker(&self, what: &str, number: usize) {
+        let folder = self.folder.path().join("kafka");
+        let done = Command::new(Self::script())
+            .args([what, "--broker", &number.to_string(), "--dir"])
+            .arg(folder)
+            .status()
+            .expect("the script runs");
+        assert!(done.success(), "{what} broker {number}");
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = Command::new(Self::script()).args(["stop", "--dir"]).arg(self.folder.path().join("kafka")).status();
+    }
+}
+
+fn piece(number: usize) -> String {
+    let event = |id: usize| {
+        let (minute, second) = (id / 3_000 % 60, id / 50 % 60);
+        json!({"id": id, "user_id": format!("u{}", id % 7), "ts": format!("2024-01-15T10:{minute:02}:{second:02}Z")})
+    };
+    (number * PIECE..(number + 1) * PIECE).map(|id| event(id).to_string()).collect::<Vec<_>>().join("\n")
+}
+
+/// Posts pieces one after the other until it is told to stop, each as often as it takes to be acknowledged.
+fn produce(doors: &[Server], stop: &AtomicBool, acknowledged: &AtomicUsize) {
+    while !stop.load(Ordering::SeqCst) {
+        let begun = Instant::now();
+        let number = acknowledged.load(Ordering::SeqCst);
+        for attempt in 0.. {
+            let door = &doors[(number + attempt) % doors.len()];
+            let request = door.request(reqwest::Method::POST, "/v1/topics/events/events");
+            let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
+            match answer.map(|answer| (answer.status(), answer.text())) {
+                Ok((status, Ok(receipt))) if status.is_success() => {
+                    let receipt: Value = serde_json::from_str(&receipt).expect("a receipt");
+                    assert_eq!(receipt["accepted"], PIECE, "{receipt}");
+                    break;
+                }
+                refused => eprintln!("  piece {number}, attempt {attempt}: {refused:?}"),
+            }
+            assert!(begun.elapsed() < Duration::from_secs(180), "piece {number} was never taken");
+        }
+        acknowledged.fetch_add(1, Ordering::SeqCst);
+        std::thread::sleep(PIECE_INTERVAL.saturating_sub(begun.elapsed()));
+    }
+}
+
+fn check(serve: &Server, pieces: usize) -> (Value, Value) {
+    serve.settle("ever");
+    serve.settle("per_user");
+    let events = (pieces * PIECE) as i64;
+    let ever = serve.get("/v1/views/ever/rows");
+    assert_eq!(ever["incomplete"], false, "{ever}");
+    assert_eq!(ever["rows"][0]["n"], events, "{ever}");
+    assert_eq!(ever["rows"][0]["ids"], events * (events - 1) / 2, "{ever}");
+    let path = "/v1/views/per_user/rows?from=2024-01-15T10:00:00Z&to=2024-01-15T11:00:00Z&limit=20000";
+    let answer = serve.get(path);
+    assert_eq!(answer["incomplete"], false, "{answer}");
+    let rows = answer["rows"].as_array().expect("rows");
+    let by_user = totals(rows, |row| row["user_id"].as_str().unwrap_or_default().to_owned(), "n_upper");
+    let mut expected = BTreeMap::<String, i64>::new();
+    for id in 0..events {
+        *expected.entry(format!("u{}", id % 7)).or_default() += 1;
+    }
+    assert_eq!(by_user, expected, "what the bounds say of late events included");
+    (ever, answer)
+}
+
+fn count_archive(archive: &Path) -> (i64, i64) {
+    let database = duckdb::Connection::open_in_memory().expect("a database");
+    let sql = format!(
+        "SELECT count(*), count(DISTINCT id) FROM read_parquet('{}/**/*.parquet', hive_partitioning = false)",
+        archive.display()
+    );
+    database.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(1)?))).expect("counted")
+}
+
+#[test]
+fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
+    // The broker of the other tests isn't used; that it is there says that this machine can run brokers.
+    if kafka().is_none() {
+        return;
+    }
+    let minutes = std::env::var("ANABRANCH_TEST_CLUSTER_MINUTES").map_or(3.0, |text| text.parse().expect("minutes"));
+    let port = 30_000 + (std::process::id() % 2_000) as u16 * 15;
+    let cluster = Cluster::start(3, port);
+    let project = Project::with_sql(SQL);
+    project.write("anabranch.toml", SETTINGS);
+    let project = project.on_kafka(&cluster.brokers);
+    let role = |name: &str| {
+        Server::start_role(name, &project, &[]).unwrap_or_else(|said| panic!("{name} did not start:\n{said}"))
+    };
+    let doors = vec![role("ingest"), role("ingest")];
+    let speed = Mutex::new((0..4).map(|_| role("speed")).collect::<Vec<_>>());
+    let archive = Mutex::new((0..2).map(|_| role("archive")).collect::<Vec<_>>());
+    let _batch = [role("batch"), role("batch")];
+    let serve = [role("serve"), role("serve")];
+
+    let (stop, acknowledged) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| produce(&doors, &stop, &acknowledged));
+        let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
+        let attack = |round: usize| match round % 6 {
+            0 => {
+                let mut speed = speed.lock().expect("not poisoned");
+                speed.remove(0).kill();
+                speed.push(role("speed"));
+            }
+            1 => {
+                let broker = round / 6 % 3 + 1;
+                cluster.broker("kill", broker);
+                std::thread::sleep(Duration::from_secs(8));
+                cluster.broker("resume", broker);
+            }
+            2 => {
+                serve[round % 2].batch("ever");
+                serve[round % 2].batch("per_user");
+            }
+            3 => {
+                let speed = speed.lock().expect("not poisoned");
+                speed[0].signal("STOP");
+                // Beyond its session, so that others have its partitions when it wakes up and would write.
+                std::thread::sleep(Duration::from_secs(12));
+                speed[0].signal("CONT");
+            }
+            4 => {
+                let mut archive = archive.lock().expect("not poisoned");
+                archive.remove(0).kill();
+                archive.push(role("archive"));
+            }
+            _ => {
+                let mut speed = speed.lock().expect("not poisoned");
+                speed.remove(0).stop();
+                speed.push(role("speed"));
+            }
+        };
+        let mut round = 0;
+        while Instant::now() < until {
+            attack(round);
+            round += 1;
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        stop.store(true, Ordering::SeqCst);
+        eprintln!("  {round} attacks");
+    });
+    let pieces = acknowledged.into_inner();
+    eprintln!("  {} events were acknowledged", pieces * PIECE);
+    let answers: Vec<_> = serve.iter().map(|serve| check(serve, pieces)).collect();
+    assert_eq!(answers[0], answers[1], "both say the same of the same offsets");
+    let raw = |serve: &Server| serve.try_get("/v1/views/ever/rows").expect("an answer").bytes().expect("a body");
+    assert_eq!(raw(&serve[0]), raw(&serve[1]), "byte for byte");
+
+    serve[0].batch("ever");
+    serve[0].batch("per_user");
+    check(&serve[0], pieces);
+    let exact = serve[0].get("/v1/views/ever/rows?mode=batch");
+    assert_eq!(exact["rows"][0]["n"], pieces * PIECE, "{exact}");
+    let (rows, ids) = count_archive(&project.data().join("archive/events"));
+    let events = (pieces * PIECE) as i64;
+    // Files that a crash left behind are in no version, and here in the folder.
+    assert!(rows >= events, "{rows}");
+    assert_eq!(ids, events, "every event is in the archive");
+}
