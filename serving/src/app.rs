@@ -245,6 +245,13 @@ pub(crate) fn log_problem(error: &LogError) -> Problem {
         LogError::Closed => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-closed", "the server is stopping").retry_after(5)
         }
+        LogError::Backend { step, .. } => {
+            tracing::warn!(?error, "the log failed a request");
+            let detail = format!(
+                "the event log can't be reached or failed: {step} failed; try again, with the same Idempotency-Key if there was one"
+            );
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", detail).retry_after(1)
+        }
         other => Problem::internal(other),
     }
 }

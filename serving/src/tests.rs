@@ -1,6 +1,7 @@
 //! The API in process, over snapshots and versions made by hand.
 
 mod api;
+mod collect;
 mod merge;
 mod rows;
 mod stream;

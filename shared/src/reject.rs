@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ pub const MAX_RECORD_BYTES: usize = 4 << 10;
 
 /// How many rejects are appended, or read back, at once.
 const CHUNK: usize = 1_000;
+
+/// For how long a count is taken as it was: every answer asks for it, and the log may be far away.
+const COUNTED_FOR: Duration = Duration::from_millis(100);
 
 /// A record that was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,8 @@ struct Seen {
     next: Offset,
     counts: BTreeMap<String, u64>,
     recorded: BTreeMap<(String, Partition), Offset>,
+    /// When it was; none if something was recorded since.
+    at: Option<Instant>,
 }
 
 impl fmt::Debug for RejectLog {
@@ -110,15 +115,21 @@ impl RejectLog {
             seen.recorded.get(&(reject.topic.clone(), partition)).is_none_or(|&recorded| offset > recorded)
         };
         let new = rejects.iter().filter(is_new).collect::<Vec<_>>();
+        seen.at = None;
         self.append(&new, None)
     }
 
     /// Records rejects durably, once for each `key`, however often it is asked to.
     pub fn record_once(&self, key: &str, rejects: &[Rejected]) -> Result<(), LogError> {
-        self.append(&rejects.iter().collect::<Vec<_>>(), Some(key))
+        self.append(&rejects.iter().collect::<Vec<_>>(), Some(key))?;
+        self.seen.lock().at = None;
+        Ok(())
     }
 
     fn append(&self, rejects: &[&Rejected], key: Option<&str>) -> Result<(), LogError> {
+        if rejects.is_empty() {
+            return Ok(());
+        }
         for (i, chunk) in rejects.chunks(CHUNK).enumerate() {
             let records = chunk.iter().map(|reject| serde_json::to_vec(reject).unwrap_or_default()).collect();
             let idempotency = key.map(|key| Idempotency { key: format!("{key} {i}"), note: Vec::new() });
@@ -127,10 +138,14 @@ impl RejectLog {
         Ok(())
     }
 
-    /// How many rejects there are, of one topic or of all: those held when this was opened, and those since.
+    /// How many rejects there are, of one topic or of all: those held when this was opened, and those since. Those that
+    /// another process recorded are counted a moment later.
     pub fn count(&self, topic: Option<&str>) -> Result<u64, LogError> {
         let mut seen = self.seen.lock();
-        self.catch_up(&mut seen)?;
+        if seen.at.is_none_or(|at| at.elapsed() >= COUNTED_FOR) {
+            self.catch_up(&mut seen)?;
+            seen.at = Some(Instant::now());
+        }
         Ok(seen.counts.iter().filter(|(name, _)| topic.is_none_or(|topic| topic == *name)).map(|(_, n)| n).sum())
     }
 
@@ -163,7 +178,7 @@ impl RejectLog {
     /// Takes note of what was recorded since, by whomever.
     fn catch_up(&self, seen: &mut Seen) -> Result<(), LogError> {
         let held = self.log.bounds(TOPIC)?.remove(&0).unwrap_or(0..0);
-        let Seen { next, counts, recorded } = seen;
+        let Seen { next, counts, recorded, .. } = seen;
         self.read((*next).max(held.start), held.end, |_, reject| {
             *counts.entry(reject.topic.clone()).or_default() += 1;
             if let (Some(partition), Some(offset)) = (reject.partition, reject.offset) {

@@ -72,8 +72,11 @@ impl Publisher {
             if views.iter().all(|(_, snapshot)| snapshot.sequence > 0 || snapshot.stopped.is_some()) {
                 let is_full = full.is_none_or(|at| at.elapsed() >= FULL);
                 match self.tell(&topic, &mut encoder, &views, is_full) {
-                    Ok(()) if is_full => full = Some(Instant::now()),
-                    Ok(()) => {}
+                    Ok(first) if is_full => {
+                        full = Some(Instant::now());
+                        self.forget_before(&topic, first);
+                    }
+                    Ok(_) => {}
                     Err(problem) => {
                         tracing::warn!(table = self.table, partition = self.partition, problem, "publishing failed");
                         // Readers may lack what this update brought.
@@ -88,20 +91,24 @@ impl Publisher {
         }
     }
 
+    /// Publishes an update; returns where it begins.
     fn tell(
         &self,
         topic: &str,
         encoder: &mut wire::Encoder,
         views: &[(Arc<View>, Arc<Snapshot>)],
         full: bool,
-    ) -> Result<(), String> {
+    ) -> Result<Offset, String> {
         let records = encoder.encode(views, full).map_err(|error| reason(&error))?;
-        let first = append(&*self.log, topic, self.partition, records).map_err(|error| reason(&error))?;
-        if full {
-            let everything = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
-            let kept = self.log.retain(topic, everything, &Positions::from([(self.partition, first)]));
-            kept.map_err(|error| reason(&error))?;
+        append(&*self.log, topic, self.partition, records).map_err(|error| reason(&error))
+    }
+
+    /// Deletes what a full update has replaced. If that fails, the next full update's turn will do.
+    fn forget_before(&self, topic: &str, first: Offset) {
+        let everything = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
+        if let Err(error) = self.log.retain(topic, everything, &Positions::from([(self.partition, first)])) {
+            let reason = reason(&error);
+            tracing::info!(table = self.table, partition = self.partition, reason, "old snapshots weren't deleted");
         }
-        Ok(())
     }
 }

@@ -18,8 +18,10 @@ use crate::micro_batch::MicroBatch;
 use crate::pipeline::Input;
 use crate::settings::{Settings, micros};
 
-/// So many failures of the log in a row are waited out, each twice as long as the one before.
-const RETRIES: u32 = 10;
+/// How long a log that fails is left alone: at first so long, then twice as long with each failure, up to a limit. It may
+/// be away for as long as it takes; the lag shows it.
+const PAUSE: Duration = Duration::from_millis(10);
+const DOUBLINGS: u32 = 9;
 
 /// Reads one table's topic.
 pub(crate) struct Reader {
@@ -53,10 +55,10 @@ impl Reader {
             let at = self.clock.now();
             let polled = match reader.poll(self.settings.read_limit(), self.settings.batch_wait) {
                 Ok(polled) => polled,
-                Err(error @ LogError::Backend { .. }) if failures < RETRIES => {
+                Err(error @ LogError::Backend { .. }) => {
                     tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
-                    self.wait(Duration::from_millis(10 << failures));
-                    failures += 1;
+                    self.wait(PAUSE * 2_u32.pow(failures));
+                    failures = DOUBLINGS.min(failures + 1);
                     continue;
                 }
                 Err(error) => return Err(self.failed(&error)),

@@ -286,8 +286,15 @@ impl Cluster {
             list.add_partition_offset(&full, numbered(partition), offset).map_err(failed)?;
         }
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT));
-        let deleted = block_on(self.admin.delete_records(&list, &options)).map_err(failed)?;
-        deleted.elements().iter().try_for_each(|element| element.error().map_err(failed))
+        let delete = || {
+            let deleted = block_on(self.admin.delete_records(&list, &options)).map_err(failed)?;
+            deleted.elements().iter().try_for_each(|element| element.error().map_err(failed))
+        };
+        delete().or_else(|_| {
+            // The client may remember a leader that no longer is one.
+            self.admin.inner().fetch_metadata(Some(&full), TIMEOUT).map_err(failed)?;
+            delete()
+        })
     }
 }
 

@@ -1,0 +1,203 @@
+//! Snapshots that come through the log, partition by partition.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::log::Payloads;
+use anabranch_shared::position::Partition;
+use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
+use anabranch_shared::snapshot::{Chunk, Snapshot};
+use anabranch_shared::view::View;
+
+use super::support::{Event, event, hop, snapshot, view};
+use crate::collect::{Held, compose};
+
+struct Wire {
+    view: Arc<View>,
+    views: BTreeMap<String, Arc<View>>,
+    events: Vec<Event>,
+}
+
+impl Wire {
+    fn new() -> Self {
+        let view = view("trending", Some(hop()), true, None);
+        let views = [(view.name.clone(), view.clone())].into();
+        let events = (0..40).map(|i| event(i * 10, ["a", "b", "c"][i as usize % 3], i)).collect();
+        Self { view, views, events }
+    }
+
+    fn snapshot(&self, base: Option<u64>, cuts: &[usize]) -> Arc<Snapshot> {
+        Arc::new(snapshot(&self.view, &self.events, base, cuts))
+    }
+
+    fn encode(&self, encoder: &mut Encoder, snapshot: &Arc<Snapshot>, full: bool) -> Payloads {
+        encoder.encode(&[(self.view.clone(), snapshot.clone())], full).expect("encoded")
+    }
+
+    fn decode(&self, decoder: &mut Decoder, offset: u64, records: &Payloads) -> Option<Arc<Snapshot>> {
+        let told = records.iter().filter_map(|record| decoder.take(offset, record, &self.views)).last()?;
+        Some(told[&self.view.name].clone())
+    }
+}
+
+fn assert_same(got: &Snapshot, expected: &Snapshot) {
+    assert_eq!((got.base, got.watermark, got.late), (expected.base, expected.watermark, expected.late));
+    assert_eq!(got.coverage, expected.coverage);
+    assert_eq!(got.chunks.len(), expected.chunks.len());
+    for (got, expected) in got.chunks.iter().zip(&expected.chunks) {
+        assert_eq!(got.coverage, expected.coverage);
+        assert_eq!(got.panes.keys().collect::<Vec<_>>(), expected.panes.keys().collect::<Vec<_>>());
+        for (start, pane) in &got.panes {
+            assert!(pane.partials.equals_missing(&expected.panes[start].partials));
+            assert_eq!(pane.late, expected.panes[start].late);
+        }
+    }
+}
+
+/// The first snapshot with one more chunk, which shares the others.
+fn grown(wire: &Wire, first: &Snapshot, to: usize) -> Arc<Snapshot> {
+    let from = first.coverage.next(0) as usize;
+    let mut more = Snapshot::clone(&wire.snapshot(first.base, &[from, to]));
+    more.chunks = first.chunks.iter().cloned().chain(more.chunks).collect();
+    more.coverage = [(0, first.coverage.get(0).expect("a range").start..to as u64)].into_iter().collect();
+    Arc::new(more)
+}
+
+#[test]
+fn an_update_brings_what_is_new_and_a_full_one_everything() {
+    let wire = Wire::new();
+    let (mut encoder, mut decoder) = (Encoder::new(5), Decoder::default());
+    let first = wire.snapshot(None, &[0, 10, 20, 30]);
+    let second = grown(&wire, &first, 31);
+    let records = wire.encode(&mut encoder, &first, true);
+    assert_same(&wire.decode(&mut decoder, 6, &records).expect("a snapshot"), &first);
+    let update = wire.encode(&mut encoder, &second, false);
+    assert!(update.bytes().len() * 2 < records.bytes().len(), "only the new chunk's panes are sent");
+    let got = wire.decode(&mut decoder, 7, &update).expect("a snapshot");
+    assert_same(&got, &second);
+    let nothing_new = wire.encode(&mut encoder, &second, false);
+    let again = wire.decode(&mut decoder, 8, &nothing_new).expect("a snapshot");
+    let panes = |snapshot: &Snapshot| -> Vec<_> {
+        snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values().map(Arc::as_ptr)).collect()
+    };
+    assert_eq!(panes(&again), panes(&got), "panes that are known stay where they are");
+    let mut late_comer = Decoder::default();
+    assert!(wire.decode(&mut late_comer, 9, &update).is_none(), "it lacks what came before");
+    let full = wire.encode(&mut encoder, &second, true);
+    assert_same(&wire.decode(&mut late_comer, 10, &full).expect("a snapshot"), &second);
+}
+
+#[test]
+fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
+    let wire = Wire::new();
+    let (mut encoder, mut decoder) = (Encoder::new(5), Decoder::default());
+    let first = wire.snapshot(None, &[0, 10]);
+    let second = grown(&wire, &first, 20);
+    let third = grown(&wire, &second, 30);
+    let records = wire.encode(&mut encoder, &first, true);
+    assert!(wire.decode(&mut decoder, 6, &records).is_some());
+    let _lost = wire.encode(&mut encoder, &second, false);
+    let update = wire.encode(&mut encoder, &third, false);
+    assert!(wire.decode(&mut decoder, 8, &update).is_none(), "panes of the lost one are missing");
+    let full = wire.encode(&mut encoder, &third, true);
+    let mut torn = full.get(0).to_vec();
+    torn.truncate(torn.len() - 7);
+    assert!(wire.decode(&mut decoder, 9, &Payloads::from_iter([torn])).is_none());
+    assert_same(&wire.decode(&mut decoder, 10, &full).expect("a snapshot"), &third);
+
+    // Somebody else claims the partition: the former owner is not listened to any more.
+    assert!(wire.decode(&mut decoder, 11, &wire::claim()).is_none());
+    assert_eq!(decoder.epoch(), 11);
+    assert!(wire.decode(&mut decoder, 12, &full).is_none());
+    let records = wire.encode(&mut Encoder::new(11), &second, true);
+    assert_same(&wire.decode(&mut decoder, 13, &records).expect("a snapshot"), &second);
+    assert!(wire.decode(&mut decoder, 14, &Payloads::from_iter(["not ours"])).is_none());
+}
+
+#[test]
+fn an_update_of_many_records_is_put_together() {
+    let wire = Wire::new();
+    let events: Vec<Event> = (0..60_000).map(|i| event(i / 100, &format!("tag {}", i * 7_919 % 60_000), i)).collect();
+    let large = Arc::new(snapshot(&wire.view, &events, None, &[0, 60_000]));
+    let records = wire.encode(&mut Encoder::new(1), &large, true);
+    assert!(records.len() > 1, "{} records", records.len());
+    assert!(records.iter().all(|record| record.len() < 1_000_000), "Kafka's default limit");
+    let mut decoder = Decoder::default();
+    assert_same(&wire.decode(&mut decoder, 1, &records).expect("a snapshot"), &large);
+    // Without its second record it is nothing, and harms nothing.
+    let torn: Payloads = (0..records.len()).filter(|i| *i != 1).map(|i| records.get(i)).collect();
+    assert!(wire.decode(&mut decoder, 2, &torn).is_none());
+    assert_same(&wire.decode(&mut decoder, 3, &records).expect("a snapshot"), &large);
+}
+
+/// What is held of some partitions.
+struct Partitions(BTreeMap<Partition, Held>);
+
+impl Partitions {
+    fn told(&mut self, partition: Partition, snapshot: &Snapshot, change: impl FnOnce(&mut Snapshot)) {
+        let mut moved = snapshot.clone();
+        let place = |coverage: &anabranch_shared::position::Coverage| {
+            coverage.iter().map(|(_, range)| (partition, range.clone())).collect()
+        };
+        moved.coverage = place(&snapshot.coverage);
+        let chunk = |chunk: &Arc<Chunk>| Arc::new(Chunk { coverage: place(&chunk.coverage), ..Chunk::clone(chunk) });
+        moved.chunks = snapshot.chunks.iter().map(chunk).collect();
+        change(&mut moved);
+        let told: Views = [("trending".to_owned(), Arc::new(moved))].into();
+        self.0.entry(partition).or_default().hold(told);
+    }
+
+    fn whole(&self) -> Snapshot {
+        compose("trending", &self.0)
+    }
+}
+
+#[test]
+fn partitions_stand_on_the_newest_version_that_all_have_in_common() {
+    let wire = Wire::new();
+    let (before, after) = (wire.snapshot(None, &[0, 10, 20]), wire.snapshot(Some(1), &[10, 30]));
+    let mut partitions = Partitions(BTreeMap::new());
+    partitions.told(0, &before, |_| {});
+    partitions.told(1, &before, |_| {});
+    let whole = partitions.whole();
+    assert_eq!((whole.base, whole.chunks.len(), &whole.stopped), (None, 4, &None));
+    assert_eq!(whole.coverage, [(0, 0..20), (1, 0..20)].into_iter().collect());
+    partitions.told(0, &after, |_| {});
+    let whole = partitions.whole();
+    assert_eq!(whole.base, None, "partition 1 has no other yet");
+    assert_eq!(whole.coverage, [(0, 0..20), (1, 0..20)].into_iter().collect());
+    partitions.told(1, &after, |_| {});
+    let whole = partitions.whole();
+    assert_eq!((whole.base, whole.chunks.len()), (Some(1), 2));
+    assert_eq!(whole.coverage, [(0, 10..30), (1, 10..30)].into_iter().collect());
+}
+
+#[test]
+fn a_partition_that_nobody_tells_of_is_named() {
+    let wire = Wire::new();
+    let mut partitions = Partitions([(0, Held::default()), (1, Held::default())].into());
+    let nothing = partitions.whole();
+    assert!(nothing.stopped.is_some_and(|why| why.contains("no speed layer has told of it")));
+    partitions.told(1, &wire.snapshot(None, &[0, 10]), |_| {});
+    assert!(partitions.whole().stopped.is_some_and(|why| why.starts_with("partition 0:")));
+    partitions.told(0, &wire.snapshot(None, &[0, 10]), |snapshot| snapshot.stopped = Some("lost events".to_owned()));
+    assert_eq!(partitions.whole().stopped.as_deref(), Some("partition 0: lost events"));
+}
+
+#[test]
+fn the_watermark_is_the_least_of_the_partitions_that_are_not_idle() {
+    let wire = Wire::new();
+    let snapshot = wire.snapshot(None, &[0, 10]);
+    let mut partitions = Partitions(BTreeMap::new());
+    let mut told = |partition, watermark: Option<i64>, idle| {
+        partitions.told(partition, &snapshot, |snapshot| (snapshot.watermark, snapshot.idle) = (watermark, idle));
+        let whole = partitions.whole();
+        (whole.watermark, whole.idle)
+    };
+    assert_eq!(told(0, Some(50), false), (Some(50), false));
+    assert_eq!(told(1, Some(20), false), (Some(20), false));
+    assert_eq!(told(1, Some(20), true), (Some(50), false), "an idle partition holds nothing back");
+    assert_eq!(told(2, None, false), (None, false), "one that never had an event and isn't idle does");
+    assert_eq!(told(2, None, true), (Some(50), false));
+    assert_eq!(told(0, Some(50), true), (Some(50), true));
+}
