@@ -318,6 +318,15 @@ pub enum BenchKind {
         #[arg(long, default_value_t = 8_000_000)]
         events: u64,
     },
+    /// Events per second from a Kafka cluster through the speed layer, beside rdkafka reading and dropping the same topic.
+    Kafka {
+        /// The cluster.
+        #[arg(long, env = "ANABRANCH_BENCH_KAFKA", value_name = "HOST:PORT")]
+        brokers: String,
+        /// How many events.
+        #[arg(long, default_value_t = 8_000_000)]
+        events: u64,
+    },
     /// Recompute of a view from Parquet, beside DuckDB on the same files.
     Batch {
         /// How many events.
@@ -342,7 +351,7 @@ pub enum BenchKind {
         #[arg(long, default_value_t = 10)]
         seconds: u32,
     },
-    /// All of them.
+    /// All of them that need no Kafka.
     All,
 }
 

@@ -86,7 +86,7 @@ async fn fill(events: u64, folder: &Path) -> Result<ArchiveSnapshot, Failure> {
     log.create_topic("tweets", 1)?;
     let missing = events.saturating_sub(log.bounds("tweets")?[&0].end);
     let filled = Arc::clone(&log);
-    tokio::task::spawn_blocking(move || Tweets::fill(&*filled, "tweets", missing)).await??;
+    tokio::task::spawn_blocking(move || Tweets::fill(&*filled, "tweets", 1, missing)).await??;
     let rejects = Arc::new(RejectLog::open(Arc::clone(&log), Arc::clone(&clock))?);
     let started = Instant::now();
     let layer = BatchLayer::open(BatchSettings::default(), folder, log, &catalog, rejects, clock).await?;

@@ -17,6 +17,7 @@ use crate::failure::Failure;
 pub async fn run(what: BenchKind) -> Result<ExitCode, Failure> {
     match what {
         BenchKind::Speed { events } => blocking(move || speed::run(events)).await?,
+        BenchKind::Kafka { brokers, events } => blocking(move || speed::run_kafka(&brokers, events)).await?,
         BenchKind::Batch { events, keep } => batch::run(events, keep).await?,
         BenchKind::Freshness { rate, seconds } => freshness::run(rate, seconds).await?,
         BenchKind::Serve { seconds } => serve::run(seconds).await?,

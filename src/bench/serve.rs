@@ -24,7 +24,7 @@ async fn measure(seconds: u32, folder: &std::path::Path) -> Result<(), Failure> 
     let platform = Platform::load(folder)?;
     let started = platform.start_for_command().await?;
     let log = Arc::clone(&started.log);
-    tokio::task::spawn_blocking(move || Tweets::fill(&*log, "tweets", 500_000)).await??;
+    tokio::task::spawn_blocking(move || Tweets::fill(&*log, "tweets", 1, 500_000)).await??;
     let client = Client::to(started.url.clone())?;
     client.settle("trending_hashtags").await?;
     let fixed = wrk(&format!("{}/healthz", started.url), seconds)?;

@@ -1,17 +1,21 @@
-//! The speed layer end to end from the embedded log, beside reading the log alone and decoding alone.
+//! The speed layer end to end, beside reading the log alone and decoding alone.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::SystemClock;
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_shared::log::{Log, ReadLimit};
 use anabranch_shared::partial::{self, Quality, Scope};
 use anabranch_shared::position::Positions;
 use anabranch_shared::version::Versions;
 use anabranch_speed_layer::{Checkpoints, Context, Settings};
 use polars::prelude::{IntoLazy, UnionArgs, concat};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
@@ -20,23 +24,76 @@ use crate::failure::Failure;
 
 const LIMIT: ReadLimit = ReadLimit { records: 65_536, bytes: 32 << 20 };
 
-/// Measures and prints.
+/// Measures the embedded log and prints.
 pub fn run(events: u64) -> Result<(), Failure> {
+    in_folder(|folder| {
+        let options = EmbeddedOptions::default();
+        let log = EmbeddedLog::open(folder.join("log"), options, Arc::new(SystemClock))?;
+        measure("embedded log", Arc::new(log), 1, events, folder, Ok)
+    })
+}
+
+/// Measures a Kafka cluster and prints.
+pub fn run_kafka(brokers: &str, events: u64) -> Result<(), Failure> {
+    in_folder(|folder| {
+        let prefix = format!("anabranch-bench-{}-", std::process::id());
+        let options = KafkaOptions { topic_prefix: prefix.clone(), ..KafkaOptions::new(brokers) };
+        let log = KafkaLog::open(options, Arc::new(SystemClock))?;
+        measure("Kafka", Arc::new(log), 4, events, folder, |_| {
+            let bare = read_and_drop(brokers, &format!("{prefix}tweets"), 4, events)?;
+            report("rdkafka: read and drop", millions(bare), "");
+            Ok(bare)
+        })
+    })
+}
+
+/// Events a second of rdkafka alone, with the same settings of the client.
+fn read_and_drop(brokers: &str, topic: &str, partitions: i32, events: u64) -> Result<f64, Failure> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers).set("group.id", "anabranch.bench").set("enable.auto.commit", "false");
+    config.set("fetch.queue.backoff.ms", "5").set("max.partition.fetch.bytes", "8388608");
+    config.set("queued.max.messages.kbytes", "131072").set("auto.offset.reset", "earliest");
+    let consumer: BaseConsumer = config.create()?;
+    let mut list = TopicPartitionList::new();
+    for partition in 0..partitions {
+        list.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&list)?;
+    let started = Instant::now();
+    let mut read = 0;
+    while read < events {
+        if let Some(message) = consumer.poll(Duration::from_secs(10)) {
+            std::hint::black_box(message?.payload());
+            read += 1;
+        }
+    }
+    Ok(per_second(events, started.elapsed()))
+}
+
+fn in_folder(work: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
     let folder = std::env::temp_dir().join(format!("anabranch-bench-{}", std::process::id()));
-    let outcome = measure(events, &folder);
+    std::fs::create_dir_all(&folder)?;
+    let outcome = work(&folder);
     std::fs::remove_dir_all(&folder)?;
     outcome
 }
 
-fn measure(events: u64, folder: &std::path::Path) -> Result<(), Failure> {
+/// `peer` gives the rate that ours is compared to, from our own bare read.
+fn measure(
+    name: &str,
+    log: Arc<dyn Log>,
+    partitions: u32,
+    events: u64,
+    folder: &Path,
+    peer: impl FnOnce(f64) -> Result<f64, Failure>,
+) -> Result<(), Failure> {
     let catalog = catalog()?;
     let clock = Arc::new(SystemClock);
-    let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(folder.join("log"), EmbeddedOptions::default(), clock.clone())?);
-    log.create_topic("tweets", 1)?;
-    let ((), took) = timed(|| Tweets::fill(&*log, "tweets", events))?;
-    report("embedded log: generate and append, synced", millions(per_second(events, took)), "");
+    log.create_topic("tweets", partitions)?;
+    let ((), took) = timed(|| Tweets::fill(&*log, "tweets", partitions, events))?;
+    report(&format!("{name}: generate and append, acknowledged"), millions(per_second(events, took)), "");
 
-    let from = Positions::from([(0, 0)]);
+    let from: Positions = (0..partitions).map(|partition| (partition, 0)).collect();
     let (bytes, read) = timed(|| {
         let mut reader = log.reader("tweets", &from)?;
         let mut bytes = 0;
@@ -46,7 +103,8 @@ fn measure(events: u64, folder: &std::path::Path) -> Result<(), Failure> {
         Ok(bytes)
     })?;
     let bare = per_second(events, read);
-    report("embedded log: bare read", millions(bare), &format!("{} bytes an event", bytes as u64 / events));
+    report(&format!("{name}: our reader alone"), millions(bare), &format!("{} bytes an event", bytes as u64 / events));
+    let bare = peer(bare)?;
 
     let ((), decoded) = timed(|| {
         let mut reader = log.reader("tweets", &from)?;
@@ -82,13 +140,13 @@ fn measure(events: u64, folder: &std::path::Path) -> Result<(), Failure> {
             return Err(Failure::new(reason.clone()));
         }
         answers += usize::from(top_hundred(view, &snapshot)? > 0);
-        if snapshot.coverage.next(0) == events {
+        if snapshot.coverage.len() == events {
             break started.elapsed();
         }
     };
     layer.stop();
     let rate = per_second(events, took);
-    let beside = format!("{:.0} % of the bare read; {answers} top-100 answers meanwhile", rate / bare * 100.0);
+    let beside = format!("{:.0} % of reading alone; {answers} top-100 answers meanwhile", rate / bare * 100.0);
     report("speed layer: read to top-100, checkpoints on", millions(rate), &beside);
     Ok(())
 }

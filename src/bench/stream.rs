@@ -81,13 +81,15 @@ impl Tweets {
         self.next += 1;
     }
 
-    /// Appends `events` events to a topic.
-    pub fn fill(log: &dyn Log, topic: &str, events: u64) -> Result<(), Failure> {
+    /// Appends `events` events to a topic, to its partitions in turn.
+    pub fn fill(log: &dyn Log, topic: &str, partitions: u32, events: u64) -> Result<(), Failure> {
         let mut tweets = Self::new(events);
         let mut rest = events;
+        let mut turns = (0..partitions).cycle();
         while rest > 0 {
             let count = rest.min(20_000);
-            log.append(topic, Append { parts: vec![(0, tweets.take(count))], idempotency: None })?;
+            let partition = turns.next().unwrap_or(0);
+            log.append(topic, Append { parts: vec![(partition, tweets.take(count))], idempotency: None })?;
             rest -= count;
         }
         Ok(())
