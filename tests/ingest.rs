@@ -51,6 +51,19 @@ fn events_of_one_key_are_in_one_partition() {
 }
 
 #[test]
+fn pinned_events_have_a_partition_for_themselves() {
+    let sql = SQL.replace("partition_by = 'user_id'", "partition_by = 'user_id', pin = 'user_id LIKE ''vip%'''");
+    let project = Project::with_sql(&sql);
+    let server = Server::start(&project);
+    let receipt = server.post("tweets", ["vip1", "a", "vip2", "b", "vip3"].map(tweet).join("\n"));
+    assert_eq!(receipt["offsets"]["2"], json!([0, 3]), "{receipt}");
+    let others: Vec<String> = (0..50).map(|i| tweet(&format!("user{i}"))).collect();
+    let receipt = server.post("tweets", others.join("\n"));
+    assert_eq!(receipt["accepted"], 50);
+    assert!(receipt["offsets"].get("2").is_none(), "{receipt}");
+}
+
+#[test]
 fn bodies_may_be_lines_an_array_or_one_object() {
     let project = Project::with_sql(SQL);
     let server = Server::start(&project);

@@ -7,6 +7,7 @@ mod edges;
 mod faults;
 mod generated;
 mod ingest;
+mod kafka;
 mod oracle;
 mod python;
 mod support;

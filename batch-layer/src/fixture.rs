@@ -25,6 +25,7 @@ pub fn table() -> Table {
     Table {
         name: "events".into(),
         topic: "events".into(),
+        format: anabranch_shared::schema::Format::Json,
         columns: vec![
             column("user", DataType::Text),
             column("value", DataType::BigInt),
@@ -35,6 +36,7 @@ pub fn table() -> Table {
         max_future: None,
         partitions: 2,
         partition_by: None,
+        pin: None,
         sql: String::new(),
     }
 }
@@ -100,7 +102,7 @@ pub fn source(data: &Path) -> Source {
 impl Source {
     pub fn append_text(&self, partition: u32, records: &[&str]) {
         let payloads: Payloads = records.iter().collect();
-        self.log.append("events", Append { parts: vec![(partition, payloads)], idempotency: None }).expect("append");
+        self.log.append("events", Append { parts: vec![(partition, payloads)], ..Append::default() }).expect("append");
     }
 
     /// Events go to the partitions in turn.

@@ -16,7 +16,14 @@
 //! | `JSON`      | any value; its text is kept                                                                |
 //!
 //! Keys that name no column are ignored; of a key that comes twice, the last one counts.
+//!
+//! An empty record is a *tombstone*, as Kafka's compacted topics have it: it is neither a row nor bad.
+//!
+//! With `format = 'debezium-json'` a record is the envelope of a change, with or without the schema around it. The row is what
+//! the database's row is after the change (`op` is `c`, `u` or `r`); a deletion (`d`) or truncation (`t`) and a message of
+//! the connector's own (`m`) make none.
 
+mod debezium;
 mod record;
 mod time;
 
@@ -36,7 +43,7 @@ use self::record::{Layout, Slot};
 pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
 use crate::clock::{Micros, format_timestamp};
 use crate::log::Payloads;
-use crate::schema::{Column, DataType, Table};
+use crate::schema::{Column, DataType, Format, Table};
 
 /// How many bytes a record may have.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
@@ -56,7 +63,7 @@ pub struct Decoder {
 pub struct Decoded {
     /// The good records, one row each, with the table's columns in their order.
     pub batch: RecordBatch,
-    /// For each row, which record it was: ascending. If nothing was rejected, the i-th row is the i-th record.
+    /// For each row, which record it was: ascending.
     pub kept: Vec<u32>,
     /// The bad records, ascending.
     pub rejects: Vec<Reject>,
@@ -130,7 +137,8 @@ impl Decoder {
                     .map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to())),
             };
             match record.and_then(|record| self.row(record, log_time, &mut slots)) {
-                Ok(()) => {
+                Ok(false) => {}
+                Ok(true) => {
                     kept.push(index);
                     for (builder, slot) in builders.iter_mut().zip(&slots) {
                         builder.append(*slot, &self.scratch);
@@ -144,12 +152,18 @@ impl Decoder {
         Decoded { batch, kept, rejects, event_time: self.table.event_time }
     }
 
-    /// Reads a record and fits each slot to its column.
-    fn row<'a>(&mut self, record: &'a str, log_time: Micros, slots: &mut [Slot<'a>]) -> Result<(), String> {
+    /// Reads a record and fits each slot to its column. Whether the record makes a row.
+    fn row<'a>(&mut self, record: &'a str, log_time: Micros, slots: &mut [Slot<'a>]) -> Result<bool, String> {
         if record.len() > MAX_RECORD_BYTES {
             return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()));
         }
-        record::read(record, &mut self.layout, slots, &mut self.scratch)?;
+        let row = match self.table.format {
+            _ if record.is_empty() => None,
+            Format::Json => Some(record),
+            Format::DebeziumJson => debezium::after(record)?,
+        };
+        let Some(row) = row else { return Ok(false) };
+        record::read(row, &mut self.layout, slots, &mut self.scratch)?;
         for (column, slot) in self.table.columns.iter().zip(slots.iter_mut()) {
             *slot = fit(*slot, column, &self.scratch)?;
         }
@@ -161,7 +175,7 @@ impl Decoder {
                 ahead as f64 / 1e6,
                 format_timestamp(log_time),
             )),
-            (Slot::Integer(_), _) => Ok(()),
+            (Slot::Integer(_), _) => Ok(true),
             _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
         }
     }

@@ -1,7 +1,7 @@
 //! Events from clients to the log: what `POST /v1/topics/{topic}/events` and `anabranch produce` share.
 //!
 //! Records are checked by the [`Decoder`] that the layers use, so what is accepted here is a row there, but for one
-//! whose event time is judged by the log's own clock. The good ones are appended as they were sent, all or none; the
+//! whose event time is judged by the log's own clock. The good ones are appended as they were sent, all or none (see [`Log::append`]); the
 //! bad ones go to the rejects log, and the client is told.
 
 mod body;
@@ -9,6 +9,7 @@ mod body;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -16,11 +17,14 @@ use serde::{Deserialize, Serialize};
 
 pub use self::body::{Record, split};
 use crate::clock::Clock;
+use crate::columnar::to_polars;
 use crate::decode::Decoder;
 use crate::log::{Append, Idempotency, Log, LogError, Payloads};
-use crate::partitioner::Partitioner;
+use crate::partitioner::{self, Partitioner};
 use crate::position::{Coverage, Partition};
 use crate::reject::{RejectLog, Rejected};
+use crate::schema::Format;
+use crate::transform;
 use crate::view::Catalog;
 
 /// Why nothing of a request was stored.
@@ -34,9 +38,15 @@ pub enum IngestError {
         /// The topics of the tables.
         existing: Vec<String>,
     },
+    /// The topic's records are a changelog, which its connector writes to the log itself.
+    #[error("topic `{0}` has format debezium-json: its connector writes it to Kafka, and nothing else may")]
+    Changelog(String),
     /// The body can't be split into records: send one that can.
     #[error("the body is refused: {0}")]
     Body(String),
+    /// The table's `pin` couldn't be evaluated.
+    #[error("table `{0}`: its `pin` can't be evaluated: {1}")]
+    Pin(String, String),
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),
@@ -97,6 +107,9 @@ impl Ingest {
             topic: topic.to_owned(),
             existing: self.catalog.tables.values().map(|table| table.topic.clone()).collect(),
         })?;
+        if table.format == Format::DebeziumJson {
+            return Err(IngestError::Changelog(topic.to_owned()));
+        }
         let records = split(body).map_err(IngestError::Body)?;
         if records.is_empty() {
             return Ok(Receipt::default());
@@ -127,14 +140,17 @@ impl Ingest {
         }
 
         let mut receipt = Receipt { accepted: decoded.kept.len() as u64, rejected, offsets: Coverage::new() };
-        let chosen = self.partitioner.assign(&decoded.batch, table.partition_by, partitions);
+        let pinned = table.pin.as_ref().map(|pin| transform::holds(pin, to_polars(&decoded.batch)?));
+        let pinned = pinned.transpose().map_err(|error| IngestError::Pin(table.name.clone(), error.to_string()))?;
+        let chosen = self.partitioner.assign(&decoded.batch, table.partition_by, pinned.as_deref(), partitions);
         let idempotency = idempotency_key
             .map(|key| Idempotency { key: key.to_owned(), note: serde_json::to_vec(&receipt).unwrap_or_default() });
         let parts = parts(&payloads, &decoded.kept, &chosen, partitions);
+        let keys = table.partition_by.map(|key| keys_of(&partitioner::keys(&decoded.batch, key), &chosen));
         if parts.is_empty() && idempotency.is_none() {
             return Ok(receipt);
         }
-        let appended = self.log.append(topic, Append { parts, idempotency })?;
+        let appended = self.log.append(topic, Append { parts, keys: keys.unwrap_or_default(), idempotency })?;
         if let Some(first) = appended.repeated.as_deref().and_then(|note| serde_json::from_slice(note).ok()) {
             receipt = first;
         }
@@ -154,4 +170,13 @@ fn parts(payloads: &Payloads, kept: &[u32], chosen: &[Partition], partitions: u3
     }
     let parts = (0..).zip(parts).filter(|(_, payloads)| !payloads.is_empty());
     parts.map(|(partition, payloads)| (partition, payloads.into_iter().collect())).collect()
+}
+
+/// The keys of each partition's records, in their order; a record without a key has an empty one.
+fn keys_of(keys: &[Option<String>], chosen: &[Partition]) -> BTreeMap<Partition, Payloads> {
+    let mut parts = BTreeMap::<Partition, Vec<&str>>::new();
+    for (key, &partition) in keys.iter().zip(chosen) {
+        parts.entry(partition).or_default().push(key.as_deref().unwrap_or(""));
+    }
+    parts.into_iter().map(|(partition, keys)| (partition, keys.into_iter().collect())).collect()
 }

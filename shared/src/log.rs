@@ -3,7 +3,8 @@
 //! What every adapter promises:
 //! - **Order.** Within a partition, records are read in the order of their offsets. Across partitions there is no order.
 //! - **Durability.** [`Log::append`] returns after the records would survive the loss of power. All parts of one
-//!   append are stored, or none is.
+//!   append are stored, or none is; on Kafka that holds for those with an idempotency key, and an error of another one
+//!   says that parts may be stored.
 //! - **Coverage.** A [`Batch`] names the half-open offset range that it speaks for. Consecutive batches of a partition
 //!   join without a gap: where the log itself has none at some offsets (compaction, transaction markers), they lie
 //!   inside a batch's range although no record has them.
@@ -11,7 +12,8 @@
 //!   position for anybody that correctness rests on.
 //! - **Retention.** If a wanted offset has been deleted, reading fails with [`LogError::OutOfRange`] and names the
 //!   range; it never goes on at another offset by itself.
-//! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before.
+//! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before,
+//!   unless a Kafka topic has its producers' times.
 
 pub mod embedded;
 pub mod kafka;
@@ -194,6 +196,9 @@ pub struct ReadLimit {
 pub struct Append {
     /// The records for each partition; a partition may be named once.
     pub parts: Vec<(Partition, Payloads)>,
+    /// The keys of a partition's records, one for each, if they have any: other readers of a Kafka topic see them, and
+    /// compaction goes by them. The embedded log keeps none.
+    pub keys: BTreeMap<Partition, Payloads>,
     /// Makes a retry safe: while the key is remembered, the same append is answered with the first one's outcome.
     pub idempotency: Option<Idempotency>,
 }

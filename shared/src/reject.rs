@@ -133,7 +133,7 @@ impl RejectLog {
         for (i, chunk) in rejects.chunks(CHUNK).enumerate() {
             let records = chunk.iter().map(|reject| serde_json::to_vec(reject).unwrap_or_default()).collect();
             let idempotency = key.map(|key| Idempotency { key: format!("{key} {i}"), note: Vec::new() });
-            self.log.append(TOPIC, Append { parts: vec![(0, records)], idempotency })?;
+            self.log.append(TOPIC, Append { parts: vec![(0, records)], idempotency, ..Append::default() })?;
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
+use crate::expr::Expr;
 
 /// The type of a column or an expression.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -50,13 +51,25 @@ pub struct Column {
     pub nullable: bool,
 }
 
+/// How a table's records are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object a record, which is a row.
+    #[default]
+    Json,
+    /// Changes of a database's table as [Debezium](https://debezium.io) tells them: the row as it is after the change.
+    DebeziumJson,
+}
+
 /// A table: the events of one topic, typed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     /// The name that views use.
     pub name: String,
     /// The topic whose events these are. No two tables share one.
     pub topic: String,
+    /// How its records are written.
+    pub format: Format,
     /// The columns in the order of their definition.
     pub columns: Vec<Column>,
     /// Which column is the time at which an event happened.
@@ -69,6 +82,8 @@ pub struct Table {
     pub partitions: u32,
     /// The column whose value chooses an event's partition; none deals events round-robin.
     pub partition_by: Option<usize>,
+    /// Events for which this holds go to the topic's last partition, and no others do.
+    pub pin: Option<Expr>,
     /// The statement that defined it, in canonical form.
     pub sql: String,
 }

@@ -45,6 +45,12 @@ pub fn lower(expr: &Expr) -> polars::prelude::Expr {
     }
 }
 
+/// For which rows a condition holds. A null is no yes.
+pub fn holds(condition: &Expr, rows: DataFrame) -> PolarsResult<Vec<bool>> {
+    let held = rows.lazy().select([lower(condition).alias("holds")]).collect()?;
+    Ok(held.column("holds")?.bool()?.iter().map(|holds| holds == Some(true)).collect())
+}
+
 fn lower_null(data_type: &DataType) -> polars::prelude::Expr {
     lit(NULL).cast(polars_type(data_type))
 }

@@ -21,7 +21,7 @@ fn open(path: &Path) -> EmbeddedLog {
 fn append(log: &EmbeddedLog, name: &str) -> Result<Appended, LogError> {
     let parts = vec![(0, [name].iter().collect()), (1, [name].iter().collect())];
     let idempotency = Some(Idempotency { key: name.to_owned(), note: Vec::new() });
-    log.append("t", Append { parts, idempotency })
+    log.append("t", Append { parts, idempotency, ..Append::default() })
 }
 
 fn records(log: &EmbeddedLog, partition: u32) -> Vec<String> {

@@ -28,7 +28,7 @@ pub fn claim(log: &dyn Log, table: &str, partition: Partition) -> Result<u64, Lo
 
 /// Where the first of the records is.
 fn append(log: &dyn Log, topic: &str, partition: Partition, records: Payloads) -> Result<Offset, LogError> {
-    let appended = log.append(topic, Append { parts: vec![(partition, records)], idempotency: None })?;
+    let appended = log.append(topic, Append { parts: vec![(partition, records)], ..Append::default() })?;
     Ok(appended.offsets.get(&partition).map_or(0, |range| range.start))
 }
 

@@ -137,7 +137,7 @@ fn folder_with_events() -> tempfile::TempDir {
         let record =
             format!(r#"{{"ts":"1970-01-01T00:01:{second:02}Z","k":"{}","v":{i}}}"#, ["a", "b"][i as usize % 2]);
         let parts = vec![(0, [record].iter().collect())];
-        log.append("clicks", Append { parts, idempotency: None }).expect("appended");
+        log.append("clicks", Append { parts, ..Append::default() }).expect("appended");
     }
     folder
 }

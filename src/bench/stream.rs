@@ -89,7 +89,7 @@ impl Tweets {
         while rest > 0 {
             let count = rest.min(20_000);
             let partition = turns.next().unwrap_or(0);
-            log.append(topic, Append { parts: vec![(partition, tweets.take(count))], idempotency: None })?;
+            log.append(topic, Append { parts: vec![(partition, tweets.take(count))], ..Append::default() })?;
             rest -= count;
         }
         Ok(())

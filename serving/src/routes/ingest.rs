@@ -90,7 +90,9 @@ pub(crate) async fn append_events(
             IngestError::UnknownTopic { topic, existing } => {
                 Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
             }
+            IngestError::Changelog(_) => Problem::bad_request("changelog", error.to_string()),
             IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
+            IngestError::Pin(..) => Problem::internal(&error),
             IngestError::Log(error) => log_problem(&error),
         })?;
     server.metrics.accepted(&topic, receipt.accepted, receipt.rejected.len() as u64);

@@ -49,6 +49,7 @@ pub fn table() -> Arc<Table> {
     Arc::new(Table {
         name: "posts".into(),
         topic: "posts".into(),
+        format: anabranch_shared::schema::Format::Json,
         columns: vec![
             column("ts", DataType::Timestamp, false),
             column("tag", DataType::Text, true),
@@ -59,6 +60,7 @@ pub fn table() -> Arc<Table> {
         max_future: None,
         partitions: 1,
         partition_by: None,
+        pin: None,
         sql: "CREATE TABLE posts …".into(),
     })
 }

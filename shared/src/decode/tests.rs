@@ -13,6 +13,7 @@ fn table() -> Arc<Table> {
     Arc::new(Table {
         name: "events".to_owned(),
         topic: "events".to_owned(),
+        format: crate::schema::Format::Json,
         columns: vec![
             column("id", DataType::Text, false),
             column("bytes", DataType::BigInt, true),
@@ -26,6 +27,7 @@ fn table() -> Arc<Table> {
         max_future: Some(60_000_000),
         partitions: 1,
         partition_by: None,
+        pin: None,
         sql: String::new(),
     })
 }
@@ -109,7 +111,6 @@ fn a_record_becomes_a_row() {
 
 #[test]
 fn what_is_no_object_is_rejected() {
-    check("", Err("not JSON at byte 0: EOF"));
     check("  ", Err("not JSON at byte"));
     check("nonsense", Err("not JSON at byte"));
     check("[1,2]", Err("expected an object, found an array"));
@@ -396,4 +397,42 @@ proptest! {
         let expected = expected.filter(|_| !text.starts_with("0000"));
         prop_assert_eq!(time::from_text(&text), expected);
     }
+}
+
+#[test]
+fn a_change_told_by_debezium_is_the_row_after_it() {
+    let table = Table { format: crate::schema::Format::DebeziumJson, ..(*table()).clone() };
+    let row_of = r#"{"id":"a","bytes":7,"ts":1705314645000}"#;
+    let source = r#""source":{"db":"shop","table":"events"},"ts_ms":1705314645123"#;
+    let schema = r#""schema":{"type":"struct","fields":[{"field":"op"}]}"#;
+    let records = [
+        format!(r#"{{"before":null,"after":{row_of},"op":"c",{source}}}"#),
+        format!(r#"{{{schema},"payload":{{"before":{row_of},"after":{row_of},"op":"u",{source}}}}}"#),
+        format!(r#"{{"before":{row_of},"after":null,"op":"d",{source}}}"#),
+        String::new(),
+        format!(r#"{{"after":{row_of},"op":"r",{source}}}"#),
+        row_of.to_owned(),
+        format!(r#"{{"before":{row_of},"after":null,"op":"u",{source}}}"#),
+        r#"{"op":"c","after":{"id":7,"ts":0}}"#.to_owned(),
+        r#"{"op":"c","after":"#.to_owned(),
+        r#"{"op":"x"}"#.to_owned(),
+    ];
+    let times = vec![LOG_TIME; records.len()];
+    let decoded = Decoder::new(Arc::new(table)).decode(&records.iter().collect(), &times);
+    assert_eq!(decoded.kept, [0, 1, 4], "the deletion and its tombstone make no row, and are not bad");
+    for at in 0..3 {
+        assert_eq!(row(&decoded.batch, at)[1], 7);
+    }
+    let reasons: Vec<(u32, &str)> = decoded.rejects.iter().map(|r| (r.index, r.reason.as_str())).collect();
+    assert_eq!(reasons.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [5, 6, 7, 8, 9], "{reasons:?}");
+    assert!(reasons[0].1.contains("there is no `op`"), "{reasons:?}");
+    assert!(reasons[1].1.contains("without a row in `after`"), "{reasons:?}");
+    assert!(reasons[2].1.starts_with("column `id`"), "{reasons:?}");
+    assert!(reasons[4].1.contains("`op` is `x`"), "{reasons:?}");
+}
+
+#[test]
+fn a_tombstone_is_neither_a_row_nor_bad() {
+    let decoded = decode(&["", r#"{"id":"a","ts":0}"#, ""]);
+    assert_eq!((decoded.kept, decoded.rejects), (vec![1], vec![]));
 }

@@ -121,12 +121,14 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
     let table = Table {
         name: "clicks".to_owned(),
         topic: "clicks".to_owned(),
+        format: crate::schema::Format::Json,
         columns: vec![column("user", DataType::Text, true), column("ts", DataType::Timestamp, false)],
         event_time: 1,
         watermark_delay: 0,
         max_future: Some(60_000_000),
         partitions,
         partition_by,
+        pin: None,
         sql: String::new(),
     };
     let log = MemoryLog::default();

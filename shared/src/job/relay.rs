@@ -79,7 +79,7 @@ impl Relay {
     /// Appends records.
     pub fn tell(&self, told: &[Told]) -> Result<(), JobError> {
         let records: Payloads = told.iter().map(|told| serde_json::to_vec(told).unwrap_or_default()).collect();
-        let appended = self.log.append(TOPIC, Append { parts: vec![(0, records)], idempotency: None });
+        let appended = self.log.append(TOPIC, Append { parts: vec![(0, records)], ..Append::default() });
         appended.map(drop).map_err(failed("written"))
     }
 }

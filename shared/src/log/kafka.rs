@@ -347,9 +347,9 @@ impl Log for KafkaLog {
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {
         let partitions = self.cluster.partitions(topic)?;
         append.parts.iter().try_for_each(|(partition, _)| self.cluster.check(topic, partitions, *partition))?;
-        match append.idempotency {
-            Some(request) => self.requests.append(topic, append.parts, request),
-            None => self.producer.append(&self.cluster, topic, &append.parts),
+        match &append.idempotency {
+            Some(request) => self.requests.append(topic, &append, request),
+            None => self.producer.append(&self.cluster, topic, &append),
         }
     }
 

@@ -51,7 +51,7 @@ macro_rules! all_behaviours {
 pub(crate) use {all_behaviours, behaviours};
 
 pub(crate) fn part(partition: Partition, records: &[&str]) -> Append {
-    Append { parts: vec![(partition, records.iter().collect())], idempotency: None }
+    Append { parts: vec![(partition, records.iter().collect())], ..Append::default() }
 }
 
 pub(crate) fn append(log: &dyn Log, topic: &str, partition: Partition, records: &[&str]) -> Appended {
@@ -228,7 +228,7 @@ pub(crate) fn an_append_is_stored_in_all_partitions_or_none(open: Open<'_>) {
     log.create_topic("t", 2).expect("create");
     let both = |second| {
         let parts = vec![(0, Payloads::from_iter(["a", "b"])), (second, Payloads::from_iter(["c"]))];
-        log.append("t", Append { parts, idempotency: None })
+        log.append("t", Append { parts, ..Append::default() })
     };
     assert!(matches!(both(9), Err(LogError::UnknownPartition { partition: 9, .. })));
     assert_eq!(log.bounds("t").expect("bounds"), BTreeMap::from([(0, 0..0), (1, 0..0)]));

@@ -3,13 +3,18 @@
 use sha2::{Digest, Sha256};
 use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 use sqlparser::ast::{ColumnDef, ColumnOption, CreateTable, CreateView, Ident, ObjectName, Spanned};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
 
 use super::error::{Fault, list, suggestion};
+use super::expression::Scope;
 use super::literal::data_type;
 use super::option::{Given, Options, schedule};
 use super::{Broken, Source, Tokens, fold, select, simple_name};
 use crate::clock::Micros;
-use crate::schema::{Column, DataType, Table};
+use crate::expr::Expr;
+use crate::schema::{Column, DataType, Format, Table};
 use crate::view::{Catalog, View};
 
 /// How many partitions a topic may have.
@@ -81,15 +86,23 @@ fn column(definition: &ColumnDef, tokens: &Tokens) -> Result<Column, Fault> {
 }
 
 fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) -> Result<Table, Fault> {
-    let known = ["topic", "format", "event_time", "watermark", "max_future", "partitions", "partition_by"];
+    let known = ["topic", "format", "event_time", "watermark", "max_future", "partitions", "partition_by", "pin"];
     let mut options = Options::read(&create.table_options, &known)?;
     let topic = match options.text("topic") {
         Some(given) => topic(given)?,
         None => name.clone(),
     };
-    if let Some(format) = options.text("format").filter(|format| format.text != "json") {
-        return Err(Fault::new(format.at, format!("unsupported format `{}`; there is `json`", format.text)));
-    }
+    let format = match options.text("format") {
+        None => Format::default(),
+        Some(given) => match given.text.as_str() {
+            "json" => Format::Json,
+            "debezium-json" => Format::DebeziumJson,
+            other => {
+                let message = format!("unsupported format `{other}`; there are `json` and `debezium-json`");
+                return Err(Fault::new(given.at, message));
+            }
+        },
+    };
     let column_named = |given: &Given| {
         let position = columns.iter().position(|column| column.name == given.text);
         position.ok_or_else(|| {
@@ -107,6 +120,7 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
     };
     let event_time = column_named(&given)?;
     let partition_by = options.text("partition_by").map(|given| column_named(&given)).transpose()?;
+    let pin = options.text("pin");
     let column = &mut columns[event_time];
     if column.data_type != DataType::Timestamp {
         let message = format!("event_time must be a TIMESTAMP column; `{}` is {}", column.name, column.data_type);
@@ -114,17 +128,36 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
     }
     // An event without a time has no place in any window: it is rejected whether the definition says so or not.
     column.nullable = false;
-    Ok(Table {
+    let mut table = Table {
         topic,
+        format,
         columns,
         event_time,
         watermark_delay: options.duration("watermark")?.unwrap_or(0),
         max_future: options.duration("max_future")?,
         partitions: options.number("partitions", 1..=MAX_PARTITIONS)?.unwrap_or(1) as u32,
         partition_by,
+        pin: None,
         sql: create.to_string(),
         name,
-    })
+    };
+    table.pin = pin.map(|given| self::pin(&table, &given)).transpose()?;
+    Ok(table)
+}
+
+/// The condition of `pin`, which is SQL in a text.
+fn pin(table: &Table, given: &Given) -> Result<Expr, Fault> {
+    let wrong = |message: &str| Fault::new(given.at, format!("pin = '{}': {message}", given.text));
+    if table.partitions < 2 {
+        return Err(wrong("a table needs at least 2 partitions for one to be set apart"));
+    }
+    let mut parser = Parser::new(&PostgreSqlDialect {}).try_with_sql(&given.text).map_err(|e| wrong(&e.to_string()))?;
+    let parsed = parser.parse_expr().map_err(|error| wrong(&error.to_string()))?;
+    if parser.peek_token().token != Token::EOF {
+        return Err(wrong("one condition over the columns is expected, and nothing after it"));
+    }
+    let scope = Scope::new(table, table.name.clone(), false);
+    scope.condition(&parsed, "pin").map_err(|fault| wrong(&fault.message))
 }
 
 fn topic(given: Given) -> Result<String, Fault> {

@@ -40,6 +40,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
     Arc::new(Table {
         name: "clicks".to_owned(),
         topic: "clicks".to_owned(),
+        format: anabranch_shared::schema::Format::Json,
         columns: vec![
             column("ts", Type::Timestamp, false),
             column("k", Type::Text, true),
@@ -50,6 +51,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         max_future: None,
         partitions: 1,
         partition_by: None,
+        pin: None,
         sql: String::new(),
     })
 }

@@ -93,7 +93,7 @@ fn retention_gives_room_back() {
             noise as u8
         });
         let parts = vec![(0, [record.take(4 << 20).collect::<Vec<_>>()].iter().collect())];
-        log.append("t", Append { parts, idempotency: None }).expect("append");
+        log.append("t", Append { parts, ..Append::default() }).expect("append");
     }
     let stored_bytes = || log.shared.with_store(|store| store.disk_bytes()).expect("size");
     let before = stored_bytes();
@@ -206,7 +206,7 @@ fn large_appends_are_stored_in_several_batches() {
     let log = open(dir.path());
     log.create_topic("t", 1).expect("create");
     let records: Vec<_> = (0..100_000).map(|i| format!("{i:040}")).chain([String::from("y").repeat(3 << 20)]).collect();
-    log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None }).expect("append");
+    log.append("t", Append { parts: vec![(0, records.iter().collect())], ..Append::default() }).expect("append");
     assert_eq!(log.stats().batches, 5);
     for limit in [MANY, ReadLimit { records: 999, bytes: 1 << 30 }, ReadLimit { records: 1 << 20, bytes: 2_500_000 }] {
         let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
@@ -260,7 +260,7 @@ fn a_disk_filled_behind_the_logs_back_is_survived() {
     let log = EmbeddedLog::open(&path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
     log.create_topic("t", 1).expect("create");
     let records = vec!["0123456789".repeat(1000); 100];
-    let append_records = || log.append("t", Append { parts: vec![(0, records.iter().collect())], idempotency: None });
+    let append_records = || log.append("t", Append { parts: vec![(0, records.iter().collect())], ..Append::default() });
     let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
     let (mut stored, mut read, mut refused) = (0, 0, 0);
     for round in 0..200 {
@@ -429,7 +429,7 @@ proptest! {
                         expected.insert(*partition, base..held.len() as u64);
                     }
                     let parts = parts.iter().map(|(p, records)| (*p, Payloads::from_iter(records))).collect();
-                    let appended = log.append("t", Append { parts, idempotency: None }).expect("append");
+                    let appended = log.append("t", Append { parts, ..Append::default() }).expect("append");
                     prop_assert_eq!(appended.offsets, expected);
                 }
                 Step::Read { from, limit, polls } => {

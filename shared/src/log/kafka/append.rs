@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::read::KafkaReader;
 use super::{At, Cluster, KafkaOptions, TIMEOUT, backend, numbered};
 use crate::clock::{Clock, Micros};
-use crate::log::{Appended, Idempotency, LogError, LogReader, Payloads, ReadLimit};
+use crate::log::{Append, Appended, Idempotency, LogError, LogReader, Payloads, ReadLimit};
 use crate::partitioner::by_key;
 use crate::position::{Partition, Positions};
 
@@ -104,16 +104,21 @@ fn send(
     order: &Mutex<()>,
     topic: &str,
     parts: &[(Partition, Payloads)],
+    keys: &BTreeMap<Partition, Payloads>,
 ) -> Result<BTreeMap<Partition, (u64, u64)>, KafkaError> {
     let sent = Arc::new(Sent::default());
     // So that an append's records lie together.
     let in_turn = order.lock();
     let mut refused = None;
     'parts: for (partition, payloads) in parts {
-        for payload in payloads.iter() {
+        let keys = keys.get(partition).filter(|keys| keys.len() == payloads.len());
+        for (i, payload) in payloads.iter().enumerate() {
             sent.state.lock().waiting += 1;
             let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, sent.clone());
             let mut record = record.partition(numbered(*partition)).payload(payload);
+            if let Some(key) = keys.map(|keys| keys.get(i)).filter(|key| !key.is_empty()) {
+                record = record.key(key);
+            }
             while let Err((error, again)) = producer.send(record) {
                 if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
                     sent.state.lock().waiting -= 1;
@@ -166,9 +171,9 @@ impl Producer {
         &self,
         cluster: &Cluster,
         topic: &str,
-        parts: &[(Partition, Payloads)],
+        Append { parts, keys, .. }: &Append,
     ) -> Result<Appended, LogError> {
-        let stored = send(&self.producer, &self.order, &cluster.full(topic), parts).map_err(|source| {
+        let stored = send(&self.producer, &self.order, &cluster.full(topic), parts, keys).map_err(|source| {
             backend(format!("appending to topic `{topic}`, of which some records may be stored all the same,"), source)
         })?;
         Ok(Appended { offsets: offsets(cluster, topic, parts, &stored)?, repeated: None })
@@ -239,12 +244,7 @@ impl Requests {
         Ok(State { producer, reader, known: HashMap::new(), ages: VecDeque::new() })
     }
 
-    pub fn append(
-        &self,
-        topic: &str,
-        parts: Vec<(Partition, Payloads)>,
-        request: Idempotency,
-    ) -> Result<Appended, LogError> {
+    pub fn append(&self, topic: &str, append: &Append, request: &Idempotency) -> Result<Appended, LogError> {
         let mut slot = self.state.lock();
         let mut state = match slot.take() {
             Some(state) => state,
@@ -252,7 +252,7 @@ impl Requests {
         };
         state.forget_before(self.clock.now() - MEMORY);
         state.producer.begin_transaction().map_err(|source| backend("beginning a transaction", source))?;
-        let outcome = match self.store(&mut state, topic, &parts, &request) {
+        let outcome = match self.store(&mut state, topic, append, request) {
             Ok(answer) => {
                 let committed = state.producer.commit_transaction(DELIVERY);
                 committed.map_err(|source| backend(format!("committing an append to topic `{topic}`"), source))?;
@@ -296,23 +296,25 @@ impl Requests {
         &self,
         state: &mut State,
         topic: &str,
-        parts: &[(Partition, Payloads)],
+        Append { parts, keys, .. }: &Append,
         request: &Idempotency,
     ) -> Result<Answer, Failure> {
         let failed = |what: &'static str| {
             move |source| Failure::Abort(backend(format!("{what} an append to topic `{topic}`"), source))
         };
-        let order = Mutex::new(());
+        let (order, no_keys) = (Mutex::new(()), BTreeMap::new());
         let requests = self.cluster.full(TOPIC);
         let place = by_key(format!("{topic}\n{}", request.key).as_bytes(), PARTITIONS);
         let claim = [(place, Payloads::from_iter([""]))];
-        let claimed = send(&state.producer, &order, &requests, &claim).map_err(failed("claiming the key of"))?;
+        let claimed =
+            send(&state.producer, &order, &requests, &claim, &no_keys).map_err(failed("claiming the key of"))?;
         let claim = claimed.get(&place).map_or(0, |&(first, _)| first);
         state.read_to(&self.cluster, place, claim).map_err(Failure::Abort)?;
         if let Some(answer) = state.known.get(&(topic.to_owned(), request.key.clone())) {
             return Err(Failure::Repeated(answer.clone()));
         }
-        let stored = send(&state.producer, &order, &self.cluster.full(topic), parts).map_err(failed("sending"))?;
+        let stored =
+            send(&state.producer, &order, &self.cluster.full(topic), parts, keys).map_err(failed("sending"))?;
         let offsets = offsets(&self.cluster, topic, parts, &stored).map_err(Failure::Abort)?;
         let answer = Answer {
             topic: topic.to_owned(),
@@ -322,7 +324,7 @@ impl Requests {
         };
         let record = serde_json::to_vec(&answer).unwrap_or_default();
         let answered = [(place, Payloads::from_iter([record]))];
-        send(&state.producer, &order, &requests, &answered).map_err(failed("noting the answer to"))?;
+        send(&state.producer, &order, &requests, &answered, &no_keys).map_err(failed("noting the answer to"))?;
         Ok(answer)
     }
 }

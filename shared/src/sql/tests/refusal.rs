@@ -104,11 +104,11 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', format = 'avro')",
-        "1:63: unsupported format `avro`; there is `json`",
+        "1:63: unsupported format `avro`; there are `json` and `debezium-json`",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topik = 'x')",
-        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`; did you mean `topic`?",
+        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`, `pin`; did you mean `topic`?",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = '_x')",
@@ -133,6 +133,18 @@ const STATEMENTS: &[(&str, &str)] = &[
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partition_by = 'user')",
         "1:69: unknown column `user`; table `t` has `a`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', pin = 'a IS NULL')",
+        "1:60: pin = 'a IS NULL': a table needs at least 2 partitions for one to be set apart",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partitions = 2, pin = 'b = 1')",
+        "1:76: pin = 'b = 1': unknown column `b`; table `t` has `a`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partitions = 2, pin = 'a IS NULL 1')",
+        "1:76: pin = 'a IS NULL 1': one condition over the columns is expected, and nothing after it",
     ),
     ("CREATE TABLE tweets (a TIMESTAMP) WITH (event_time = 'a', topic = 'u')", "1:14: table `tweets` is defined twice"),
     (

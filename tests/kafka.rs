@@ -1,0 +1,164 @@
+//! What Kafka's own tools see, and what they write.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
+use serde_json::json;
+
+use crate::support::{Project, Server, kafka};
+
+const SQL: &str = "
+CREATE TABLE clicks (user_id TEXT NOT NULL, ts TIMESTAMP NOT NULL)
+WITH (topic = 'clicks', event_time = 'ts', partitions = 6, partition_by = 'user_id');
+CREATE MATERIALIZED VIEW per_user AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id;
+CREATE TABLE orders (id BIGINT NOT NULL, state TEXT, changed TIMESTAMP NOT NULL)
+WITH (topic = 'orders', format = 'debezium-json', event_time = 'changed');
+CREATE MATERIALIZED VIEW changes AS SELECT state, count(*) AS n FROM orders GROUP BY state;
+";
+
+/// One of Kafka's own command line tools.
+fn tool(class: &str) -> Command {
+    let libraries = std::env::var_os("KAFKA_LOCAL_LIBS").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/kafka-local/4.1.0"),
+        PathBuf::from,
+    );
+    let mut command = Command::new("java");
+    command.args(["-Xmx128m", "-cp"]).arg(libraries.join("*")).arg(class);
+    command
+}
+
+/// Has Kafka's console producer write records of a key and a value each, parted by a tab.
+fn console_producer(brokers: &str, topic: &str, records: &[String], null: &str) {
+    let mut producer = tool("org.apache.kafka.tools.ConsoleProducer")
+        .args(["--bootstrap-server", brokers, "--topic", topic])
+        .args(["--reader-property", "parse.key=true", "--reader-property"])
+        .arg(format!("null.marker={null}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("java starts");
+    let mut stdin = producer.stdin.take().expect("stdin");
+    stdin.write_all(records.join("\n").as_bytes()).expect("written");
+    drop(stdin);
+    assert!(producer.wait().expect("it ends").success());
+}
+
+/// Each record's partition, key and value.
+fn read(brokers: &str, topic: &str, partitions: i32, records: usize) -> Vec<(i32, String, String)> {
+    let config = [("bootstrap.servers", brokers), ("group.id", "test"), ("isolation.level", "read_committed")];
+    let consumer: BaseConsumer =
+        config.iter().fold(&mut ClientConfig::new(), |all, (key, value)| all.set(*key, *value)).create().expect("one");
+    let mut list = TopicPartitionList::new();
+    (0..partitions).for_each(|p| list.add_partition_offset(topic, p, Offset::Beginning).expect("added"));
+    consumer.assign(&list).expect("assigned");
+    let mut all = Vec::new();
+    while all.len() < records {
+        let message = consumer.poll(Duration::from_secs(60)).expect("more to come").expect("a record");
+        let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap_or_default()).into_owned();
+        all.push((message.partition(), text(message.key()), text(message.payload())));
+    }
+    all
+}
+
+fn topic(project: &Project, name: &str) -> String {
+    format!("{}-{name}", project.path().file_name().expect("a name").to_string_lossy().replace('.', ""))
+}
+
+#[test]
+fn a_java_producers_key_lands_in_the_same_partition() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL).on_kafka(&brokers);
+    let server = Server::start(&project);
+    let topic = topic(&project, "clicks");
+    let users: Vec<String> = (0..60).map(|i| format!("user {i} Ä")).collect();
+    let click = |user: &String| json!({"user_id": user, "ts": "2024-01-15T10:00:00Z"}).to_string();
+    let body = users.iter().map(click).collect::<Vec<_>>().join("\n");
+    assert_eq!(server.post("clicks", body.clone())["accepted"], users.len());
+    // The same in a transaction.
+    let keyed = server.request(reqwest::Method::POST, "/v1/topics/clicks/events").header("Idempotency-Key", "again");
+    assert!(keyed.body(body).send().expect("an answer").status().is_success());
+    let records: Vec<String> = users.iter().map(|user| format!("{user}\t{}", click(user))).collect();
+    console_producer(&brokers, &topic, &records, "NULL");
+    let mut partitions = BTreeMap::<String, Vec<i32>>::new();
+    for (partition, key, value) in read(&brokers, &topic, 6, 3 * users.len()) {
+        assert_eq!(value, click(&key), "ours have the key too");
+        partitions.entry(key).or_default().push(partition);
+    }
+    assert_eq!(partitions.len(), users.len());
+    for (key, of_key) in &partitions {
+        assert!(of_key.len() == 3 && of_key.iter().all(|p| p == &of_key[0]), "{key}: {of_key:?}");
+    }
+    assert!(partitions.values().map(|of_key| of_key[0]).collect::<std::collections::BTreeSet<_>>().len() > 3);
+    server.settle("per_user");
+    let rows = server.get("/v1/views/per_user/rows?limit=1000");
+    assert!(rows["rows"].as_array().expect("rows").iter().all(|row| row["n"] == 3), "{rows}");
+}
+
+#[test]
+fn changes_and_tombstones_of_debezium_pass() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL).on_kafka(&brokers);
+    let server = Server::start(&project);
+    let row = |id: u32, state: &str| json!({"id": id, "state": state, "changed": "2024-01-15T10:00:00Z"});
+    let change = |id: u32, op: &str, before, after| {
+        format!("{id}\t{}", json!({"before": before, "after": after, "op": op, "ts_ms": 1_705_312_800_000_u64}))
+    };
+    let null = serde_json::Value::Null;
+    let records = [
+        change(1, "c", null.clone(), row(1, "new")),
+        change(2, "r", null.clone(), row(2, "new")),
+        change(1, "u", row(1, "new"), row(1, "paid")),
+        change(2, "d", row(2, "new"), null),
+        "2\tNULL".to_owned(),
+    ];
+    console_producer(&brokers, &topic(&project, "orders"), &records, "NULL");
+    server.until("changes", |detail| detail["log_end"]["0"] == 5 && detail["lag"] == 0);
+    let answer = server.get("/v1/views/changes/rows");
+    assert_eq!(answer["rejected"], 0, "{answer}");
+    let rows: Vec<_> = answer["rows"].as_array().expect("rows").iter().map(|row| (&row["state"], &row["n"])).collect();
+    assert_eq!(rows, [(&json!("new"), &json!(2)), (&json!("paid"), &json!(1))]);
+    let (status, problem) = server
+        .problem(server.request(reqwest::Method::POST, "/v1/topics/orders/events").body(row(3, "new").to_string()));
+    assert_eq!(status, 400, "{problem}");
+    // Batch reads the same records to the same rows.
+    server.batch("changes");
+    assert_eq!(server.get("/v1/views/changes/rows?mode=batch")["rows"], answer["rows"]);
+}
+
+#[test]
+fn lag_tools_see_how_far_the_roles_are() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL).on_kafka(&brokers);
+    let role = |name: &str| Server::start_role(name, &project, &[]).unwrap_or_else(|said| panic!("{name}: {said}"));
+    let ingest = role("ingest");
+    let _workers = [role("speed"), role("archive")];
+    let clicks: Vec<String> =
+        (0..500).map(|i| json!({"user_id": format!("u{i}"), "ts": "2024-01-15T10:00:00Z"}).to_string()).collect();
+    assert_eq!(ingest.post("clicks", clicks.join("\n"))["accepted"], 500);
+    let (status, _) = ingest.problem(ingest.request(reqwest::Method::GET, "/v1/views"));
+    assert_eq!(status, 404, "this role answers for no views");
+    let group = project.path().file_name().expect("a name").to_string_lossy().replace('.', "");
+    for name in ["speed", "archive"] {
+        let begun = Instant::now();
+        loop {
+            let shown = tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand")
+                .args(["--bootstrap-server", &brokers, "--describe", "--group", &format!("{group}.{name}")])
+                .output()
+                .expect("java starts");
+            let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+            // GROUP TOPIC PARTITION CURRENT-OFFSET LOG-END-OFFSET LAG …
+            let lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+            let clicks: Vec<_> = lines.filter(|line| line.get(1).is_some_and(|t| t.ends_with("-clicks"))).collect();
+            let done: u64 = clicks.iter().filter_map(|line| line[3].parse::<u64>().ok()).sum();
+            if clicks.len() == 6 && done == 500 && clicks.iter().all(|line| line[5] == "0") {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(120), "{name}:\n{text}");
+        }
+    }
+}
