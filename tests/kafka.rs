@@ -36,7 +36,7 @@ fn tool(class: &str) -> Command {
 fn console_producer(brokers: &str, topic: &str, records: &[String], null: &str) {
     let mut producer = tool("org.apache.kafka.tools.ConsoleProducer")
         .args(["--bootstrap-server", brokers, "--topic", topic])
-        .args(["--reader-property", "parse.key=true", "--reader-property"])
+        .args(["--property", "parse.key=true", "--property"])
         .arg(format!("null.marker={null}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
