@@ -268,7 +268,7 @@ impl Archiver {
             if state.delta.is_superseded().await? {
                 state = self.load().await?;
             }
-            let positions = self.positions(&state.archived)?;
+            let positions = self.positions(&state.archived).await?;
             let short = ends.iter().find_map(|(&partition, &end)| {
                 let reached = positions.get(&partition).copied().unwrap_or(0);
                 (reached < end).then_some((partition, end, reached))
@@ -292,9 +292,15 @@ impl Archiver {
     }
 
     /// The ends of the topic's partitions now.
-    pub fn log_ends(&self) -> Result<Positions, BatchError> {
-        let bounds = self.log.bounds(&self.table.topic)?;
+    pub async fn log_ends(&self) -> Result<Positions, BatchError> {
+        let bounds = self.bounds().await?;
         Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect())
+    }
+
+    /// What the topic's partitions hold. The log may be far away, so it isn't asked on the reactor.
+    async fn bounds(&self) -> Result<BTreeMap<Partition, std::ops::Range<Offset>>, BatchError> {
+        let (log, topic) = (self.log.clone(), self.table.topic.clone());
+        blocking("asking the log what it holds", move || Ok(log.bounds(&topic)?)).await
     }
 
     async fn step_locked(&self, slot: &mut Option<State>, wait: Duration) -> Result<u64, BatchError> {
@@ -321,27 +327,29 @@ impl Archiver {
     }
 
     async fn advance(&self, mut state: State, wait: Duration) -> Result<(State, u64), BatchError> {
-        let positions = self.positions(&state.archived)?;
-        let reader = match state.reader.take() {
-            Some((reader, at)) if at == positions => reader,
-            _ => self.log.reader(&self.table.topic, &positions)?,
-        };
+        let positions = self.positions(&state.archived).await?;
+        let reader = state.reader.take().filter(|(_, at)| *at == positions).map(|(reader, _)| reader);
         let (table, before, rejects) = (self.table.clone(), state.archived.clone(), self.rejects.clone());
         let (rows, bytes) = (self.settings.target_rows, self.settings.target_bytes);
-        let (reader, gathered) =
-            blocking("reading the log", move || gather(reader, &table, &rejects, before, (rows, bytes), wait)).await?;
+        let log = self.log.clone();
+        let read = move || {
+            let reader = reader.map_or_else(|| log.reader(&table.topic, &positions), Ok)?;
+            gather(reader, &table, &rejects, before, (rows, bytes), wait)
+        };
+        let (reader, gathered) = blocking("reading the log", read).await?;
         fail_point!("archive::after_read", |_| Err(BatchError::Failpoint("archive::after_read")));
         let offsets = gathered.archived.coverage.len() - state.archived.coverage.len();
         if gathered.archived != state.archived {
             self.commit(&mut state, gathered).await?;
         }
-        state.reader = Some((reader, self.positions(&state.archived)?));
+        let positions = self.positions(&state.archived).await?;
+        state.reader = Some((reader, positions));
         Ok((state, offsets))
     }
 
     /// Where each partition goes on: where the table ends, or at the partition's start if the table doesn't know it.
-    fn positions(&self, archived: &Archived) -> Result<Positions, BatchError> {
-        let bounds = self.log.bounds(&self.table.topic)?;
+    async fn positions(&self, archived: &Archived) -> Result<Positions, BatchError> {
+        let bounds = self.bounds().await?;
         let position = |(partition, held): (Partition, std::ops::Range<Offset>)| {
             (partition, archived.coverage.get(partition).map_or(held.start, |range| range.end))
         };
@@ -370,14 +378,15 @@ impl Archiver {
             status.rows += rows as u64;
         });
         if let Some(retention) = self.settings.retention {
-            self.log.retain(&self.table.topic, retention, &self.settled(&state.archived))?;
+            let (log, topic, settled) = (self.log.clone(), self.table.topic.clone(), self.settled(&state.archived));
+            blocking("applying retention", move || Ok(log.retain(&topic, retention, &settled)?)).await?;
         }
         Ok(())
     }
 
     /// How many offsets wait to be archived.
-    fn waiting(&self) -> Result<u64, BatchError> {
-        let ends = self.log_ends()?;
+    async fn waiting(&self) -> Result<u64, BatchError> {
+        let ends = self.log_ends().await?;
         let covered = &self.status.borrow().archived.coverage;
         Ok(ends.iter().map(|(&partition, &end)| end.saturating_sub(covered.next(partition))).sum())
     }
@@ -392,7 +401,7 @@ impl Archiver {
                 continue;
             }
             let due = since.elapsed() >= self.settings.interval;
-            match self.waiting() {
+            match self.waiting().await {
                 Ok(waiting) if waiting >= self.settings.target_rows as u64 || (due && waiting > 0) => {
                     since = tokio::time::Instant::now();
                     if let Err(error) = self.step().await

@@ -210,7 +210,7 @@ impl Work for Worker {
         let tables = views.iter().filter_map(|view| Some(&self.catalog.views.get(view)?.table.name));
         for table in tables.collect::<std::collections::BTreeSet<_>>() {
             if let Some(archiver) = self.archivers.get(table) {
-                archiver.archive_to(&archiver.log_ends()?).await?;
+                archiver.archive_to(&archiver.log_ends().await?).await?;
             }
         }
         Ok(())

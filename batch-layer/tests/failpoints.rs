@@ -37,7 +37,7 @@ async fn open(data: &Path, source: &Source) -> Archiver {
 }
 
 async fn archive(archiver: &Archiver) -> Result<(), BatchError> {
-    archiver.archive_to(&archiver.log_ends()?).await?;
+    archiver.archive_to(&archiver.log_ends().await?).await?;
     while archiver.compact().await? {}
     Ok(())
 }
@@ -108,7 +108,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
         let view = Arc::new(view("sums", Arc::new(table()), Some(Window { size: 5 * SECOND, slide: 2 * SECOND })));
         let root = dir.path().join("views/sums");
         let recompute = async || {
-            let archive = archiver.archive_to(&archiver.log_ends()?).await?;
+            let archive = archiver.archive_to(&archiver.log_ends().await?).await?;
             let run = Recompute {
                 view: view.clone(),
                 views: dir.path().join("views"),

@@ -91,7 +91,7 @@ async fn fill(events: u64, folder: &Path) -> Result<ArchiveSnapshot, Failure> {
     let started = Instant::now();
     let layer = BatchLayer::open(BatchSettings::default(), folder, log, &catalog, rejects, clock).await?;
     let archiver = &layer.archivers()["tweets"];
-    let snapshot = archiver.archive_to(&archiver.log_ends()?).await?;
+    let snapshot = archiver.archive_to(&archiver.log_ends().await?).await?;
     archiver.tend().await?;
     report("archive: log to Parquet", millions(per_second(missing, started.elapsed())), "");
     Ok(ArchiveSnapshot::open(&folder.join("archive/tweets")).await?.unwrap_or(snapshot))

@@ -60,7 +60,7 @@ async fn each_event_is_archived_once_by_its_day() {
     let source = source(dir.path());
     let archiver = open(dir.path(), &source).await;
     source.append(&[at("a", 0), at("b", -SECOND), at("c", DAY), at("d", 0), at("e", DAY - 1000), at("f", 5)]);
-    let snapshot = archiver.archive_to(&archiver.log_ends().expect("ends")).await.expect("archive");
+    let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
     let days: Vec<(i64, Option<u64>)> = snapshot.days.keys().map(|&day| (day, snapshot.rows(day))).collect();
     assert_eq!(days, [(-1, Some(1)), (0, Some(4)), (1, Some(1))]);
     assert_eq!(snapshot.archived.coverage, [(0, 0..3), (1, 0..3)].into_iter().collect::<Coverage>());
@@ -104,7 +104,7 @@ async fn bad_records_are_covered_and_recorded_as_rejects() {
     let archiver = open(dir.path(), &source).await;
     source.append_text(0, &["{\"user\":\"a\",\"ts\":0}", "nonsense", "{\"user\":\"b\"}"]);
     source.append_text(1, &["{"]);
-    archiver.archive_to(&archiver.log_ends().expect("ends")).await.expect("archive");
+    archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
     assert_eq!(archived(dir.path()).await, [(0, 0, "a".to_owned())]);
     let rejects = source.rejects.list(Some("events"), None, 10).expect("list").rejects;
     let mut offsets: Vec<_> = rejects.iter().map(|reject| (reject.partition, reject.offset)).collect();
@@ -159,7 +159,7 @@ async fn an_archiver_that_was_overtaken_reads_on_from_where_the_other_stopped() 
     assert!(matches!(refused, BatchError::Table(TableError::Superseded { .. })), "{refused}");
     source.append(&[at("c", 0)]);
     other.step().await.expect("it has read the table again");
-    one.archive_to(&one.log_ends().expect("ends")).await.expect("nothing to do");
+    one.archive_to(&one.log_ends().await.expect("ends")).await.expect("nothing to do");
     assert_eq!(archived(dir.path()).await.len(), 3);
 }
 
@@ -203,7 +203,7 @@ async fn the_log_may_forget_what_is_archived_and_loss_stops_the_archive() {
     source.append(&[at("c", 0), at("d", 0), at("e", 0), at("f", 0)]);
     source.clock.set(source.clock.now() + 20 * SECOND);
     source.append(&[at("g", 0), at("h", 0)]);
-    let end = archiver.log_ends().expect("ends");
+    let end = archiver.log_ends().await.expect("ends");
     source.log.retain("events", retention, &end).expect("retain");
     if source.log.bounds("events").expect("bounds")[&0].start <= 1 {
         return; // This log keeps whole batches.

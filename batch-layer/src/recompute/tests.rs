@@ -46,7 +46,7 @@ fn view_of(window: Option<(Micros, Micros)>) -> Arc<View> {
 
 impl Setup {
     async fn plan(&self, view: &Arc<View>) -> Recompute {
-        let archive = self.archiver.archive_to(&self.archiver.log_ends().expect("ends")).await.expect("archive");
+        let archive = self.archiver.archive_to(&self.archiver.log_ends().await.expect("ends")).await.expect("archive");
         Recompute {
             view: view.clone(),
             views: self.views.clone(),
