@@ -327,6 +327,15 @@ pub enum BenchKind {
         #[arg(long, default_value_t = 8_000_000)]
         events: u64,
     },
+    /// From the death of a speed worker until its partitions answer fresh again, on a Kafka cluster.
+    Rebalance {
+        /// The cluster.
+        #[arg(long, env = "ANABRANCH_BENCH_KAFKA", value_name = "HOST:PORT")]
+        brokers: String,
+        /// How many deaths.
+        #[arg(long, default_value_t = 20)]
+        deaths: usize,
+    },
     /// Recompute of a view from Parquet, beside DuckDB on the same files.
     Batch {
         /// How many events.

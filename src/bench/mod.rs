@@ -3,6 +3,7 @@
 
 mod batch;
 mod freshness;
+mod rebalance;
 mod serve;
 mod speed;
 mod stream;
@@ -18,6 +19,7 @@ pub async fn run(what: BenchKind) -> Result<ExitCode, Failure> {
     match what {
         BenchKind::Speed { events } => blocking(move || speed::run(events)).await?,
         BenchKind::Kafka { brokers, events } => blocking(move || speed::run_kafka(&brokers, events)).await?,
+        BenchKind::Rebalance { brokers, deaths } => rebalance::run(&brokers, deaths).await?,
         BenchKind::Batch { events, keep } => batch::run(events, keep).await?,
         BenchKind::Freshness { rate, seconds } => freshness::run(rate, seconds).await?,
         BenchKind::Serve { seconds } => serve::run(seconds).await?,

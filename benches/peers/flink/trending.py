@@ -164,7 +164,7 @@ def main():
     parser.add_argument("--parallelism", type=int, default=cores)
     parser.add_argument("--checkpoints", type=int, default=10, metavar="SECONDS", help="0 for none")
     parser.add_argument("--shares", action=argparse.BooleanOptionalAction, default=True, help="rank in two steps")
-    parser.add_argument("--mini-batch", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--mini-batch", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="another option of Flink's")
     parser.add_argument("--explain", action="store_true", help="print the plan too")
     options = parser.parse_args()
