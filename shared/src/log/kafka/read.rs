@@ -42,8 +42,9 @@ pub(crate) struct KafkaReader {
     cluster: Arc<Cluster>,
     topic: String,
     full: CString,
-    queue: Queue,
+    /// Before the queue, so that it is dropped before: librdkafka waits for its messages when a consumer is closed.
     sources: BTreeMap<Partition, Source>,
+    queue: Queue,
     /// The partitions in the order in which they have their turn.
     turns: VecDeque<Partition>,
     pending: usize,

@@ -128,6 +128,21 @@ fn records_of_every_compression_are_read() {
 }
 
 #[test]
+fn a_reader_may_be_dropped_with_records_that_nobody_took() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.create_topic("t", 2).expect("create");
+    for partition in 0..2 {
+        append(&log, "t", partition, &["record"; 1_000]);
+    }
+    let mut reader = log.reader("t", &Positions::from([(0, 0), (1, 0)])).expect("reader");
+    let one = ReadLimit { records: 1, bytes: 1 << 20 };
+    assert_eq!(reader.poll(one, PATIENCE).expect("poll").expect("a batch").payloads.len(), 1);
+    // It returns.
+    drop(reader);
+}
+
+#[test]
 fn retention_by_age_spares_the_young() {
     let Some(brokers) = brokers() else { return };
     let log = open(&fresh(brokers));
