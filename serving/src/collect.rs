@@ -120,6 +120,12 @@ impl Collector {
         let mut reader: Option<Box<dyn LogReader>> = None;
         let (mut looked, mut lost, mut news) = (Instant::now(), Vec::new(), false);
         while !shutdown.is_cancelled() {
+            // Also while the log can't be read: then everybody is lost before long.
+            let now_lost = self.lost();
+            if now_lost != lost {
+                lost = now_lost;
+                self.show();
+            }
             if reader.is_none() || looked.elapsed() >= LOOK {
                 looked = Instant::now();
                 match self.open(&topic, reader.take()) {
@@ -146,13 +152,11 @@ impl Collector {
                         self.show();
                     }
                 }
-                Ok(None) => {
-                    let now_lost: Vec<Partition> = self.lost();
-                    if news || now_lost != lost {
-                        (lost, news) = (now_lost, false);
-                        self.show();
-                    }
+                Ok(None) if news => {
+                    news = false;
+                    self.show();
                 }
+                Ok(None) => {}
                 Err(error) => {
                     // What is deleted was replaced by what is there.
                     tracing::info!(topic, %error, "reading the speed layer's snapshots begins anew");

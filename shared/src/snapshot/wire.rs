@@ -182,6 +182,8 @@ pub struct Decoder {
     panes: HashMap<u64, Arc<Pane>>,
     /// Whether a full update was seen in this epoch.
     begun: bool,
+    /// The last update that was used: what is read again after it is old.
+    last: Option<u64>,
 }
 
 impl Decoder {
@@ -208,7 +210,7 @@ impl Decoder {
         if epoch > self.epoch || (epoch == self.epoch && parts == 0) {
             *self = Self { epoch, ..Self::default() };
         }
-        if epoch < self.epoch || parts == 0 {
+        if epoch < self.epoch || parts == 0 || self.last.is_some_and(|last| number <= last) {
             return None;
         }
         match &mut self.open {
@@ -223,7 +225,9 @@ impl Decoder {
             }
         }
         let (_, _, body) = self.open.take_if(|(_, count, _)| *count == parts)?;
-        self.update(&body, views)
+        let views = self.update(&body, views)?;
+        self.last = Some(number);
+        Some(views)
     }
 
     fn update(&mut self, body: &[u8], views: &BTreeMap<String, Arc<View>>) -> Option<Views> {
