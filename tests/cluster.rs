@@ -80,6 +80,15 @@ impl Drop for Cluster {
     }
 }
 
+/// Tells the producer to end when dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 fn piece(number: usize) -> String {
     let event = |id: usize| {
         let (minute, second) = (id / 3_000 % 60, id / 50 % 60);
@@ -149,7 +158,8 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
         return;
     }
     let minutes = std::env::var("ANABRANCH_TEST_CLUSTER_MINUTES").map_or(3.0, |text| text.parse().expect("minutes"));
-    let port = 30_000 + (std::process::id() % 2_000) as u16 * 15;
+    // Below the ports that connections get: a broker has to find its own again when it is started anew.
+    let port = 10_000 + (std::process::id() % 600) as u16 * 15;
     let cluster = Cluster::start(3, port);
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", SETTINGS);
@@ -165,6 +175,8 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
 
     let (stop, acknowledged) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
+        // Also if an attack fails: the scope waits for its threads.
+        let _end = Ending(&stop);
         scope.spawn(|| produce(&doors, &stop, &acknowledged));
         let until = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
         let attack = |round: usize| match round % 6 {
@@ -207,7 +219,6 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
             round += 1;
             std::thread::sleep(Duration::from_secs(2));
         }
-        stop.store(true, Ordering::SeqCst);
         eprintln!("  {round} attacks");
     });
     let pieces = acknowledged.into_inner();
