@@ -13,7 +13,7 @@ use anabranch_shared::schema::{Column, DataType, Table};
 use anabranch_shared::table::DeltaTable;
 use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
 use anabranch_shared::window::Window;
-use polars::prelude::{AnyValue, DataFrame, IntoLazy, LazyFrame, PlRefPath, ScanArgsParquet};
+use polars::prelude::{AnyValue, DataFrame, LazyFrame, PlRefPath, ScanArgsParquet};
 
 pub const SECOND: Micros = 1_000_000;
 
@@ -179,8 +179,8 @@ pub async fn read_table(root: &Path) -> DataFrame {
 
 /// The view's rows by its partials.
 pub fn rows_of_partials(view: &View, version: &anabranch_shared::version::Version) -> Rows {
-    use anabranch_shared::partial::{Quality, Scope, windows};
-    let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").collect().expect("rows");
-    let finished = windows(view, partials.lazy(), Scope::All, Quality::default()).expect("plan");
-    rows(&finished.collect().expect("windows"))
+    use anabranch_shared::partial::{Part, Scope, windows};
+    let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").into_iter();
+    let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
+    rows(&windows(view, &parts, Scope::All).expect("windows"))
 }

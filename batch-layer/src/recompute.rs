@@ -6,7 +6,6 @@
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
 mod output;
-mod prune;
 
 #[cfg(test)]
 mod tests;
@@ -17,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::partial::{self, PANE, Quality, Scope};
+use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_shared::table::{
     ArchiveRead, Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version,
     kept_versions, view_app_id, view_root,
@@ -25,7 +24,7 @@ use anabranch_shared::table::{
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
 use fail::fail_point;
-use polars::prelude::{DataFrame, Engine, IntoLazy, LazyFrame, PolarsResult, SortMultipleOptions, col};
+use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;
 
 use crate::archive::ArchiveSnapshot;
@@ -200,19 +199,17 @@ impl Recompute {
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
         let partials = scan(&self.archive.root, &self.view.table, files)
-            .map(|events| partial::partials(&self.view, events, false))
-            .and_then(collect)
+            .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
         if partials.height() == 0 {
             return Ok(None);
         }
-        let mut by: Vec<_> = vec![col(PANE)];
-        by.extend((0..self.view.keys.len()).map(|i| col(partial::key(i))));
-        let sorted = partials
-            .lazy()
+        let mut by = vec![PANE.to_owned()];
+        by.extend((0..self.view.keys.len()).map(partial::key));
+        let mut sorted = partials
             .select(output::pane_columns(&self.view))
-            .sort_by_exprs(by, SortMultipleOptions::default().with_nulls_last(true));
-        let mut sorted = sorted.collect().map_err(self.failed("sorting the partials"))?;
+            .and_then(|partials| partials.sort(by, SortMultipleOptions::default().with_nulls_last(true)))
+            .map_err(self.failed("sorting the partials"))?;
         let path = format!("_panes/{stem}-{}.parquet", day_name(day));
         output::write_frame(&root.join(&path), &mut sorted)?;
         let starts = sorted.column(PANE).and_then(|column| Ok(column.i64()?.clone()));
@@ -241,11 +238,8 @@ impl Recompute {
             self.check(0.6 + 0.4 * done as f64 / days.len() as f64)?;
             let (from, to) = (group.start * DAY, group.end * DAY);
             let scope = Scope::Range(from, to - 1);
-            let rows = version
-                .partials(&self.view, from, to.saturating_add(window.size))
-                .map(|partials| prune::contenders(&self.view, partials))
-                .and_then(|partials| partial::windows(&self.view, partials, scope, Quality::default()))
-                .and_then(|windows| collect(windows.select(output::row_columns(&self.view))))
+            let rows = self
+                .finished(version, from..to.saturating_add(window.size), scope)
                 .map_err(self.failed("computing the windows"))?;
             done += group.end - group.start;
             for (day, mut rows) in output::split_days(&rows, &group).map_err(self.failed("splitting the windows"))? {
@@ -260,6 +254,13 @@ impl Recompute {
             }
         }
         Ok(files)
+    }
+
+    /// The rows of the windows asked for, by panes that start in a range.
+    fn finished(&self, version: &Version, panes: Range<Micros>, scope: Scope) -> PolarsResult<DataFrame> {
+        let partials = version.partials(&self.view, panes.start, panes.end)?.into_iter();
+        let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
+        partial::windows(&self.view, &parts, scope)?.select(output::row_columns(&self.view))
     }
 
     /// Neighbouring days that are finished together.
@@ -282,11 +283,8 @@ impl Recompute {
     /// Finishes a view without windows and writes its rows.
     fn write_totals(&self, version: &Version, stem: &str) -> Result<Vec<DataFile>, BatchError> {
         self.check(0.6)?;
-        let mut rows = version
-            .partials(&self.view, 0, 1)
-            .and_then(|partials| partial::windows(&self.view, partials, Scope::All, Quality::default()))
-            .and_then(|windows| collect(windows.select(output::row_columns(&self.view))))
-            .map_err(self.failed("computing the totals"))?;
+        let mut rows =
+            self.finished(version, 0..1, Scope::All).map_err(self.failed("computing the totals"))?;
         if rows.height() == 0 {
             return Ok(Vec::new());
         }
@@ -294,8 +292,18 @@ impl Recompute {
     }
 }
 
-fn collect(query: LazyFrame) -> PolarsResult<DataFrame> {
-    Ok(query.collect_with_engine(Engine::Streaming)?.unwrap_single())
+/// The partials of events, of which Polars evaluates a part while the part before it is added up.
+fn partials(view: &View, events: LazyFrame) -> PolarsResult<DataFrame> {
+    let (sender, evaluated) = std::sync::mpsc::sync_channel(2);
+    let rows = partial::rows(view, events, false);
+    let rows = rows.sink_batches(PlanCallback::new(move |rows| Ok(sender.send(rows).is_err())), true, None)?;
+    std::thread::scope(|scope| {
+        let query = scope.spawn(move || rows.collect_with_engine(Engine::Streaming));
+        let mut partials = Partials::new(view);
+        evaluated.into_iter().try_for_each(|rows| partials.absorb(rows))?;
+        query.join().map_err(|_| polars::prelude::polars_err!(ComputeError: "the query's thread has failed"))??;
+        partials.into_frame()
+    })
 }
 
 /// Deletes files that none of a view's newest `keep` versions names, once they have been so for the grace period.

@@ -3,13 +3,12 @@
 //! The batch part and the chunks of the speed part are partials of disjoint offsets that join exactly
 //! ([`crate::source`]), so laying them end to end and merging is the whole of it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{self, DOWN, MISSED, PANE, Quality, Scope, UP};
-use anabranch_shared::snapshot::{Pane, Slack};
-use anabranch_shared::view::{OutputColumn, View};
+use anabranch_shared::partial::{self, PANE, Part, Scope};
+use anabranch_shared::snapshot::Pane;
+use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::*;
 
@@ -98,43 +97,36 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
-    let parts = Parts::collect(view, sources, Scope::One(from), from, to)?;
     let late = view.window.map_or(0, |window| late(window, sources, from, from));
-    let mut rows = parts.finish(view, Scope::One(from))?;
+    let (mut rows, exact) = finished(view, sources, Scope::One(from), from, to)?;
     if view.window.is_some() {
         rows = rows.drop_many(["window_start", "window_end"]);
     }
-    let exact = sources.missing.is_empty() && late == 0 && parts.slack.is_none() && parts.is_tight(view, &rows)?;
-    Ok(Answer { span, rows, exact, late })
+    Ok(Answer { span, rows, exact: exact && late == 0, late })
 }
 
 fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
-    let span = Span::Range { from, to };
     let (first, last) = starts_inside(window, from, to);
-    if first > last {
-        let rows = partial::windows(view, nothing(view).lazy(), Scope::Range(first, first), Quality::default())?;
-        return Ok(Answer { span, rows: rows.collect()?, exact: sources.missing.is_empty(), late: 0 });
-    }
-    let late = late(window, sources, first, last);
-    let mut exact = sources.missing.is_empty() && late == 0;
-    let mut rows: Option<DataFrame> = None;
-    for scope in scopes(window, sources, first, last) {
-        let (scope_first, scope_last) = match scope {
-            Scope::One(start) => (start, start),
-            Scope::Range(first, last) => (first, last),
-            Scope::All => (first, last),
-        };
-        let parts = Parts::collect(view, sources, scope, scope_first, scope_last.saturating_add(window.size))?;
-        let part = parts.finish(view, scope)?;
-        exact = exact && parts.slack.is_none() && parts.is_tight(view, &part)?;
-        match &mut rows {
-            None => rows = Some(part),
-            Some(rows) => {
-                rows.vstack_mut(&part)?;
-            }
-        }
-    }
-    Ok(Answer { span, rows: rows.unwrap_or_default(), exact, late })
+    let late = if first <= last { late(window, sources, first, last) } else { 0 };
+    let end = if first <= last { last.saturating_add(window.size) } else { first };
+    let (rows, exact) = finished(view, sources, Scope::Range(first, last), first, end)?;
+    Ok(Answer { span: Span::Range { from, to }, rows, exact: exact && late == 0, late })
+}
+
+/// The rows of the windows asked for, by the panes that start in `[from, to)`, and whether nothing is missing and every
+/// bound is the value itself.
+fn finished(
+    view: &View,
+    sources: &Sources,
+    scope: Scope,
+    from: Micros,
+    to: Micros,
+) -> PolarsResult<(DataFrame, bool)> {
+    let parts = parts(view, sources, scope, from, to)?;
+    let rows = partial::windows(view, &parts, scope)?;
+    let is_degraded = parts.iter().any(|part| part.slack.is_some());
+    let exact = sources.missing.is_empty() && !is_degraded && is_tight(view, &rows)?;
+    Ok((rows, exact))
 }
 
 /// The starts of the first and the last window wholly inside `[from, to]`; the first is after the last if there is none.
@@ -142,28 +134,6 @@ pub fn starts_inside(window: Window, from: Micros, to: Micros) -> (Micros, Micro
     let first = from.div_euclid(window.slide) + i64::from(from.rem_euclid(window.slide) != 0);
     let last = to.saturating_sub(window.size).div_euclid(window.slide);
     (first.saturating_mul(window.slide), last.saturating_mul(window.slide))
-}
-
-/// Windows with a degraded pane are answered one by one, as its slack is a window's, the others between them at once.
-fn scopes(window: Window, sources: &Sources, first: Micros, last: Micros) -> Vec<Scope> {
-    let degraded: BTreeSet<Micros> = panes(sources, first, last.saturating_add(window.size))
-        .filter(|(_, pane)| pane.slack.is_some())
-        .flat_map(|(start, _)| window.starts(start))
-        .filter(|start| (first..=last).contains(start))
-        .collect();
-    let mut scopes = Vec::new();
-    let mut next = first;
-    for start in degraded {
-        if next < start {
-            scopes.push(Scope::Range(next, start - window.slide));
-        }
-        scopes.push(Scope::One(start));
-        next = start + window.slide;
-    }
-    if next <= last {
-        scopes.push(Scope::Range(next, last));
-    }
-    scopes
 }
 
 fn panes(sources: &Sources, from: Micros, to: Micros) -> impl Iterator<Item = (Micros, &Arc<Pane>)> {
@@ -201,8 +171,9 @@ fn newest_pane(view: &View, sources: &Sources, before: Option<Micros>) -> Polars
         newest = newest.max(whole.iter().map(|file| file.last).max());
         let from = cut.iter().map(|file| file.first).min();
         if let Some(from) = from.map(|from| newest.map_or(from, |newest| newest.max(from))) {
-            let last = version.partials(view, from, before)?.select([col(PANE).max()]).collect()?;
-            newest = newest.max(last.column(PANE)?.i64()?.get(0));
+            for partials in version.partials(view, from, before)? {
+                newest = newest.max(partials.column(PANE)?.i64()?.max());
+            }
         }
     }
     Ok(newest)
@@ -215,86 +186,31 @@ fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult
     Ok(newest.map(|pane| window.last_start(pane).min(last_closed)))
 }
 
-fn nothing(view: &View) -> DataFrame {
-    DataFrame::empty_with_schema(&partial::schema(view))
-}
-
-/// The partials of some panes, from both layers, laid end to end.
-struct Parts {
-    partials: LazyFrame,
-    has_missed: bool,
-    slack: Option<i64>,
-}
-
-impl Parts {
-    fn collect(view: &View, sources: &Sources, scope: Scope, from: Micros, to: Micros) -> PolarsResult<Self> {
-        let panes: Vec<&Arc<Pane>> = panes(sources, from, to).map(|(_, pane)| pane).collect();
-        let slacks = panes.iter().filter_map(|pane| pane.slack).map(|slack| slack.up);
-        let slack = panes.iter().any(|pane| pane.slack.is_some()).then(|| slacks.sum());
-        let has_missed = panes.iter().any(|pane| pane.late.keys().any(|&missed| missed > 0));
-
-        let mut speed = if slack.is_some() { without_slack(nothing(view))? } else { nothing(view) };
-        let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
-        for pane in panes.iter().filter(|pane| pane.partials.height() > 0) {
-            let partials = pane.partials.select(&names)?;
-            let partials = match (slack, pane.slack) {
-                (None, _) => partials,
-                (Some(_), None) => without_slack(partials)?,
-                (Some(_), Some(own)) => with_own_slack(partials, own)?,
-            };
-            speed.vstack_mut(&partials)?;
-        }
-        let mut partials = speed.lazy();
-        if let Some(version) = &sources.version {
-            let mut batch = match scope {
-                Scope::One(_) => version.window_partials(view, from, to)?.lazy(),
-                _ => version.partials(view, from, to)?,
-            };
-            if slack.is_some() {
-                batch = batch.with_columns([lit(0_i64).alias(DOWN), lit(0_i64).alias(UP)]);
+/// Whether every bound is the value itself.
+fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
+    for aggregate in &view.aggregates {
+        let value = rows.column(&aggregate.name)?;
+        for bound in ["lower", "upper"] {
+            let bound = rows.column(&format!("{}_{bound}", aggregate.name))?;
+            if !value.equals_missing(bound) {
+                return Ok(false);
             }
-            let options = UnionArgs { maintain_order: false, ..Default::default() };
-            partials = concat([batch, partials], options)?;
         }
-        Ok(Self { partials, has_missed, slack })
     }
-
-    fn finish(&self, view: &View, scope: Scope) -> PolarsResult<DataFrame> {
-        let quality = Quality { has_missed: self.has_missed, slack: self.slack };
-        partial::windows(view, self.partials.clone(), scope, quality)?.collect()
-    }
-
-    /// Whether every bound is the value itself.
-    fn is_tight(&self, view: &View, rows: &DataFrame) -> PolarsResult<bool> {
-        if !self.has_missed && self.slack.is_none() {
-            return Ok(true);
-        }
-        let differs = view.columns.iter().filter_map(|&column| match column {
-            OutputColumn::Aggregate(i) => {
-                let name = &view.aggregates[i].name;
-                let bound = |suffix: &str| col(format!("{name}_{suffix}")).neq_missing(col(name.as_str()));
-                Some(bound("lower").or(bound("upper")))
-            }
-            _ => None,
-        });
-        let Some(any) = differs.reduce(|any, one| any.or(one)) else { return Ok(true) };
-        let loose = rows.clone().lazy().select([any.any(true).alias("loose")]).collect()?;
-        Ok(loose.column("loose")?.bool()?.get(0) != Some(true))
-    }
+    Ok(true)
 }
 
-fn without_slack(mut partials: DataFrame) -> PolarsResult<DataFrame> {
-    let height = partials.height();
-    for name in [DOWN, UP] {
-        partials.with_column(Column::new_scalar(name.into(), Scalar::from(0_i64), height))?;
+/// The partials of the panes that start in a range, of both layers.
+fn parts(view: &View, sources: &Sources, scope: Scope, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
+    let mut parts = Vec::new();
+    if let Some(version) = &sources.version {
+        let batch = match scope {
+            Scope::One(_) => version.window_partials(view, from, to)?,
+            _ => version.partials(view, from, to)?,
+        };
+        parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
     }
-    Ok(partials)
-}
-
-/// Slack speaks of a key's row that missed nothing; a key that has others as well has the slack once.
-fn with_own_slack(partials: DataFrame, slack: Slack) -> PolarsResult<DataFrame> {
-    let once = |amount: i64, name: &str| {
-        ternary_expr(col(MISSED).eq(lit(0_i32)), lit(amount), lit(0_i64)).cast(DataType::Int64).alias(name)
-    };
-    partials.lazy().with_columns([once(slack.down, DOWN), once(slack.up, UP)]).collect()
+    let speed = panes(sources, from, to).map(|(_, pane)| pane);
+    parts.extend(speed.map(|pane| Part { partials: pane.partials.clone(), slack: pane.slack }));
+    Ok(parts)
 }

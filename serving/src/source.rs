@@ -52,7 +52,7 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct HeldVersion {
     version: Arc<Version>,
-    read: Mutex<VecDeque<(Micros, Micros, DataFrame)>>,
+    read: Mutex<VecDeque<(Micros, Micros, Vec<DataFrame>)>>,
 }
 
 impl HeldVersion {
@@ -62,13 +62,13 @@ impl HeldVersion {
     }
 
     /// The partials of one window's panes, which start in `[from, to)`.
-    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<DataFrame> {
+    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
         let kept = self.read.lock().iter().find(|part| (part.0, part.1) == (from, to)).map(|part| part.2.clone());
         if let Some(partials) = kept {
             return Ok(partials);
         }
-        let partials = self.version.partials(view, from, to)?.collect()?;
-        if partials.estimated_size() <= MAX_KEPT_BYTES {
+        let partials = self.version.partials(view, from, to)?;
+        if partials.iter().map(DataFrame::estimated_size).sum::<usize>() <= MAX_KEPT_BYTES {
             let mut read = self.read.lock();
             read.push_front((from, to, partials.clone()));
             read.truncate(WINDOWS_KEPT);

@@ -3,11 +3,13 @@
 //!
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
+mod aggregate;
 pub mod clock;
 pub mod columnar;
 pub mod config;
 pub mod decode;
 pub mod expr;
+pub mod group;
 pub mod ingest;
 pub mod job;
 pub mod log;

@@ -64,20 +64,18 @@ pub struct Version {
 }
 
 impl Version {
-    /// The partials of the panes that start in `[from, to)`, as in [`crate::partial`]; nothing in them missed a window.
-    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<LazyFrame> {
+    /// The partials of the panes that start in `[from, to)`, as in [`crate::partial`], file by file; nothing in them missed
+    /// a window.
+    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
         let files = self.published.panes.iter().filter(|file| file.first < to && from <= file.last);
-        let paths: Vec<PlRefPath> =
-            files.map(|file| PlRefPath::try_from_pathbuf(self.root.join(&file.path))).collect::<PolarsResult<_>>()?;
-        if paths.is_empty() {
-            return Ok(DataFrame::empty_with_schema(&partial::schema(view)).lazy());
-        }
-        let scan = LazyFrame::scan_parquet_files(paths.into(), ScanArgsParquet { glob: false, ..Default::default() })?;
-        let names = partial::schema(view)
-            .iter_names()
-            .map(|name| if name == MISSED { lit(0_i32).alias(MISSED) } else { col(name.clone()) })
-            .collect::<Vec<_>>();
-        Ok(scan.filter(col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)))).select(names))
+        let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
+        let partials = |file: &PaneFile| {
+            let path = PlRefPath::try_from_pathbuf(self.root.join(&file.path))?;
+            let scan = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?;
+            let inside = col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)));
+            scan.filter(inside).with_column(lit(0_i32).alias(MISSED)).collect()?.select(&names)
+        };
+        files.map(partials).collect()
     }
 }
 

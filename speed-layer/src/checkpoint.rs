@@ -31,7 +31,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk::Closed;
 use crate::error::SpeedError;
-use crate::fold::by_pane;
 use crate::journal::Entry;
 use crate::watermark::Tracker;
 
@@ -182,7 +181,7 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
     if let Some((start, length)) = chunk.frame {
         let bytes = frames.get(start..start.saturating_add(length));
         let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
-        partials.extend(by_pane(ParquetReader::new(Cursor::new(bytes)).finish()?)?);
+        partials.extend(partial::by_pane(&ParquetReader::new(Cursor::new(bytes)).finish()?)?);
     }
     let mut panes = BTreeMap::new();
     for (start, PaneMetadata { late, slack }) in chunk.panes {

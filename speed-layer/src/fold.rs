@@ -1,9 +1,9 @@
-//! Folding: events and the watermarks that they met become partials by pane.
+//! Folding: events and the watermarks that they met become rows by pane.
 
 use std::collections::BTreeMap;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{self, MISSED, PANE};
+use anabranch_shared::partial::{self, MISSED};
 use anabranch_shared::view::View;
 use polars::prelude::*;
 
@@ -13,8 +13,8 @@ use crate::watermark::known;
 /// What some events add to one pane.
 #[derive(Debug, Default)]
 pub(crate) struct Added {
-    /// Partials of this pane alone; none if only filtered-out events were late.
-    pub partials: Option<DataFrame>,
+    /// Rows of this pane, by how many of its windows they had missed.
+    pub rows: Vec<(i32, DataFrame)>,
     /// Events by how many of the pane's windows they had missed, where that is any.
     pub late: BTreeMap<i32, u64>,
 }
@@ -39,11 +39,11 @@ pub(crate) fn fold(
         let column = Column::new(MISSED.into(), missed.as_slice());
         events.with_column(column).map_err(failed(view, "adding what was missed"))?;
     }
-    let partials = partial::partials(view, events.lazy(), missed.is_some())
+    let rows = partial::rows(view, events.lazy(), missed.is_some())
         .collect()
-        .map_err(failed(view, "aggregating a micro-batch"))?;
-    for (pane, partials) in by_pane(partials).map_err(failed(view, "splitting partials by pane"))? {
-        panes.entry(pane).or_default().partials = Some(partials);
+        .map_err(failed(view, "evaluating a micro-batch"))?;
+    for ((pane, missed), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
+        panes.entry(pane).or_default().rows.push((missed, rows));
     }
     Ok(panes)
 }
@@ -60,38 +60,13 @@ fn missed(view: &View, times: &[Micros], met: &[Micros]) -> Option<Vec<i32>> {
     missed.iter().any(|&missed| missed > 0).then_some(missed)
 }
 
-/// Splits partials by pane.
-pub(crate) fn by_pane(partials: DataFrame) -> PolarsResult<Vec<(Micros, DataFrame)>> {
-    if partials.height() == 0 {
-        return Ok(Vec::new());
-    }
-    let pane_of = |frame: &DataFrame| -> PolarsResult<Option<Micros>> { Ok(frame.column(PANE)?.i64()?.get(0)) };
-    let panes = partials.column(PANE)?.i64()?;
-    let mut split = Vec::new();
-    if panes.min() == panes.max() {
-        split.extend(pane_of(&partials)?.map(|pane| (pane, partials)));
-        return Ok(split);
-    }
-    for frame in partials.partition_by([PANE], true)? {
-        split.extend(pane_of(&frame)?.map(|pane| (pane, frame)));
-    }
-    Ok(split)
-}
-
 /// Adds up frames of partials.
 pub(crate) fn merge(view: &View, frames: Vec<DataFrame>) -> Result<DataFrame, SpeedError> {
     let mut frames = frames;
     if frames.len() == 1 {
         return Ok(frames.swap_remove(0));
     }
-    let failed = failed(view, "merging partials");
-    let frames: Vec<LazyFrame> = frames.into_iter().map(IntoLazy::lazy).collect();
-    if frames.is_empty() {
-        return Ok(DataFrame::empty_with_schema(&partial::schema(view)));
-    }
-    concat(frames, UnionArgs { maintain_order: false, rechunk: false, ..Default::default() })
-        .and_then(|all| partial::merge(view, all).collect())
-        .map_err(failed)
+    partial::merge(view, frames).map_err(failed(view, "merging partials"))
 }
 
 pub(crate) fn failed<'a>(view: &'a View, step: &'static str) -> impl FnOnce(PolarsError) -> SpeedError + use<'a> {

@@ -33,15 +33,13 @@ pub(crate) struct ViewState {
     pub late: u64,
     /// How far the watermark stays behind.
     delay: Micros,
-    /// With more rows than this, look whether to degrade.
-    look_at: usize,
 }
 
 impl ViewState {
     /// A state that covers nothing yet and begins at these positions.
     pub fn new(view: Arc<View>, base: Option<u64>, from: &Positions, now: Micros) -> Self {
-        let (delay, look_at) = (view.table.watermark_delay, with_room(view.max_rows));
-        Self { view, base, closed: Vec::new(), open: Open::new(from, now), late: 0, delay, look_at }
+        let delay = view.table.watermark_delay;
+        Self { view, base, closed: Vec::new(), open: Open::new(from, now), late: 0, delay }
     }
 
     /// What the chunks cover together.
@@ -113,12 +111,6 @@ impl ViewState {
 
     /// Keeps to the view's limit: degrades one pane at a time, the one with most rows.
     pub fn limit(&mut self) -> Result<(), SpeedError> {
-        if self.open.rows() + self.closed.iter().map(Closed::rows).sum::<usize>() <= self.look_at {
-            return Ok(());
-        }
-        for pane in self.open.panes.values_mut() {
-            pane.compact(&self.view)?;
-        }
         loop {
             let rows = self.rows();
             let Some((chunk, start)) = self.largest().filter(|_| rows > self.view.max_rows) else { break };
@@ -135,7 +127,6 @@ impl ViewState {
                 break;
             }
         }
-        self.look_at = with_room(self.rows().max(self.view.max_rows));
         Ok(())
     }
 
@@ -178,8 +169,4 @@ impl ViewState {
         }
         Ok(chunks)
     }
-}
-
-fn with_room(rows: usize) -> usize {
-    rows.saturating_add(rows / 4)
 }

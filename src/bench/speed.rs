@@ -10,13 +10,12 @@ use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_shared::log::{Log, ReadLimit};
-use anabranch_shared::partial::{self, Quality, Scope};
+use anabranch_shared::partial::{self, Part, Scope};
 use anabranch_shared::position::Positions;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::View;
 use anabranch_speed_layer::{Checkpoints, Context, Settings};
-use polars::prelude::{IntoLazy, UnionArgs, concat};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
@@ -172,7 +171,6 @@ fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
 /// How many rows some windows have, whose panes start in a range.
 fn ranked(view: &View, snapshot: &Snapshot, scope: Scope, panes: Range<Micros>) -> Result<usize, Failure> {
     let panes = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.range(panes.clone()));
-    let frames: Vec<_> = panes.map(|(_, pane)| pane.partials.clone().lazy()).collect();
-    let partials = concat(frames, UnionArgs::default())?;
-    Ok(partial::windows(view, partials, scope, Quality::default())?.collect()?.height())
+    let parts: Vec<_> = panes.map(|(_, pane)| Part { partials: pane.partials.clone(), slack: pane.slack }).collect();
+    Ok(partial::windows(view, &parts, scope)?.height())
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anabranch_shared::partial::{self, Quality, Scope};
+use anabranch_shared::partial;
 use anabranch_shared::project::Project;
 use anabranch_shared::transform::polars_type;
 use polars::prelude::{DataFrame, IntoLazy, Schema};
@@ -74,13 +74,14 @@ pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     };
     let events: Schema =
         view.table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type))).collect();
-    let partials = partial::partials(view, DataFrame::empty_with_schema(&events).lazy(), false);
-    let stored = DataFrame::empty_with_schema(&partial::schema(view)).lazy();
-    let finished = partial::windows(view, stored, Scope::All, Quality::default())?;
+    let rows = partial::rows(view, DataFrame::empty_with_schema(&events).lazy(), false);
     println!("{}\n", view.sql);
     println!("definition {}\n", view.definition);
-    println!("Events to partials, in both layers:\n\n{}\n", partials.explain(true)?);
-    println!("Partials to windows, in batch and in each answer:\n\n{}", finished.explain(true)?);
+    println!("Events to rows, in both layers:\n\n{}\n", rows.explain(true)?);
+    println!("Rows to partials, in both layers: one row for each pane and group, with these columns\n");
+    for (name, data_type) in partial::schema(view).iter() {
+        println!("    {name:<10} {data_type}");
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -50,13 +50,13 @@ pub(super) fn layout(view: &View) -> Layout {
 }
 
 /// What of the finished windows goes into the table: all but the bounds, which equal the values.
-pub(super) fn row_columns(view: &View) -> Vec<Expr> {
-    columns(view).into_iter().map(|(name, _)| col(name)).collect()
+pub(super) fn row_columns(view: &View) -> impl Iterator<Item = String> + use<> {
+    columns(view).into_iter().map(|(name, _)| name)
 }
 
 /// What of the partials goes into a file: all but how many windows were missed, which is none.
-pub(super) fn pane_columns(view: &View) -> Vec<Expr> {
-    partial::schema(view).iter_names().filter(|name| *name != MISSED).map(|name| col(name.clone())).collect()
+pub(super) fn pane_columns(view: &View) -> Vec<PlSmallStr> {
+    partial::schema(view).iter_names().filter(|name| *name != MISSED).cloned().collect()
 }
 
 /// Rows in order of their windows, by the day in which these start.

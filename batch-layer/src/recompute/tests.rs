@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::partial::{Quality, Scope, windows};
+use anabranch_shared::partial::{Part, Scope, windows};
 use anabranch_shared::table::{DeltaTable, Sweeper, TableError, committed_version};
 use anabranch_shared::version::{Published, Version};
 use anabranch_shared::view::View;
@@ -299,9 +299,9 @@ async fn a_reader_of_one_window_finds_it_in_the_panes() {
     setup.recompute(&view).await.expect("a version");
     let (version, this) = (setup.newest().await, view.clone());
     let found = tokio::task::spawn_blocking(move || {
-        let partials = version.partials(&this, -DAY, DAY).expect("partials");
-        let window = windows(&this, partials, Scope::One(-DAY), Quality::default()).expect("plan");
-        window.collect().expect("rows")
+        let partials = version.partials(&this, -DAY, DAY).expect("partials").into_iter();
+        let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
+        windows(&this, &parts, Scope::One(-DAY)).expect("rows")
     });
     let found = rows(&found.await.expect("joined"));
     let mut expected = fold(view.window, &EVENTS);

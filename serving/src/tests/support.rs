@@ -121,7 +121,7 @@ fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
 
 /// What the batch layer publishes of these events, as files below `root`: one per hour.
 pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event]) -> Arc<Version> {
-    let mut partials = partial::partials(view, frame(events, None), false).collect().expect("partials");
+    let mut partials = partial::partials(view, frame(events, None), false).expect("partials");
     partials.sort_in_place([PANE], SortMultipleOptions::default()).expect("sorted");
     let starts: Vec<i64> = partials.column(PANE).expect("panes").i64().expect("times").into_no_null_iter().collect();
     let mut panes = Vec::new();
@@ -164,7 +164,7 @@ pub fn missed(view: &View, events: &[Event]) -> Vec<i32> {
 /// What the speed layer keeps of some of the events, which lie at these offsets.
 pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize>) -> Arc<Chunk> {
     let (events, missed) = (&events[offsets.clone()], &missed[offsets.clone()]);
-    let partials = partial::partials(view, frame(events, Some(missed)), true).collect().expect("partials");
+    let partials = partial::partials(view, frame(events, Some(missed)), true).expect("partials");
     let pane_of = |time| view.window.map_or(0, |window| window.pane_of(time));
     let mut late: BTreeMap<Micros, BTreeMap<i32, u64>> = BTreeMap::new();
     for (event, &missed) in events.iter().zip(missed).filter(|(_, missed)| **missed > 0) {

@@ -1,0 +1,218 @@
+//! From partials to the rows of windows.
+
+use polars::prelude::*;
+use rayon::prelude::*;
+
+use super::contender::contenders;
+use super::{MISSED, by_pane};
+use crate::aggregate::State;
+use crate::clock::Micros;
+use crate::group::{self, Groups};
+use crate::snapshot::Slack;
+use crate::transform::polars_type;
+use crate::view::{AggregateFunction, OutputColumn, View};
+
+/// Partials of some panes from one source. A pane, a key and a number of missed windows are there once.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// As in [`crate::partial`], in order of their panes.
+    pub partials: DataFrame,
+    /// How far off their counts may be.
+    pub slack: Option<Slack>,
+}
+
+/// Which windows are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that hold data.
+    All,
+    /// The one that starts there.
+    One(Micros),
+    /// Those that start in `[from, to]`.
+    Range(Micros, Micros),
+}
+
+/// One source's part of one pane.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    pub pane: Micros,
+    pub rows: DataFrame,
+    /// Whether some of its rows missed a window.
+    pub has_missed: bool,
+    pub slack: Option<Slack>,
+}
+
+/// Adds up partials to the windows asked for, finishes the aggregates, and puts each window's rows in the view's order,
+/// cut at its limit. The result has `window_start` and `window_end` (if the view has windows), then the keys and
+/// aggregates under their own names in the order of the SELECT list, each aggregate followed by its bounds.
+pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<DataFrame> {
+    let mut pieces = Vec::new();
+    for part in parts {
+        pieces.extend(pieces_of(part)?);
+    }
+    pieces.sort_by_key(|piece| piece.pane);
+    let Some(window) = view.window else { return rows_of(view, 0, &pieces) };
+    let inside = |start: Micros| {
+        let first = pieces.partition_point(|piece| piece.pane < start);
+        let end = pieces.partition_point(|piece| piece.pane < start.saturating_add(window.size));
+        &pieces[first..end]
+    };
+    let mut starts: Vec<Micros> = match scope {
+        Scope::One(start) => vec![start],
+        _ => pieces.iter().flat_map(|piece| window.starts(piece.pane)).collect(),
+    };
+    if let Scope::Range(from, to) = scope {
+        starts.retain(|start| (from..=to).contains(start));
+    }
+    starts.sort_unstable();
+    starts.dedup();
+    let frames: Vec<DataFrame> = match starts.as_slice() {
+        [start] => vec![rows_of(view, *start, inside(*start))?],
+        starts => starts.par_iter().map(|&start| rows_of(view, start, inside(start))).collect::<PolarsResult<_>>()?,
+    };
+    let mut all = rows_of(view, 0, &[])?;
+    for frame in &frames {
+        all.vstack_mut(frame)?;
+    }
+    Ok(all)
+}
+
+fn pieces_of(part: &Part) -> PolarsResult<Vec<Piece>> {
+    let piece = |(pane, rows): (Micros, DataFrame)| {
+        let has_missed = rows.column(MISSED)?.i32()?.iter().any(|missed| missed > Some(0));
+        Ok(Piece { pane, rows, has_missed, slack: part.slack })
+    };
+    by_pane(&part.partials)?.into_iter().map(piece).collect()
+}
+
+/// The sums of one window.
+struct Sums {
+    /// Over the events that came in time.
+    in_time: Groups,
+    /// Over all of them, if some came late.
+    all: Option<Vec<Box<dyn State>>>,
+    /// Which groups have events that came in time.
+    named: Vec<bool>,
+    /// How much of each group's count may be too much, and how much of the slack doesn't apply to it.
+    down: Vec<i64>,
+    up: Vec<i64>,
+}
+
+impl Sums {
+    fn of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Self> {
+        let late = view.window.is_some() && pieces.iter().any(|piece| piece.has_missed);
+        let all = late.then(|| group::states(view));
+        let mut sums = Self { in_time: Groups::new(view), all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
+        for piece in pieces {
+            sums.add(view, start, piece)?;
+        }
+        Ok(sums)
+    }
+
+    fn add(&mut self, view: &View, start: Micros, piece: &Piece) -> PolarsResult<()> {
+        let numbers = self.in_time.number(view, &piece.rows)?;
+        let len = self.in_time.len();
+        if let Some(slack) = piece.slack {
+            self.down.resize(len, 0);
+            self.up.resize(len, 0);
+            // It is about rows that missed nothing.
+            for (&number, missed) in numbers.iter().zip(piece.rows.column(MISSED)?.i32()?.iter()) {
+                if missed == Some(0) {
+                    self.down[number as usize] += slack.down;
+                    self.up[number as usize] += slack.up;
+                }
+            }
+        }
+        let Some(all) = &mut self.all else { return self.in_time.merge_numbered(view, &numbers, &piece.rows) };
+        group::merge(view, all, len, &numbers, &piece.rows)?;
+        self.named.resize(len, false);
+        // An event that missed the first windows of its pane is in time for those after them.
+        let index = view.window.map_or(0, |window| (start - window.first_start(piece.pane)) / window.slide);
+        let missed = piece.rows.column(MISSED)?.i32()?;
+        let in_time: BooleanChunked = missed.iter().map(|missed| i64::from(missed.unwrap_or(0)) <= index).collect();
+        let numbers: Vec<u32> =
+            numbers.iter().zip(in_time.iter()).filter(|(_, in_time)| *in_time == Some(true)).map(|(&n, _)| n).collect();
+        numbers.iter().for_each(|&number| self.named[number as usize] = true);
+        self.in_time.merge_numbered(view, &numbers, &piece.rows.filter(&in_time)?)
+    }
+}
+
+/// The rows of the window that starts there, in order.
+fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<DataFrame> {
+    let pieces = contenders(view, pieces)?;
+    let slack = pieces.iter().any(|piece| piece.slack.is_some());
+    let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(|slack| slack.up).sum::<i64>());
+    let Sums { in_time, all, named, mut down, mut up } = Sums::of(view, start, &pieces)?;
+    let height = in_time.len();
+    down.resize(height, 0);
+    up.resize(height, 0);
+    let mut columns = Vec::new();
+    if let Some(window) = view.window {
+        let timestamp = polars_type(&crate::schema::DataType::Timestamp);
+        let bound = |name: &str, time: Micros| {
+            Column::new_scalar(name.into(), Scalar::from(time), height).cast(&timestamp)
+        };
+        columns.extend([bound("window_start", start)?, bound("window_end", start.saturating_add(window.size))?]);
+    }
+    let keys = in_time.key_columns()?;
+    for &column in &view.columns {
+        match column {
+            OutputColumn::WindowStart | OutputColumn::WindowEnd => {}
+            OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(view.keys[i].name.as_str().into())),
+            OutputColumn::Aggregate(i) => {
+                let value = in_time.states()[i].finish()?;
+                let (mut lower, mut upper) = match &all {
+                    None => (value.clone(), value.clone()),
+                    Some(all) => between(&value, &all[i].finish()?)?,
+                };
+                if let Some(slack) = slack {
+                    let is_count = view.aggregates[i].function == AggregateFunction::Count;
+                    (lower, upper) = if is_count {
+                        let up = up.iter().map(|up| slack - up).collect::<Vec<_>>();
+                        let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
+                        ((lower - moved(&down))?, (upper + moved(&up))?)
+                    } else {
+                        // Of keys that a degraded pane doesn't name it knows nothing but how many events they had.
+                        let unknown = Column::full_null(PlSmallStr::EMPTY, height, value.dtype());
+                        (unknown.clone(), unknown)
+                    };
+                }
+                let name = &view.aggregates[i].name;
+                let named = [(value, name.clone()), (lower, format!("{name}_lower")), (upper, format!("{name}_upper"))];
+                columns.extend(named.map(|(column, name)| column.with_name(name.into())));
+            }
+        }
+    }
+    let mut rows = DataFrame::new(height, columns)?;
+    if all.is_some() {
+        rows = rows.filter(&named.into_iter().collect::<BooleanChunked>())?;
+    }
+    ordered(view, rows)
+}
+
+/// The bounds of values that some events came too late for. Null where no value came in time: the bounds are then what
+/// came late.
+fn between(value: &Column, all: &Column) -> PolarsResult<(Column, Column)> {
+    let columns = vec![value.clone().with_name("value".into()), all.clone().with_name("all".into())];
+    let (value, all) = (col("value"), col("all"));
+    let least = ternary_expr(all.clone().lt(value.clone()), all.clone(), value.clone());
+    let most = ternary_expr(all.clone().gt(value.clone()), all.clone(), value);
+    let bounds = DataFrame::new(columns[0].len(), columns)?.lazy().select([
+        coalesce(&[least, all.clone()]).alias("lower"),
+        coalesce(&[most, all]).alias("upper"),
+    ]);
+    let bounds = bounds.collect()?;
+    Ok((bounds.column("lower")?.clone(), bounds.column("upper")?.clone()))
+}
+
+/// Puts a window's rows in the view's order, ties by key, and cuts them at its limit.
+fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
+    let order = view.order.iter().map(|order| (view.column_name(order.column), order.descending));
+    let (by, descending): (Vec<&str>, Vec<bool>) = order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
+    if by.is_empty() || rows.height() < 2 {
+        return Ok(rows);
+    }
+    let options = SortMultipleOptions::default().with_order_descending_multi(descending).with_nulls_last(true);
+    let sorted = rows.sort(by, options)?;
+    Ok(view.limit.map_or_else(|| sorted.clone(), |limit| sorted.head(Some(limit))))
+}
