@@ -1,7 +1,6 @@
 //! From partials to the rows of windows.
 
 use polars::prelude::*;
-use rayon::prelude::*;
 
 use super::contender::contenders;
 use super::{MISSED, by_pane};
@@ -66,15 +65,32 @@ pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<DataFr
     }
     starts.sort_unstable();
     starts.dedup();
-    let frames: Vec<DataFrame> = match starts.as_slice() {
-        [start] => vec![rows_of(view, *start, inside(*start))?],
-        starts => starts.par_iter().map(|&start| rows_of(view, start, inside(start))).collect::<PolarsResult<_>>()?,
-    };
     let mut all = rows_of(view, 0, &[])?;
-    for frame in &frames {
-        all.vstack_mut(frame)?;
+    for frame in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
+        all.vstack_mut(&frame)?;
     }
     Ok(all)
+}
+
+/// Works on each item, in as many threads as there are cores, and gives the results in order. They are threads of no pool:
+/// one of a pool that waits for Polars' own would take up the next item meanwhile, and the next, until its stack is full.
+fn side_by_side<T: Send>(items: &[Micros], work: impl Fn(Micros) -> PolarsResult<T> + Sync) -> PolarsResult<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if items.len() < 2 || threads < 2 {
+        return items.iter().map(|&item| work(item)).collect();
+    }
+    let (work, share) = (&work, items.len().div_ceil(threads));
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = items
+            .chunks(share)
+            .map(|items| scope.spawn(move || items.iter().map(|&item| work(item)).collect::<PolarsResult<Vec<_>>>()))
+            .collect();
+        let mut all = Vec::with_capacity(items.len());
+        for share in shares {
+            all.extend(share.join().map_err(|_| polars_err!(ComputeError: "adding up windows has failed"))??);
+        }
+        Ok(all)
+    })
 }
 
 fn pieces_of(part: &Part) -> PolarsResult<Vec<Piece>> {
