@@ -7,13 +7,13 @@
 mod app;
 mod cache;
 mod collect;
+mod format;
 mod merge;
 mod metric;
 mod patience;
 mod problem;
 mod proof;
 mod query;
-mod render;
 mod routes;
 mod shape;
 mod source;

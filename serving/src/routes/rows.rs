@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_shared::position::Positions;
+use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -14,11 +15,11 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::{Rendered, Server, rejected};
+use crate::format::Format;
 use crate::merge::{self, Span};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::query::RowsQuery;
-use crate::render::{Format, Rows};
 use crate::source::{Layers, Sources};
 
 /// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.

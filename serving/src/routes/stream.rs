@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::position::Positions;
+use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -27,7 +28,6 @@ use crate::app::{Server, rejected};
 use crate::merge::{self, Ask, Span};
 use crate::problem::Problem;
 use crate::proof::Proof;
-use crate::render::Rows;
 use crate::source::{Layers, Mode, Sources};
 
 /// At most ten updates a second.
