@@ -14,13 +14,13 @@ pub(crate) fn rows<'a>(
     events: LazyFrame,
     table: &Table,
     unnest: Option<&Unnest>,
-    filter: Option<&expr::Expr>,
+    filter: Option<&'a expr::Expr>,
     later: impl Iterator<Item = &'a expr::Expr>,
     also: &[&str],
 ) -> LazyFrame {
     let mut events = events;
     let (mut early, mut late) = (Vec::new(), Vec::new());
-    for condition in filter.iter().flat_map(|filter| conjuncts(filter)) {
+    for condition in filter.map(conjuncts).unwrap_or_default() {
         let reads_item = unnest.is_some_and(|unnest| condition.reads(&unnest.column));
         if reads_item { late.push(condition) } else { early.push(condition) }
     }

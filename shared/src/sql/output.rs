@@ -97,16 +97,6 @@ fn field_named(given: &Given, fields: &[Field]) -> Result<usize, Fault> {
 fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::new(topic.at, message));
     let to = &topic.text;
-    if let Some(other) = catalog.outputs.values().find(|other| other.topic == *to) {
-        let other = &other.name;
-        return refuse(format!(
-            "views `{other}` and `{view}` would both write topic `{to}`; a topic's records come from one view"
-        ));
-    }
-    if let Some(reader) = catalog.table_of_topic(to).filter(|reader| reader.format != Format::Json) {
-        let reader = &reader.name;
-        return refuse(format!("table `{reader}` reads topic `{to}` as changes of a database; an output writes plain JSON"));
-    }
     // The topics that records come to from here.
     let mut reached = vec![to.as_str()];
     while let Some(next) = catalog.outputs.values().find_map(|output| {
@@ -121,6 +111,18 @@ fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> R
         return refuse(format!(
             "what `{view}` writes would come back into topic `{from}`, which it reads{by_way}, and go round for ever; choose \
              another topic"
+        ));
+    }
+    if let Some(other) = catalog.outputs.values().find(|other| other.topic == *to) {
+        let other = &other.name;
+        return refuse(format!(
+            "views `{other}` and `{view}` would both write topic `{to}`; a topic's records come from one view"
+        ));
+    }
+    if let Some(reader) = catalog.table_of_topic(to).filter(|reader| reader.format != Format::Json) {
+        let reader = &reader.name;
+        return refuse(format!(
+            "table `{reader}` reads topic `{to}` as changes of a database; an output writes plain JSON"
         ));
     }
     Ok(())

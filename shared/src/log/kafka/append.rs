@@ -35,13 +35,13 @@ const PARTITIONS: u32 = 8;
 const MEMORY: Micros = 24 * 3600 * 1_000_000;
 
 /// How long records may take to be stored on all replicas.
-const DELIVERY: Duration = Duration::from_secs(30);
+pub(super) const DELIVERY: Duration = Duration::from_secs(30);
 
 /// A transaction that has taken this long is ended by the broker, as its producer must have died.
-const TRANSACTION_MILLIS: &str = "40000";
+pub(super) const TRANSACTION_MILLIS: &str = "40000";
 
 /// What producers have in common.
-fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
+pub(super) fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
     let mut all = vec![
         ("acks", "all"),
         ("enable.idempotence", "true"),
@@ -59,7 +59,7 @@ fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
 
 /// Records that are on their way.
 #[derive(Default)]
-struct Sent {
+pub(super) struct Sent {
     state: Mutex<SentState>,
     changed: Condvar,
 }
@@ -72,7 +72,8 @@ struct SentState {
     failed: Option<KafkaError>,
 }
 
-struct Deliveries;
+/// Tells of each record what became of it.
+pub(super) struct Deliveries;
 
 impl ClientContext for Deliveries {}
 
@@ -88,7 +89,8 @@ impl ProducerContext for Deliveries {
                 let range = state.offsets.entry(message.partition().unsigned_abs()).or_insert((offset, offset + 1));
                 *range = (range.0.min(offset), range.1.max(offset + 1));
             }
-            Err((error, _)) => state.failed = Some(error.clone()),
+            // The first says why; the rest of a transaction fails for it.
+            Err((error, _)) => drop(state.failed.get_or_insert_with(|| error.clone())),
         }
         if state.waiting == 0 {
             sent.changed.notify_all();
@@ -96,10 +98,10 @@ impl ProducerContext for Deliveries {
     }
 }
 
-type Kafka = ThreadedProducer<Deliveries>;
+pub(super) type Kafka = ThreadedProducer<Deliveries>;
 
 /// Hands records to librdkafka, and waits until all are stored or given up.
-fn send(
+pub(super) fn send(
     producer: &Kafka,
     order: &Mutex<()>,
     topic: &str,
