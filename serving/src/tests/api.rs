@@ -29,7 +29,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
     let platform = platform();
     let detail = platform.ok("/v1/views/trending").await;
     let expected = json!({
-        "name": "trending", "sql": "CREATE MATERIALIZED VIEW trending …", "definition": "sha256:trending", "topic": "posts", "table": "posts",
+        "kind": "view", "name": "trending", "sql": "CREATE MATERIALIZED VIEW trending …", "definition": "sha256:trending", "topic": "posts", "table": "posts",
         "columns": [
             {"name": "window_start", "type": "TIMESTAMP", "role": "window"},
             {"name": "window_end", "type": "TIMESTAMP", "role": "window"},

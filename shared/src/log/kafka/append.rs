@@ -92,7 +92,7 @@ impl ProducerContext for Deliveries {
             // The first says why; the rest of a transaction fails for it.
             Err((error, _)) => drop(state.failed.get_or_insert_with(|| error.clone())),
         }
-        if state.waiting == 0 {
+        if state.waiting == 0 || state.failed.is_some() {
             sent.changed.notify_all();
         }
     }
@@ -100,7 +100,8 @@ impl ProducerContext for Deliveries {
 
 pub(super) type Kafka = ThreadedProducer<Deliveries>;
 
-/// Hands records to librdkafka, and waits until all are stored or given up.
+/// Hands records to librdkafka, and waits until all are stored or one is given up: the others of a transaction would then wait
+/// in vain until it is aborted.
 pub(super) fn send(
     producer: &Kafka,
     order: &Mutex<()>,
@@ -134,7 +135,7 @@ pub(super) fn send(
     }
     drop(in_turn);
     let mut state = sent.state.lock();
-    while state.waiting > 0 {
+    while state.waiting > 0 && state.failed.is_none() {
         sent.changed.wait(&mut state);
     }
     match refused.or(state.failed.take()) {

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
@@ -79,12 +80,21 @@ impl Outlets {
         partitions: impl IntoIterator<Item = Partition>,
     ) -> Result<Positions, LogError> {
         let failed = |source| backend(format!("asking for the offsets of group `{}`", self.group(output)), source);
+        let deadline = Instant::now() + TIMEOUT;
         let full = self.cluster.full(&output.table.topic);
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
             asked.add_partition(&full, numbered(partition));
         }
-        let answered = client.committed_offsets(asked, TIMEOUT).map_err(failed)?;
+        let answered = loop {
+            match client.committed_offsets(asked.clone(), TIMEOUT) {
+                // The broker that keeps the group is only becoming it.
+                Err(error) if is_moving(&error) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                answered => break answered.map_err(failed)?,
+            }
+        };
         let mut positions = Positions::new();
         for element in answered.elements() {
             element.error().map_err(failed)?;
@@ -127,6 +137,11 @@ impl Outlets {
         outlet.write(&Parts::new(), &Keys::new(), start)?;
         Ok((outlet, start))
     }
+}
+
+fn is_moving(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(Code::NotCoordinator | Code::CoordinatorNotAvailable | Code::CoordinatorLoadInProgress))
 }
 
 /// Where what is made of one partition is written.
