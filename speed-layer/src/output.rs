@@ -90,11 +90,16 @@ impl OutputWriter {
                     for partition in bounds.into_keys().filter(|p| !threads.contains_key(p)).collect::<Vec<_>>() {
                         match self.clone().start(partition) {
                             Ok(thread) => drop(threads.insert(partition, thread)),
-                            Err(error) => tracing::warn!(reason = reason(&error), "trying again"),
+                            Err(error) => {
+                                tracing::warn!(reason = reason(&error), "an output can't begin; trying again")
+                            }
                         }
                     }
                 }
-                Err(error) => tracing::warn!(view = self.output.name, reason = reason(&error), "trying again"),
+                Err(error) => {
+                    let view = &self.output.name;
+                    tracing::warn!(view, reason = reason(&error), "its partitions can't be listed; trying again");
+                }
             }
             wait(&self.shutdown, self.settings.idle_after / 4);
         }

@@ -139,7 +139,7 @@ pub struct SpeedPart {
         )),
         (status = 304, description = "What `If-None-Match` names is still the answer"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 406, description = "No form that is accepted", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not in time", body = Problem, content_type = "application/problem+json"),
     )

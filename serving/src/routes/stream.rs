@@ -136,7 +136,7 @@ pub struct StreamParameters {
     responses(
         (status = 200, description = "Events `update`: a rows answer whose `rows` are those that are new or changed, with `reset` (forget what you had) and `removed` (keys that are gone)", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -156,7 +156,7 @@ pub(crate) async fn stream_view(
     responses(
         (status = 200, description = "Events `update` of all of them; `view` says of which", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]
