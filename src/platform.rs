@@ -6,18 +6,20 @@ use std::sync::Arc;
 
 use anabranch_batch_layer::archive::ArchiveSettings;
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measure, Measures, Readiness};
+use anabranch_serving::{Api, App, Limits, Measure, Measures, Outputs, Readiness, StoppedOutput};
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
+use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::log::{Log, LogError, Retention};
+use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::version::Versions;
-use anabranch_shared::view::Catalog;
-use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
+use anabranch_shared::view::{Catalog, Output};
+use anabranch_speed_layer::{Checkpoints, Context, OutputStates, OutputStatus, Settings, SpeedLayer, SpeedMetrics};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -45,6 +47,8 @@ pub struct Opened {
     pub data: PathBuf,
     /// The event log.
     pub log: Arc<dyn Log>,
+    /// Where outputs are written, if that can be done.
+    pub outlets: Option<Outlets>,
     /// The way in.
     pub ingest: Arc<Ingest>,
     /// The time.
@@ -79,23 +83,31 @@ impl Platform {
         self.dir.join(".anabranch")
     }
 
-    /// Starts it for one command: on a free port of loopback, and without schedules.
+    /// Starts it for one command: on a free port of loopback, without schedules, and without writing outputs.
     pub async fn start_for_command(mut self) -> Result<Started, Failure> {
         self.config.server.listen = "127.0.0.1:0".to_owned();
         self.config.batch.scheduler = false;
-        self.start().await
+        let opened = self.open().await?;
+        self.start_with(Opened { outlets: None, ..opened }).await
     }
 
     /// Opens the log, with the topics of the tables, and listens.
     pub async fn open(&self) -> Result<Opened, Failure> {
         let Self { config, catalog, .. } = self;
+        if let (Some(output), None) = (catalog.outputs.values().next(), &config.kafka.brokers) {
+            return Err(Failure::usage(format!(
+                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
+                 under [kafka], or leave the view out",
+                output.name
+            )));
+        }
         let data = self.data();
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(config, &data, &clock)?;
+        let (log, outlets) = open_log(config, &data, &clock)?;
         for table in catalog.tables.values() {
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
@@ -104,7 +116,7 @@ impl Platform {
             }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, data, log, ingest, clock })
+        Ok(Opened { url, listener, data, log, outlets, ingest, clock })
     }
 
     /// What the speed layer works with; it knows no versions yet.
@@ -114,6 +126,7 @@ impl Platform {
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
             checkpoints: Some(Checkpoints::new(opened.data.join("checkpoints"))),
+            outlets: opened.outlets.clone(),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
         }
@@ -122,9 +135,13 @@ impl Platform {
     /// Starts every role.
     pub async fn start(self) -> Result<Started, Failure> {
         let opened = self.open().await?;
+        self.start_with(opened).await
+    }
+
+    async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
         let context = self.speed_context(&opened);
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, data, log, ingest, clock } = opened;
+        let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -148,8 +165,12 @@ impl Platform {
             ingest: Arc::clone(&ingest),
             snapshots: speed.snapshots(),
             versions,
+            outputs: outputs(outlets, {
+                let states = speed.outputs();
+                move || stopped(&states)
+            }),
             jobs,
-            measures: measures(speed.metrics_reader()),
+            measures: measures(speed.metrics_reader(), speed.outputs()),
             ready: readiness,
             clock: Arc::clone(&clock),
             limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
@@ -173,18 +194,20 @@ impl Started {
     }
 }
 
-/// The event log that the settings choose.
-fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, Failure> {
+/// The event log that the settings choose, and where outputs are written, if it has a place for them.
+fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
     let Some(options) = config.kafka.log_options() else {
         let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
-        return Ok(Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?));
+        return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
     };
     if config.log.retention_bytes.is_some() {
         let message =
             "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
         return Err(Failure::usage(message.to_owned()));
     }
-    Ok(Arc::new(KafkaLog::open(options, Arc::clone(clock))?))
+    let log = KafkaLog::open(options, Arc::clone(clock))?;
+    let outlets = log.outlets(&config.kafka.group);
+    Ok((Arc::new(log), Some(outlets)))
 }
 
 /// Listens where the settings say, but not in public by mistake.
@@ -216,14 +239,57 @@ pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readines
     readiness
 }
 
+/// How far the outputs are, for serving.
+pub fn outputs(outlets: Option<Outlets>, stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static) -> Outputs {
+    let positions = move |output: &Output| outlets.as_ref().map_or(Ok(Positions::new()), |all| all.positions(output));
+    Outputs::new(positions, stopped)
+}
+
+/// The outputs that have stopped.
+pub fn stopped(states: &OutputStates) -> Vec<StoppedOutput> {
+    let stopped = |((view, partition), state): ((String, Partition), OutputStatus)| {
+        Some(StoppedOutput { view, partition, why: state.stopped? })
+    };
+    states.all().into_iter().filter_map(stopped).collect()
+}
+
 /// The layers' numbers for `/metrics`.
-fn measures(speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static) -> Measures {
+fn measures(
+    speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static,
+    outputs: OutputStates,
+) -> Measures {
     Measures::new(move || {
         let each = speed().into_iter().flat_map(|(table, numbers)| {
             speed_measures(&numbers).into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
         });
-        each.collect()
+        each.chain(output_measures(&outputs)).collect()
     })
+}
+
+/// The numbers of the outputs.
+pub fn output_measures(states: &OutputStates) -> Vec<Measure> {
+    let of_one = |((view, partition), state): ((String, Partition), OutputStatus)| {
+        let all = [
+            Measure::counter("anabranch_output_records", "Records written to a view's topic", state.records as f64),
+            Measure::counter(
+                "anabranch_output_failures",
+                "Writes that were given up and tried again",
+                state.failures as f64,
+            ),
+            Measure::counter(
+                "anabranch_output_rejected",
+                "Records of the log that were no events",
+                state.rejected as f64,
+            ),
+            Measure::gauge(
+                "anabranch_output_stopped",
+                "1 if it has stopped",
+                f64::from(u8::from(state.stopped.is_some())),
+            ),
+        ];
+        all.map(|measure| measure.of("view", &view).of("partition", partition))
+    };
+    states.all().into_iter().flat_map(of_one).collect()
 }
 
 /// The numbers of one pipeline of the speed layer.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use anabranch_batch_layer::archive::Archiver;
 use anabranch_batch_layer::{BatchLayer, BatchSettings, archive_root};
-use anabranch_serving::{Api, App, Limits, Measure, Measures, Readiness};
+use anabranch_serving::{Api, App, Limits, Measure, Measures, Outputs, Readiness};
 use anabranch_shared::clock::Clock;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::job::relay::{self, Foreman, RemoteJobs};
@@ -131,7 +131,7 @@ impl Process {
         snapshots: Snapshots,
         versions: Versions,
         ready: watch::Receiver<Readiness>,
-        measures: Measures,
+        (measures, outputs): (Measures, Outputs),
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
         let Opened { log, clock, ingest, listener, .. } = opened;
@@ -143,23 +143,37 @@ impl Process {
         };
         if api != Api::Whole {
             // This process knows nothing of the views, and says nothing of them.
-            catalog = Arc::new(Catalog { views: BTreeMap::new(), ..Catalog::clone(&catalog) });
+            catalog = Arc::new(Catalog { tables: catalog.tables.clone(), ..Catalog::default() });
         }
         let rejects = Arc::clone(ingest.rejects());
         let limits = Limits { body_bytes: platform.config.server.max_body as usize, ..Default::default() };
-        let app = App { api, catalog, log, rejects, ingest, snapshots, versions, jobs, measures, ready, clock, limits };
+        let app = App {
+            api,
+            catalog,
+            log,
+            rejects,
+            ingest,
+            snapshots,
+            versions,
+            outputs,
+            jobs,
+            measures,
+            ready,
+            clock,
+            limits,
+        };
         Ok(anabranch_serving::serve(listener, app, shutdown.cancelled_owned()).await?)
     }
 
     /// Answers only how the process is.
-    async fn answer_probes(self, measures: Measures) -> Result<(), Failure> {
+    async fn answer_probes(self, numbers: (Measures, Outputs)) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, measures).await
+        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, numbers).await
     }
 
     async fn ingest(self) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        self.answer(Api::Ingest, Snapshots::default(), Versions::default(), readiness, Measures::new(Vec::new)).await
+        self.answer(Api::Ingest, Snapshots::default(), Versions::default(), readiness, Default::default()).await
     }
 
     async fn serve(self) -> Result<(), Failure> {
@@ -167,7 +181,8 @@ impl Process {
         let versions = self.versions().await?;
         let (snapshots, threads) = anabranch_serving::collect(&self.log(), &self.platform.catalog, &self.shutdown)?;
         let readiness = platform::readiness(snapshots.clone(), "no speed layer has been heard of yet");
-        self.answer(Api::Whole, snapshots, versions, readiness, Measures::new(Vec::new)).await?;
+        let outputs = platform::outputs(self.opened.outlets.clone(), Vec::new);
+        self.answer(Api::Whole, snapshots, versions, readiness, (Measures::default(), outputs)).await?;
         tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(std::thread::JoinHandle::join))
             .await?
             .map_err(|_| Failure::new("a thread that collects snapshots has failed"))
@@ -185,8 +200,12 @@ impl Process {
             waiting: Vec::new(),
         };
         let group = group::join(&self.group, &self.topics(), member, self.shutdown.clone())?;
+        let all = running.clone();
+        let stopped = move || all.lock().values().flat_map(|one| platform::stopped(&one.layer.outputs())).collect();
+        let outputs = platform::outputs(self.opened.outlets.clone(), stopped);
+        let all = running.clone();
         let numbers = move || -> Vec<(String, Partition, SpeedMetrics)> {
-            let running = running.lock();
+            let running = all.lock();
             let each = running.iter().flat_map(|((_, partition), one): (&(String, Partition), &Running)| {
                 one.layer.metrics().into_iter().map(move |(table, numbers)| (table, *partition, numbers))
             });
@@ -198,9 +217,10 @@ impl Process {
                 all.map(move |measure: Measure| measure.of("table", &table).of("partition", partition))
                     .collect::<Vec<_>>()
             });
-            each.collect()
+            let running = running.lock();
+            each.chain(running.values().flat_map(|one| platform::output_measures(&one.layer.outputs()))).collect()
         });
-        self.answer_probes(measures).await?;
+        self.answer_probes((measures, outputs)).await?;
         leave(group).await
     }
 
@@ -219,7 +239,7 @@ impl Process {
             waiting: Vec::new(),
         };
         let group = group::join(&self.group, &self.topics(), member, self.shutdown.clone())?;
-        self.answer_probes(Measures::new(Vec::new)).await?;
+        self.answer_probes(Default::default()).await?;
         leave(group).await
     }
 
@@ -236,7 +256,7 @@ impl Process {
             running: None,
         };
         let group = group::join(&self.group, &[relay::TOPIC.to_owned()], member, self.shutdown.clone())?;
-        self.answer_probes(Measures::new(Vec::new)).await?;
+        self.answer_probes(Default::default()).await?;
         leave(group).await
     }
 }

@@ -17,7 +17,8 @@ const PIECE: usize = 20;
 const LIFE: Duration = Duration::from_secs(3);
 
 /// Every failpoint in the program, by name: a new one has to be added here. Compaction's are in
-/// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here.
+/// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here; those of outputs, which need Kafka, are
+/// in `tests/output/kills.rs`.
 const FAILPOINTS: [&str; 21] = [
     "log::before_commit",
     "log::write",

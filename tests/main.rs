@@ -9,5 +9,6 @@ mod generated;
 mod ingest;
 mod kafka;
 mod oracle;
+mod output;
 mod python;
 mod support;

@@ -57,8 +57,8 @@ impl Reader {
                 Ok(polled) => polled,
                 Err(error @ LogError::Backend { .. }) => {
                     tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
-                    self.wait(PAUSE * 2_u32.pow(failures));
-                    failures = DOUBLINGS.min(failures + 1);
+                    wait(&self.shutdown, pause(failures));
+                    failures += 1;
                     continue;
                 }
                 Err(error) => return Err(self.failed(&error)),
@@ -117,15 +117,20 @@ impl Reader {
     fn failed(&self, error: &LogError) -> String {
         format!("table `{}`: reading the log failed: {}", self.table.name, reason(error))
     }
+}
 
-    /// Waits, but not through a shutdown.
-    fn wait(&self, time: Duration) {
-        let step = Duration::from_millis(10);
-        for _ in 0..time.as_millis() / step.as_millis() {
-            if self.shutdown.is_cancelled() {
-                break;
-            }
-            std::thread::sleep(step);
+/// How long a log that has failed so often in a row is left alone.
+pub(crate) fn pause(failures: u32) -> Duration {
+    PAUSE * 2_u32.pow(failures.min(DOUBLINGS))
+}
+
+/// Waits, but not through a shutdown.
+pub(crate) fn wait(shutdown: &CancellationToken, time: Duration) {
+    let step = Duration::from_millis(10);
+    for _ in 0..time.as_millis() / step.as_millis() {
+        if shutdown.is_cancelled() {
+            break;
         }
+        std::thread::sleep(step);
     }
 }

@@ -123,6 +123,7 @@ fn measure(
         catalog: Arc::clone(&catalog),
         versions: Versions::default(),
         checkpoints: Some(Checkpoints::new(folder.join("checkpoints"))),
+        outlets: None,
         clock,
         settings: Settings::default(),
     };

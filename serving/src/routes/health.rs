@@ -9,6 +9,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::{Readiness, Server};
+use crate::output::StoppedOutput;
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]
@@ -38,6 +39,10 @@ pub(crate) async fn readyz(State(server): State<Arc<Server>>) -> (StatusCode, Js
                 readiness.reasons.push(reason);
             }
         }
+    }
+    for StoppedOutput { view, partition, why } in server.app.outputs.stopped() {
+        readiness.ready = false;
+        readiness.reasons.push(format!("view `{view}`: writing what partition {partition} gives has stopped: {why}"));
     }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness))
