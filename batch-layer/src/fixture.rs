@@ -44,7 +44,7 @@ pub fn table() -> Table {
 /// Count, sum, minimum, maximum and average of `value` by `user`.
 pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
     let value = || Some(Expr::Column("value".into(), DataType::BigInt));
-    let aggregate = |name: &str, function, argument| Aggregate { name: name.into(), function, argument, filter: None };
+    let aggregate = |name: &str, function, argument| Aggregate { name: name.into(), function, argument, place: None, filter: None };
     let mut columns = vec![OutputColumn::Key(0)];
     columns.extend((0..5).map(OutputColumn::Aggregate));
     View {
@@ -64,6 +64,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
             aggregate("mean", AggregateFunction::Avg, value()),
         ],
         columns,
+        having: None,
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit: None,
         allowed_lateness: 0,
@@ -182,5 +183,5 @@ pub fn rows_of_partials(view: &View, version: &anabranch_shared::version::Versio
     use anabranch_shared::partial::{Part, Scope, windows};
     let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").into_iter();
     let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-    rows(&windows(view, &parts, Scope::All).expect("windows"))
+    rows(&windows(view, &parts, Scope::All).expect("windows").rows)
 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_shared::table::{
     ArchiveRead, Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version,
@@ -260,7 +261,7 @@ impl Recompute {
     fn finished(&self, version: &Version, panes: Range<Micros>, scope: Scope) -> PolarsResult<DataFrame> {
         let partials = version.partials(&self.view, panes.start, panes.end)?.into_iter();
         let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-        partial::windows(&self.view, &parts, scope)?.select(output::row_columns(&self.view))
+        partial::windows(&self.view, &parts, scope)?.rows.select(output::row_columns(&self.view))
     }
 
     /// Neighbouring days that are finished together.
@@ -299,7 +300,7 @@ fn partials(view: &View, events: LazyFrame) -> PolarsResult<DataFrame> {
     let rows = rows.sink_batches(PlanCallback::new(move |rows| Ok(sender.send(rows).is_err())), true, None)?;
     std::thread::scope(|scope| {
         let query = scope.spawn(move || rows.collect_with_engine(Engine::Streaming));
-        let mut partials = Partials::new(view);
+        let mut partials = Partials::new(view, Keep::Everything);
         evaluated.into_iter().try_for_each(|rows| partials.absorb(rows))?;
         query.join().map_err(|_| polars::prelude::polars_err!(ComputeError: "the query's thread has failed"))??;
         partials.into_frame()

@@ -60,11 +60,25 @@ pub struct Answer {
     /// Its rows, ordered and limited as the view says; with `window_start` and `window_end` if several windows were
     /// asked for.
     pub rows: DataFrame,
-    /// Whether the rows are what the batch layer will say of the same events.
-    pub exact: bool,
+    /// How far it can be relied on.
+    pub quality: Quality,
     /// Events that came too late for the windows asked for.
     pub late: u64,
 }
+
+/// How far an answer can be relied on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quality {
+    /// Whether the rows are what the batch layer will say of the same events.
+    pub exact: bool,
+    /// Whether these are surely the rows that the view's limit keeps.
+    pub certain: bool,
+    /// With which probability each bound holds: 1 unless a sketch states it.
+    pub confidence: f64,
+}
+
+/// The least that a sketch of values promises: DataSketches' KLL 99 %, HLL with three standard deviations 99.7 %.
+const SKETCH_CONFIDENCE: f64 = 0.99;
 
 /// Whether a window may still change.
 pub fn state(view: &View, end: Micros, watermark: Option<Micros>) -> &'static str {
@@ -91,42 +105,48 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
         Some(start) => one(view, sources, Span::One(start), start, start.saturating_add(window.size)),
         None => {
             let exact = sources.missing.is_empty();
-            Ok(Answer { span: Span::Nothing, rows: DataFrame::empty(), exact, late: 0 })
+            let quality = Quality { exact, certain: exact, confidence: 1.0 };
+            Ok(Answer { span: Span::Nothing, rows: DataFrame::empty(), quality, late: 0 })
         }
     }
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let late = view.window.map_or(0, |window| late(window, sources, from, from));
-    let (mut rows, exact) = finished(view, sources, Scope::One(from), from, to)?;
+    let (mut rows, quality) = finished(view, sources, Scope::One(from), from, to, late)?;
     if view.window.is_some() {
         rows = rows.drop_many(["window_start", "window_end"]);
     }
-    Ok(Answer { span, rows, exact: exact && late == 0, late })
+    Ok(Answer { span, rows, quality, late })
 }
 
 fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let (first, last) = starts_inside(window, from, to);
     let late = if first <= last { late(window, sources, first, last) } else { 0 };
     let end = if first <= last { last.saturating_add(window.size) } else { first };
-    let (rows, exact) = finished(view, sources, Scope::Range(first, last), first, end)?;
-    Ok(Answer { span: Span::Range { from, to }, rows, exact: exact && late == 0, late })
+    let (rows, quality) = finished(view, sources, Scope::Range(first, last), first, end, late)?;
+    Ok(Answer { span: Span::Range { from, to }, rows, quality, late })
 }
 
-/// The rows of the windows asked for, by the panes that start in `[from, to)`, and whether nothing is missing and every
-/// bound is the value itself.
+/// The rows of the windows asked for, by the panes that start in `[from, to)`.
 fn finished(
     view: &View,
     sources: &Sources,
     scope: Scope,
     from: Micros,
     to: Micros,
-) -> PolarsResult<(DataFrame, bool)> {
+    late: u64,
+) -> PolarsResult<(DataFrame, Quality)> {
     let parts = parts(view, sources, scope, from, to)?;
-    let rows = partial::windows(view, &parts, scope)?;
-    let is_degraded = parts.iter().any(|part| part.slack.is_some());
-    let exact = sources.missing.is_empty() && !is_degraded && is_tight(view, &rows)?;
-    Ok((rows, exact))
+    let finished = partial::windows(view, &parts, scope)?;
+    let is_whole = sources.missing.is_empty();
+    let is_degraded = parts.iter().any(|part| part.slack.is_some()) || finished.is_sketched;
+    let quality = Quality {
+        exact: is_whole && late == 0 && !is_degraded && is_tight(view, &finished.rows)?,
+        certain: is_whole && finished.is_certain,
+        confidence: if finished.is_sketched { SKETCH_CONFIDENCE } else { 1.0 },
+    };
+    Ok((finished.rows, quality))
 }
 
 /// The starts of the first and the last window wholly inside `[from, to]`; the first is after the last if there is none.

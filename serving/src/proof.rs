@@ -6,7 +6,7 @@ use anabranch_shared::render::write_json_text;
 use anabranch_shared::view::View;
 use serde_json::{Value, json};
 
-use crate::merge::{self, Span};
+use crate::merge::{self, Quality, Span};
 use crate::source::Sources;
 
 /// An answer without its rows.
@@ -18,8 +18,8 @@ pub struct Proof<'a> {
     pub sources: &'a Sources,
     /// What it is about.
     pub span: Span,
-    /// Whether it is what the batch layer will say.
-    pub exact: bool,
+    /// How far it can be relied on.
+    pub quality: Quality,
     /// Events that came too late for it.
     pub late: u64,
     /// Records of the topic that were rejected.
@@ -34,7 +34,7 @@ impl Proof<'_> {
         out.extend_from_slice(b",\"mode\":");
         write_json_text(self.sources.mode.name(), out);
         let incomplete = !self.sources.missing.is_empty();
-        out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.exact).as_bytes());
+        out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
             write_value(&offsets(&self.sources.missing), out);
@@ -56,6 +56,8 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"late\":{},\"rejected\":{}", self.late, self.rejected).as_bytes());
         out.extend_from_slice(b",\"definition\":");
         write_json_text(&self.view.definition, out);
+        let Quality { certain, confidence, .. } = self.quality;
+        out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
     }
 
     /// All of it as one JSON object.

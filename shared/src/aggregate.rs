@@ -9,10 +9,18 @@
 //! | `count`    | how many                   | sum              |
 //! | `sum`, `avg` | the sum, and how many values | sum            |
 //! | `min`, `max` | the value, if there was any | the better one  |
+//! | `var_samp`, `stddev_pop`, … | mean, squared distances from it, how many | Chan's formula |
+//! | `arg_max`, `arg_min` | the value and its place | the better place |
+//! | `count(DISTINCT x)`, `approx_count_distinct` | the values, or a sketch | union |
+//! | `approx_percentile` | the values, or a sketch | all of them     |
 
+mod distinct;
 mod extreme;
 pub(crate) mod keys;
+mod moment;
 mod number;
+mod place;
+mod quantile;
 
 use std::cmp::Ordering;
 use std::fmt::Debug;
@@ -22,12 +30,35 @@ use polars::prelude::*;
 use crate::transform::polars_type;
 use crate::view::{Aggregate, AggregateFunction};
 
+/// How much of a group is kept where values are many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// All of it, so that the answer is exact: what the batch layer does.
+    Everything,
+    /// As much as fits a bounded state per group, which then goes on as a sketch: what the speed layer does.
+    Bounded,
+}
+
+/// What an aggregate says of every group.
+#[derive(Debug, Clone)]
+pub(crate) struct Finished {
+    pub value: Column,
+    /// Lower and upper bounds, if a sketch stands in for values.
+    pub bounds: Option<(Column, Column)>,
+}
+
+impl From<Column> for Finished {
+    fn from(value: Column) -> Self {
+        Self { value, bounds: None }
+    }
+}
+
 /// One aggregate of some groups, by the groups' numbers.
 pub(crate) trait State: Debug + Send + Sync {
     /// From now on there are this many groups, never fewer than before. New ones are empty.
     fn grow(&mut self, groups: usize);
 
-    /// Adds rows: the i-th is of group `groups[i]`. `values` holds the aggregate's argument, null where its filter isn't
+    /// Adds rows: the i-th is of group `groups[i]`. `values` holds the aggregate's arguments, null where its filter isn't
     /// true; of `count(*)` with a filter, whether it is true; of `count(*)` nothing.
     fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()>;
 
@@ -38,7 +69,7 @@ pub(crate) trait State: Debug + Send + Sync {
     fn columns(&self) -> PolarsResult<Vec<Column>>;
 
     /// The aggregate's value in every group.
-    fn finish(&self) -> PolarsResult<Column>;
+    fn finish(&self) -> PolarsResult<Finished>;
 
     /// The bytes that it takes.
     fn bytes(&self) -> usize;
@@ -51,31 +82,56 @@ fn argument_type(aggregate: &Aggregate) -> DataType {
 
 /// What follows an aggregate's number in the names of its columns of state, and their types.
 pub(crate) fn layout(aggregate: &Aggregate) -> Vec<(&'static str, DataType)> {
+    use AggregateFunction as A;
+    let argument = argument_type(aggregate);
     match aggregate.function {
-        AggregateFunction::Count => vec![("", DataType::Int64)],
-        AggregateFunction::Sum | AggregateFunction::Avg => vec![("", argument_type(aggregate)), ("n", DataType::Int64)],
-        AggregateFunction::Min | AggregateFunction::Max => vec![("", argument_type(aggregate))],
+        A::Count => vec![("", DataType::Int64)],
+        A::Sum | A::Avg => vec![("", argument), ("n", DataType::Int64)],
+        A::Min | A::Max => vec![("", argument)],
+        A::Spread(_) => vec![("", DataType::Float64), ("s", DataType::Float64), ("n", DataType::Int64)],
+        A::ArgMin | A::ArgMax => vec![("", argument), ("p", place_type(aggregate))],
+        A::CountDistinct | A::ApproxCountDistinct => {
+            vec![("", DataType::List(Box::new(argument))), ("h", DataType::Binary)]
+        }
+        A::ApproxPercentile(_) => vec![("", DataType::List(Box::new(DataType::Float64))), ("k", DataType::Binary)],
     }
 }
 
+fn place_type(aggregate: &Aggregate) -> DataType {
+    polars_type(&aggregate.place.as_ref().map_or(crate::schema::DataType::BigInt, |x| x.data_type()))
+}
+
 /// The state of an aggregate in no group yet.
-pub(crate) fn state(aggregate: &Aggregate) -> Box<dyn State> {
+pub(crate) fn state(aggregate: &Aggregate, keep: Keep) -> Box<dyn State> {
+    use AggregateFunction as A;
     let data_type = argument_type(aggregate);
+    let is_double = data_type == DataType::Float64;
     match aggregate.function {
-        AggregateFunction::Count => Box::new(number::Count::new(aggregate)),
-        AggregateFunction::Sum if data_type == DataType::Float64 => Box::new(number::Sum::<f64>::default()),
-        AggregateFunction::Sum => Box::new(number::Sum::<i64>::default()),
-        AggregateFunction::Avg if data_type == DataType::Float64 => Box::new(number::Average(number::Sum::<f64>::default())),
-        AggregateFunction::Avg => Box::new(number::Average(number::Sum::<i64>::default())),
-        AggregateFunction::Min | AggregateFunction::Max => {
-            let largest = aggregate.function == AggregateFunction::Max;
+        A::Count => Box::new(number::Count::new(aggregate)),
+        A::Sum if is_double => Box::new(number::Sum::<f64>::default()),
+        A::Sum => Box::new(number::Sum::<i64>::default()),
+        A::Avg if is_double => Box::new(number::Average(number::Sum::<f64>::default())),
+        A::Avg => Box::new(number::Average(number::Sum::<i64>::default())),
+        function @ (A::Min | A::Max) => {
+            let largest = function == A::Max;
             match data_type {
                 DataType::String => Box::new(extreme::Text::new(largest)),
                 DataType::Float64 => Box::new(extreme::Extreme::<f64>::new(largest, data_type)),
                 _ => Box::new(extreme::Extreme::<i64>::new(largest, data_type)),
             }
         }
+        A::Spread(spread) => Box::new(moment::Moments::new(spread)),
+        function @ (A::ArgMin | A::ArgMax) => {
+            Box::new(place::Placed::new(function == A::ArgMax, data_type, place_type(aggregate)))
+        }
+        A::CountDistinct | A::ApproxCountDistinct => Box::new(distinct::Distinct::new(data_type, keep)),
+        A::ApproxPercentile(fraction) => Box::new(quantile::Quantile::new(fraction, keep)),
     }
+}
+
+/// What is better, as the comparison with what was kept says it.
+fn better(largest: bool) -> Ordering {
+    if largest { Ordering::Greater } else { Ordering::Less }
 }
 
 /// A column that lies in memory as one piece.

@@ -4,6 +4,7 @@ use polars::prelude::*;
 
 use crate::aggregate::keys::Keys;
 use crate::aggregate::{self, State};
+pub use crate::aggregate::Keep;
 use crate::partial;
 use crate::view::View;
 
@@ -16,8 +17,8 @@ pub struct Groups {
 
 impl Groups {
     /// No groups yet.
-    pub fn new(view: &View) -> Self {
-        Self { keys: Keys::new(view), states: states(view) }
+    pub fn new(view: &View, keep: Keep) -> Self {
+        Self { keys: Keys::of(view), states: states(view, keep) }
     }
 
     /// How many there are.
@@ -96,8 +97,8 @@ impl Groups {
 }
 
 /// The state of each aggregate of a view, in no group yet.
-pub(crate) fn states(view: &View) -> Vec<Box<dyn State>> {
-    view.aggregates.iter().map(aggregate::state).collect()
+pub(crate) fn states(view: &View, keep: Keep) -> Vec<Box<dyn State>> {
+    view.aggregates.iter().map(|aggregate| aggregate::state(aggregate, keep)).collect()
 }
 
 /// Adds partials, each of its group, to states of so many groups.

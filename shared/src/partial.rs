@@ -28,10 +28,10 @@ use polars::prelude::*;
 
 use crate::aggregate;
 use crate::clock::Micros;
-use crate::group::Groups;
+use crate::group::{Groups, Keep};
 use crate::row;
 use crate::transform::{lower, polars_type};
-use crate::view::View;
+use crate::view::{Aggregate, View};
 
 pub use windows::{Part, Scope, windows};
 
@@ -66,12 +66,13 @@ pub fn schema(view: &View) -> Schema {
     schema
 }
 
-/// The rows of a view before aggregation: [`PANE`], [`MISSED`], the keys, and as `v0`, `v1`, … what each aggregate is over.
+/// The rows of a view before aggregation: [`PANE`], [`MISSED`], the keys, and as `v0`, `p0`, `v1`, … what each aggregate is
+/// over.
 /// `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
 pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     let View { table, unnest, filter, .. } = view;
     let time = table.event_time_column().name.as_str();
-    let values = view.aggregates.iter().flat_map(|a| a.argument.iter().chain(a.filter.iter()));
+    let values = view.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
     let later = view.keys.iter().map(|k| &k.expr).chain(values);
     let also = [time, MISSED];
     let also = if has_missed { &also[..] } else { &also[..1] };
@@ -86,46 +87,51 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     let mut columns = vec![pane.alias(PANE), missed.alias(MISSED)];
     columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
     for (i, aggregate) in view.aggregates.iter().enumerate() {
-        let value = match (&aggregate.argument, &aggregate.filter) {
-            (None, None) => continue,
-            (None, Some(filter)) => lower(filter),
-            (Some(argument), None) => lower(argument),
-            (Some(argument), Some(filter)) => {
-                let nothing = lit(NULL).cast(polars_type(&argument.data_type()));
-                ternary_expr(lower(filter), lower(argument), nothing)
+        let filtered = |value: &crate::expr::Expr| match &aggregate.filter {
+            None => lower(value),
+            Some(filter) => {
+                let nothing = lit(NULL).cast(polars_type(&value.data_type()));
+                ternary_expr(lower(filter), lower(value), nothing)
             }
         };
-        columns.push(value.alias(format!("v{i}")));
+        match (&aggregate.argument, &aggregate.filter) {
+            (None, None) => {}
+            (None, Some(filter)) => columns.push(lower(filter).alias(format!("v{i}"))),
+            (Some(argument), _) => columns.push(filtered(argument).alias(format!("v{i}"))),
+        }
+        if let Some(place) = &aggregate.place {
+            columns.push(filtered(place).alias(format!("p{i}")));
+        }
     }
     events.select(columns)
 }
 
-/// What the i-th aggregate is over: a column, or none.
+/// What the i-th aggregate is over: a column, two, or none.
 pub(crate) fn value_columns(view: &View, rows: &DataFrame, i: usize) -> PolarsResult<Vec<Column>> {
-    let aggregate = &view.aggregates[i];
-    if aggregate.argument.is_none() && aggregate.filter.is_none() {
-        return Ok(Vec::new());
-    }
-    Ok(vec![rows.column(&format!("v{i}"))?.clone()])
+    let Aggregate { argument, place, filter, .. } = &view.aggregates[i];
+    let value = (argument.is_some() || filter.is_some()).then(|| format!("v{i}"));
+    let place = place.is_some().then(|| format!("p{i}"));
+    value.iter().chain(&place).map(|name| rows.column(name).cloned()).collect()
 }
 
 /// Partials in the making, of any panes.
 #[derive(Debug)]
 pub struct Partials<'v> {
     view: &'v View,
+    keep: Keep,
     panes: BTreeMap<(Micros, i32), Groups>,
 }
 
 impl<'v> Partials<'v> {
     /// The partials of no events.
-    pub fn new(view: &'v View) -> Self {
-        Self { view, panes: BTreeMap::new() }
+    pub fn new(view: &'v View, keep: Keep) -> Self {
+        Self { view, keep, panes: BTreeMap::new() }
     }
 
     /// Adds [`rows`].
     pub fn absorb(&mut self, rows: DataFrame) -> PolarsResult<()> {
         for (of, rows) in split(rows)? {
-            self.panes.entry(of).or_insert_with(|| Groups::new(self.view)).absorb(self.view, &rows)?;
+            self.panes.entry(of).or_insert_with(|| Groups::new(self.view, self.keep)).absorb(self.view, &rows)?;
         }
         Ok(())
     }
@@ -133,7 +139,7 @@ impl<'v> Partials<'v> {
     /// Adds partials.
     pub fn merge(&mut self, partials: DataFrame) -> PolarsResult<()> {
         for (of, partials) in split(partials)? {
-            self.panes.entry(of).or_insert_with(|| Groups::new(self.view)).merge(self.view, &partials)?;
+            self.panes.entry(of).or_insert_with(|| Groups::new(self.view, self.keep)).merge(self.view, &partials)?;
         }
         Ok(())
     }
@@ -161,16 +167,16 @@ impl<'v> Partials<'v> {
     }
 }
 
-/// Aggregates events into partials. `events` has the table's columns, and [`MISSED`] if `has_missed`.
+/// Aggregates events into exact partials. `events` has the table's columns, and [`MISSED`] if `has_missed`.
 pub fn partials(view: &View, events: LazyFrame, has_missed: bool) -> PolarsResult<DataFrame> {
-    let mut partials = Partials::new(view);
+    let mut partials = Partials::new(view, Keep::Everything);
     partials.absorb(rows(view, events, has_missed).collect()?)?;
     partials.into_frame()
 }
 
 /// Adds up partials of the same pane and group.
-pub fn merge(view: &View, frames: impl IntoIterator<Item = DataFrame>) -> PolarsResult<DataFrame> {
-    let mut partials = Partials::new(view);
+pub fn merge(view: &View, frames: impl IntoIterator<Item = DataFrame>, keep: Keep) -> PolarsResult<DataFrame> {
+    let mut partials = Partials::new(view, keep);
     frames.into_iter().try_for_each(|frame| partials.merge(frame))?;
     partials.into_frame()
 }

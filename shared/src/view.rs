@@ -59,6 +59,8 @@ pub struct View {
     pub aggregates: Vec<Aggregate>,
     /// The columns of an answer, in the order of the SELECT list.
     pub columns: Vec<OutputColumn>,
+    /// Rows of a window for which this isn't true are left out. Reads the columns of an answer.
+    pub having: Option<Expr>,
     /// The order of a window's rows. Ties are broken by the keys, ascending.
     pub order: Vec<OrderBy>,
     /// How many rows of a window are kept.
@@ -98,12 +100,14 @@ pub struct Aggregate {
     pub function: AggregateFunction,
     /// Of which value; none is `count(*)`.
     pub argument: Option<Expr>,
+    /// Where the value is: what `arg_max` and `arg_min` go by.
+    pub place: Option<Expr>,
     /// `FILTER (WHERE …)`.
     pub filter: Option<Expr>,
 }
 
 /// The aggregate functions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[expect(missing_docs, reason = "the names are the functions'")]
 pub enum AggregateFunction {
     Count,
@@ -111,6 +115,24 @@ pub enum AggregateFunction {
     Avg,
     Min,
     Max,
+    /// Variance or standard deviation.
+    Spread(Spread),
+    ArgMin,
+    ArgMax,
+    /// `count(DISTINCT x)`.
+    CountDistinct,
+    ApproxCountDistinct,
+    /// At this share of the values, from 0 to 1.
+    ApproxPercentile(f64),
+}
+
+/// Which measure of how far values are spread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Spread {
+    /// Over a sample, so divided by one less than their number.
+    pub is_sample: bool,
+    /// The standard deviation, not the variance.
+    pub is_root: bool,
 }
 
 impl AggregateFunction {
@@ -122,6 +144,15 @@ impl AggregateFunction {
             Self::Avg => "avg",
             Self::Min => "min",
             Self::Max => "max",
+            Self::Spread(Spread { is_sample: true, is_root: false }) => "var_samp",
+            Self::Spread(Spread { is_sample: false, is_root: false }) => "var_pop",
+            Self::Spread(Spread { is_sample: true, is_root: true }) => "stddev_samp",
+            Self::Spread(Spread { is_sample: false, is_root: true }) => "stddev_pop",
+            Self::ArgMin => "arg_min",
+            Self::ArgMax => "arg_max",
+            Self::CountDistinct => "count",
+            Self::ApproxCountDistinct => "approx_count_distinct",
+            Self::ApproxPercentile(_) => "approx_percentile",
         }
     }
 }
@@ -131,7 +162,9 @@ impl Aggregate {
     pub fn data_type(&self) -> DataType {
         match (self.function, &self.argument) {
             (AggregateFunction::Count, _) | (_, None) => DataType::BigInt,
-            (AggregateFunction::Avg, _) => DataType::Double,
+            (AggregateFunction::CountDistinct | AggregateFunction::ApproxCountDistinct, _) => DataType::BigInt,
+            (AggregateFunction::Avg | AggregateFunction::Spread(_), _) => DataType::Double,
+            (AggregateFunction::ApproxPercentile(_), _) => DataType::Double,
             (_, Some(argument)) => argument.data_type(),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, MISSED};
 use anabranch_shared::view::View;
 use polars::prelude::*;
@@ -66,7 +67,7 @@ pub(crate) fn merge(view: &View, frames: Vec<DataFrame>) -> Result<DataFrame, Sp
     if frames.len() == 1 {
         return Ok(frames.swap_remove(0));
     }
-    partial::merge(view, frames).map_err(failed(view, "merging partials"))
+    partial::merge(view, frames, Keep::Bounded).map_err(failed(view, "merging partials"))
 }
 
 pub(crate) fn failed<'a>(view: &'a View, step: &'static str) -> impl FnOnce(PolarsError) -> SpeedError + use<'a> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::group::Groups;
+use anabranch_shared::group::{Groups, Keep};
 use anabranch_shared::partial::{self, MISSED};
 use anabranch_shared::snapshot::{Pane, Slack};
 use anabranch_shared::view::View;
@@ -42,7 +42,7 @@ impl OpenPane {
         for (missed, rows) in added.rows {
             match &mut self.degraded {
                 Some(Degraded::Sketch(sketch)) if missed == 0 => {
-                    let mut groups = Groups::new(view);
+                    let mut groups = Groups::new(view, Keep::Bounded);
                     groups.absorb(view, &rows).map_err(failed(view, "aggregating a micro-batch"))?;
                     sketch.add(view, &partials(view, &groups, 0, 0)?, 0)?;
                 }
@@ -52,11 +52,11 @@ impl OpenPane {
                     let known = known.unwrap_or_else(|| BooleanChunked::full(PlSmallStr::EMPTY, false, rows.height()));
                     let taken = rows.filter(&known).map_err(failed(view, "refusing new keys"))?;
                     *refused += (rows.height() - taken.height()) as i64;
-                    let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view));
+                    let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view, Keep::Bounded));
                     groups.absorb(view, &taken).map_err(failed(view, "aggregating a micro-batch"))?;
                 }
                 _ => {
-                    let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view));
+                    let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view, Keep::Bounded));
                     groups.absorb(view, &rows).map_err(failed(view, "aggregating a micro-batch"))?;
                 }
             }
@@ -88,7 +88,7 @@ impl OpenPane {
         self.degraded = Some(match self.degraded.take() {
             Some(Degraded::Sketch(sketch)) => Degraded::Sketch(sketch.halved()?),
             _ if view.is_top_k_by_count() => {
-                let in_time = self.groups.remove(&0).unwrap_or_else(|| Groups::new(view));
+                let in_time = self.groups.remove(&0).unwrap_or_else(|| Groups::new(view, Keep::Bounded));
                 let mut sketch = KeySketch::for_rows(in_time.len(), 0)?;
                 sketch.add(view, &partials(view, &in_time, 0, 0)?, 0)?;
                 Degraded::Sketch(sketch)

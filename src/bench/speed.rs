@@ -173,5 +173,5 @@ fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
 fn ranked(view: &View, snapshot: &Snapshot, scope: Scope, panes: Range<Micros>) -> Result<usize, Failure> {
     let panes = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.range(panes.clone()));
     let parts: Vec<_> = panes.map(|(_, pane)| Part { partials: pane.partials.clone(), slack: pane.slack }).collect();
-    Ok(partial::windows(view, &parts, scope)?.height())
+    Ok(partial::windows(view, &parts, scope)?.rows.height())
 }

@@ -301,7 +301,7 @@ async fn a_reader_of_one_window_finds_it_in_the_panes() {
     let found = tokio::task::spawn_blocking(move || {
         let partials = version.partials(&this, -DAY, DAY).expect("partials").into_iter();
         let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-        windows(&this, &parts, Scope::One(-DAY)).expect("rows")
+        windows(&this, &parts, Scope::One(-DAY)).expect("rows").rows
     });
     let found = rows(&found.await.expect("joined"));
     let mut expected = fold(view.window, &EVENTS);

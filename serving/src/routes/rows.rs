@@ -56,6 +56,7 @@ pub struct RowsParameters {
     "rows": [{"hashtag": "#mcgregor", "mentions": 431, "mentions_lower": 431, "mentions_upper": 431}],
     "sources": {"batch": {"version": 7, "offsets": {"0": [0, 1200]}}, "speed": {"offsets": {"0": [1200, 1532]}}},
     "watermark": "2017-08-27T00:04:31Z", "late": 0, "rejected": 0, "definition": "sha256:…",
+    "certain": true, "confidence": 1.0,
 }))]
 pub struct RowsAnswer {
     /// The view.
@@ -82,6 +83,10 @@ pub struct RowsAnswer {
     rejected: u64,
     /// The definition that was computed.
     definition: String,
+    /// Whether these are surely the rows that the view's limit keeps.
+    certain: bool,
+    /// With which probability each bound holds: 1 unless a sketch states it.
+    confidence: f64,
     /// Goes on where this page ends, if it isn't the last.
     next_cursor: Option<String>,
 }
@@ -227,7 +232,7 @@ fn render(
     };
     let next = (!is_last).then(|| query.cursor(start, page.height()));
     let rows = Rows::of(&page).map_err(internal)?;
-    let proof = Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
+    let proof = Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
 
     let mut body = Vec::with_capacity(512 + rows.height() * 64);
     match format {

@@ -58,7 +58,7 @@ impl Frame {
         let most = view.limit.unwrap_or(DEFAULT_ROWS).max(DEFAULT_ROWS);
         let cells = Rows::of(&answer.rows.head(Some(most))).map_err(internal)?;
         let proof =
-            Proof { view, sources: &sources, span: answer.span, exact: answer.exact, late: answer.late, rejected };
+            Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         proof.write_head(&mut head);
         proof.write_tail(&mut tail);

@@ -104,7 +104,7 @@ fn every_frontier_gives_what_a_plain_fold_does() {
                 let (expected, late) = fold(&view, &events, frontier, start);
                 assert_eq!(read(&answer.rows), expected, "{window:?} at {start} with frontier {frontier}");
                 assert_eq!(answer.late, late);
-                assert_eq!(answer.exact, late == 0);
+                assert_eq!(answer.quality.exact, late == 0);
                 assert!(sources.missing.is_empty());
                 all += answer.rows.height();
             }
@@ -155,7 +155,7 @@ fn a_view_without_windows_or_without_keys_has_one_row() {
         assert_eq!(answer.rows.height(), 1);
         let value = |name: &str| answer.rows.column(name).expect("a column").i64().expect("integers").get(0);
         assert_eq!([value("mentions"), value("total")], expected.map(Some));
-        assert!(answer.exact);
+        assert!(answer.quality.exact);
     }
 }
 
@@ -171,7 +171,7 @@ fn a_degraded_pane_widens_the_bounds_of_its_windows_only() {
     let layers = layers(Some(shown), Vec::new());
 
     let (_, answer) = merged(&view, &layers, Ask::Start(T0));
-    assert!(!answer.exact);
+    assert!(!answer.quality.exact);
     let cell = |name: &str, i: usize| answer.rows.column(name).expect("a column").i64().expect("integers").get(i);
     let row = |i: usize| ["mentions", "mentions_lower", "mentions_upper", "total_lower"].map(|name| cell(name, i));
     // `a` is named by the degraded pane: at most 1 too many. `b` isn't: it may have had 3 events there.
@@ -179,9 +179,9 @@ fn a_degraded_pane_widens_the_bounds_of_its_windows_only() {
     assert_eq!(row(1), [Some(1), Some(1), Some(4), None]);
 
     let (_, answer) = merged(&view, &layers, Ask::Start(T0 + MINUTE));
-    assert!(answer.exact, "the degraded pane is not in this window");
+    assert!(answer.quality.exact, "the degraded pane is not in this window");
     let (_, range) = merged(&view, &layers, Ask::Range { from: T0, to: T0 + 20 * MINUTE });
-    assert!(!range.exact);
+    assert!(!range.quality.exact);
     let mut single = 0;
     for i in 0..16 {
         single += merged(&view, &layers, Ask::Start(T0 + i * MINUTE)).1.rows.height();

@@ -50,7 +50,7 @@ async fn the_answer_is_exactly_what_the_design_says() {
             r#"{"tag":"b","mentions":2,"mentions_lower":2,"mentions_upper":2,"total":34,"total_lower":34,"total_upper":34},"#,
             r#"{"tag":"c","mentions":1,"mentions_lower":1,"mentions_upper":1,"total":8,"total_lower":8,"total_upper":8}],"#,
             r#""sources":{"batch":{"version":7,"offsets":{"0":[0,2]}},"speed":{"offsets":{"0":[2,6]}}},"#,
-            r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending"}"#,
+            r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending","certain":true,"confidence":1.0}"#,
         )
     );
 }

@@ -68,7 +68,7 @@ pub fn table() -> Arc<Table> {
 /// Counts and sums per tag; keys can be left out.
 pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Arc<View> {
     let aggregate =
-        |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, filter: None };
+        |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, place: None, filter: None };
     let keys = if keyed {
         vec![Key { name: "tag".into(), expr: Expr::Column("tag".into(), DataType::Text) }]
     } else {
@@ -94,6 +94,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
             aggregate("total", AggregateFunction::Sum, Some(Expr::Column("amount".into(), DataType::BigInt))),
         ],
         columns,
+        having: None,
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit,
         allowed_lateness: MINUTE,

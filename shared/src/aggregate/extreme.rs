@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use polars::prelude::*;
 
-use super::{Number, State, whole};
+use super::{Finished, Number, State, better, whole};
 
 /// The smallest or the largest number or time.
 #[derive(Debug)]
@@ -18,10 +18,6 @@ impl<T> Extreme<T> {
     pub fn new(largest: bool, data_type: DataType) -> Self {
         Self { better: better(largest), data_type, values: Vec::new() }
     }
-}
-
-fn better(largest: bool) -> Ordering {
-    if largest { Ordering::Greater } else { Ordering::Less }
 }
 
 impl<T: Number> State for Extreme<T> {
@@ -43,11 +39,11 @@ impl<T: Number> State for Extreme<T> {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        Ok(vec![self.finish()?])
+        Ok(vec![self.finish()?.value])
     }
 
-    fn finish(&self) -> PolarsResult<Column> {
-        T::column(self.values.iter().copied()).cast(&self.data_type)
+    fn finish(&self) -> PolarsResult<Finished> {
+        Ok(T::column(self.values.iter().copied()).cast(&self.data_type)?.into())
     }
 
     fn bytes(&self) -> usize {
@@ -92,11 +88,11 @@ impl State for Text {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        Ok(vec![self.finish()?])
+        Ok(vec![self.finish()?.value])
     }
 
-    fn finish(&self) -> PolarsResult<Column> {
-        Ok(self.values.iter().map(Option::as_deref).collect::<StringChunked>().into_column())
+    fn finish(&self) -> PolarsResult<Finished> {
+        Ok(self.values.iter().map(Option::as_deref).collect::<StringChunked>().into_column().into())
     }
 
     fn bytes(&self) -> usize {

@@ -116,8 +116,12 @@ fn join(hash: u64, next: u64) -> u64 {
 
 impl Keys {
     /// The keys of a view.
-    pub fn new(view: &View) -> Self {
-        let types: Vec<DataType> = view.keys.iter().map(|key| polars_type(&key.expr.data_type())).collect();
+    pub fn of(view: &View) -> Self {
+        Self::new(view.keys.iter().map(|key| polars_type(&key.expr.data_type())).collect())
+    }
+
+    /// Tuples of these types.
+    pub fn new(types: Vec<DataType>) -> Self {
         let stored = |data_type: &DataType| match data_type {
             DataType::String => Stored::Text(MutableBinaryViewArray::new()),
             _ => Stored::Word(MutablePrimitiveArray::new()),

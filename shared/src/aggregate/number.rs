@@ -2,7 +2,7 @@
 
 use polars::prelude::*;
 
-use super::{Number, State, whole};
+use super::{Finished, Number, State, whole};
 use crate::view::Aggregate;
 
 fn counts(counts: &[i64]) -> Column {
@@ -61,11 +61,11 @@ impl State for Count {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        Ok(vec![self.finish()?])
+        Ok(vec![self.finish()?.value])
     }
 
-    fn finish(&self) -> PolarsResult<Column> {
-        Ok(counts(&self.counts))
+    fn finish(&self) -> PolarsResult<Finished> {
+        Ok(counts(&self.counts).into())
     }
 
     fn bytes(&self) -> usize {
@@ -104,9 +104,9 @@ impl<T: Number> State for Sum<T> {
         Ok(vec![T::column(self.sums.iter().copied().map(Some)), counts(&self.counts)])
     }
 
-    fn finish(&self) -> PolarsResult<Column> {
+    fn finish(&self) -> PolarsResult<Finished> {
         let each = self.sums.iter().zip(&self.counts);
-        Ok(T::column(each.map(|(&sum, &count)| (count > 0).then_some(sum))))
+        Ok(T::column(each.map(|(&sum, &count)| (count > 0).then_some(sum))).into())
     }
 
     fn bytes(&self) -> usize {
@@ -135,9 +135,9 @@ impl<T: Number> State for Average<T> {
         self.0.columns()
     }
 
-    fn finish(&self) -> PolarsResult<Column> {
+    fn finish(&self) -> PolarsResult<Finished> {
         let each = self.0.sums.iter().zip(&self.0.counts);
-        Ok(f64::column(each.map(|(sum, &count)| (count > 0).then(|| sum.as_double() / count as f64))))
+        Ok(f64::column(each.map(|(sum, &count)| (count > 0).then(|| sum.as_double() / count as f64))).into())
     }
 
     fn bytes(&self) -> usize {

@@ -16,15 +16,18 @@ use crate::view::{AggregateFunction, OutputColumn, View};
 const WORTHWHILE: usize = 4;
 
 /// The rows of those keys that may be among the first of the window: all of them unless the view keeps the largest counts
-/// only, or if some events came late, whose keys are there several times.
+/// only, or where some events came late or a pane is degraded, whose answer tells more of those that it leaves out.
 pub(super) fn contenders(view: &View, pieces: &[Piece]) -> PolarsResult<Vec<Piece>> {
     let unchanged = || Ok(pieces.to_vec());
     let (Some(limit), Some(first)) = (view.limit, view.order.first()) else { return unchanged() };
     let OutputColumn::Aggregate(i) = first.column else { return unchanged() };
     let is_count = view.aggregates[i].function == AggregateFunction::Count;
     let rows: usize = pieces.iter().map(|piece| piece.rows.height()).sum();
-    let late = pieces.iter().any(|piece| piece.has_missed);
-    if !is_count || !first.descending || view.keys.is_empty() || late || rows <= WORTHWHILE * limit {
+    let is_exact = pieces.iter().all(|piece| !piece.has_missed && piece.slack.is_none());
+    if !is_count || !first.descending || view.keys.is_empty() || view.having.is_some() || !is_exact {
+        return unchanged();
+    }
+    if rows <= WORTHWHILE * limit {
         return unchanged();
     }
     let Some(name) = state_names(view, i).next() else { return unchanged() };
@@ -45,7 +48,7 @@ pub(super) fn contenders(view: &View, pieces: &[Piece]) -> PolarsResult<Vec<Piec
     let key_columns = |rows: &DataFrame| -> PolarsResult<Vec<Column>> {
         (0..view.keys.len()).map(|i| rows.column(&key(i)).cloned()).collect()
     };
-    let mut keys = Keys::new(view);
+    let mut keys = Keys::of(view);
     for piece in pieces {
         let large = piece.rows.filter(&piece.rows.column(&name)?.i64()?.gt_eq(least))?;
         keys.number(&key_columns(&large)?, large.height())?;

@@ -21,6 +21,14 @@ CREATE MATERIALIZED VIEW top AS
 SELECT window_start, window_end, k, count(*) AS n, max(v) AS most
 FROM HOP(events, ts, INTERVAL '2 seconds', INTERVAL '4 seconds')
 GROUP BY window_start, window_end, k ORDER BY n DESC LIMIT 2;
+CREATE MATERIALIZED VIEW wide AS
+SELECT k, var_samp(v) AS vs, var_pop(d) AS vp, stddev(v) AS ss, stddev_pop(v) AS sp,
+       arg_max(t, v) AS last, arg_min(v, ts) AS first, arg_max(b, t) FILTER (WHERE v > 0) AS most,
+       count(DISTINCT t) AS texts, approx_count_distinct(v) AS values, count(DISTINCT d) FILTER (WHERE v < 5) AS doubles,
+       approx_percentile(v, 0.9) AS p90, approx_percentile(d, 0) AS least, approx_percentile(v, 0.5) AS middle
+FROM events GROUP BY k;
+CREATE MATERIALIZED VIEW loud AS
+SELECT k, count(*) AS n, sum(v) AS total FROM events GROUP BY k HAVING count(*) > 2 AND total > 0 AND k <> 'b';
 CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(v) AS total, max(t) AS last FROM events;
 ";
 
@@ -90,15 +98,15 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
         cuts.sort_unstable();
         let parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
-        let merged = merge(view, parts.clone()).expect("merged");
+        let merged = merge(view, parts.clone(), Keep::Everything).expect("merged");
         prop_assert_eq!(sorted(&merged), sorted(&whole), "absorb, then merge, is to absorb all");
-        let reversed = merge(view, parts.iter().rev().cloned()).expect("merged");
+        let reversed = merge(view, parts.iter().rev().cloned(), Keep::Everything).expect("merged");
         prop_assert_eq!(sorted(&reversed), sorted(&merged), "commutative");
         let (left, right) = parts.split_at(parts.len() / 2);
-        let halves = [merge(view, left.to_vec()).expect("merged"), merge(view, right.to_vec()).expect("merged")];
-        prop_assert_eq!(sorted(&merge(view, halves).expect("merged")), sorted(&merged), "associative");
+        let halves = [merge(view, left.to_vec(), Keep::Everything).expect("merged"), merge(view, right.to_vec(), Keep::Everything).expect("merged")];
+        prop_assert_eq!(sorted(&merge(view, halves, Keep::Everything).expect("merged")), sorted(&merged), "associative");
         let nothing = DataFrame::empty_with_schema(&schema(view));
-        prop_assert_eq!(sorted(&merge(view, [nothing, merged.clone()]).expect("merged")), sorted(&merged), "identity");
+        prop_assert_eq!(sorted(&merge(view, [nothing, merged.clone()], Keep::Everything).expect("merged")), sorted(&merged), "identity");
     }
 
     #[test]
@@ -149,7 +157,7 @@ proptest! {
             counts.sort_by(|(a, x), (b, y)| y.0.cmp(&x.0).then(a.is_none().cmp(&b.is_none())).then(a.cmp(b)));
             rows.extend(counts.into_iter().take(2).map(|(key, (in_time, all))| (start, key, in_time, all)));
         }
-        let answer = windows(view, &parts, Scope::All).expect("windows");
+        let answer = windows(view, &parts, Scope::All).expect("windows").rows;
         let starts = answer.column("window_start").expect("starts").cast(&DataType::Int64).expect("micros");
         let integers = |name: &str| answer.column(name).expect("a column").i64().expect("integers").clone();
         let (n, lower, upper) = (integers("n"), integers("n_lower"), integers("n_upper"));
@@ -163,7 +171,7 @@ proptest! {
         // Window by window they are the same.
         let mut each = Vec::new();
         for start in found.iter().map(|row| row.0).collect::<std::collections::BTreeSet<_>>() {
-            each.push(windows(view, &parts, Scope::One(start)).expect("a window"));
+            each.push(windows(view, &parts, Scope::One(start)).expect("a window").rows);
         }
         let together = each.into_iter().reduce(|all, one| all.vstack(&one).expect("alike"));
         if let Some(together) = together {
@@ -189,9 +197,9 @@ proptest! {
         let slack = slack.map(|up| Slack { down: up, up });
         let parts = by_pane(&partials).expect("panes").into_iter().map(|(_, partials)| Part { partials, slack });
         let parts: Vec<Part> = parts.collect();
-        let pruned = windows(&view, &parts, Scope::All).expect("windows");
+        let pruned = windows(&view, &parts, Scope::All).expect("windows").rows;
         view.limit = None;
-        let all = windows(&view, &parts, Scope::All).expect("windows");
+        let all = windows(&view, &parts, Scope::All).expect("windows").rows;
         let starts = all.column("window_start").expect("starts").as_materialized_series().clone();
         let mut rest = all.clone().clear();
         for group in all.partition_by(["window_start"], true).expect("windows apart") {
@@ -202,10 +210,171 @@ proptest! {
     }
 }
 
+/// What a group of [`wide`] must say.
+#[derive(Debug, Default)]
+struct Plain {
+    values: Vec<i64>,
+    seen: Vec<Event>,
+}
+
+fn variance(values: &[f64], less: usize) -> Option<f64> {
+    let count = values.len().checked_sub(less).filter(|&count| count > 0)?;
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    Some(values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count as f64)
+}
+
+fn close(a: Option<f64>, b: Option<f64>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * (1.0 + a.abs()),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}
+
+fn percentile(values: &[f64], share: f64) -> Option<f64> {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    // The smallest that has enough at or below it.
+    let enough = |value: &&f64| values.iter().filter(|other| other <= value).count() as f64 >= share * values.len() as f64;
+    values.iter().find(enough).copied()
+}
+
+fn check_wide(rows: &DataFrame, events: &[Event]) {
+    let mut plain: BTreeMap<Option<String>, Plain> = BTreeMap::new();
+    for event in events {
+        let group = plain.entry(event.key.map(text)).or_default();
+        group.values.extend(event.value);
+        group.seen.push(event.clone());
+    }
+    assert_eq!(rows.height(), plain.len());
+    let keys = rows.column("k").expect("keys").str().expect("text").clone();
+    for row in 0..rows.height() {
+        let Plain { values, seen } = &plain[&keys.get(row).map(str::to_owned)];
+        let value = |name: &str| rows.column(name).expect("a column").get(row).expect("a value").into_static();
+        let double = |name: &str| value(name).extract::<f64>();
+        let doubles: Vec<f64> = values.iter().map(|&v| v as f64).collect();
+        let halves: Vec<f64> = doubles.iter().map(|v| v / 2.0).collect();
+        assert!(close(double("vs"), variance(&doubles, 1)), "{:?}", value("vs"));
+        assert!(close(double("vp"), variance(&halves, 0)));
+        assert!(close(double("ss"), variance(&doubles, 1).map(f64::sqrt)));
+        assert!(close(double("sp"), variance(&doubles, 0).map(f64::sqrt)));
+        // Where either is null there is nothing; of equal places the largest value counts.
+        let last = seen.iter().filter_map(|e| Some((e.value?, e.key.map(text)?))).max().map(|(_, text)| text);
+        assert_eq!(value("last").get_str().map(str::to_owned), last);
+        let first = seen.iter().filter_map(|e| Some((-e.second, e.value?))).max().map(|(_, value)| value);
+        assert_eq!(value("first").extract::<i64>(), first);
+        let positive = seen.iter().filter(|e| e.value > Some(0));
+        let most = positive.filter_map(|e| e.key.map(|key| (text(key), key > 2))).max().map(|(_, is_large)| is_large);
+        assert_eq!(value("most"), most.map_or(AnyValue::Null, AnyValue::Boolean));
+        let texts = seen.iter().filter_map(|e| e.key).collect::<std::collections::BTreeSet<_>>().len();
+        assert_eq!(value("texts").extract::<usize>(), Some(texts));
+        let distinct = values.iter().collect::<std::collections::BTreeSet<_>>();
+        assert_eq!(value("values").extract::<usize>(), Some(distinct.len()));
+        assert_eq!(value("doubles").extract::<usize>(), Some(distinct.iter().filter(|v| ***v < 5).count()));
+        assert_eq!(double("p90"), percentile(&doubles, 0.9));
+        assert_eq!(double("least"), percentile(&halves, 0.0));
+        assert_eq!(double("middle"), percentile(&doubles, 0.5));
+        for name in ["values", "p90", "last", "vs"] {
+            assert_eq!(value(name), value(&format!("{name}_lower")), "few values are kept as they are");
+            assert_eq!(value(name), value(&format!("{name}_upper")));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn spreads_places_distinct_values_and_percentiles_are_those_of_a_plain_fold(
+        events in prop::collection::vec(event(), 0..60),
+        cuts in prop::collection::vec(0..60_usize, 0..4),
+        bounded in any::<bool>(),
+    ) {
+        let view = &catalog().views["wide"];
+        let keep = if bounded { Keep::Bounded } else { Keep::Everything };
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
+        cuts.sort_unstable();
+        let parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
+        let merged = merge(view, parts.clone(), keep).expect("merged");
+        prop_assert_eq!(merged.schema().as_ref(), &schema(view));
+        for parts in [parts, vec![merged]] {
+            let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
+            check_wide(&windows(view, &parts, Scope::All).expect("rows").rows, &events);
+        }
+    }
+
+    #[test]
+    fn having_leaves_rows_out(events in prop::collection::vec(event(), 0..60)) {
+        let view = &catalog().views["loud"];
+        let part = Part { partials: of(view, &events), slack: None };
+        let rows = windows(view, &[part], Scope::All).expect("rows").rows;
+        let mut expected: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+        for event in events.iter().filter(|event| event.key.is_some()) {
+            let group = expected.entry(event.key.map(text).unwrap_or_default()).or_default();
+            *group = (group.0 + 1, group.1 + event.value.unwrap_or(0));
+        }
+        expected.retain(|key, (n, total)| *n > 2 && *total > 0 && key != "b");
+        let keys: Vec<String> = rows.column("k").expect("keys").str().expect("text").iter().flatten().map(str::to_owned).collect();
+        prop_assert_eq!(keys, expected.into_keys().collect::<Vec<_>>());
+    }
+}
+
+/// Many values: sketches, whose bounds hold.
+#[test]
+fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
+    let view = &catalog().views["wide"];
+    let frame = |from: i64, to: i64| {
+        let columns = vec![
+            Column::new("k".into(), (from..to).map(|_| "a").collect::<Vec<_>>()),
+            Column::new("b".into(), (from..to).map(|_| true).collect::<Vec<_>>()),
+            Column::new("d".into(), (from..to).map(|i| (i % 3_000) as f64 / 2.0).collect::<Vec<_>>()),
+            Column::new("v".into(), (from..to).map(|i| i * 7_919 % 100_003).collect::<Vec<_>>()),
+            Column::new("t".into(), (from..to).map(|i| format!("text {}", i % 20_000)).collect::<Vec<_>>()),
+            Column::new("ts".into(), (from..to).collect::<Vec<_>>()),
+        ];
+        let frame = DataFrame::new((to - from) as usize, columns).expect("alike").lazy();
+        rows(view, frame.with_column(col("ts").cast(polars_type(&Type::Timestamp))), false).collect().expect("rows")
+    };
+    let of = |from: i64, to: i64, keep| {
+        let mut partials = Partials::new(view, keep);
+        (from..to).step_by(5_000).for_each(|at| partials.absorb(frame(at, at + 5_000)).expect("absorbed"));
+        partials.into_frame().expect("a frame")
+    };
+    // Some from each layer, some twice merged.
+    let speed = [of(0, 20_000, Keep::Bounded), of(20_000, 60_000, Keep::Bounded)];
+    let parts = [merge(view, speed, Keep::Bounded).expect("merged"), of(60_000, 100_000, Keep::Everything)];
+    let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
+    let finished = windows(view, &parts, Scope::All).expect("rows");
+    assert!(finished.is_sketched);
+    let number = |name: &str| finished.rows.column(name).expect("a column").get(0).expect("a value").extract::<f64>().expect("a number");
+    let values: Vec<f64> = (0..100_000_i64).map(|i| (i * 7_919 % 100_003) as f64).collect();
+    let truths = [
+        ("texts", 20_000.0), ("values", 100_000.0), ("doubles", 0.0), ("p90", percentile_of_sorted(&values, 0.9)),
+        ("middle", percentile_of_sorted(&values, 0.5)), ("least", 0.0),
+    ];
+    for (name, truth) in truths.into_iter().filter(|(name, _)| *name != "doubles") {
+        let (lower, upper) = (number(&format!("{name}_lower")), number(&format!("{name}_upper")));
+        assert!(lower <= truth && truth <= upper, "{name}: {truth} is not in [{lower}, {upper}]");
+        assert!(lower <= number(name) && number(name) <= upper, "{name}");
+        assert!(upper - lower <= 0.12 * 100_000.0, "{name}: the bounds are of use: [{lower}, {upper}]");
+    }
+    // Twice the same: nothing is thrown by dice on the way to an answer.
+    assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows, finished.rows);
+    // What batch alone has is exact, however much it is.
+    let exact = windows(view, &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All).expect("rows");
+    assert!(!exact.is_sketched);
+    assert_eq!(exact.rows.column("texts").expect("texts").i64().expect("integers").get(0), Some(10_000));
+}
+
+fn percentile_of_sorted(values: &[f64], share: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[(values.len() as f64 * share).ceil().max(1.0) as usize - 1]
+}
+
 #[test]
 fn a_view_without_keys_has_one_row_once_there_are_events() {
     let view = &catalog().views["total"];
-    let rows = |events: &[Event]| windows(view, &[Part { partials: of(view, events), slack: None }], Scope::All).expect("rows");
+    let rows = |events: &[Event]| windows(view, &[Part { partials: of(view, events), slack: None }], Scope::All).expect("rows").rows;
     assert_eq!(rows(&[]).height(), 0);
     let event = |value| Event { key: None, value, second: 0, missed: 0 };
     let one = rows(&[event(None), event(None)]);

@@ -4,11 +4,11 @@ use polars::prelude::*;
 
 use super::contender::contenders;
 use super::{MISSED, by_pane};
-use crate::aggregate::State;
+use crate::aggregate::{self, State};
 use crate::clock::Micros;
-use crate::group::{self, Groups};
+use crate::group::{self, Groups, Keep};
 use crate::snapshot::Slack;
-use crate::transform::polars_type;
+use crate::transform::{lower, polars_type};
 use crate::view::{AggregateFunction, OutputColumn, View};
 
 /// Partials of some panes from one source. A pane, a key and a number of missed windows are there once.
@@ -41,10 +41,22 @@ pub(super) struct Piece {
     pub slack: Option<Slack>,
 }
 
+/// Finished windows.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// `window_start` and `window_end` (if the view has windows), then the keys and aggregates under their own names in the
+    /// order of the SELECT list, each aggregate followed by its bounds.
+    pub rows: DataFrame,
+    /// Whether some bounds are those of a sketch of values, which hold with the certainty that it states.
+    pub is_sketched: bool,
+    /// Whether the rows are surely those that belong into the answer: of a view with a limit, whether no row that was cut off
+    /// could be among the first by its bounds.
+    pub is_certain: bool,
+}
+
 /// Adds up partials to the windows asked for, finishes the aggregates, and puts each window's rows in the view's order,
-/// cut at its limit. The result has `window_start` and `window_end` (if the view has windows), then the keys and
-/// aggregates under their own names in the order of the SELECT list, each aggregate followed by its bounds.
-pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<DataFrame> {
+/// cut at its limit.
+pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finished> {
     let mut pieces = Vec::new();
     for part in parts {
         pieces.extend(pieces_of(part)?);
@@ -66,8 +78,10 @@ pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<DataFr
     starts.sort_unstable();
     starts.dedup();
     let mut all = rows_of(view, 0, &[])?;
-    for frame in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
-        all.vstack_mut(&frame)?;
+    for one in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
+        all.rows.vstack_mut(&one.rows)?;
+        all.is_sketched |= one.is_sketched;
+        all.is_certain &= one.is_certain;
     }
     Ok(all)
 }
@@ -117,8 +131,9 @@ struct Sums {
 impl Sums {
     fn of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Self> {
         let late = view.window.is_some() && pieces.iter().any(|piece| piece.has_missed);
-        let all = late.then(|| group::states(view));
-        let mut sums = Self { in_time: Groups::new(view), all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
+        let all = late.then(|| group::states(view, Keep::Everything));
+        let in_time = Groups::new(view, Keep::Everything);
+        let mut sums = Self { in_time, all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
         for piece in pieces {
             sums.add(view, start, piece)?;
         }
@@ -154,7 +169,7 @@ impl Sums {
 }
 
 /// The rows of the window that starts there, in order.
-fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<DataFrame> {
+fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finished> {
     let pieces = contenders(view, pieces)?;
     let slack = pieces.iter().any(|piece| piece.slack.is_some());
     let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(|slack| slack.up).sum::<i64>());
@@ -171,22 +186,28 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<DataFra
         columns.extend([bound("window_start", start)?, bound("window_end", start.saturating_add(window.size))?]);
     }
     let keys = in_time.key_columns()?;
+    let mut is_sketched = false;
     for &column in &view.columns {
         match column {
             OutputColumn::WindowStart | OutputColumn::WindowEnd => {}
             OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(view.keys[i].name.as_str().into())),
             OutputColumn::Aggregate(i) => {
-                let value = in_time.states()[i].finish()?;
-                let (mut lower, mut upper) = match &all {
-                    None => (value.clone(), value.clone()),
-                    Some(all) => between(&value, &all[i].finish()?)?,
-                };
+                let aggregate::Finished { value, bounds } = in_time.states()[i].finish()?;
+                is_sketched |= bounds.is_some();
+                let (mut least, mut most) = bounds.unwrap_or_else(|| (value.clone(), value.clone()));
+                if let Some(all) = &all {
+                    let all = all[i].finish()?;
+                    is_sketched |= all.bounds.is_some();
+                    let (all_lower, all_upper) = all.bounds.unwrap_or_else(|| (all.value.clone(), all.value));
+                    least = better(&least, &all_lower, Expr::lt)?;
+                    most = better(&most, &all_upper, Expr::gt)?;
+                }
                 if let Some(slack) = slack {
                     let is_count = view.aggregates[i].function == AggregateFunction::Count;
-                    (lower, upper) = if is_count {
+                    (least, most) = if is_count {
                         let up = up.iter().map(|up| slack - up).collect::<Vec<_>>();
                         let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
-                        ((lower - moved(&down))?, (upper + moved(&up))?)
+                        ((least - moved(&down))?, (most + moved(&up))?)
                     } else {
                         // Of keys that a degraded pane doesn't name it knows nothing but how many events they had.
                         let unknown = Column::full_null(PlSmallStr::EMPTY, height, value.dtype());
@@ -194,7 +215,7 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<DataFra
                     };
                 }
                 let name = &view.aggregates[i].name;
-                let named = [(value, name.clone()), (lower, format!("{name}_lower")), (upper, format!("{name}_upper"))];
+                let named = [(value, name.clone()), (least, format!("{name}_lower")), (most, format!("{name}_upper"))];
                 columns.extend(named.map(|(column, name)| column.with_name(name.into())));
             }
         }
@@ -203,25 +224,56 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<DataFra
     if all.is_some() {
         rows = rows.filter(&named.into_iter().collect::<BooleanChunked>())?;
     }
-    ordered(view, rows)
+    if let Some(having) = &view.having {
+        rows = rows.lazy().filter(lower(having)).collect()?;
+    }
+    let rows = ordered(view, rows)?;
+    let is_certain = all.is_none() && slack.is_none() && !is_sketched || is_certain(view, &rows, slack.unwrap_or(0))?;
+    Ok(Finished { rows: view.limit.map_or_else(|| rows.clone(), |limit| rows.head(Some(limit))), is_sketched, is_certain })
 }
 
-/// The bounds of values that some events came too late for. Null where no value came in time: the bounds are then what
-/// came late.
-fn between(value: &Column, all: &Column) -> PolarsResult<(Column, Column)> {
-    let columns = vec![value.clone().with_name("value".into()), all.clone().with_name("all".into())];
-    let (value, all) = (col("value"), col("all"));
-    let least = ternary_expr(all.clone().lt(value.clone()), all.clone(), value.clone());
-    let most = ternary_expr(all.clone().gt(value.clone()), all.clone(), value);
-    let bounds = DataFrame::new(columns[0].len(), columns)?.lazy().select([
-        coalesce(&[least, all.clone()]).alias("lower"),
-        coalesce(&[most, all]).alias("upper"),
-    ]);
-    let bounds = bounds.collect()?;
-    Ok((bounds.column("lower")?.clone(), bounds.column("upper")?.clone()))
+/// Whether no row after the limit, nor one that isn't named and may have had up to `unnamed` events, could be among those
+/// before it. Of a HAVING it can't be told.
+fn is_certain(view: &View, rows: &DataFrame, unnamed: i64) -> PolarsResult<bool> {
+    let (Some(limit), Some(first), None) = (view.limit, view.order.first(), &view.having) else {
+        return Ok(view.having.is_none() && unnamed == 0);
+    };
+    let OutputColumn::Aggregate(_) = first.column else { return Ok(unnamed == 0) };
+    let name = view.column_name(first.column);
+    let bound = |of: &DataFrame, which: &str| {
+        PolarsResult::Ok(of.column(&format!("{name}_{which}"))?.as_materialized_series().clone())
+    };
+    let (kept, rest) = (rows.head(Some(limit)), rows.slice(limit as i64, rows.height().saturating_sub(limit)));
+    if kept.height() < limit {
+        return Ok(unnamed == 0);
+    }
+    let (least, most) = if first.descending { ("lower", "upper") } else { ("upper", "lower") };
+    let (kept, rest) = (bound(&kept, least)?, bound(&rest, most)?);
+    if kept.null_count() + rest.null_count() > 0 {
+        return Ok(false);
+    }
+    let doubles = |series: Series| series.to_physical_repr().cast(&DataType::Float64);
+    let (kept, rest) = (doubles(kept)?, doubles(rest)?);
+    if first.descending {
+        let others = rest.max::<f64>()?.unwrap_or(f64::NEG_INFINITY).max(unnamed as f64);
+        Ok(kept.min::<f64>()?.is_some_and(|kept| kept > others))
+    } else {
+        let others = rest.min::<f64>()?.unwrap_or(f64::INFINITY);
+        Ok(unnamed == 0 && kept.max::<f64>()?.is_some_and(|kept| kept < others))
+    }
 }
 
-/// Puts a window's rows in the view's order, ties by key, and cuts them at its limit.
+/// Of two bounds the one that is below or above the other: of the events in time and of all of them. Null where no value
+/// came in time: the bound is then that of what came late.
+fn better(in_time: &Column, all: &Column, is_better: fn(Expr, Expr) -> Expr) -> PolarsResult<Column> {
+    let columns = vec![in_time.clone().with_name("in_time".into()), all.clone().with_name("all".into())];
+    let (in_time, all) = (col("in_time"), col("all"));
+    let chosen = ternary_expr(is_better(all.clone(), in_time.clone()), all.clone(), in_time);
+    let bound = DataFrame::new(columns[0].len(), columns)?.lazy().select([coalesce(&[chosen, all]).alias("bound")]);
+    Ok(bound.collect()?.column("bound")?.clone())
+}
+
+/// Puts a window's rows in the view's order, ties by key.
 fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
     let order = view.order.iter().map(|order| (view.column_name(order.column), order.descending));
     let (by, descending): (Vec<&str>, Vec<bool>) = order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
@@ -229,6 +281,5 @@ fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
         return Ok(rows);
     }
     let options = SortMultipleOptions::default().with_order_descending_multi(descending).with_nulls_last(true);
-    let sorted = rows.sort(by, options)?;
-    Ok(view.limit.map_or_else(|| sorted.clone(), |limit| sorted.head(Some(limit))))
+    rows.sort(by, options)
 }

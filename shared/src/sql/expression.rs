@@ -5,9 +5,10 @@ use std::cell::Cell;
 use sqlparser::ast::{self, Ident, Spanned};
 
 use super::error::{Fault, list, suggestion};
-use super::{fold, literal};
+use super::{fold, literal, select};
 use crate::expr::{BinaryOp, Expr, Function, Literal};
 use crate::schema::{DataType, Table};
+use crate::view::Aggregate;
 
 /// How deep an expression may be, so that no layer's recursion can exhaust its stack.
 const MAX_DEPTH: usize = 200;
@@ -19,7 +20,15 @@ pub(super) struct Scope<'a> {
     qualifier: String,
     unnested: Option<Unnested>,
     is_windowed: bool,
+    /// What aggregates in an expression stand for, if it is over the columns of an answer.
+    selected: Option<Selected<'a>>,
     depth: Cell<usize>,
+}
+
+/// The aggregates that are selected, over rows of another scope.
+struct Selected<'a> {
+    rows: &'a Scope<'a>,
+    aggregates: &'a [Aggregate],
 }
 
 /// The column that `UNNEST` makes.
@@ -32,7 +41,23 @@ struct Unnested {
 impl<'a> Scope<'a> {
     /// The columns of a table.
     pub fn new(table: &'a Table, qualifier: String, is_windowed: bool) -> Self {
-        Self { table, qualifier, unnested: None, is_windowed, depth: Cell::new(0) }
+        Self { table, qualifier, unnested: None, is_windowed, selected: None, depth: Cell::new(0) }
+    }
+
+    /// The columns of an answer, whose aggregates may be named by their calls too.
+    pub fn of_answer(answer: &'a Table, rows: &'a Scope<'a>, aggregates: &'a [Aggregate]) -> Self {
+        Self { selected: Some(Selected { rows, aggregates }), ..Self::new(answer, rows.qualifier.clone(), false) }
+    }
+
+    /// The selected aggregate that a call is, if aggregates may stand here.
+    pub fn selected(&self, call: &ast::Function) -> Result<Option<Expr>, Fault> {
+        let Some(Selected { rows, aggregates }) = &self.selected else { return Ok(None) };
+        let Some(wanted) = select::aggregate(&ast::Expr::Function(call.clone()), "", rows)? else { return Ok(None) };
+        let is_wanted = |aggregate: &&Aggregate| Aggregate { name: String::new(), ..(*aggregate).clone() } == wanted;
+        let found = aggregates.iter().find(is_wanted).ok_or_else(|| {
+            Fault::of(call, format!("`{call}` is read but not selected; add it to the SELECT list"))
+        })?;
+        Ok(Some(Expr::Column(found.name.clone(), found.data_type())))
     }
 
     /// Adds the column that `UNNEST` makes.

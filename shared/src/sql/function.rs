@@ -7,7 +7,7 @@ use super::expression::Scope;
 use super::{literal, simple_name};
 use crate::expr::{Expr, Function};
 use crate::schema::DataType;
-use crate::view::AggregateFunction;
+use crate::view::{AggregateFunction, Spread};
 
 /// The names of all scalar functions, for suggestions.
 const NAMES: &[&str] = &[
@@ -40,15 +40,43 @@ const NAMES: &[&str] = &[
     "extract",
 ];
 
-/// The names of the aggregates.
-const AGGREGATES: [AggregateFunction; 5] = {
-    use AggregateFunction as A;
-    [A::Count, A::Sum, A::Avg, A::Min, A::Max]
-};
+/// The names of all aggregates, for suggestions.
+const AGGREGATES: &[&str] = &[
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "var_samp",
+    "var_pop",
+    "stddev_samp",
+    "stddev_pop",
+    "arg_min",
+    "arg_max",
+    "approx_count_distinct",
+    "approx_percentile",
+];
 
-/// The aggregate of a name.
+/// The aggregate of a name. The share of `approx_percentile` is an argument, and `DISTINCT` no part of the name.
 pub(super) fn aggregate(name: &str) -> Option<AggregateFunction> {
-    AGGREGATES.into_iter().find(|aggregate| aggregate.name() == name)
+    use AggregateFunction as A;
+    let spread = |is_sample, is_root| A::Spread(Spread { is_sample, is_root });
+    Some(match name {
+        "count" => A::Count,
+        "sum" => A::Sum,
+        "avg" => A::Avg,
+        "min" => A::Min,
+        "max" => A::Max,
+        "var" | "variance" | "var_samp" => spread(true, false),
+        "var_pop" => spread(false, false),
+        "stddev" | "stddev_samp" => spread(true, true),
+        "stddev_pop" => spread(false, true),
+        "arg_min" => A::ArgMin,
+        "arg_max" => A::ArgMax,
+        "approx_count_distinct" => A::ApproxCountDistinct,
+        "approx_percentile" => A::ApproxPercentile(0.5),
+        _ => return None,
+    })
 }
 
 /// The arguments of a call; an asterisk is none.
@@ -78,6 +106,9 @@ impl Scope<'_> {
             return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)"));
         }
         if aggregate(&name).is_some() {
+            if let Some(selected) = self.selected(call)? {
+                return Ok(selected);
+            }
             return Err(Fault::of(
                 call,
                 format!(
@@ -235,13 +266,10 @@ fn refusal(name: &str, arguments: usize) -> String {
         }
         "session" | "tumble" | "hop" => return format!("`{name}` makes windows; it belongs to FROM"),
         _ => {
-            let aggregates = AGGREGATES.iter().map(|aggregate| aggregate.name());
-            let close = suggestion(name, NAMES.iter().copied().chain(aggregates));
-            let known = NAMES.join(", ");
+            let close = suggestion(name, NAMES.iter().chain(AGGREGATES).copied());
+            let (known, aggregates) = (NAMES.join(", "), AGGREGATES.join(", "));
             return match close.is_empty() {
-                true => format!(
-                    "unknown function `{name}`; the aggregates are count, sum, avg, min and max, the functions {known}"
-                ),
+                true => format!("unknown function `{name}`; the aggregates are {aggregates}, the functions {known}"),
                 false => format!("unknown function `{name}`{close}"),
             };
         }

@@ -147,6 +147,7 @@ fn rows(
     let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(exprs, modifiers) if exprs.is_empty() && modifiers.is_empty());
     for (is_there, keyword, message) in [
         (is_grouped, Keyword::GROUP, "a view with a sink has plain rows; leave GROUP BY out, or the sink"),
+        (select.having.is_some(), Keyword::HAVING, "a view with a sink has plain rows; filter them by WHERE"),
         (query.order_by.is_some(), Keyword::ORDER, "rows are written in the order of their events; leave ORDER BY out"),
         (query.limit_clause.is_some(), Keyword::LIMIT, "rows are written for as long as events come; leave LIMIT out"),
     ] {

@@ -11,7 +11,7 @@ use super::error::Fault;
 use super::expression::Scope;
 use super::{Broken, Tokens, fold, from, function, literal, simple_name, statement};
 use crate::expr::{Expr, Literal};
-use crate::schema::{DataType, Table};
+use crate::schema::{Column, DataType, Table};
 use crate::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, Unnest};
 use crate::window::Window;
 
@@ -27,6 +27,7 @@ pub(super) struct Query {
     pub keys: Vec<Key>,
     pub aggregates: Vec<Aggregate>,
     pub columns: Vec<OutputColumn>,
+    pub having: Option<Expr>,
     pub order: Vec<OrderBy>,
     pub limit: Option<usize>,
 }
@@ -86,6 +87,7 @@ pub(super) fn plan(
     if !faults.is_empty() {
         return Err(faults);
     }
+    let having = having(select, &keys, &aggregates, &source).map_err(one)?;
     let order = order_by(query, &items, &columns, &source).map_err(one)?;
     Ok(Some(Query {
         table: source.table.clone(),
@@ -95,6 +97,7 @@ pub(super) fn plan(
         keys,
         aggregates,
         columns,
+        having,
         order,
         limit,
     }))
@@ -162,7 +165,7 @@ pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result
         cluster_by,
         distribute_by,
         sort_by,
-        having,
+        having: _,
         named_window,
         qualify,
         window_before_qualify: _,
@@ -171,9 +174,6 @@ pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result
     } = &**select;
     if distinct.is_some() {
         return refuse(Keyword::DISTINCT, "SELECT DISTINCT isn't supported; GROUP BY the columns");
-    }
-    if having.is_some() {
-        return refuse(Keyword::HAVING, "HAVING isn't supported; filter the view's rows where they are read");
     }
     if !named_window.is_empty() {
         return refuse(Keyword::WINDOW, "WINDOW isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)");
@@ -263,18 +263,26 @@ fn inner(expr: &ast::Expr) -> &ast::Expr {
 }
 
 /// Plans an aggregate; `None` if the expression isn't one.
-fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggregate>, Fault> {
+pub(super) fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggregate>, Fault> {
     use AggregateFunction as A;
     let ast::Expr::Function(call) = inner(expr) else { return Ok(None) };
-    let Some(function) = simple_name(&call.name).ok().as_deref().and_then(function::aggregate) else { return Ok(None) };
-    let called = function.name();
+    let Some(called) = simple_name(&call.name).ok() else { return Ok(None) };
+    let Some(mut function) = function::aggregate(&called) else { return Ok(None) };
     if call.over.is_some() {
-        return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)"));
+        return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)"));
     }
     if let ast::FunctionArguments::List(list) = &call.args
-        && list.duplicate_treatment.is_some()
+        && let Some(treatment) = list.duplicate_treatment
     {
-        return Err(Fault::of(call, format!("{called}(DISTINCT …) isn't supported; there is {called}(…)")));
+        match (treatment, function) {
+            (ast::DuplicateTreatment::All, _) => {}
+            (ast::DuplicateTreatment::Distinct, A::Count) => function = A::CountDistinct,
+            // The same value once or often: it is the same.
+            (ast::DuplicateTreatment::Distinct, A::Min | A::Max | A::ApproxCountDistinct) => {}
+            (ast::DuplicateTreatment::Distinct, _) => {
+                return Err(Fault::of(call, format!("{called}(DISTINCT …) isn't supported; there is {called}(…)")));
+            }
+        }
     }
     let has_parameters = !matches!(call.parameters, ast::FunctionArguments::None);
     if has_parameters || !call.within_group.is_empty() || call.null_treatment.is_some() || call.uses_odbc_syntax {
@@ -283,6 +291,7 @@ fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggre
             format!("`{call}`: an aggregate is {called}(x), with FILTER (WHERE …) if need be"),
         ));
     }
+    let mut place = None;
     let argument = match (function, function::arguments(call)?.as_slice()) {
         (A::Count, [None]) | (A::Count, []) => None,
         (A::Count, [Some(x)]) => match scope.value(x)? {
@@ -290,20 +299,67 @@ fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggre
             Expr::Literal(literal) if !matches!(literal, Literal::Null(_)) => None,
             argument => Some(argument),
         },
-        (A::Sum | A::Avg, [Some(x)]) => Some(scope.numeric(x, called)?),
-        (A::Min | A::Max, [Some(x)]) => {
-            let argument = scope.value(x)?;
-            if matches!(argument.data_type(), DataType::Json | DataType::Boolean) {
-                let message = format!("{called} takes a number, a text or a timestamp, not {}", argument.data_type());
-                return Err(Fault::of(*x, message));
-            }
-            Some(argument)
+        (A::CountDistinct | A::ApproxCountDistinct, [Some(x)]) => Some(no_json(scope, x, &called)?),
+        (A::Sum | A::Avg, [Some(x)]) => Some(scope.numeric(x, &called)?),
+        (A::Spread(_), [Some(x)]) => Some(double(scope.numeric(x, &called)?)),
+        (A::ApproxPercentile(_), [Some(x), Some(share)]) => {
+            function = A::ApproxPercentile(fraction(share)?);
+            Some(double(scope.numeric(x, &called)?))
         }
-        (A::Count, _) => return Err(Fault::of(call, "count is count(*) or count(x)")),
+        (A::Min | A::Max, [Some(x)]) => Some(sortable(scope, x, &called)?),
+        (A::ArgMin | A::ArgMax, [Some(x), Some(by)]) => {
+            place = Some(sortable(scope, by, &called)?);
+            Some(no_json(scope, x, &called)?)
+        }
+        (A::Count, _) => return Err(Fault::of(call, "count is count(*), count(x) or count(DISTINCT x)")),
+        (A::ArgMin | A::ArgMax, _) => {
+            return Err(Fault::of(call, format!("{called} takes a value and where it is: {called}(x, by)")));
+        }
+        (A::ApproxPercentile(_), _) => {
+            return Err(Fault::of(call, "approx_percentile takes a number and a share: approx_percentile(x, 0.95)"));
+        }
         _ => return Err(Fault::of(call, format!("{called} takes one value: {called}(x)"))),
     };
     let filter = call.filter.as_ref().map(|condition| scope.condition(condition, "FILTER")).transpose()?;
-    Ok(Some(Aggregate { name: name.to_owned(), function, argument, filter }))
+    Ok(Some(Aggregate { name: name.to_owned(), function, argument, place, filter }))
+}
+
+/// A value that has an order.
+fn sortable(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
+    let value = scope.value(expr)?;
+    if matches!(value.data_type(), DataType::Json | DataType::Boolean) {
+        let message = format!("{called} takes a number, a text or a timestamp, not {}", value.data_type());
+        return Err(Fault::of(expr, message));
+    }
+    Ok(value)
+}
+
+/// A value that can be compared. One JSON can be written in many ways.
+fn no_json(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
+    let value = scope.value(expr)?;
+    if value.data_type() == DataType::Json {
+        return Err(Fault::of(expr, format!("{called} doesn't take JSON; read a part of it with ->> 'key'")));
+    }
+    Ok(value)
+}
+
+fn double(value: Expr) -> Expr {
+    if value.data_type() == DataType::Double { value } else { Expr::Cast(Box::new(value), DataType::Double) }
+}
+
+/// A share from 0 to 1, as a constant.
+fn fraction(expr: &ast::Expr) -> Result<f64, Fault> {
+    let share = match inner(expr) {
+        ast::Expr::Value(value) => match literal::literal(value)? {
+            Literal::Double(share) => Some(share),
+            Literal::BigInt(share) => Some(share as f64),
+            _ => None,
+        },
+        _ => None,
+    };
+    share
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| Fault::of(expr, format!("`{expr}`: the share is a constant from 0 to 1, such as 0.95")))
 }
 
 pub(super) fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
@@ -416,6 +472,22 @@ fn referred(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<O
         }
         _ => Ok(None),
     }
+}
+
+/// HAVING, over the columns of an answer.
+fn having(
+    select: &ast::Select,
+    keys: &[Key],
+    aggregates: &[Aggregate],
+    source: &from::Source,
+) -> Result<Option<Expr>, Fault> {
+    let Some(condition) = &select.having else { return Ok(None) };
+    let keys = keys.iter().map(|key| (&key.name, key.expr.data_type()));
+    let aggregated = aggregates.iter().map(|aggregate| (&aggregate.name, aggregate.data_type()));
+    let column = |(name, data_type): (&String, DataType)| Column { name: name.clone(), data_type, nullable: true };
+    let columns = keys.chain(aggregated).map(column).collect();
+    let answer = Table { columns, name: "the SELECT list".to_owned(), ..Table::clone(&source.table) };
+    Scope::of_answer(&answer, &source.scope, aggregates).condition(condition, "HAVING").map(Some)
 }
 
 fn order_by(

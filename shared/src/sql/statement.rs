@@ -253,6 +253,7 @@ pub(super) fn view(
         keys: query.keys,
         aggregates: query.aggregates,
         columns: query.columns,
+        having: query.having,
         order: query.order,
         limit: query.limit,
         allowed_lateness: options.allowed_lateness,

@@ -60,7 +60,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
 pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness: Micros) -> View {
     let v = Expr::Column("v".to_owned(), Type::BigInt);
     let aggregate =
-        |name: &str, function, argument| Aggregate { name: name.to_owned(), function, argument, filter: None };
+        |name: &str, function, argument| Aggregate { name: name.to_owned(), function, argument, place: None, filter: None };
     View {
         name: "sums".to_owned(),
         sql: String::new(),
@@ -75,6 +75,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
             aggregate("total", AggregateFunction::Sum, Some(v)),
         ],
         columns: vec![OutputColumn::Key(0), OutputColumn::Aggregate(0), OutputColumn::Aggregate(1)],
+        having: None,
         order: vec![],
         limit: None,
         allowed_lateness,
