@@ -6,6 +6,7 @@
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
 mod output;
+mod session;
 
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use anabranch_shared::table::{
 };
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
 use fail::fail_point;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;
@@ -171,12 +173,20 @@ impl Recompute {
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
         let version = Version { root: root.to_owned(), published: self.draft(panes) };
-        let (add, remove) = if self.view.window.is_some() {
-            let days = self.window_days(&version.published.panes, is_partial.then_some(touched));
+        let (add, remove) = if let Some(window) = self.view.window {
+            let touched = is_partial.then_some(touched);
+            let days = match window {
+                Window::Session { .. } => self.session_days(&version, touched)?,
+                _ => self.window_days(&version.published.panes, touched),
+            };
             let day = |file: &DataFile| file.partition.values().next().and_then(|day| parse_day(day.as_deref()?));
             let is_replaced = |file: &DataFile| !is_partial || day(file).is_none_or(|day| days.contains(&day));
             let remove = existing.into_iter().filter(is_replaced).collect();
-            (self.write_windows(&version, stem, &days)?, remove)
+            let written = match window {
+                Window::Session { .. } => self.write_sessions(&version, stem, &days)?,
+                _ => self.write_windows(&version, stem, &days)?,
+            };
+            (written, remove)
         } else {
             (self.write_totals(&version, stem)?, existing)
         };
@@ -240,7 +250,7 @@ impl Recompute {
             let (from, to) = (group.start * DAY, group.end * DAY);
             let scope = Scope::Range(from, to - 1);
             let rows = self
-                .finished(version, from..to.saturating_add(window.size), scope)
+                .finished(version, from..window.end_of(window.last_start(to - 1)), scope)
                 .map_err(self.failed("computing the windows"))?;
             done += group.end - group.start;
             for (day, mut rows) in output::split_days(&rows, &group).map_err(self.failed("splitting the windows"))? {

@@ -105,7 +105,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
         let dir = tempfile::tempdir().expect("directory");
         let source = source(dir.path());
         let archiver = open(dir.path(), &source).await;
-        let view = Arc::new(view("sums", Arc::new(table()), Some(Window { size: 5 * SECOND, slide: 2 * SECOND })));
+        let view = Arc::new(view("sums", Arc::new(table()), Some(Window::sliding(5 * SECOND, 2 * SECOND))));
         let root = dir.path().join("views/sums");
         let recompute = async || {
             let archive = archiver.archive_to(&archiver.log_ends().await?).await?;

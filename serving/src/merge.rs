@@ -3,10 +3,12 @@
 //! The batch part and the chunks of the speed part are partials of disjoint offsets that join exactly
 //! ([`crate::source`]), so laying them end to end and merging is the whole of it.
 
+mod session;
+
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{self, PANE, Part, Scope};
+use anabranch_shared::partial::{self, Finished, PANE, Part, Scope};
 use anabranch_shared::snapshot::Pane;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
@@ -25,6 +27,8 @@ pub enum Ask {
     Closed,
     /// The window that starts there.
     Start(Micros),
+    /// The window that ends there.
+    End(Micros),
     /// The windows wholly inside `[from, to]`.
     Range {
         /// Where the first may start.
@@ -43,6 +47,15 @@ pub enum Span {
     Nothing,
     /// One window, by its start.
     One(Micros),
+    /// One session.
+    Session {
+        /// Its first event.
+        start: Micros,
+        /// When it ends, if nothing more comes.
+        end: Micros,
+    },
+    /// The sessions that are open.
+    Open,
     /// The windows wholly inside `[from, to]`.
     Range {
         /// Where the first may start.
@@ -91,29 +104,38 @@ pub fn state(view: &View, end: Micros, watermark: Option<Micros>) -> &'static st
 
 /// Merges what the sources hold of the windows asked for.
 pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
-    let Some(window) = view.window else {
-        return one(view, sources, Span::Everything, 0, 1);
+    let window = match view.window {
+        None => return one(view, sources, Span::Everything, 0, 1),
+        Some(Window::Session { .. }) => return session::answer(view, sources, ask),
+        Some(window) => window,
     };
     let start = match ask {
         Ask::Range { from, to } => return range(view, window, sources, from, to),
         Ask::Start(start) => Some(start),
+        // The window that ends there starts where the last instant before is first in one.
+        Ask::End(end) => Some(window.first_start(end - 1)),
         Ask::Latest => newest_pane(view, sources, None)?.map(|pane| window.last_start(pane)),
         Ask::Current => newest_pane(view, sources, None)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
     };
     match start {
-        Some(start) => one(view, sources, Span::One(start), start, start.saturating_add(window.size)),
-        None => {
-            let exact = sources.missing.is_empty();
-            let quality = Quality { exact, certain: exact, confidence: 1.0 };
-            Ok(Answer { span: Span::Nothing, rows: DataFrame::empty(), quality, late: 0 })
-        }
+        Some(start) => one(view, sources, Span::One(start), start, window.end_of(start)),
+        None => nothing(view, sources),
     }
+}
+
+fn nothing(view: &View, sources: &Sources) -> PolarsResult<Answer> {
+    let exact = sources.missing.is_empty();
+    let quality = Quality { exact, certain: exact, confidence: 1.0 };
+    let rows = partial::windows(view, &[], Scope::All)?.rows.drop_many(["window_start", "window_end"]);
+    Ok(Answer { span: Span::Nothing, rows, quality, late: 0 })
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let late = view.window.map_or(0, |window| late(window, sources, from, from));
-    let (mut rows, quality) = finished(view, sources, Scope::One(from), from, to, late)?;
+    let finished = partial::windows(view, &parts(view, sources, Some(from), from, to)?, Scope::One(from))?;
+    let quality = quality(view, sources, &finished, late)?;
+    let mut rows = finished.rows;
     if view.window.is_some() {
         rows = rows.drop_many(["window_start", "window_end"]);
     }
@@ -121,39 +143,21 @@ fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> 
 }
 
 fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
-    let (first, last) = starts_inside(window, from, to);
-    let late = if first <= last { late(window, sources, first, last) } else { 0 };
-    let end = if first <= last { last.saturating_add(window.size) } else { first };
-    let (rows, quality) = finished(view, sources, Scope::Range(first, last), first, end, late)?;
-    Ok(Answer { span: Span::Range { from, to }, rows, quality, late })
+    let (first, last) = window.inside(from, to);
+    let (late, end) = if first <= last { (late(window, sources, first, last), window.end_of(last)) } else { (0, first) };
+    let finished = partial::windows(view, &parts(view, sources, None, first, end)?, Scope::Range(first, last))?;
+    let quality = quality(view, sources, &finished, late)?;
+    Ok(Answer { span: Span::Range { from, to }, rows: finished.rows, quality, late })
 }
 
-/// The rows of the windows asked for, by the panes that start in `[from, to)`.
-fn finished(
-    view: &View,
-    sources: &Sources,
-    scope: Scope,
-    from: Micros,
-    to: Micros,
-    late: u64,
-) -> PolarsResult<(DataFrame, Quality)> {
-    let parts = parts(view, sources, scope, from, to)?;
-    let finished = partial::windows(view, &parts, scope)?;
+fn quality(view: &View, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
     let is_whole = sources.missing.is_empty();
-    let is_degraded = parts.iter().any(|part| part.slack.is_some()) || finished.is_sketched;
-    let quality = Quality {
-        exact: is_whole && late == 0 && !is_degraded && is_tight(view, &finished.rows)?,
+    let is_tight = !finished.is_degraded && !finished.is_sketched && is_tight(view, &finished.rows)?;
+    Ok(Quality {
+        exact: is_whole && late == 0 && is_tight,
         certain: is_whole && finished.is_certain,
         confidence: if finished.is_sketched { SKETCH_CONFIDENCE } else { 1.0 },
-    };
-    Ok((finished.rows, quality))
-}
-
-/// The starts of the first and the last window wholly inside `[from, to]`; the first is after the last if there is none.
-pub fn starts_inside(window: Window, from: Micros, to: Micros) -> (Micros, Micros) {
-    let first = from.div_euclid(window.slide) + i64::from(from.rem_euclid(window.slide) != 0);
-    let last = to.saturating_sub(window.size).div_euclid(window.slide);
-    (first.saturating_mul(window.slide), last.saturating_mul(window.slide))
+    })
 }
 
 fn panes(sources: &Sources, from: Micros, to: Micros) -> impl Iterator<Item = (Micros, &Arc<Pane>)> {
@@ -163,18 +167,24 @@ fn panes(sources: &Sources, from: Micros, to: Micros) -> impl Iterator<Item = (M
 
 /// The events that missed at least one of the windows that start in `[first, last]`.
 fn late(window: Window, sources: &Sources, first: Micros, last: Micros) -> u64 {
-    let panes = panes(sources, first, last.saturating_add(window.size)).filter(|(_, pane)| !pane.late.is_empty());
+    let panes = panes(sources, first, window.end_of(last)).filter(|(_, pane)| !pane.late.is_empty());
     let counts = panes.map(|(start, pane)| {
-        let earliest = window.first_start(start);
         // Events miss a pane's windows from the earliest on: this is the earliest that is asked for.
-        let asked = earliest.max(first);
+        let asked = window.first_start(start).max(first);
         if asked > last.min(window.last_start(start)) {
             return 0;
         }
-        let index = i32::try_from((asked - earliest) / window.slide).unwrap_or(i32::MAX);
+        let index = i32::try_from(window.index_of(asked, start)).unwrap_or(i32::MAX);
         pane.late.iter().filter(|&(&missed, _)| missed > index).map(|(_, events)| events).sum::<u64>()
     });
     counts.sum()
+}
+
+/// The oldest pane with data.
+fn oldest_pane(sources: &Sources) -> Option<Micros> {
+    let speed = sources.chunks.iter().filter_map(|chunk| chunk.panes.keys().next().copied());
+    let batch = sources.version.iter().flat_map(|version| version.published.panes.iter().map(|file| file.first));
+    speed.chain(batch).min()
 }
 
 /// The newest pane with data that starts before `before`.
@@ -201,8 +211,8 @@ fn newest_pane(view: &View, sources: &Sources, before: Option<Micros>) -> Polars
 
 fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult<Option<Micros>> {
     let Some(watermark) = sources.watermark else { return Ok(None) };
-    let last_closed = watermark.saturating_sub(window.size).div_euclid(window.slide).saturating_mul(window.slide);
-    let newest = newest_pane(view, sources, Some(last_closed.saturating_add(window.size)))?;
+    let (_, last_closed) = window.inside(Micros::MIN / 2, watermark);
+    let newest = newest_pane(view, sources, Some(window.end_of(last_closed)))?;
     Ok(newest.map(|pane| window.last_start(pane).min(last_closed)))
 }
 
@@ -220,13 +230,19 @@ fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
     Ok(true)
 }
 
-/// The partials of the panes that start in a range, of both layers.
-fn parts(view: &View, sources: &Sources, scope: Scope, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
+/// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
+fn parts(
+    view: &View,
+    sources: &Sources,
+    window: Option<Micros>,
+    from: Micros,
+    to: Micros,
+) -> PolarsResult<Vec<Part>> {
     let mut parts = Vec::new();
     if let Some(version) = &sources.version {
-        let batch = match scope {
-            Scope::One(_) => version.window_partials(view, from, to)?,
-            _ => version.partials(view, from, to)?,
+        let batch = match window {
+            Some(_) => version.window_partials(view, from, to)?,
+            None => version.partials(view, from, to)?,
         };
         parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
     }

@@ -73,10 +73,15 @@ impl Proof<'_> {
     fn window(&self) -> Value {
         match (self.span, self.view.window) {
             (Span::One(start), Some(window)) => {
-                let end = start.saturating_add(window.size);
+                let end = window.end_of(start);
                 let state = merge::state(self.view, end, self.sources.watermark);
                 json!({ "start": format_timestamp(start), "end": format_timestamp(end), "state": state })
             }
+            (Span::Session { start, end }, _) => {
+                let state = merge::state(self.view, end, self.sources.watermark);
+                json!({ "start": format_timestamp(start), "end": format_timestamp(end), "state": state })
+            }
+            (Span::Open, _) => json!({ "state": "open" }),
             (Span::Range { from, to }, _) => json!({ "from": format_timestamp(from), "to": format_timestamp(to) }),
             _ => Value::Null,
         }

@@ -7,7 +7,7 @@ use anabranch_shared::view::View;
 use polars::prelude::{DataFrame, IntoLazy, PolarsResult, col, lit};
 use sha2::{Digest, Sha256};
 
-use crate::merge::{Ask, starts_inside};
+use crate::merge::Ask;
 use crate::problem::{Problem, quoted};
 use crate::source::Mode;
 
@@ -202,12 +202,12 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
                 );
                 Problem::bad_request("bad-window", detail)
             })?;
-            let start = end - window.size;
-            let before = start.div_euclid(window.slide) * window.slide;
-            if before == start {
-                return Ok(Ask::Start(start));
+            let start = window.first_start(end - 1);
+            if window.is_session() || window.end_of(start) == end {
+                return Ok(Ask::End(end));
             }
-            let (before, after) = (before + window.size, before + window.slide + window.size);
+            let after = window.end_of(start);
+            let before = window.end_of(window.inside(Micros::MIN / 2, after - 1).1);
             let detail = format!(
                 "no window of `{}` ends at {}; the nearest end at {} and {}",
                 view.name,
@@ -222,9 +222,9 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
             if from > to {
                 return Err(Problem::bad_request("bad-range", "`from` is after `to`"));
             }
-            let (first, last) = starts_inside(window, from, to);
-            let windows = (last - first) / window.slide + 1;
-            if windows > MAX_WINDOWS {
+            let (first, last) = window.inside(from, to);
+            let windows = window.count_between(first, last);
+            if windows > MAX_WINDOWS && !window.is_session() {
                 let detail = format!("the range holds {windows} windows; ask for {MAX_WINDOWS} at most at a time");
                 return Err(Problem::bad_request("range-too-long", detail));
             }

@@ -47,6 +47,14 @@ pub(crate) struct Finished {
     pub bounds: Option<(Column, Column)>,
 }
 
+impl Finished {
+    /// What it says of some groups.
+    pub fn take(self, groups: &IdxCa) -> PolarsResult<Self> {
+        let bounds = self.bounds.map(|(lower, upper)| PolarsResult::Ok((lower.take(groups)?, upper.take(groups)?)));
+        Ok(Self { value: self.value.take(groups)?, bounds: bounds.transpose()? })
+    }
+}
+
 impl From<Column> for Finished {
     fn from(value: Column) -> Self {
         Self { value, bounds: None }

@@ -6,24 +6,32 @@ use crate::aggregate::keys::Keys;
 use crate::aggregate::{self, State};
 pub use crate::aggregate::Keep;
 use crate::partial;
+use crate::partial::session::{Fragments, spans};
 use crate::view::View;
+use crate::window::Window;
 
 /// The groups of some rows: of one pane, say.
 #[derive(Debug)]
 pub struct Groups {
     keys: Keys,
+    /// In a view of sessions, each fragment is a group of its own.
+    fragments: Option<Fragments>,
     states: Vec<Box<dyn State>>,
 }
 
 impl Groups {
     /// No groups yet.
     pub fn new(view: &View, keep: Keep) -> Self {
-        Self { keys: Keys::of(view), states: states(view, keep) }
+        let fragments = match view.window {
+            Some(Window::Session { gap }) => Some(Fragments::new(gap)),
+            _ => None,
+        };
+        Self { keys: Keys::of(view), fragments, states: states(view, keep) }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.keys.len()
+        self.fragments.as_ref().map_or(self.keys.len(), Fragments::len)
     }
 
     /// Whether there is none.
@@ -33,14 +41,14 @@ impl Groups {
 
     /// The bytes that they take.
     pub fn bytes(&self) -> usize {
-        self.keys.bytes() + self.states.iter().map(|state| state.bytes()).sum::<usize>()
+        let fragments = self.fragments.as_ref().map_or(0, Fragments::bytes);
+        self.keys.bytes() + fragments + self.states.iter().map(|state| state.bytes()).sum::<usize>()
     }
 
     /// Adds rows, as [`partial::rows`] makes them.
     pub fn absorb(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<()> {
-        let groups = self.keys.number(&key_columns(view, rows)?, rows.height())?;
+        let groups = self.number(view, rows)?;
         for (i, state) in self.states.iter_mut().enumerate() {
-            state.grow(self.keys.len());
             state.absorb(&groups, &partial::value_columns(view, rows, i)?)?;
         }
         Ok(())
@@ -54,13 +62,19 @@ impl Groups {
 
     /// Adds partials, each of its group.
     pub(crate) fn merge_numbered(&mut self, view: &View, groups: &[u32], partials: &DataFrame) -> PolarsResult<()> {
-        merge(view, &mut self.states, self.keys.len(), groups, partials)
+        let len = self.len();
+        merge(view, &mut self.states, len, groups, partials)
     }
 
-    /// The group of each row of partials; new ones are added.
-    pub(crate) fn number(&mut self, view: &View, partials: &DataFrame) -> PolarsResult<Vec<u32>> {
-        let groups = self.keys.number(&key_columns(view, partials)?, partials.height())?;
-        self.states.iter_mut().for_each(|state| state.grow(self.keys.len()));
+    /// The group of each of some rows or partials; new ones are added.
+    pub(crate) fn number(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<Vec<u32>> {
+        let mut groups = self.keys.number(&key_columns(view, rows)?, rows.height())?;
+        if let Some(fragments) = &mut self.fragments {
+            let (first, last) = spans(rows)?;
+            groups = fragments.number(&groups, &first, &last);
+        }
+        let len = self.len();
+        self.states.iter_mut().for_each(|state| state.grow(len));
         Ok(groups)
     }
 
@@ -76,6 +90,10 @@ impl Groups {
             Column::new_scalar(partial::PANE.into(), Scalar::from(pane), height),
             Column::new_scalar(partial::MISSED.into(), Scalar::from(missed), height),
         ];
+        if let Some(fragments) = &self.fragments {
+            columns.push(Column::new(partial::FIRST.into(), fragments.first.as_slice()));
+            columns.push(Column::new(partial::LAST.into(), fragments.last.as_slice()));
+        }
         columns.extend(self.key_columns()?);
         for (i, state) in self.states.iter().enumerate() {
             let names = partial::state_names(view, i);
@@ -86,8 +104,12 @@ impl Groups {
 
     /// The keys, under their names in partials.
     pub(crate) fn key_columns(&self) -> PolarsResult<Vec<Column>> {
-        let columns = self.keys.columns()?.into_iter().enumerate();
-        Ok(columns.map(|(i, column)| column.with_name(partial::key(i).into())).collect())
+        let mut columns = self.keys.columns()?;
+        if let Some(fragments) = &self.fragments {
+            let groups = IdxCa::from_vec(PlSmallStr::EMPTY, fragments.group.iter().map(|&group| group as IdxSize).collect());
+            columns = columns.iter().map(|column| column.take(&groups)).collect::<PolarsResult<_>>()?;
+        }
+        Ok(columns.into_iter().enumerate().map(|(i, column)| column.with_name(partial::key(i).into())).collect())
     }
 
     /// The state of each aggregate.

@@ -6,6 +6,7 @@
 //! |-----------|---------|------|
 //! | `__pane`  | BIGINT  | the start of the pane in microseconds; 0 in a view without windows |
 //! | `__missed`| INTEGER | how many of the pane's windows, from the earliest, were closed when these events came |
+//! | `__first`, `__last` | BIGINT | in a view of sessions: the times of the first and last of these events, see [`session`] |
 //! | `k0`, `k1`, … |     | the keys |
 //! | `a0`, `a0n`, … |    | per aggregate its state: see [`crate::aggregate`] |
 //!
@@ -18,6 +19,7 @@
 //! where events came too late, and are then the answer's bounds.
 
 mod contender;
+pub(crate) mod session;
 #[cfg(test)]
 mod tests;
 mod windows;
@@ -32,13 +34,19 @@ use crate::group::{Groups, Keep};
 use crate::row;
 use crate::transform::{lower, polars_type};
 use crate::view::{Aggregate, View};
+use crate::window::Window;
 
-pub use windows::{Part, Scope, windows};
+pub use session::whole_sessions;
+pub use windows::{Finished, Part, Scope, windows};
 
 /// The start of the pane, in microseconds.
 pub const PANE: &str = "__pane";
 /// How many of the pane's windows were closed for good when the events came.
 pub const MISSED: &str = "__missed";
+/// In a view of sessions, the time of a fragment's first event, in microseconds.
+pub const FIRST: &str = "__first";
+/// The time of its last event.
+pub const LAST: &str = "__last";
 
 /// The name of the i-th key in a frame of partials.
 pub fn key(i: usize) -> String {
@@ -56,6 +64,10 @@ pub fn schema(view: &View) -> Schema {
     let mut schema = Schema::default();
     schema.insert(PANE.into(), DataType::Int64);
     schema.insert(MISSED.into(), DataType::Int32);
+    if view.window.is_some_and(Window::is_session) {
+        schema.insert(FIRST.into(), DataType::Int64);
+        schema.insert(LAST.into(), DataType::Int64);
+    }
     for (i, k) in view.keys.iter().enumerate() {
         schema.insert(key(i).into(), polars_type(&k.expr.data_type()));
     }
@@ -81,10 +93,16 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     // A literal's type is otherwise narrowed to what holds it.
     let pane = match view.window {
         None => lit(0_i64).cast(DataType::Int64),
-        Some(window) => time.floor_div(lit(window.pane())) * lit(window.pane()),
+        Some(Window::Sliding(sliding)) => {
+            (time.clone() - lit(sliding.offset)).floor_div(lit(sliding.pane())) * lit(sliding.pane()) + lit(sliding.offset)
+        }
+        Some(window) => time.clone().map(move |times| Ok(panes_of(window, times.i64()?)), |_, field| Ok(field.clone())),
     };
     let missed = if has_missed { col(MISSED) } else { lit(0_i32).cast(DataType::Int32) };
     let mut columns = vec![pane.alias(PANE), missed.alias(MISSED)];
+    if view.window.is_some_and(Window::is_session) {
+        columns.extend([time.clone().alias(FIRST), time.alias(LAST)]);
+    }
     columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
     for (i, aggregate) in view.aggregates.iter().enumerate() {
         let filtered = |value: &crate::expr::Expr| match &aggregate.filter {
@@ -104,6 +122,20 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
         }
     }
     events.select(columns)
+}
+
+/// The pane of each time. Most are in that of the one before.
+fn panes_of(window: Window, times: &Int64Chunked) -> Column {
+    let (mut start, mut end) = (0, 0);
+    let panes = times.iter().map(|time| {
+        let time = time?;
+        if !(start..end).contains(&time) {
+            start = window.pane_of(time);
+            end = window.pane_end(start);
+        }
+        Some(start)
+    });
+    panes.collect::<Int64Chunked>().with_name(times.name().clone()).into_column()
 }
 
 /// What the i-th aggregate is over: a column, two, or none.

@@ -165,8 +165,8 @@ fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
     let Some(last) = snapshot.chunks.iter().filter_map(|chunk| chunk.panes.keys().next_back()).max() else {
         return Ok(0);
     };
-    let start = last + window.pane() - window.size;
-    ranked(view, snapshot, Scope::One(start), start..start + window.size)
+    let start = window.first_start(*last);
+    ranked(view, snapshot, Scope::One(start), start..window.end_of(start))
 }
 
 /// How many rows some windows have, whose panes start in a range.

@@ -8,6 +8,7 @@ use anabranch_shared::project::Project;
 use anabranch_shared::row;
 use anabranch_shared::schema::Table;
 use anabranch_shared::transform::polars_type;
+use anabranch_shared::window::Window;
 use anabranch_shared::view::Catalog;
 use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
@@ -52,10 +53,11 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
         .map(|view| {
             let seconds = |micros: i64| format!("{} s", micros as f64 / 1e6);
             let window = view.window.map_or("all of time".to_owned(), |window| {
-                if window.is_tumbling() {
-                    format!("tumble {}", seconds(window.size))
-                } else {
-                    format!("hop {} by {}", seconds(window.size), seconds(window.slide))
+                match window {
+                    Window::Sliding(window) if window.is_tumbling() => format!("tumble {}", seconds(window.size)),
+                    Window::Sliding(window) => format!("hop {} by {}", seconds(window.size), seconds(window.slide)),
+                    Window::Days(days) => format!("tumble {} d in {}", days.count, days.zone),
+                    Window::Session { gap } => format!("session {}", seconds(gap)),
                 }
             });
             let names: Vec<&str> = view.columns.iter().map(|column| view.column_name(*column)).collect();

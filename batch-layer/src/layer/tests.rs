@@ -9,7 +9,7 @@ use crate::fixture::{Event, SECOND, Source, catalog, fold, rows_of_partials, sou
 
 async fn open(data: &Path, source: &Source) -> BatchLayer {
     let table = Arc::new(table());
-    let hopping = view("hopping", table.clone(), Some(Window { size: 5 * SECOND, slide: SECOND }));
+    let hopping = view("hopping", table.clone(), Some(Window::sliding(5 * SECOND, SECOND)));
     let catalog = catalog(vec![hopping, view("ever", table, None)]);
     let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
     BatchLayer::open(BatchSettings::default(), data, log, &catalog, rejects, clock).await.expect("open")
@@ -37,7 +37,7 @@ async fn a_job_archives_and_publishes_and_a_restart_finds_the_versions() {
     let version = layer.versions().get("hopping").expect("a version");
     assert_eq!(version.published, announced.published);
     assert_eq!(version.published.coverage.len(), 3);
-    let window = Window { size: 5 * SECOND, slide: SECOND };
+    let window = Window::sliding(5 * SECOND, SECOND);
     let hopping = view("hopping", Arc::new(table()), Some(window));
     let found = tokio::task::spawn_blocking(move || rows_of_partials(&hopping, &version)).await.expect("joined");
     assert_eq!(found, fold(Some(window), &EVENTS));

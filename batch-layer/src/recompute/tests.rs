@@ -40,7 +40,7 @@ async fn setup() -> Setup {
 }
 
 fn view_of(window: Option<(Micros, Micros)>) -> Arc<View> {
-    let window = window.map(|(size, slide)| Window { size, slide });
+    let window = window.map(|(size, slide)| Window::sliding(size, slide));
     Arc::new(view("sums", Arc::new(table()), window))
 }
 
@@ -203,7 +203,7 @@ async fn a_new_definition_recomputes_everything_and_may_change_the_columns() {
     let published = setup.recompute(&totals).await.expect("a version");
     assert_eq!((published.version, published.definition == totals.definition), (2, true));
     setup.check(&totals, &EVENTS).await;
-    let mut narrow = view("sums", Arc::new(table()), Some(Window { size: DAY, slide: DAY }));
+    let mut narrow = view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY)));
     narrow.aggregates.truncate(4);
     narrow.columns.truncate(5);
     let narrow = Arc::new(narrow);
@@ -214,7 +214,7 @@ async fn a_new_definition_recomputes_everything_and_may_change_the_columns() {
 #[tokio::test]
 async fn a_top_k_keeps_the_first_rows_of_each_window() {
     let setup = setup().await;
-    let mut top = view("sums", Arc::new(table()), Some(Window { size: DAY, slide: DAY }));
+    let mut top = view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY)));
     top.limit = Some(1);
     let top = Arc::new(top);
     setup.source.append(&EVENTS);

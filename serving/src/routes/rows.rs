@@ -227,7 +227,7 @@ fn render(
     let page = selected.slice(i64::try_from(query.offset).unwrap_or(i64::MAX), query.limit);
     let is_last = query.offset.saturating_add(page.height()) >= selected.height();
     let start = match answer.span {
-        Span::One(start) => Some(start),
+        Span::One(start) | Span::Session { start, .. } => Some(start),
         _ => None,
     };
     let next = (!is_last).then(|| query.cursor(start, page.height()));

@@ -65,7 +65,7 @@ impl Frame {
         let mut rows = Vec::with_capacity(cells.height());
         for i in 0..cells.height() {
             let (mut key, mut row) = (Vec::new(), Vec::new());
-            cells.write_json_object(i, |name| view.keys.iter().any(|key| key.name == name), &mut key);
+            cells.write_json_object(i, |name| is_key(view, name), &mut key);
             cells.write_json_object(i, |_| true, &mut row);
             rows.push((Arc::from(key), row));
         }
@@ -104,6 +104,11 @@ impl Frame {
         data.extend_from_slice(b"]}");
         Some(data)
     }
+}
+
+/// What tells a row from others. Of one key there may be several sessions.
+fn is_key(view: &View, name: &str) -> bool {
+    name == "window_start" || view.keys.iter().any(|key| key.name == name)
 }
 
 fn join<'a>(out: &mut Vec<u8>, parts: impl Iterator<Item = &'a [u8]>) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::position::Positions;
 use anabranch_shared::schema::DataType;
+use anabranch_shared::window::Window;
 use anabranch_shared::view::{Catalog, OutputColumn, View};
 use axum::Json;
 use axum::extract::{Path, State};
@@ -96,12 +97,26 @@ impl ViewColumn {
 /// The windows of a view; lengths are ISO 8601 durations.
 #[derive(Serialize, ToSchema)]
 pub struct ViewWindow {
-    /// `tumble` or `hop`.
+    /// `tumble`, `hop` or `session`.
     kind: &'static str,
+    /// Not of sessions.
     #[schema(example = "PT5M")]
-    size: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<String>,
+    /// Not of sessions.
     #[schema(example = "PT1M")]
-    slide: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slide: Option<String>,
+    /// How long after a multiple of the slide windows start, if it isn't then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<String>,
+    /// The time zone whose days they are.
+    #[schema(example = "Europe/Paris")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<&'static str>,
+    /// Of sessions: how long without an event ends one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gap: Option<String>,
 }
 
 /// One part of an order.
@@ -188,6 +203,24 @@ async fn detail(server: &Arc<Server>, view: &Arc<View>) -> Result<ViewDetail, Pr
     Ok(describe(view, &layers, &log_end, rejected))
 }
 
+fn describe_window(window: Window) -> ViewWindow {
+    let none = ViewWindow { kind: "tumble", size: None, slide: None, offset: None, zone: None, gap: None };
+    match window {
+        Window::Sliding(window) => ViewWindow {
+            kind: if window.is_tumbling() { "tumble" } else { "hop" },
+            size: Some(iso_duration(window.size)),
+            slide: Some(iso_duration(window.slide)),
+            offset: (window.offset > 0).then(|| iso_duration(window.offset)),
+            ..none
+        },
+        Window::Days(days) => {
+            let size = format!("P{}D", days.count);
+            ViewWindow { size: Some(size.clone()), slide: Some(size), zone: Some(days.zone.name()), ..none }
+        }
+        Window::Session { gap } => ViewWindow { kind: "session", gap: Some(iso_duration(gap)), ..none },
+    }
+}
+
 fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
@@ -198,11 +231,7 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         topic: view.table.topic.clone(),
         table: view.table.name.clone(),
         columns: view.columns.iter().map(|&column| describe_column(view, column)).collect(),
-        window: view.window.map(|window| ViewWindow {
-            kind: if window.is_tumbling() { "tumble" } else { "hop" },
-            size: iso_duration(window.size),
-            slide: iso_duration(window.slide),
-        }),
+        window: view.window.map(describe_window),
         order: view
             .order
             .iter()

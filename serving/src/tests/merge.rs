@@ -12,7 +12,7 @@ use anabranch_shared::window::Window;
 use polars::prelude::*;
 
 use super::support::*;
-use crate::merge::{Answer, Ask, Span, answer, starts_inside};
+use crate::merge::{Answer, Ask, Span, answer};
 use crate::source::{HeldVersion, Layers, Mode, Sources};
 
 /// Events that jump about in time, the same each run.
@@ -39,10 +39,10 @@ fn fold(view: &View, events: &[Event], frontier: usize, start: Micros) -> (Expec
     let mut rows: BTreeMap<String, ([i64; 2], [i64; 2], bool)> = BTreeMap::new();
     let mut late = 0;
     for (offset, event) in events.iter().enumerate() {
-        if !(start..start + window.size).contains(&event.time) {
+        if !(start..window.end_of(start)).contains(&event.time) {
             continue;
         }
-        let index = (start - window.first_start(event.time)) / window.slide;
+        let index = window.index_of(start, event.time);
         let in_time = offset < frontier || i64::from(missed[offset]) <= index;
         late += u64::from(!in_time);
         let (on_time, all, seen) = rows.entry(event.tag.clone()).or_default();
@@ -88,7 +88,7 @@ fn every_frontier_gives_what_a_plain_fold_does() {
     let folder = tempfile::tempdir().expect("a folder");
     let events = stream(500);
     for window in
-        [hop(), Window { size: 4 * MINUTE, slide: 4 * MINUTE }, Window { size: 5 * MINUTE, slide: 2 * MINUTE }]
+        [hop(), Window::sliding(4 * MINUTE, 4 * MINUTE), Window::sliding(5 * MINUTE, 2 * MINUTE)]
     {
         let view = view("v", Some(window), true, None);
         for frontier in [0, 1, 130, 377, 500] {
@@ -97,9 +97,10 @@ fn every_frontier_gives_what_a_plain_fold_does() {
             let middle = frontier.midpoint(500);
             let snapshot = snapshot(&view, &events, base, &[frontier, middle, middle, 500]);
             let layers = layers(Some(snapshot), if frontier > 0 { vec![version] } else { Vec::new() });
-            let (first, last) = starts_inside(window, T0 - 20 * MINUTE, T0 + 30 * MINUTE);
+            let (first, last) = window.inside(T0 - 20 * MINUTE, T0 + 30 * MINUTE);
             let mut all = 0;
-            for start in (0..).map(|i| first + i * window.slide).take_while(|start| *start <= last) {
+            let slide = (last - first) / (window.count_between(first, last) - 1);
+            for start in (0..).map(|i| first + i * slide).take_while(|start| *start <= last) {
                 let (sources, answer) = merged(&view, &layers, Ask::Start(start));
                 let (expected, late) = fold(&view, &events, frontier, start);
                 assert_eq!(read(&answer.rows), expected, "{window:?} at {start} with frontier {frontier}");

@@ -104,7 +104,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
 }
 
 pub fn hop() -> Window {
-    Window { size: 5 * MINUTE, slide: MINUTE }
+    Window::sliding(5 * MINUTE, MINUTE)
 }
 
 fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {

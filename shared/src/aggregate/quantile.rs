@@ -25,10 +25,10 @@ type Sketch = KllSketch<KllFloat<f64>>;
 pub(super) struct Quantile {
     fraction: f64,
     keep: Keep,
-    /// The values, in no order; of groups that are sketched by now there are none.
+    /// The values that are in no sketch, in no order.
     values: Vec<Vec<f64>>,
-    /// Where memory is bounded, one of a group. Where it isn't they stay apart: to merge two throws dice, and everybody who
-    /// adds up the same is to say the same.
+    /// Where memory is bounded, one of a group, which then has all its values. Where it isn't they stay apart, and values that
+    /// come beside them too: a sketch throws dice, and everybody who adds up the same is to say the same.
     sketches: BTreeMap<u32, Vec<Sketch>>,
 }
 
@@ -42,28 +42,30 @@ impl Quantile {
     }
 
     fn add(&mut self, group: usize, value: f64) {
-        if let Some(sketch) = self.sketches.get_mut(&(group as u32)).and_then(|parts| parts.first_mut()) {
-            update(sketch, value);
-        } else if !value.is_nan() {
-            self.values[group].push(value);
+        match self.sketches.get_mut(&(group as u32)).map(Vec::as_mut_slice) {
+            Some([sketch]) if self.keep == Keep::Bounded => update(sketch, value),
+            _ if value.is_nan() => {}
+            _ => self.values[group].push(value),
         }
     }
 
-    /// Lets a group go on as a sketch.
-    fn sketch(&mut self, group: u32) -> PolarsResult<()> {
-        if !self.sketches.contains_key(&group) {
-            let mut sketch = Sketch::new(K).map_err(broken)?;
-            std::mem::take(&mut self.values[group as usize]).into_iter().for_each(|value| update(&mut sketch, value));
-            self.sketches.insert(group, vec![sketch]);
-        }
-        Ok(())
+    /// A group's sketches and values in one sketch.
+    fn sketch(&self, group: u32) -> PolarsResult<Sketch> {
+        let mut all = Sketch::new(K).map_err(broken)?;
+        let parts = self.sketches.get(&group).into_iter().flatten();
+        parts.into_iter().try_for_each(|part| all.merge(part)).map_err(broken)?;
+        self.values[group as usize].iter().for_each(|&value| update(&mut all, value));
+        Ok(all)
     }
 
     fn keep_bounded(&mut self, groups: &[u32]) -> PolarsResult<()> {
         if self.keep == Keep::Bounded {
             for &group in groups {
-                if self.values[group as usize].len() > MOST_VALUES {
-                    self.sketch(group)?;
+                let is_sketched = self.sketches.contains_key(&group);
+                if self.values[group as usize].len() > if is_sketched { 0 } else { MOST_VALUES } {
+                    let sketch = self.sketch(group)?;
+                    self.sketches.insert(group, vec![sketch]);
+                    self.values[group as usize] = Vec::new();
                 }
             }
         }
@@ -78,24 +80,25 @@ fn update(sketch: &mut Sketch, value: f64) {
     }
 }
 
-fn merged(parts: &[Sketch]) -> PolarsResult<Sketch> {
-    let mut all = Sketch::new(K).map_err(broken)?;
-    parts.iter().try_for_each(|part| all.merge(part)).map_err(broken)?;
-    Ok(all)
-}
-
-/// The smallest value with a share of at least `fraction` of what the sketches have seen at or below it. It is looked for
-/// among all numbers by halving, in the order of their bits.
-fn of_sketches(parts: &[Sketch], fraction: f64) -> Option<f64> {
+/// The smallest value with a share of at least `fraction` of the values, and of what the sketches have seen, at or below it.
+/// It is looked for among all numbers by halving, in the order of their bits.
+fn of_sketches(parts: &[Sketch], values: &[f64], fraction: f64) -> Option<f64> {
     let parts: Vec<_> = parts.iter().filter(|part| !part.is_empty()).collect();
-    let total: u64 = parts.iter().map(|part| part.n()).sum();
-    let least = parts.iter().filter_map(|part| part.min_item()).min()?.into_inner();
-    let most = parts.iter().filter_map(|part| part.max_item()).max()?.into_inner();
+    let mut values = values.to_vec();
+    values.sort_unstable_by(f64::total_cmp);
+    let total = parts.iter().map(|part| part.n()).sum::<u64>() + values.len() as u64;
+    let ends = |of: fn(&Sketch) -> Option<&KllFloat<f64>>, value: Option<&f64>| {
+        let all = parts.iter().filter_map(|part| of(part)).map(|item| item.into_inner()).chain(value.copied());
+        all.collect::<Vec<_>>()
+    };
+    let least = ends(Sketch::min_item, values.first()).into_iter().min_by(f64::total_cmp)?;
+    let most = ends(Sketch::max_item, values.last()).into_iter().max_by(f64::total_cmp)?;
     let wanted = total as f64 * fraction.clamp(0.0, 1.0);
     let views: Vec<_> = parts.iter().map(|part| (part.n() as f64, part.sorted_view())).collect();
     let at_or_below = |value: f64| {
-        let Ok(value) = KllFloat::<f64>::new(value) else { return 0.0 };
-        views.iter().map(|(n, view)| n * view.rank(&value, SearchCriteria::Inclusive).unwrap_or(0.0)).sum::<f64>()
+        let below = values.partition_point(|other| *other <= value) as f64;
+        let Ok(value) = KllFloat::<f64>::new(value) else { return below };
+        below + views.iter().map(|(n, view)| n * view.rank(&value, SearchCriteria::Inclusive).unwrap_or(0.0)).sum::<f64>()
     };
     let (mut low, mut high) = (ordered(least), ordered(most));
     while low < high {
@@ -137,12 +140,10 @@ impl State for Quantile {
         let (values, sketches) = (whole(&states[0]), whole(&states[1]));
         for (&group, bytes) in groups.iter().zip(sketches.binary()?.iter()) {
             let Some(bytes) = bytes else { continue };
-            self.sketch(group)?;
             let other = Sketch::deserialize(bytes).map_err(broken)?;
-            match (self.sketches.get_mut(&group), self.keep) {
-                (Some(parts), Keep::Bounded) if !parts.is_empty() => parts[0].merge(&other).map_err(broken)?,
-                (Some(parts), _) => parts.push(other),
-                (None, _) => {}
+            match self.sketches.entry(group).or_default() {
+                parts if self.keep == Keep::Bounded && !parts.is_empty() => parts[0].merge(&other).map_err(broken)?,
+                parts => parts.push(other),
             }
         }
         for (&group, list) in groups.iter().zip(values.list()?.amortized_iter()) {
@@ -153,11 +154,12 @@ impl State for Quantile {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        let all: Float64Chunked = self.values.iter().flatten().map(|&value| Some(value)).collect();
         let is_sketched = |group: u32| self.sketches.contains_key(&group);
+        let plain = (0..).zip(&self.values).filter(|(group, _)| !is_sketched(*group)).flat_map(|(_, values)| values);
+        let all: Float64Chunked = plain.map(|&value| Some(value)).collect();
         let lengths = (0..).zip(&self.values).map(|(group, values)| (!is_sketched(group)).then_some(values.len()));
         let values = lists(&all.into_series(), lengths)?;
-        let sketch = |group: u32| self.sketches.get(&group).map(|parts| Ok(merged(parts)?.serialize())).transpose();
+        let sketch = |group: u32| is_sketched(group).then(|| Ok(self.sketch(group)?.serialize())).transpose();
         let sketches = (0..self.values.len() as u32).map(sketch).collect::<PolarsResult<Vec<_>>>()?;
         Ok(vec![values, sketches.into_iter().collect::<BinaryChunked>().into_column()])
     }
@@ -167,7 +169,7 @@ impl State for Quantile {
             let of = |(group, values): (u32, &Vec<f64>)| match self.sketches.get(&group) {
                 Some(parts) => {
                     let error = parts.iter().map(Sketch::normalized_rank_error).fold(0.0, f64::max);
-                    of_sketches(parts, self.fraction + shift * error)
+                    of_sketches(parts, values, self.fraction + shift * error)
                 }
                 None => of_values(values, self.fraction),
             };

@@ -27,6 +27,9 @@ SELECT k, var_samp(v) AS vs, var_pop(d) AS vp, stddev(v) AS ss, stddev_pop(v) AS
        count(DISTINCT t) AS texts, approx_count_distinct(v) AS values, count(DISTINCT d) FILTER (WHERE v < 5) AS doubles,
        approx_percentile(v, 0.9) AS p90, approx_percentile(d, 0) AS least, approx_percentile(v, 0.5) AS middle
 FROM events GROUP BY k;
+CREATE MATERIALIZED VIEW visits AS
+SELECT window_start, window_end, k, count(*) AS n, sum(v) AS total, max(v) AS most, count(DISTINCT v) AS values
+FROM SESSION(events, ts, INTERVAL '3 seconds') GROUP BY window_start, window_end, k;
 CREATE MATERIALIZED VIEW loud AS
 SELECT k, count(*) AS n, sum(v) AS total FROM events GROUP BY k HAVING count(*) > 2 AND total > 0 AND k <> 'b';
 CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(v) AS total, max(t) AS last FROM events;
@@ -202,7 +205,7 @@ proptest! {
         let all = windows(&view, &parts, Scope::All).expect("windows").rows;
         let starts = all.column("window_start").expect("starts").as_materialized_series().clone();
         let mut rest = all.clone().clear();
-        for group in all.partition_by(["window_start"], true).expect("windows apart") {
+        for group in all.partition_by_stable(["window_start"], true).expect("windows apart") {
             rest.vstack_mut(&group.head(Some(2))).expect("alike");
         }
         prop_assert!(starts.len() >= rest.height());
@@ -315,6 +318,84 @@ proptest! {
         expected.retain(|key, (n, total)| *n > 2 && *total > 0 && key != "b");
         let keys: Vec<String> = rows.column("k").expect("keys").str().expect("text").iter().flatten().map(str::to_owned).collect();
         prop_assert_eq!(keys, expected.into_keys().collect::<Vec<_>>());
+    }
+}
+
+type Visits = Vec<(i64, i64, Option<String>, i64, Option<i64>)>;
+
+/// Sessions by hand: start, end, key, count and sum.
+fn visits(events: &[Event]) -> Visits {
+    let mut by_key: BTreeMap<Option<String>, Vec<&Event>> = BTreeMap::new();
+    for event in events {
+        by_key.entry(event.key.map(text)).or_default().push(event);
+    }
+    let mut visits = Visits::new();
+    for (key, mut events) in by_key {
+        events.sort_by_key(|event| event.second);
+        for visit in events.chunk_by(|a, b| b.second - a.second < 3) {
+            let values: Vec<i64> = visit.iter().filter_map(|event| event.value).collect();
+            let total = (!values.is_empty()).then(|| values.iter().sum());
+            let (first, last) = (visit[0].second, visit[visit.len() - 1].second);
+            visits.push((first, last + 3, key.clone(), visit.len() as i64, total));
+        }
+    }
+    visits.sort_by_key(|(start, end, key, ..)| (*end, *start, key.is_none(), key.clone()));
+    visits
+}
+
+fn visits_of(rows: &DataFrame, suffix: &str) -> Visits {
+    let seconds = |name: &str| rows.column(name).expect("times").cast(&DataType::Int64).expect("micros");
+    let integers = |name: String| rows.column(&name).expect("a column").i64().expect("integers").clone();
+    let (starts, ends) = (seconds("window_start"), seconds("window_end"));
+    let (n, total) = (integers(format!("n{suffix}")), integers(format!("total{suffix}")));
+    let keys = rows.column("k").expect("keys").str().expect("text").clone();
+    let time = |column: &Column, row| column.i64().expect("micros").get(row).expect("a time") / 1_000_000;
+    let row = |row| (time(&starts, row), time(&ends, row), keys.get(row).map(str::to_owned), n.get(row).unwrap_or(0), total.get(row));
+    (0..rows.height()).map(row).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn sessions_are_joined_however_events_were_cut(
+        events in prop::collection::vec(event(), 0..50),
+        cuts in prop::collection::vec(0..50_usize, 0..5),
+        merged in any::<bool>(),
+        range in (-10..12_i64, 0..12_i64),
+    ) {
+        let view = &catalog().views["visits"];
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
+        cuts.sort_unstable();
+        let mut parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
+        if merged {
+            parts = vec![merge(view, parts, Keep::Bounded).expect("merged")];
+            prop_assert_eq!(parts[0].schema().as_ref(), &schema(view));
+        }
+        let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
+        let in_time: Vec<Event> = events.iter().filter(|event| event.missed == 0).cloned().collect();
+        let finished = windows(view, &parts, Scope::All).expect("sessions").rows;
+        prop_assert_eq!(visits_of(&finished, ""), visits(&in_time));
+        // What came late is in the bounds: that of the whole session that a row is a part of.
+        let whole = visits(&events);
+        for (start, end, key, n, _) in visits_of(&finished, "_upper") {
+            let around = whole.iter().find(|(s, e, k, ..)| *s <= start && end <= *e && *k == key).expect("a session around it");
+            prop_assert_eq!(n, around.3);
+        }
+        // Whole sessions of a range are found although only some panes are loaded at first.
+        let (from, to) = (range.0 * 1_000_000, (range.0 + range.1) * 1_000_000);
+        let load = |from: i64, to: i64| {
+            let piece = |part: &Part| -> PolarsResult<Vec<Part>> {
+                let inside = by_pane(&part.partials)?.into_iter().filter(|(pane, _)| (from..to).contains(pane));
+                Ok(inside.map(|(_, partials)| Part { partials, slack: None }).collect())
+            };
+            Ok(parts.iter().map(piece).collect::<PolarsResult<Vec<_>>>()?.concat())
+        };
+        let held = (-60_000_000, 63_000_000);
+        let overlapping = whole_sessions(view, (from, to), held, load).expect("sessions").rows;
+        let mut expected = visits(&in_time);
+        expected.retain(|(start, end, ..)| start * 1_000_000 < to && end * 1_000_000 > from);
+        prop_assert_eq!(visits_of(&overlapping, ""), expected);
     }
 }
 

@@ -3,6 +3,7 @@
 use polars::prelude::*;
 
 use super::contender::contenders;
+use super::session::sessions;
 use super::{MISSED, by_pane};
 use crate::aggregate::{self, State};
 use crate::clock::Micros;
@@ -10,6 +11,7 @@ use crate::group::{self, Groups, Keep};
 use crate::snapshot::Slack;
 use crate::transform::{lower, polars_type};
 use crate::view::{AggregateFunction, OutputColumn, View};
+use crate::window::Window;
 
 /// Partials of some panes from one source. A pane, a key and a number of missed windows are there once.
 #[derive(Debug, Clone)]
@@ -27,7 +29,7 @@ pub enum Scope {
     All,
     /// The one that starts there.
     One(Micros),
-    /// Those that start in `[from, to]`.
+    /// Those that start in `[from, to]`; of sessions, those wholly inside.
     Range(Micros, Micros),
 }
 
@@ -47,6 +49,8 @@ pub struct Finished {
     /// `window_start` and `window_end` (if the view has windows), then the keys and aggregates under their own names in the
     /// order of the SELECT list, each aggregate followed by its bounds.
     pub rows: DataFrame,
+    /// Whether some panes are degraded.
+    pub is_degraded: bool,
     /// Whether some bounds are those of a sketch of values, which hold with the certainty that it states.
     pub is_sketched: bool,
     /// Whether the rows are surely those that belong into the answer: of a view with a limit, whether no row that was cut off
@@ -62,11 +66,16 @@ pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finish
         pieces.extend(pieces_of(part)?);
     }
     pieces.sort_by_key(|piece| piece.pane);
-    let Some(window) = view.window else { return rows_of(view, 0, &pieces) };
+    let window = match view.window {
+        None => return rows_of(view, 0, &pieces),
+        Some(Window::Session { gap }) => return sessions(view, gap, &pieces, scope),
+        Some(window) => window,
+    };
     let inside = |start: Micros| {
+        let end = window.end_of(start);
         let first = pieces.partition_point(|piece| piece.pane < start);
-        let end = pieces.partition_point(|piece| piece.pane < start.saturating_add(window.size));
-        &pieces[first..end]
+        let last = pieces.partition_point(|piece| piece.pane < end);
+        &pieces[first..last]
     };
     let mut starts: Vec<Micros> = match scope {
         Scope::One(start) => vec![start],
@@ -80,6 +89,7 @@ pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finish
     let mut all = rows_of(view, 0, &[])?;
     for one in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
         all.rows.vstack_mut(&one.rows)?;
+        all.is_degraded |= one.is_degraded;
         all.is_sketched |= one.is_sketched;
         all.is_certain &= one.is_certain;
     }
@@ -158,7 +168,7 @@ impl Sums {
         group::merge(view, all, len, &numbers, &piece.rows)?;
         self.named.resize(len, false);
         // An event that missed the first windows of its pane is in time for those after them.
-        let index = view.window.map_or(0, |window| (start - window.first_start(piece.pane)) / window.slide);
+        let index = view.window.map_or(0, |window| window.index_of(start, piece.pane));
         let missed = piece.rows.column(MISSED)?.i32()?;
         let in_time: BooleanChunked = missed.iter().map(|missed| i64::from(missed.unwrap_or(0)) <= index).collect();
         let numbers: Vec<u32> =
@@ -177,37 +187,77 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
     let height = in_time.len();
     down.resize(height, 0);
     up.resize(height, 0);
-    let mut columns = Vec::new();
-    if let Some(window) = view.window {
-        let timestamp = polars_type(&crate::schema::DataType::Timestamp);
-        let bound = |name: &str, time: Micros| {
-            Column::new_scalar(name.into(), Scalar::from(time), height).cast(&timestamp)
-        };
-        columns.extend([bound("window_start", start)?, bound("window_end", start.saturating_add(window.size))?]);
+    let end = view.window.map_or(0, |window| window.end_of(start));
+    let shape = Shape {
+        starts: vec![start; height],
+        ends: vec![end; height],
+        keys: in_time.key_columns()?,
+        down,
+        up: slack.map(|slack| up.iter().map(|up| slack - up).collect()),
+        named: all.is_some().then_some(named),
+    };
+    let finished = |states: &[Box<dyn State>]| states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>();
+    let all = all.as_deref().map(finished).transpose()?;
+    let mut finished = finish(view, shape, finished(in_time.states())?, all)?;
+    let is_exact = finished.is_certain && slack.is_none() && !finished.is_sketched;
+    finished.is_certain = is_exact || is_certain(view, &finished.rows, slack.unwrap_or(0))?;
+    if let Some(limit) = view.limit {
+        finished.rows = finished.rows.head(Some(limit));
     }
-    let keys = in_time.key_columns()?;
+    Ok(finished)
+}
+
+/// What rows have beside their aggregates.
+pub(super) struct Shape {
+    pub starts: Vec<Micros>,
+    pub ends: Vec<Micros>,
+    pub keys: Vec<Column>,
+    /// How much of each count may be too much.
+    pub down: Vec<i64>,
+    /// How many events each row may lack, if some pane is degraded.
+    pub up: Option<Vec<i64>>,
+    /// Which rows are of the answer; all if none.
+    pub named: Option<Vec<bool>>,
+}
+
+/// Puts rows together: of the aggregates over the events in time, and of those over all if some came late, which bound them.
+/// Such rows are certain if nothing came late.
+pub(super) fn finish(
+    view: &View,
+    shape: Shape,
+    in_time: Vec<aggregate::Finished>,
+    all: Option<Vec<aggregate::Finished>>,
+) -> PolarsResult<Finished> {
+    let Shape { starts, ends, keys, down, up, named } = shape;
+    let height = starts.len();
+    let (is_certain, is_degraded) = (all.is_none(), up.is_some());
+    let mut columns = Vec::new();
+    if view.window.is_some() {
+        let timestamp = polars_type(&crate::schema::DataType::Timestamp);
+        columns.push(Column::new("window_start".into(), starts).cast(&timestamp)?);
+        columns.push(Column::new("window_end".into(), ends).cast(&timestamp)?);
+    }
     let mut is_sketched = false;
     for &column in &view.columns {
         match column {
             OutputColumn::WindowStart | OutputColumn::WindowEnd => {}
             OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(view.keys[i].name.as_str().into())),
             OutputColumn::Aggregate(i) => {
-                let aggregate::Finished { value, bounds } = in_time.states()[i].finish()?;
+                let aggregate::Finished { value, bounds } = in_time[i].clone();
                 is_sketched |= bounds.is_some();
                 let (mut least, mut most) = bounds.unwrap_or_else(|| (value.clone(), value.clone()));
                 if let Some(all) = &all {
-                    let all = all[i].finish()?;
-                    is_sketched |= all.bounds.is_some();
-                    let (all_lower, all_upper) = all.bounds.unwrap_or_else(|| (all.value.clone(), all.value));
-                    least = better(&least, &all_lower, Expr::lt)?;
-                    most = better(&most, &all_upper, Expr::gt)?;
+                    let aggregate::Finished { value, bounds } = all[i].clone();
+                    is_sketched |= bounds.is_some();
+                    let (all_least, all_most) = bounds.unwrap_or_else(|| (value.clone(), value));
+                    least = better(&least, &all_least, Expr::lt)?;
+                    most = better(&most, &all_most, Expr::gt)?;
                 }
-                if let Some(slack) = slack {
+                if let Some(up) = &up {
                     let is_count = view.aggregates[i].function == AggregateFunction::Count;
                     (least, most) = if is_count {
-                        let up = up.iter().map(|up| slack - up).collect::<Vec<_>>();
                         let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
-                        ((least - moved(&down))?, (most + moved(&up))?)
+                        ((least - moved(&down))?, (most + moved(up))?)
                     } else {
                         // Of keys that a degraded pane doesn't name it knows nothing but how many events they had.
                         let unknown = Column::full_null(PlSmallStr::EMPTY, height, value.dtype());
@@ -221,15 +271,13 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
         }
     }
     let mut rows = DataFrame::new(height, columns)?;
-    if all.is_some() {
+    if let Some(named) = named {
         rows = rows.filter(&named.into_iter().collect::<BooleanChunked>())?;
     }
     if let Some(having) = &view.having {
         rows = rows.lazy().filter(lower(having)).collect()?;
     }
-    let rows = ordered(view, rows)?;
-    let is_certain = all.is_none() && slack.is_none() && !is_sketched || is_certain(view, &rows, slack.unwrap_or(0))?;
-    Ok(Finished { rows: view.limit.map_or_else(|| rows.clone(), |limit| rows.head(Some(limit))), is_sketched, is_certain })
+    Ok(Finished { rows: ordered(view, rows)?, is_degraded, is_sketched, is_certain })
 }
 
 /// Whether no row after the limit, nor one that isn't named and may have had up to `unnamed` events, could be among those

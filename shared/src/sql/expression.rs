@@ -110,7 +110,7 @@ impl<'a> Scope<'a> {
                 )
             } else {
                 format!(
-                    "`{name}` needs windows: read FROM TUMBLE({t}, {c}, INTERVAL '1 minute') or HOP(…)",
+                    "`{name}` needs windows: read FROM TUMBLE({t}, {c}, INTERVAL '1 minute'), HOP(…) or SESSION(…)",
                     t = self.table.name,
                     c = self.table.event_time_column().name
                 )

@@ -13,10 +13,12 @@ use crate::clock::Micros;
 use crate::expr::Expr;
 use crate::schema::{DataType, Table};
 use crate::view::{Catalog, OutputColumn, Unnest};
-use crate::window::Window;
+use crate::window::{Days, Sliding, Window};
 
 /// How many panes a window may be made of.
 const MAX_PANES: Micros = 100_000;
+
+const DAY: Micros = 86_400_000_000;
 
 /// What a view reads.
 pub(super) struct Source<'a> {
@@ -64,7 +66,7 @@ pub(super) fn plan<'a>(
 ) -> Result<Option<Source<'a>>, Fault> {
     let from = match select.from.as_slice() {
         [from] => from,
-        [] => return Err(Fault::of(select, "the view needs FROM: a table, TUMBLE(…) or HOP(…)")),
+        [] => return Err(Fault::of(select, "the view needs FROM: a table, TUMBLE(…), HOP(…) or SESSION(…)")),
         [_, second, ..] => {
             return Err(Fault::of(
                 &second.relation,
@@ -74,23 +76,12 @@ pub(super) fn plan<'a>(
     };
     let (name, alias, arguments) = relation(&from.relation, tokens)?;
     let function = simple_name(name)?;
-    let (name, intervals) = match (&arguments, function.as_str()) {
+    let (name, form) = match (&arguments, form_of(&function)) {
         (None, _) => (function.clone(), None),
-        (Some(arguments), "tumble") => {
-            (windowed_table(arguments, 3, "TUMBLE(table, event_time, INTERVAL '1 minute')", name)?, Some(arguments))
-        }
-        (Some(arguments), "hop") => (
-            windowed_table(
-                arguments,
-                4,
-                "HOP(table, event_time, INTERVAL '1 minute', INTERVAL '5 minutes'), the slide before the size",
-                name,
-            )?,
-            Some(arguments),
-        ),
-        (Some(_), "session") => return Err(Fault::of(name, "SESSION isn't supported; there are TUMBLE and HOP")),
-        (Some(_), other) => {
-            return Err(Fault::of(name, format!("unknown table function `{other}`; there are TUMBLE and HOP")));
+        (Some(arguments), Some(form)) => (windowed_table(arguments, form, name)?, Some((form, arguments))),
+        (Some(_), None) => {
+            let message = format!("unknown table function `{function}`; there are TUMBLE, HOP and SESSION");
+            return Err(Fault::of(name, message));
         }
     };
     let at = arguments.as_ref().map_or(from.relation.span().start, |arguments| arguments[0].span().start);
@@ -114,7 +105,7 @@ pub(super) fn plan<'a>(
         };
         return Err(Fault::new(at, format!("unknown table `{name}`; {known}{}", suggestion(&name, names()))));
     };
-    let window = intervals.map(|arguments| window(arguments, table)).transpose()?;
+    let window = form.map(|(form, arguments)| window(form, arguments, table)).transpose()?;
     let qualifier = alias.map_or_else(|| name.clone(), |alias| fold(&alias.name));
     let mut scope = Scope::new(table, qualifier, window.is_some());
     let unnest = match from.joins.as_slice() {
@@ -148,7 +139,7 @@ fn relation<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Relation<'a>
         let message = match factor {
             TableFactor::Derived { .. } => "subqueries aren't supported; a view reads one table",
             TableFactor::UNNEST { .. } => "UNNEST follows a table: FROM t CROSS JOIN UNNEST(…) AS u(item)",
-            _ => "unsupported FROM; a view reads a table, TUMBLE(…) or HOP(…)",
+            _ => "unsupported FROM; a view reads a table, TUMBLE(…), HOP(…) or SESSION(…)",
         };
         return Err(Fault::of(factor, message).or_at(|| tokens.keyword(Keyword::FROM)));
     };
@@ -173,18 +164,60 @@ fn relation<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Relation<'a>
     Ok((name, alias.as_ref(), arguments.transpose()?))
 }
 
-/// The table that a window function is over.
-fn windowed_table(arguments: &[&ast::Expr], count: usize, form: &str, name: &ast::ObjectName) -> Result<String, Fault> {
-    if arguments.len() != count {
-        return Err(Fault::of(name, format!("write {form}")));
+/// A table function that makes windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Tumble,
+    Hop,
+    Session,
+}
+
+fn form_of(function: &str) -> Option<Form> {
+    Some(match function {
+        "tumble" => Form::Tumble,
+        "hop" => Form::Hop,
+        "session" => Form::Session,
+        _ => return None,
+    })
+}
+
+impl Form {
+    /// How many arguments it takes: without what may be left out, and with it.
+    fn arguments(self) -> std::ops::RangeInclusive<usize> {
+        match self {
+            Self::Tumble => 3..=4,
+            Self::Hop => 4..=5,
+            Self::Session => 3..=3,
+        }
     }
-    match arguments[0] {
-        ast::Expr::Identifier(ident) => Ok(fold(ident)),
-        other => Err(Fault::of(other, format!("`{other}` isn't a table; write {form}"))),
+
+    /// How it is written.
+    fn example(self) -> &'static str {
+        match self {
+            Self::Tumble => {
+                "TUMBLE(table, event_time, INTERVAL '1 minute'), and after it perhaps an offset or, of days, a time zone"
+            }
+            Self::Hop => {
+                "HOP(table, event_time, INTERVAL '1 minute', INTERVAL '5 minutes'), the slide before the size, and after \
+                 it perhaps an offset"
+            }
+            Self::Session => "SESSION(table, event_time, INTERVAL '30 minutes'), the gap that ends one",
+        }
     }
 }
 
-fn window(arguments: &[&ast::Expr], table: &Table) -> Result<Window, Fault> {
+/// The table that a window function is over.
+fn windowed_table(arguments: &[&ast::Expr], form: Form, name: &ast::ObjectName) -> Result<String, Fault> {
+    if !form.arguments().contains(&arguments.len()) {
+        return Err(Fault::of(name, format!("write {}", form.example())));
+    }
+    match arguments[0] {
+        ast::Expr::Identifier(ident) => Ok(fold(ident)),
+        other => Err(Fault::of(other, format!("`{other}` isn't a table; write {}", form.example()))),
+    }
+}
+
+fn window(form: Form, arguments: &[&ast::Expr], table: &Table) -> Result<Window, Fault> {
     let time = &table.event_time_column().name;
     if !matches!(arguments[1], ast::Expr::Identifier(ident) if fold(ident) == *time) {
         return Err(Fault::of(
@@ -195,16 +228,25 @@ fn window(arguments: &[&ast::Expr], table: &Table) -> Result<Window, Fault> {
             ),
         ));
     }
-    let slide = literal::interval(arguments[2])?;
-    let size = arguments.get(3).map_or(Ok(slide), |size| literal::interval(size))?;
+    let first = literal::interval(arguments[2])?;
+    let (slide, size, last) = match form {
+        Form::Session => return Ok(Window::Session { gap: first }),
+        Form::Tumble => (first, first, arguments.get(3)),
+        Form::Hop => (first, literal::interval(arguments[3])?, arguments.get(4)),
+    };
     if slide > size {
         return Err(Fault::of(
             arguments[2],
             "the slide is longer than the window, so events between windows would be lost; HOP takes the slide before the size",
         ));
     }
-    let window = Window { size, slide };
-    if size / window.pane() > MAX_PANES {
+    let offset = match last {
+        Some(&last) if literal::text(last).is_some() => return days(form, size, arguments[2], last),
+        Some(&last) => literal::interval(last)?.rem_euclid(slide),
+        None => 0,
+    };
+    let sliding = Sliding { size, slide, offset };
+    if size / sliding.pane() > MAX_PANES {
         return Err(Fault::of(
             arguments[2],
             format!(
@@ -212,7 +254,22 @@ fn window(arguments: &[&ast::Expr], table: &Table) -> Result<Window, Fault> {
             ),
         ));
     }
-    Ok(window)
+    Ok(Window::Sliding(sliding))
+}
+
+/// Windows of days in a zone.
+fn days(form: Form, size: Micros, interval: &ast::Expr, zone: &ast::Expr) -> Result<Window, Fault> {
+    if form != Form::Tumble || size % DAY != 0 {
+        let message = "a time zone is for windows of whole days: TUMBLE(table, event_time, INTERVAL '1 day', 'Europe/Paris')";
+        return Err(Fault::of(interval, message));
+    }
+    let name = literal::text(zone).unwrap_or_default();
+    let zone = name.parse::<chrono_tz::Tz>().map_err(|_| {
+        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
+        Fault::of(zone, format!("unknown time zone `{name}`; names are those of the IANA database{}", suggestion(&name, known)))
+    })?;
+    let count = u32::try_from(size / DAY).unwrap_or(u32::MAX);
+    Ok(Window::Days(Days { count, zone }))
 }
 
 fn unnest(join: &ast::Join, scope: &mut Scope) -> Result<Unnest, Fault> {

@@ -25,6 +25,17 @@ pub(super) fn literal(value: &ast::ValueWithSpan) -> Result<Literal, Fault> {
     }
 }
 
+/// The text of a constant that is one.
+pub(super) fn text(expr: &ast::Expr) -> Option<String> {
+    match expr {
+        ast::Expr::Value(value) => match literal(value) {
+            Ok(Literal::Text(text)) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// Reads a number: an integer if it is written as one.
 pub(super) fn number(digits: &str) -> Result<Literal, String> {
     let digits = digits.replace('_', "");

@@ -6,7 +6,7 @@ use crate::tests::kit::{SECOND, event, micro_batch, rows, sums, table};
 
 fn image(events: u64) -> (Arc<View>, Image) {
     let table = table(0);
-    let view = Arc::new(sums(&table, Some(Window { size: 10 * SECOND, slide: 5 * SECOND }), 0));
+    let view = Arc::new(sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0));
     let mut tracker = Tracker::new(0, [0], 0);
     let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(0, 7)]), 0);
     for i in 0..events {

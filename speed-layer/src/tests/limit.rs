@@ -84,7 +84,7 @@ fn skewed(count: usize, seed: u64) -> Vec<Event> {
 #[test]
 fn a_top_k_view_goes_on_in_a_sketch() {
     let table = table(60 * SECOND);
-    let window = Some(Window { size: 10 * SECOND, slide: 5 * SECOND });
+    let window = Some(Window::sliding(10 * SECOND, 5 * SECOND));
     for close in [false, true] {
         let batches: Vec<_> = (0..12).map(|i| (skewed(1_000, i + 1), close)).collect();
         let mut state = check(top(&table, window, 300), &batches);
@@ -99,7 +99,7 @@ fn another_view_refuses_new_keys() {
     let table = table(60 * SECOND);
     let batches: Vec<_> = (0..6).map(|i| (skewed(500, i + 1), i % 2 == 1)).collect();
     let state = check(
-        View { max_rows: 200, ..sums(&table, Some(Window { size: 10 * SECOND, slide: 10 * SECOND }), 0) },
+        View { max_rows: 200, ..sums(&table, Some(Window::sliding(10 * SECOND, 10 * SECOND)), 0) },
         &batches,
     );
     let refusing = state.closed.iter().flat_map(|c| c.chunk.panes.values()).filter(|p| p.slack.is_some()).count();
@@ -126,7 +126,7 @@ proptest! {
         as_top in any::<bool>(),
     ) {
         let table = table(60 * SECOND);
-        let window = Some(Window { size: 10 * SECOND, slide: 10 * SECOND });
+        let window = Some(Window::sliding(10 * SECOND, 10 * SECOND));
         let batches: Vec<_> =
             (0..).zip(&sizes).map(|(i, &(size, close))| (skewed(size, seed.wrapping_add(i)), close)).collect();
         let view = if as_top { top(&table, window, max_rows) } else { sums(&table, window, 0) };

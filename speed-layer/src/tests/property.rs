@@ -168,7 +168,7 @@ proptest! {
         lateness in 0..4_i64,
         read_records in 1..20_usize,
     ) {
-        let window = Window { size: slide * slides * SECOND, slide: slide * SECOND };
+        let window = Window::sliding(slide * slides * SECOND, slide * SECOND);
         let mut world = World::new(partitions, window, lateness * SECOND, read_records);
         let mut clock = 0;
         for (i, step) in (1..).zip(&steps) {

@@ -108,7 +108,7 @@ ORDER BY mentions DESC LIMIT 100";
     let view = planned(&format!("-- What people talk about.\n{sql} ;  -- done\n"));
     assert_eq!(view.sql, sql);
     assert_eq!(view.table.name, "tweets");
-    assert_eq!(view.window, Some(Window { size: 5 * MINUTE, slide: MINUTE }));
+    assert_eq!(view.window, Some(Window::sliding(5 * MINUTE, MINUTE)));
     let lower = call(F::Lower, [column("text")]);
     let list = call(F::RegexpExtractAll(r"#\w+".to_owned()), [lower]);
     assert_eq!(view.unnest, Some(Unnest { list, column: "hashtag".to_owned() }));
@@ -163,7 +163,7 @@ fn windows_tumble_and_hop() {
         ("HOP(tweets, timestamp, INTERVAL '100 ms', INTERVAL '1 s')", 1_000_000, 100_000),
     ] {
         let view = planned(&view(&format!("SELECT window_end, count(*) AS n FROM {from} GROUP BY window_end")));
-        assert_eq!(view.window, Some(Window { size, slide }), "{from}");
+        assert_eq!(view.window, Some(Window::sliding(size, slide)), "{from}");
         assert_eq!(view.columns, [OutputColumn::WindowEnd, OutputColumn::Aggregate(0)]);
     }
 }

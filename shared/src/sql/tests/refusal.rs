@@ -160,7 +160,7 @@ const STATEMENTS: &[(&str, &str)] = &[
 
 /// Queries of a view, which start on its second line.
 const QUERIES: &[(&str, &str)] = &[
-    ("SELECT count(*) AS n", "2:1: the view needs FROM: a table, TUMBLE(…) or HOP(…)"),
+    ("SELECT count(*) AS n", "2:1: the view needs FROM: a table, TUMBLE(…), HOP(…) or SESSION(…)"),
     (
         "SELECT count(*) AS n FROM tweet",
         "2:27: unknown table `tweet`; there are `changes`, `clicks`, `tweets`; did you mean `tweets`?",
@@ -202,11 +202,11 @@ const QUERIES: &[(&str, &str)] = &[
     ("SELECT user_id, count(*) AS n FROM tweets GROUP BY ALL", "2:43: GROUP BY ALL isn't supported; name the keys"),
     (
         "SELECT user_id, count(*) OVER (PARTITION BY user_id) AS n FROM tweets",
-        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)",
+        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
     ),
     (
         "SELECT user_id, lag(text) OVER (ORDER BY timestamp) AS n FROM tweets GROUP BY user_id",
-        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…) or HOP(…)",
+        "2:17: OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
     ),
     (
         "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id ORDER BY n OFFSET 5",
@@ -288,7 +288,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT window_start, count(*) AS n FROM tweets GROUP BY window_start",
-        "2:8: `window_start` needs windows: read FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') or HOP(…)",
+        "2:8: `window_start` needs windows: read FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute'), HOP(…) or SESSION(…)",
     ),
     (
         "SELECT user_id, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY user_id",
@@ -312,7 +312,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, INTERVAL '1 minute') GROUP BY window_end",
-        "2:39: write TUMBLE(table, event_time, INTERVAL '1 minute')",
+        "2:39: write TUMBLE(table, event_time, INTERVAL '1 minute'), and after it perhaps an offset or, of days, a time zone",
     ),
     (
         "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '0 minutes') GROUP BY window_end",
@@ -343,12 +343,12 @@ const QUERIES: &[(&str, &str)] = &[
         "2:71: the window would be made of more than 100000 panes; choose a longer slide that divides the size",
     ),
     (
-        "SELECT window_end, count(*) AS n FROM SESSION(tweets, timestamp, INTERVAL '5 minutes') GROUP BY window_end",
-        "2:39: SESSION isn't supported; there are TUMBLE and HOP",
+        "SELECT window_end, count(*) AS n FROM SESSION(tweets, timestamp, INTERVAL '5 minutes') GROUP BY window_end ORDER BY n LIMIT 3",
+        "2:119: LIMIT keeps the first rows of each window, and sessions are windows of one key each; leave it out",
     ),
     (
         "SELECT window_end, count(*) AS n FROM FOO(tweets) GROUP BY window_end",
-        "2:39: unknown table function `foo`; there are TUMBLE and HOP",
+        "2:39: unknown table function `foo`; there are TUMBLE, HOP and SESSION",
     ),
     (
         "SELECT h, count(*) AS n FROM tweets CROSS JOIN UNNEST(string_split(text, ' ')) AS h GROUP BY h",

@@ -1,0 +1,116 @@
+//! Sessions: windows that each group makes for itself.
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::partial::{Finished, whole_sessions};
+use anabranch_shared::view::View;
+use polars::prelude::*;
+
+use super::{Answer, Ask, Span, newest_pane, oldest_pane, parts, quality};
+use crate::source::Sources;
+
+/// Merges what the sources hold of the sessions asked for.
+pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
+    let Some(held) = held(view, sources)? else { return nothing(view, sources) };
+    match ask {
+        Ask::Range { from, to } => {
+            let mut finished = overlapping(view, sources, held, from, to)?;
+            keep(&mut finished, |start, end| start >= from && end <= to)?;
+            whole(view, sources, Span::Range { from, to }, finished)
+        }
+        Ask::Start(start) => {
+            let mut finished = overlapping(view, sources, held, start, start.saturating_add(1))?;
+            keep(&mut finished, |begins, _| begins == start)?;
+            one(view, sources, finished)
+        }
+        Ask::End(end) => {
+            let mut finished = overlapping(view, sources, held, end.saturating_sub(1), end)?;
+            keep(&mut finished, |_, ends| ends == end)?;
+            one(view, sources, finished)
+        }
+        // The one that ends last is that of the newest event.
+        Ask::Latest => {
+            let newest = newest_pane(view, sources, None)?.unwrap_or(held.0);
+            one(view, sources, overlapping(view, sources, held, newest, held.1)?)
+        }
+        Ask::Closed => {
+            let Some(watermark) = sources.watermark else { return nothing(view, sources) };
+            let mut step = held.1.saturating_sub(held.0).clamp(1, 3_600_000_000);
+            loop {
+                let from = watermark.saturating_sub(step);
+                let mut finished = overlapping(view, sources, held, from, watermark.saturating_add(1))?;
+                keep(&mut finished, |_, end| end <= watermark)?;
+                if finished.rows.height() > 0 || from <= held.0 {
+                    return one(view, sources, finished);
+                }
+                step = step.saturating_mul(4);
+            }
+        }
+        Ask::Current => {
+            let open = sources.watermark.unwrap_or(Micros::MIN);
+            let mut finished = overlapping(view, sources, held, open.max(held.0), held.1)?;
+            keep(&mut finished, |_, end| end > open)?;
+            whole(view, sources, Span::Open, finished)
+        }
+    }
+}
+
+/// Where the first pane begins and the last ends; none without any.
+fn held(view: &View, sources: &Sources) -> PolarsResult<Option<(Micros, Micros)>> {
+    let (Some(window), Some(oldest)) = (view.window, oldest_pane(sources)) else { return Ok(None) };
+    let newest = newest_pane(view, sources, None)?.unwrap_or(oldest);
+    Ok(Some((oldest, window.end_of(newest))))
+}
+
+fn overlapping(
+    view: &View,
+    sources: &Sources,
+    held: (Micros, Micros),
+    from: Micros,
+    to: Micros,
+) -> PolarsResult<Finished> {
+    whole_sessions(view, (from, to), held, |from, to| parts(view, sources, None, from, to))
+}
+
+fn micros(rows: &DataFrame, name: &str) -> PolarsResult<Int64Chunked> {
+    rows.column(name)?.cast(&DataType::Int64)?.i64().cloned()
+}
+
+/// Keeps the sessions for whose start and end `wanted` says so.
+fn keep(finished: &mut Finished, wanted: impl Fn(Micros, Micros) -> bool) -> PolarsResult<()> {
+    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
+    let kept: BooleanChunked = starts
+        .iter()
+        .zip(ends.iter())
+        .map(|(start, end)| start.zip(end).is_some_and(|(start, end)| wanted(start, end)))
+        .collect();
+    finished.rows = finished.rows.filter(&kept)?;
+    Ok(())
+}
+
+/// The last of the sessions: those of all groups that begin and end when it does.
+fn one(view: &View, sources: &Sources, mut finished: Finished) -> PolarsResult<Answer> {
+    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
+    let spans = ends.iter().flatten().zip(starts.iter().flatten());
+    let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources) };
+    keep(&mut finished, |start, end| (start, end) == (last_start, last_end))?;
+    let mut answer = whole(view, sources, Span::Session { start: last_start, end: last_end }, finished)?;
+    answer.rows = answer.rows.drop_many(["window_start", "window_end"]);
+    Ok(answer)
+}
+
+fn whole(view: &View, sources: &Sources, span: Span, finished: Finished) -> PolarsResult<Answer> {
+    let (from, to) = match span {
+        Span::Session { start, end } => (start, end),
+        Span::Range { from, to } => (from, to),
+        _ => (Micros::MIN, Micros::MAX),
+    };
+    // Of which session a late event would have been isn't known: those of the panes are counted.
+    let from = view.window.map_or(from, |window| if from == Micros::MIN { from } else { window.pane_of(from) });
+    let panes = sources.chunks.iter().flat_map(|chunk| chunk.panes.range(from..to).map(|(_, pane)| pane));
+    let late = panes.flat_map(|pane| pane.late.values()).sum();
+    Ok(Answer { span, quality: quality(view, sources, &finished, late)?, rows: finished.rows, late })
+}
+
+fn nothing(view: &View, sources: &Sources) -> PolarsResult<Answer> {
+    super::nothing(view, sources)
+}

@@ -1,0 +1,228 @@
+//! Sessions: what lies between two gaps in the events of a group.
+//!
+//! Partials hold *fragments*: some events of a group that follow each other with less than the gap between them, by the times
+//! of the first ([`FIRST`]) and of the last ([`LAST`]). Fragments of one session may lie in several panes and on both sides of
+//! the frontier. A session is what fragments with less than the gap between them make together.
+
+use polars::prelude::*;
+
+use super::windows::{Piece, Shape, finish};
+use super::{FIRST, Finished, LAST, MISSED, Part, Scope, key, windows};
+use crate::aggregate::keys::Keys;
+use crate::clock::Micros;
+use crate::group::{self, Keep};
+use crate::view::View;
+
+/// Where the fragments of a frame begin and end.
+pub(crate) fn spans(rows: &DataFrame) -> PolarsResult<(Vec<Micros>, Vec<Micros>)> {
+    let times = |name| PolarsResult::Ok(rows.column(name)?.i64()?.iter().map(Option::unwrap_or_default).collect());
+    Ok((times(FIRST)?, times(LAST)?))
+}
+
+/// The fragments of some groups.
+#[derive(Debug)]
+pub(crate) struct Fragments {
+    gap: Micros,
+    /// Each one's group, and its first and last event.
+    pub group: Vec<u32>,
+    pub first: Vec<Micros>,
+    pub last: Vec<Micros>,
+    of_group: Vec<Vec<u32>>,
+}
+
+impl Fragments {
+    pub fn new(gap: Micros) -> Self {
+        Self { gap, group: Vec::new(), first: Vec::new(), last: Vec::new(), of_group: Vec::new() }
+    }
+
+    /// The fragment that each row belongs to; new ones are added. Two that a row brings together stay apart: they are joined
+    /// when sessions are made.
+    pub fn number(&mut self, groups: &[u32], first: &[Micros], last: &[Micros]) -> Vec<u32> {
+        let mut numbers = Vec::with_capacity(groups.len());
+        for ((&group, &first), &last) in groups.iter().zip(first).zip(last) {
+            if self.of_group.len() <= group as usize {
+                self.of_group.resize(group as usize + 1, Vec::new());
+            }
+            let near = |&&fragment: &&u32| {
+                let at = fragment as usize;
+                first.saturating_sub(self.last[at]) < self.gap && self.first[at].saturating_sub(last) < self.gap
+            };
+            let number = match self.of_group[group as usize].iter().rev().find(near) {
+                Some(&fragment) => fragment,
+                None => {
+                    let number = self.group.len() as u32;
+                    self.group.push(group);
+                    self.first.push(first);
+                    self.last.push(last);
+                    self.of_group[group as usize].push(number);
+                    number
+                }
+            };
+            let at = number as usize;
+            self.first[at] = self.first[at].min(first);
+            self.last[at] = self.last[at].max(last);
+            numbers.push(number);
+        }
+        numbers
+    }
+
+    pub fn len(&self) -> usize {
+        self.group.len()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.group.capacity() * 24 + self.of_group.iter().map(|all| 24 + all.capacity() * 4).sum::<usize>()
+    }
+}
+
+/// A row of a piece, on its way into a session.
+struct Fragment {
+    group: u32,
+    first: Micros,
+    last: Micros,
+    piece: usize,
+    row: usize,
+    is_late: bool,
+}
+
+/// Sessions, and which one each fragment belongs to; `u32::MAX` if to none.
+#[derive(Default)]
+struct Joined {
+    sessions: Vec<(u32, Micros, Micros)>,
+    of_fragment: Vec<u32>,
+}
+
+impl Joined {
+    /// Joins those fragments for which `is_taken` says so. They are in order of group and first event.
+    fn of(fragments: &[Fragment], gap: Micros, is_taken: impl Fn(&Fragment) -> bool) -> Self {
+        let mut joined = Self::default();
+        for fragment in fragments {
+            if !is_taken(fragment) {
+                joined.of_fragment.push(u32::MAX);
+                continue;
+            }
+            match joined.sessions.last_mut() {
+                Some((group, _, last)) if *group == fragment.group && fragment.first.saturating_sub(*last) < gap => {
+                    *last = fragment.last.max(*last);
+                }
+                _ => joined.sessions.push((fragment.group, fragment.first, fragment.last)),
+            }
+            joined.of_fragment.push(joined.sessions.len() as u32 - 1);
+        }
+        joined
+    }
+
+    /// Adds up the states of each session.
+    fn states(
+        &self,
+        view: &View,
+        fragments: &[Fragment],
+        pieces: &[Piece],
+    ) -> PolarsResult<Vec<Box<dyn crate::aggregate::State>>> {
+        let mut states = group::states(view, Keep::Everything);
+        let mut sessions: Vec<Vec<u32>> = pieces.iter().map(|piece| vec![u32::MAX; piece.rows.height()]).collect();
+        for (fragment, &session) in fragments.iter().zip(&self.of_fragment) {
+            sessions[fragment.piece][fragment.row] = session;
+        }
+        for (piece, sessions) in pieces.iter().zip(sessions) {
+            let taken: BooleanChunked = sessions.iter().map(|&session| session != u32::MAX).collect();
+            let sessions: Vec<u32> = sessions.into_iter().filter(|&session| session != u32::MAX).collect();
+            group::merge(view, &mut states, self.sessions.len(), &sessions, &piece.rows.filter(&taken)?)?;
+        }
+        Ok(states)
+    }
+}
+
+/// The sessions that pieces hold, in order of their ends. Those within a range are wholly inside it, as far as the pieces tell.
+pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope) -> PolarsResult<Finished> {
+    let mut keys = Keys::of(view);
+    let mut fragments = Vec::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        let columns = (0..view.keys.len()).map(|k| piece.rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let groups = keys.number(&columns, piece.rows.height())?;
+        let (first, last) = spans(&piece.rows)?;
+        let missed = piece.rows.column(MISSED)?.i32()?.iter();
+        for (row, (group, missed)) in groups.into_iter().zip(missed).enumerate() {
+            let is_late = missed > Some(0);
+            fragments.push(Fragment { group, first: first[row], last: last[row], piece: i, row, is_late });
+        }
+    }
+    fragments.sort_by_key(|fragment| (fragment.group, fragment.first));
+    let in_time = Joined::of(&fragments, gap, |fragment| !fragment.is_late);
+    let height = in_time.sessions.len();
+    let states = in_time.states(view, &fragments, pieces)?;
+    let in_time_finished = states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>()?;
+    let all = if pieces.iter().any(|piece| piece.has_missed) {
+        let all = Joined::of(&fragments, gap, |_| true);
+        // The session of all events that each session of those in time is a part of.
+        let mut whole = vec![0; height];
+        for (&part, &of) in in_time.of_fragment.iter().zip(&all.of_fragment).filter(|(part, _)| **part != u32::MAX) {
+            whole[part as usize] = of as IdxSize;
+        }
+        let whole = IdxCa::from_vec(PlSmallStr::EMPTY, whole);
+        let states = all.states(view, &fragments, pieces)?;
+        Some(states.iter().map(|state| state.finish()?.take(&whole)).collect::<PolarsResult<Vec<_>>>()?)
+    } else {
+        None
+    };
+    let of_session: Vec<IdxSize> = in_time.sessions.iter().map(|(group, ..)| *group as IdxSize).collect();
+    let of_session = IdxCa::from_vec(PlSmallStr::EMPTY, of_session);
+    let keys = keys.columns()?.iter().map(|column| column.take(&of_session)).collect::<PolarsResult<Vec<_>>>()?;
+    let unnamed: i64 = pieces.iter().filter_map(|piece| piece.slack).map(|slack| slack.up).sum();
+    let shape = Shape {
+        starts: in_time.sessions.iter().map(|(_, first, _)| *first).collect(),
+        ends: in_time.sessions.iter().map(|(_, _, last)| last.saturating_add(gap)).collect(),
+        keys,
+        down: vec![0; height],
+        // Which sessions of a group a pane refused isn't known.
+        up: pieces.iter().any(|piece| piece.slack.is_some()).then(|| vec![unnamed; height]),
+        named: None,
+    };
+    let mut finished = finish(view, shape, in_time_finished, all)?;
+    let inside = |start: Option<Micros>, end: Option<Micros>| match scope {
+        Scope::All => true,
+        Scope::One(wanted) => start == Some(wanted),
+        Scope::Range(from, to) => start >= Some(from) && end <= Some(to),
+    };
+    let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
+    let (starts, ends) = (micros("window_start")?, micros("window_end")?);
+    let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(|(start, end)| inside(start, end)).collect();
+    finished.rows = finished.rows.filter(&mask)?.sort(
+        ["window_end", "window_start"],
+        SortMultipleOptions::default().with_maintain_order(true),
+    )?;
+    Ok(finished)
+}
+
+/// All sessions that overlap `[from, to)`, whole: as many panes are loaded on either side as it takes to see where they begin
+/// and end. `load` gives the partials of the panes that start in a range, `held` is where the first begins and the last ends.
+pub fn whole_sessions(
+    view: &View,
+    (from, to): (Micros, Micros),
+    held: (Micros, Micros),
+    load: impl Fn(Micros, Micros) -> PolarsResult<Vec<Part>>,
+) -> PolarsResult<Finished> {
+    let Some(window) = view.window.filter(|window| window.is_session()) else {
+        polars_bail!(ComputeError: "view `{}` has no sessions", view.name)
+    };
+    // A pane further than the gap from its neighbour can't be of the same session.
+    let margin = window.end_of(0);
+    let (mut before, mut after) = (margin, margin);
+    loop {
+        let (first, end) = (from.saturating_sub(before), to.saturating_add(after));
+        let mut finished = windows(view, &load(window.pane_of(first.max(held.0)), end)?, Scope::All)?;
+        let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
+        let (starts, ends) = (micros("window_start")?, micros("window_end")?);
+        let overlaps = |(start, end): (Option<Micros>, Option<Micros>)| start < Some(to) && end > Some(from);
+        let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(overlaps).collect();
+        let (starts, ends) = (starts.filter(&mask)?, ends.filter(&mask)?);
+        let is_cut_before = first > held.0 && starts.min().is_some_and(|start| start < first.saturating_add(margin));
+        let is_cut_after = end < held.1 && ends.max().is_some_and(|last| last.saturating_add(margin) > end);
+        if !is_cut_before && !is_cut_after {
+            finished.rows = finished.rows.filter(&mask)?;
+            return Ok(finished);
+        }
+        before = if is_cut_before { before.saturating_mul(4) } else { before };
+        after = if is_cut_after { after.saturating_mul(4) } else { after };
+    }
+}
