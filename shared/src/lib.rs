@@ -4,6 +4,7 @@
 //! This crate knows no sibling, no HTTP and no DuckDB.
 
 mod aggregate;
+pub mod audit;
 pub mod clock;
 pub mod columnar;
 pub mod config;
