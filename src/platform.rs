@@ -15,10 +15,12 @@ use anabranch_shared::log::kafka::KafkaLog;
 use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
+use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -108,21 +110,27 @@ impl Platform {
     }
 
     /// What the speed layer works with; it knows no versions yet.
-    pub fn speed_context(&self, opened: &Opened) -> Context {
-        Context {
+    pub fn speed_context(&self, opened: &Opened) -> Result<Context, Failure> {
+        let location = match &self.config.storage.checkpoints {
+            None => Location::Folder(opened.data.join("checkpoints")),
+            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
+            Some(s3) => s3.clone(),
+        };
+        let storage = Storage::open(location, &self.config.storage.options)?;
+        Ok(Context {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
-            checkpoints: Some(Checkpoints::new(opened.data.join("checkpoints"))),
+            checkpoints: Some(Checkpoints::new(storage, Handle::current())),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
-        }
+        })
     }
 
     /// Starts every role.
     pub async fn start(self) -> Result<Started, Failure> {
         let opened = self.open().await?;
-        let context = self.speed_context(&opened);
+        let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
         let Opened { url, listener, data, log, ingest, clock } = opened;
 
@@ -240,6 +248,11 @@ pub fn speed_measures(numbers: &SpeedMetrics) -> Vec<Measure> {
         counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
         counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
         counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
+        counter(
+            "anabranch_speed_checkpoint_failures",
+            "Checkpoints that could not be stored",
+            numbers.checkpoint_failures as f64,
+        ),
         gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
         gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
         gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),

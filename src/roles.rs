@@ -8,7 +8,7 @@
 //! | `batch` | follows schedules and runs jobs | the one partition of the jobs' topic: the others stand by |
 //! | `serve` | answers, from the snapshots in the log and the versions on the storage | nothing |
 //!
-//! All share the data folder, which holds the archive, the versions and the checkpoints.
+//! All share the data folder, which holds the archive, the versions and, unless `[storage]` says otherwise, the checkpoints.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -175,7 +175,7 @@ impl Process {
 
     async fn speed(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        let context = Context { versions: self.versions().await?, ..self.platform.speed_context(&self.opened) };
+        let context = Context { versions: self.versions().await?, ..self.platform.speed_context(&self.opened)? };
         let tables = &self.platform.catalog.tables;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = SpeedMember {

@@ -18,7 +18,7 @@ const LIFE: Duration = Duration::from_secs(3);
 
 /// Every failpoint in the program, by name: a new one has to be added here. Compaction's are in
 /// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here.
-const FAILPOINTS: [&str; 21] = [
+const FAILPOINTS: [&str; 22] = [
     "log::before_commit",
     "log::write",
     "log::written",
@@ -28,6 +28,7 @@ const FAILPOINTS: [&str; 21] = [
     "speed::after_read",
     "speed::after_fold",
     "speed::before_checkpoint",
+    "storage::staged",
     "speed::checkpoint_written",
     "speed::after_checkpoint",
     "speed::after_publish",

@@ -10,4 +10,5 @@ mod ingest;
 mod kafka;
 mod oracle;
 mod python;
+mod s3;
 mod support;

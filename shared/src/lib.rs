@@ -19,6 +19,7 @@ pub mod reject;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;
+pub mod storage;
 pub mod table;
 pub mod transform;
 pub mod unit;

@@ -26,6 +26,8 @@ pub struct SpeedMetrics {
     pub snapshot_seconds: f64,
     /// Checkpoints stored.
     pub checkpoints: u64,
+    /// Checkpoints that could not be stored.
+    pub checkpoint_failures: u64,
     /// When the last checkpoint was stored, by the clock; none before the first.
     pub checkpoint_at: Option<Micros>,
     /// The size of the last checkpoint.
@@ -48,6 +50,7 @@ pub(crate) struct Counters {
     pub snapshots: AtomicU64,
     pub snapshot_micros: AtomicU64,
     pub checkpoints: AtomicU64,
+    pub checkpoint_failures: AtomicU64,
     pub checkpoint_at: AtomicI64,
     pub checkpoint_bytes: AtomicU64,
     pub state_rows: AtomicU64,
@@ -66,6 +69,7 @@ impl Default for Counters {
             snapshots: AtomicU64::default(),
             snapshot_micros: AtomicU64::default(),
             checkpoints: AtomicU64::default(),
+            checkpoint_failures: AtomicU64::default(),
             checkpoint_at: AtomicI64::new(watermark::NONE),
             checkpoint_bytes: AtomicU64::default(),
             state_rows: AtomicU64::default(),
@@ -96,6 +100,7 @@ impl Counters {
             snapshots: count(&self.snapshots),
             snapshot_seconds: seconds(&self.snapshot_micros),
             checkpoints: count(&self.checkpoints),
+            checkpoint_failures: count(&self.checkpoint_failures),
             checkpoint_at: watermark::known(self.checkpoint_at.load(Ordering::Relaxed)),
             checkpoint_bytes: count(&self.checkpoint_bytes),
             state_rows: count(&self.state_rows),

@@ -19,7 +19,7 @@ use crate::checkpoint::{Image, ViewImage};
 use crate::error::{SpeedError, panicked, reason};
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
-use crate::recovery::{self, Bases, Start};
+use crate::recovery::{self, Bases, Bounds, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
 use crate::state::ViewState;
@@ -72,17 +72,29 @@ pub(crate) struct Pipeline {
 
 /// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
 /// views' snapshots.
-pub(crate) fn run(
-    parts: Parts,
-    image: Option<Image>,
-    bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
-    begin: &SyncSender<Positions>,
-    inputs: &Receiver<Input>,
-) {
+pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) {
     let (senders, counters) = (parts.senders.clone(), parts.counters.clone());
     let table = parts.table.name.clone();
+    let tell = |stopped: &str| {
+        counters.stopped.store(1, Ordering::Relaxed);
+        for sender in senders.values() {
+            let mut last = Snapshot::clone(&sender.borrow());
+            last.sequence += 1;
+            last.stopped = Some(stopped.to_owned());
+            sender.send_replace(Arc::new(last));
+        }
+    };
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut pipeline = Pipeline::recover(parts, image, bounds).map_err(|error| reason(&error))?;
+        let found = origin.find(&parts.views, |why| {
+            counters.stopped.store(1, Ordering::Relaxed);
+            // Other processes keep what the partition's last owner has told, which is more than nothing.
+            if origin.only.is_none() {
+                tell(why);
+            }
+        });
+        let Some((image, bounds)) = found.map_err(|error| reason(&error))? else { return Ok(()) };
+        let mut pipeline = Pipeline::recover(parts, image, &bounds).map_err(|error| reason(&error))?;
+        counters.stopped.store(0, Ordering::Relaxed);
         // The reader may have ended before it began.
         begin.send(pipeline.positions.clone()).ok();
         pipeline.fold_all(inputs)
@@ -93,26 +105,18 @@ pub(crate) fn run(
         Err(panic) => panicked(&*panic),
     };
     tracing::error!(table, reason = stopped, "the source has stopped");
-    counters.stopped.store(1, Ordering::Relaxed);
-    for sender in senders.values() {
-        let mut last = Snapshot::clone(&sender.borrow());
-        last.sequence += 1;
-        last.stopped = Some(stopped.clone());
-        sender.send_replace(Arc::new(last));
-    }
+    tell(&stopped);
 }
 
 impl Pipeline {
-    fn recover(
-        mut parts: Parts,
-        image: Option<Image>,
-        bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
-    ) -> Result<Self, SpeedError> {
+    fn recover(mut parts: Parts, image: Option<Image>, bounds: &Bounds) -> Result<Self, SpeedError> {
         let now = parts.clock.now();
         let Parts { views, versions, replay, settings, .. } = &mut parts;
         let records = settings.chunk_records;
         let Start { tracker, positions, states } =
             recovery::recover(views, versions, image, bounds, replay, records, now)?;
+        // It may have been told what is waited for.
+        let sequence = parts.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
         Ok(Self {
             parts,
             tracker,
@@ -120,7 +124,7 @@ impl Pipeline {
             states,
             waiting: BTreeMap::new(),
             seen: BTreeMap::new(),
-            sequence: 0,
+            sequence,
             changed: true,
             published: Instant::now(),
             cost: Duration::ZERO,
@@ -158,10 +162,15 @@ impl Pipeline {
             self.publish()?;
         }
         let due = now.saturating_sub(self.checkpointed) >= micros(self.parts.settings.checkpoint_interval);
-        if due && self.since_checkpoint && self.parts.writer.as_ref().is_some_and(Writer::is_free) {
+        if due && self.parts.writer.as_ref().is_some_and(Writer::is_free) && self.lacks_checkpoint() {
             self.checkpoint()?;
         }
         Ok(())
+    }
+
+    /// Whether there is something that no checkpoint holds.
+    fn lacks_checkpoint(&self) -> bool {
+        self.since_checkpoint || self.parts.writer.as_ref().is_some_and(Writer::has_failed)
     }
 
     fn take(&mut self, input: Input) -> Result<Option<String>, SpeedError> {
@@ -322,7 +331,7 @@ impl Pipeline {
     /// The last snapshot and the last checkpoint.
     fn finish(&mut self) -> Result<(), SpeedError> {
         self.publish()?;
-        if self.since_checkpoint {
+        if self.lacks_checkpoint() {
             self.checkpoint()?;
         }
         if let Some(writer) = self.parts.writer.take() {

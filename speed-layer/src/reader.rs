@@ -57,7 +57,7 @@ impl Reader {
                 Ok(polled) => polled,
                 Err(error @ LogError::Backend { .. }) => {
                     tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
-                    self.wait(PAUSE * 2_u32.pow(failures));
+                    wait(PAUSE * 2_u32.pow(failures), &self.shutdown);
                     failures = DOUBLINGS.min(failures + 1);
                     continue;
                 }
@@ -117,15 +117,15 @@ impl Reader {
     fn failed(&self, error: &LogError) -> String {
         format!("table `{}`: reading the log failed: {}", self.table.name, reason(error))
     }
+}
 
-    /// Waits, but not through a shutdown.
-    fn wait(&self, time: Duration) {
-        let step = Duration::from_millis(10);
-        for _ in 0..time.as_millis() / step.as_millis() {
-            if self.shutdown.is_cancelled() {
-                break;
-            }
-            std::thread::sleep(step);
+/// Waits, but not through a shutdown.
+pub(crate) fn wait(time: Duration, shutdown: &CancellationToken) {
+    let step = Duration::from_millis(10);
+    for _ in 0..time.as_millis() / step.as_millis() {
+        if shutdown.is_cancelled() {
+            break;
         }
+        std::thread::sleep(step);
     }
 }

@@ -283,6 +283,26 @@ pub fn kafka() -> Option<String> {
     brokers
 }
 
+/// A bucket on the S3 server that `scripts/with-s3` has started, whose address and keys are in the environment; none on a
+/// machine that has none, but never in CI.
+pub fn s3() -> Option<String> {
+    let bucket = std::env::var("ANABRANCH_TEST_S3").ok();
+    if bucket.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with an S3 server: use scripts/with-s3");
+        eprintln!("\n*** NOT TESTED: no S3 server. Run the tests with `scripts/with-s3 cargo test`. ***\n");
+    }
+    bucket
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::yield_now();
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, ManualClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::{Coverage, Partition, Positions};
 use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::storage::Location;
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::{Catalog, View};
 use anabranch_shared::window::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Event, Oracle, SECOND, event, rows_of, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table, top};
 use super::log::TestLog;
-use crate::{Checkpoints, Context, Settings, SpeedLayer, run};
+use crate::{Context, Settings, SpeedLayer, SpeedMetrics, run};
 
 struct Rig {
     log: TestLog,
@@ -49,7 +50,7 @@ impl Rig {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
             versions: Versions([(view.name.clone(), receiver)].into()),
-            checkpoints: Some(Checkpoints::new(folder.path())),
+            checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             clock: clock.clone(),
             settings: Settings {
                 batch_wait: Duration::from_millis(1),
@@ -87,6 +88,26 @@ impl Rig {
     fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
         let ends: Positions = self.log.bounds("clicks").expect("bounds").into_iter().map(|(p, r)| (p, r.end)).collect();
         self.wait(layer, "sums", |snapshot| snapshot.coverage.ends() == ends)
+    }
+
+    /// Waits for numbers that are as asked for.
+    fn wait_for_metrics(layer: &SpeedLayer, is: impl Fn(&SpeedMetrics) -> bool) {
+        let begun = Instant::now();
+        while !is(&layer.metrics()["clicks"]) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {:?}", layer.metrics());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Has the storage of checkpoints fail, until what this returns is called.
+    fn away(&self) -> impl FnOnce() + use<> {
+        let (here, away) = (self.folder.path().to_owned(), self.folder.path().with_extension("away"));
+        std::fs::rename(&here, &away).expect("moved");
+        std::fs::write(&here, b"not a folder").expect("written");
+        move || {
+            std::fs::remove_file(&here).expect("removed");
+            std::fs::rename(&away, &here).expect("moved");
+        }
     }
 
     fn check(&self, snapshot: &Snapshot) {
@@ -170,6 +191,59 @@ fn a_damaged_checkpoint_means_the_one_before_or_the_log() {
         rig.check(&rig.wait_for_all(&layer));
         layer.stop();
     }
+}
+
+#[test]
+fn while_no_checkpoint_can_be_stored_folding_goes_on_and_the_next_one_lands() {
+    let mut rig = Rig::new(1);
+    let layer = rig.start();
+    rig.append(0, &stream()[..9]);
+    rig.wait_for_all(&layer);
+    let back = rig.away();
+    rig.clock.set(11 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoint_failures == 1);
+    rig.append(0, &stream()[9..]);
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    rig.clock.set(22 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoint_failures == 2);
+    back();
+    // There is nothing new, but the state isn't stored yet.
+    rig.clock.set(33 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoints == 1);
+    layer.stop();
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    assert_eq!(layer.metrics()["clicks"].events, 0, "all of it was in the checkpoint");
+    layer.stop();
+}
+
+#[test]
+fn checkpoints_that_cant_be_read_are_waited_for() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    let layer = rig.start();
+    rig.wait_for_all(&layer);
+    layer.stop();
+    let back = rig.away();
+    let start = || {
+        let layer = rig.start();
+        let waiting = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+        let reason = waiting.stopped.clone().expect("a reason");
+        assert!(reason.starts_with("it waits for what it begins with: checkpoint `"), "{reason}");
+        assert!(waiting.chunks.is_empty() && layer.metrics()["clicks"].stopped);
+        (layer, waiting.sequence)
+    };
+    start().0.stop();
+    let (layer, sequence) = start();
+    back();
+    let snapshot = rig.wait_for_all(&layer);
+    assert!(snapshot.sequence > sequence);
+    rig.check(&snapshot);
+    let metrics = layer.metrics()["clicks"];
+    assert!(metrics.events == 0 && !metrics.stopped, "it went on from its checkpoint: {metrics:?}");
+    layer.stop();
 }
 
 #[test]
