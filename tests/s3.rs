@@ -146,7 +146,9 @@ fn a_worker_goes_on_from_what_another_has_stored() {
         pieces += 1;
         pieces
     };
-    (0..50).for_each(|_| drop(post()));
+    for _ in 0..50 {
+        post();
+    }
     check(&serve, post());
     let at_first = events(&dies);
     // The second checkpoint from now on begins from now on: it holds all of that.
