@@ -1,12 +1,11 @@
 //! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_batch_layer::archive::ArchiveSettings;
+use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measure, Measures, Readiness};
+use anabranch_serving::{Api, App, Limits, Measures, Readiness, Stops};
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
@@ -17,13 +16,14 @@ use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
-use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer, SpeedMetrics};
+use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::measure;
 
 /// A project that is loaded and can be started.
 pub struct Platform {
@@ -130,6 +130,7 @@ impl Platform {
         let rejects = Arc::clone(ingest.rejects());
         let batch = BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
         let (jobs, versions) = (batch.jobs(), batch.versions());
+        let archivers: Vec<Arc<Archiver>> = batch.archivers().values().cloned().collect();
 
         let shutdown = CancellationToken::new();
         let context = Context { versions: versions.clone(), ..context };
@@ -140,6 +141,16 @@ impl Platform {
             Ok(())
         });
         let readiness = readiness(speed.snapshots(), "the speed layer recovers its state");
+        let measures = {
+            let (archivers, queue, speed) = (archivers.clone(), jobs.clone(), speed.metrics_reader());
+            Measures::new(move || {
+                let speed = speed().into_iter().flat_map(|(table, numbers)| measure::speed(&table, None, &numbers));
+                let archives = archivers.iter().flat_map(|archiver| measure::archive(archiver));
+                speed.chain(archives).chain(measure::jobs(&queue.metrics())).collect()
+            })
+        };
+        let stops =
+            Stops::new(move || archivers.iter().filter_map(|archiver| measure::archive_stop(archiver)).collect());
         let app = App {
             api: Api::Whole,
             catalog: Arc::clone(catalog),
@@ -149,8 +160,9 @@ impl Platform {
             snapshots: speed.snapshots(),
             versions,
             jobs,
-            measures: measures(speed.metrics_reader()),
+            measures,
             ready: readiness,
+            stops,
             clock: Arc::clone(&clock),
             limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
         };
@@ -214,41 +226,6 @@ pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readines
         ready.send_replace(Readiness::ready());
     });
     readiness
-}
-
-/// The layers' numbers for `/metrics`.
-fn measures(speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static) -> Measures {
-    Measures::new(move || {
-        let each = speed().into_iter().flat_map(|(table, numbers)| {
-            speed_measures(&numbers).into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
-        });
-        each.collect()
-    })
-}
-
-/// The numbers of one pipeline of the speed layer.
-pub fn speed_measures(numbers: &SpeedMetrics) -> Vec<Measure> {
-    let seconds = |micros: i64| micros as f64 / 1e6;
-    let counter = |name: &str, help, value| Measure::counter(name, help, value);
-    let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
-    let mut all = vec![
-        counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
-        counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
-        counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
-        counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
-        counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
-        counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
-        counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
-        counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
-        gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
-        gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
-        gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
-    ];
-    if let Some(at) = numbers.checkpoint_at {
-        let help = "When the last checkpoint was stored, in seconds since 1970";
-        all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, seconds(at)));
-    }
-    all
 }
 
 fn speed_settings(config: &Config) -> Settings {

@@ -22,7 +22,7 @@ CREATE MATERIALIZED VIEW changes AS SELECT state, count(*) AS n FROM orders GROU
 ";
 
 /// One of Kafka's own command line tools.
-fn tool(class: &str) -> Command {
+pub fn tool(class: &str) -> Command {
     let libraries = std::env::var_os("KAFKA_LOCAL_LIBS").map_or_else(
         || PathBuf::from(std::env::var_os("HOME").expect("a home")).join(".cache/kafka-local/4.1.0"),
         PathBuf::from,
@@ -65,7 +65,8 @@ fn read(brokers: &str, topic: &str, partitions: i32, records: usize) -> Vec<(i32
     all
 }
 
-fn topic(project: &Project, name: &str) -> String {
+/// A topic's name in the cluster.
+pub fn topic(project: &Project, name: &str) -> String {
     format!("{}-{name}", project.path().file_name().expect("a name").to_string_lossy().replace('.', ""))
 }
 

@@ -8,6 +8,8 @@ mod faults;
 mod generated;
 mod ingest;
 mod kafka;
+mod observe;
 mod oracle;
 mod python;
+mod retention;
 mod support;

@@ -81,10 +81,22 @@ pub struct Archived {
 pub struct ArchiveStatus {
     /// What it holds.
     pub archived: Archived,
+    /// Where the log's partitions ended when that was last looked at.
+    pub log_ends: Positions,
     /// Events archived since the process started.
     pub rows: u64,
     /// Set once archiving has stopped for good: why.
     pub stopped: Option<String>,
+    /// What retention had taken when it was to be archived.
+    pub lost: Coverage,
+}
+
+impl ArchiveStatus {
+    /// How many offsets of each partition wait to be archived.
+    pub fn waiting(&self) -> Positions {
+        let ends = self.log_ends.iter();
+        ends.map(|(&partition, &end)| (partition, end.saturating_sub(self.archived.coverage.next(partition)))).collect()
+    }
 }
 
 /// One version of an archive, to compute from.
@@ -319,7 +331,9 @@ impl Archiver {
             Err(BatchError::Log(error @ LogError::OutOfRange { .. })) => {
                 let why = error.to_string();
                 tracing::error!(topic = self.table.topic, %error, "events are lost: archiving stops");
-                self.status.send_modify(|status| status.stopped = Some(why.clone()));
+                self.status.send_modify(|status| {
+                    (status.stopped, status.lost) = (Some(why.clone()), error.lost());
+                });
                 Err(BatchError::Stopped { topic: self.table.topic.clone(), why })
             }
             Err(error) => Err(error),
@@ -386,9 +400,9 @@ impl Archiver {
 
     /// How many offsets wait to be archived.
     async fn waiting(&self) -> Result<u64, BatchError> {
-        let ends = self.log_ends().await?;
-        let covered = &self.status.borrow().archived.coverage;
-        Ok(ends.iter().map(|(&partition, &end)| end.saturating_sub(covered.next(partition))).sum())
+        let log_ends = self.log_ends().await?;
+        self.status.send_modify(|status| status.log_ends = log_ends);
+        Ok(self.status.borrow().waiting().values().sum())
     }
 
     /// Archives in the background until it is told to stop.
@@ -397,11 +411,12 @@ impl Archiver {
         let mut since = tokio::time::Instant::now();
         let mut tended = since;
         while shutdown.run_until_cancelled(tokio::time::sleep(tick)).await.is_some() {
+            let waiting = self.waiting().await;
             if self.status.borrow().stopped.is_some() {
                 continue;
             }
             let due = since.elapsed() >= self.settings.interval;
-            match self.waiting().await {
+            match waiting {
                 Ok(waiting) if waiting >= self.settings.target_rows as u64 || (due && waiting > 0) => {
                     since = tokio::time::Instant::now();
                     if let Err(error) = self.step().await

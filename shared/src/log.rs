@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Micros;
-use crate::position::{Offset, Partition, Positions};
+use crate::position::{Coverage, Offset, Partition, Positions};
 
 /// What went wrong in the log, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +106,18 @@ pub enum LogError {
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
+}
+
+impl LogError {
+    /// The offsets that retention has taken although they are wanted, if that is what is wrong.
+    pub fn lost(&self) -> Coverage {
+        match self {
+            Self::OutOfRange { partition, wanted, held, .. } if *wanted < held.start => {
+                Coverage::from_iter([(*partition, *wanted..held.start)])
+            }
+            _ => Coverage::new(),
+        }
+    }
 }
 
 /// Payloads one after the other in one buffer, so that a batch costs a handful of allocations, not one per record.
@@ -230,6 +242,15 @@ pub struct Retention {
     pub bytes: Option<u64>,
 }
 
+/// How often a partition held records and delivered none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalls {
+    /// How often it was therefore read again, since the process started.
+    pub count: u64,
+    /// Whether it has delivered nothing since.
+    pub stands: bool,
+}
+
 /// The event log.
 pub trait Log: Send + Sync {
     /// Creates a topic, or adds partitions to it. A topic that has as many already is left as it is.
@@ -249,6 +270,11 @@ pub trait Log: Send + Sync {
 
     /// Applies retention to a topic, but keeps every record at or after `keep_from`.
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError>;
+
+    /// The stalls of each partition of each topic that this process has read; none of a log that knows no stalls.
+    fn stalls(&self) -> BTreeMap<(String, Partition), Stalls> {
+        BTreeMap::new()
+    }
 }
 
 /// Reads some partitions of a topic, in turn.

@@ -194,6 +194,7 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
         idle: false,
         stopped: None,
+        lost: Coverage::new(),
     }
 }
 
@@ -392,6 +393,7 @@ impl Platform {
                 vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
             }),
             ready: is_ready,
+            stops: crate::Stops::default(),
             clock,
             limits,
         };

@@ -109,6 +109,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         events: DataFrame::new(events.len(), columns).expect("columns alike"),
         offsets: (first..).take(events.len()).collect(),
         times,
+        taken: Vec::new(),
         rejected: 0,
         at: 0,
     }

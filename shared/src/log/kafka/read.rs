@@ -65,17 +65,25 @@ struct Source {
     end: Offset,
     /// When it last delivered anything, or had nothing to deliver.
     alive: Instant,
+    /// Whether it has stalled and delivered nothing since.
+    stalled: bool,
 }
 
 impl Source {
     fn at(next: Offset) -> Self {
-        Self { next, pending: VecDeque::new(), ended: None, end: 0, alive: Instant::now() }
+        Self { next, pending: VecDeque::new(), ended: None, end: 0, alive: Instant::now(), stalled: false }
     }
 
     /// Whether a batch can be made of it.
     fn is_ready(&self) -> bool {
         !self.pending.is_empty() || self.ended.is_some_and(|end| end > self.next)
     }
+}
+
+/// For tests of stalls: of a partition that is left out nothing comes, as of one that librdkafka has lost sight of.
+fn is_left_out(topic: &str, partition: Partition) -> bool {
+    fail::fail_point!(&format!("kafka::assign {topic}/{partition}"), |_| true);
+    false
 }
 
 impl KafkaReader {
@@ -86,7 +94,8 @@ impl KafkaReader {
         let none = || LogError::Backend { step: step(), source: "librdkafka has no queue for it".into() };
         let queue = Queue::of(consumer).ok_or_else(none)?;
         let full = CString::new(cluster.full(topic)).unwrap_or_default();
-        let sources = from.iter().map(|(&partition, &next)| (partition, Source::at(next))).collect();
+        let source = |next, partition| Source { stalled: cluster.stalls.begin(topic, partition), ..Source::at(next) };
+        let sources = from.iter().map(|(&partition, &next)| (partition, source(next, partition))).collect();
         let turns = from.keys().copied().collect();
         let topic = topic.to_owned();
         Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, assigned: false, looked: None })
@@ -104,7 +113,10 @@ impl KafkaReader {
                 let (topic, wanted) = (self.topic.clone(), source.next);
                 return Err(LogError::OutOfRange { topic, partition, wanted, held });
             }
-            *source = Source { end: held.end, ..Source::at(source.next) };
+            *source = Source { end: held.end, stalled: source.stalled, ..Source::at(source.next) };
+            if is_left_out(&full, partition) {
+                continue;
+            }
             let offset = rdkafka::Offset::Offset(source.next.cast_signed());
             list.add_partition_offset(&full, numbered(partition), offset).map_err(failed)?;
         }
@@ -138,6 +150,9 @@ impl KafkaReader {
                 }
             }
             source.alive = Instant::now();
+            if std::mem::take(&mut source.stalled) {
+                self.cluster.stalls.delivered(&self.topic, partition);
+            }
         }
         Ok(())
     }
@@ -190,10 +205,11 @@ impl KafkaReader {
             if source.end <= source.next || source.is_ready() {
                 source.alive = Instant::now();
             } else if source.alive.elapsed() >= self.cluster.options.stall {
-                self.assigned = false;
-                let waited = source.alive.elapsed().as_secs();
+                (self.assigned, source.stalled) = (false, true);
+                self.cluster.stalls.stalled(&self.topic, partition);
+                let waited = source.alive.elapsed().as_secs_f32();
                 let step = format!("reading topic `{}` partition {partition}", self.topic);
-                let what = format!("offsets {}..{} wait, and none came for {waited} s", source.next, source.end);
+                let what = format!("offsets {}..{} wait, and none came for {waited:.1} s", source.next, source.end);
                 return Err(LogError::Backend { step, source: what.into() });
             }
         }

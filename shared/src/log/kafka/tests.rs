@@ -8,7 +8,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use super::{KafkaLog, KafkaOptions};
 use crate::clock::SystemClock;
 use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
-use crate::log::{Log, ReadLimit, Retention};
+use crate::log::{Log, LogError, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
 const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
@@ -108,6 +108,41 @@ fn an_open_transaction_holds_back_what_comes_after_it() {
     assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before"]);
     producer.commit_transaction(PATIENCE).expect("committed");
     assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before", "in it", "after"]);
+}
+
+#[test]
+fn a_partition_that_delivers_nothing_is_named_and_read_again_from_its_position() {
+    let Some(brokers) = brokers() else { return };
+    let options = KafkaOptions { stall: Duration::from_secs(1), ..fresh(brokers) };
+    let log = open(&options);
+    log.create_topic("t", 2).expect("create");
+    append(&log, "t", 0, &["a", "b"]);
+    append(&log, "t", 1, &["x"]);
+    let stalls = |partition| log.stalls().get(&("t".to_owned(), partition)).copied();
+    let left_out = format!("kafka::assign {}t/0", options.topic_prefix);
+    fail::cfg(&left_out, "return").expect("a failpoint");
+    let mut reader = log.reader("t", &Positions::from([(0, 1), (1, 0)])).expect("reader");
+    assert_eq!(stalls(0), Some(Stalls::default()), "it is read, and hasn't stalled");
+    for count in 1..3 {
+        let error = loop {
+            match reader.poll(MANY, Duration::ZERO) {
+                Ok(batch) => assert_eq!(batch.expect("not caught up").partition, 1, "which isn't held up"),
+                Err(error) => break error,
+            }
+        };
+        let LogError::Backend { step, source } = error else { panic!("{error}") };
+        assert_eq!(step, "reading topic `t` partition 0");
+        assert!(source.to_string().starts_with("offsets 1..2 wait, and none came for "), "{source}");
+        assert_eq!(stalls(0), Some(Stalls { count, stands: true }));
+        assert_eq!(reader.positions()[&0], 1);
+    }
+    // A reader that is made anew while the partition stands notices its recovery as well.
+    drop(reader);
+    fail::remove(&left_out);
+    append(&log, "t", 0, &["c"]);
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 1)]))[&0], ["b", "c"]);
+    assert_eq!(stalls(0), Some(Stalls { count: 2, stands: false }));
+    assert_eq!(stalls(1).map(|stalls| stalls.stands), Some(false));
 }
 
 #[test]
