@@ -95,7 +95,7 @@ impl Platform {
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(config, &data, &clock)?;
+        let log = open_log(config, catalog, &data, &clock)?;
         for table in catalog.tables.values() {
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
@@ -186,9 +186,16 @@ impl Started {
 }
 
 /// The event log that the settings choose.
-fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, Failure> {
+fn open_log(config: &Config, catalog: &Catalog, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, Failure> {
     let Some(options) = config.kafka.log_options() else {
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
+        if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
+            let name = &table.name;
+            return Err(Failure::usage(format!(
+                "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
+            )));
+        }
+        let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
+        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
         return Ok(Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?));
     };
     if config.log.retention_bytes.is_some() {

@@ -446,6 +446,7 @@ fn gather(
     (target_rows, target_bytes): (usize, usize),
     mut wait: Duration,
 ) -> Result<(Box<dyn LogReader>, Gathered), BatchError> {
+    reader.bring(table.extras());
     let mut decoder = Decoder::new(table.clone());
     let schema = file::file_schema(table);
     let (mut batches, mut rejected) = (Vec::new(), Vec::new());
@@ -455,6 +456,7 @@ fn gather(
             ReadLimit { records: (target_rows - records).min(100_000), bytes: (target_bytes - bytes).min(32 << 20) };
         let Some(batch) = reader.poll(limit, wait)? else { break };
         wait = Duration::ZERO;
+        let mut decoded = decoder.decode_batch(&batch);
         let Batch { partition, coverage, offsets, log_times, payloads, .. } = batch;
         archived
             .coverage
@@ -462,7 +464,6 @@ fn gather(
             .map_err(|source| BatchError::Position { topic: table.topic.clone(), source })?;
         records += payloads.len();
         bytes += payloads.bytes().len();
-        let mut decoded = decoder.decode(&payloads, &log_times);
         rejected.extend(std::mem::take(&mut decoded.rejects).into_iter().map(|reject| {
             let index = reject.index as usize;
             let rejected = rejects.rejected(&table.topic, reject.reason, payloads.get(index));

@@ -35,7 +35,7 @@ pub(crate) struct MicroBatch {
 impl MicroBatch {
     /// Decodes a batch that was read at `at`.
     pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
-        let decoded = decoder.decode(&batch.payloads, &batch.log_times);
+        let decoded = decoder.decode_batch(batch);
         let events = to_polars(&decoded.batch)
             .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
         Ok(Self {

@@ -109,7 +109,9 @@ impl Reader {
     }
 
     fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {
-        self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))
+        let mut reader = self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))?;
+        reader.bring(self.table.extras());
+        Ok(reader)
     }
 
     fn failed(&self, source: LogError) -> Stop {

@@ -61,6 +61,8 @@ pub fn table() -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: "CREATE TABLE posts …".into(),
     })
 }
@@ -287,6 +289,8 @@ impl LogReader for MemoryReader {
             offsets: coverage.clone().collect(),
             log_times: vec![T0; (coverage.end - coverage.start) as usize],
             payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
+            keys: None,
+            headers: None,
             coverage,
             log_end: records.len() as u64,
         }))

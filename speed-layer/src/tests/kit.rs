@@ -52,6 +52,8 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     })
 }

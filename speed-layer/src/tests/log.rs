@@ -112,6 +112,8 @@ impl Reader {
                     offsets: (wanted..end).collect(),
                     log_times: vec![self.log.0.time.load(Ordering::Relaxed); (end - wanted) as usize],
                     payloads: held.records[wanted as usize..end as usize].iter().collect::<Payloads>(),
+                    keys: None,
+                    headers: None,
                     log_end: held.end(),
                 }));
             }

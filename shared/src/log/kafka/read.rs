@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::queue::{Message, Queue};
 use super::{At, Cluster, backend, numbered};
-use crate::log::{Batch, LogError, LogReader, Payloads, ReadLimit};
+use crate::log::{Batch, Extras, LogError, LogReader, PayloadsBuilder, ReadLimit};
 use crate::position::{Offset, Partition, Positions};
 
 /// How often the broker is asked where the partitions end, at most.
@@ -48,6 +48,7 @@ pub(crate) struct KafkaReader {
     /// The partitions in the order in which they have their turn.
     turns: VecDeque<Partition>,
     pending: usize,
+    extras: Extras,
     assigned: bool,
     /// When the broker was last asked where the partitions end.
     looked: Option<Instant>,
@@ -98,7 +99,8 @@ impl KafkaReader {
         let sources = from.iter().map(|(&partition, &next)| (partition, source(next, partition))).collect();
         let turns = from.keys().copied().collect();
         let topic = topic.to_owned();
-        Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, assigned: false, looked: None })
+        let extras = Extras::default();
+        Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, extras, assigned: false, looked: None })
     }
 
     /// Has librdkafka fetch from where the caller is.
@@ -163,16 +165,22 @@ impl KafkaReader {
         let partition = self.turns.remove(turn)?;
         self.turns.push_back(partition);
         let source = self.sources.get_mut(&partition)?;
-        let (mut offsets, mut log_times, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bytes = Vec::new();
+        let (mut offsets, mut log_times, mut payloads) = (Vec::new(), Vec::new(), PayloadsBuilder::default());
+        let mut keys = self.extras.keys.then(PayloadsBuilder::default);
+        let mut headers = self.extras.headers.then(PayloadsBuilder::default);
         while let Some(message) = source.pending.front() {
             let payload = message.payload();
-            let is_full = offsets.len() >= limit.records || bytes.len() + payload.len() > limit.bytes;
+            let is_full = offsets.len() >= limit.records || payloads.bytes() + payload.len() > limit.bytes;
             if is_full && !offsets.is_empty() {
                 break;
             }
-            bytes.extend_from_slice(payload);
-            ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            payloads.push(payload);
+            if let Some(keys) = &mut keys {
+                keys.push(message.key());
+            }
+            if let Some(headers) = &mut headers {
+                headers.push(message.headers().as_bytes());
+            }
             offsets.push(message.offset());
             log_times.push(message.time());
             source.pending.pop_front();
@@ -188,8 +196,9 @@ impl KafkaReader {
         let said = self.queue.end(&self.full, partition).unwrap_or(0);
         source.end = source.end.max(said);
         let log_end = if source.ended == Some(next) { next } else { source.end.max(next) };
-        let payloads = Payloads::new(bytes.into(), ends)?;
-        Some(Batch { partition, coverage, offsets, log_times, payloads, log_end })
+        let (payloads, keys) = (payloads.finish(), keys.map(PayloadsBuilder::finish));
+        let headers = headers.map(PayloadsBuilder::finish);
+        Some(Batch { partition, coverage, offsets, log_times, payloads, keys, headers, log_end })
     }
 
     /// Asks where the partitions end, unless that was done a moment ago. A partition that holds records and has delivered
@@ -252,5 +261,9 @@ impl LogReader for KafkaReader {
 
     fn positions(&self) -> Positions {
         self.sources.iter().map(|(&partition, source)| (partition, source.next)).collect()
+    }
+
+    fn bring(&mut self, extras: Extras) {
+        self.extras = extras;
     }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::{KafkaLog, KafkaOptions};
 use crate::clock::SystemClock;
 use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
-use crate::log::{Log, LogError, ReadLimit, Retention, Stalls};
+use crate::log::{Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
 const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
@@ -54,6 +55,7 @@ behaviours!(on_kafka:
     retention_spares_what_must_be_kept,
     wanted_offsets_outside_the_log_are_an_error,
     concurrent_appends_are_each_there_once,
+    keys_are_brought_to_whoever_asks_for_them,
     everything_is_there_after_reopening,
 );
 
@@ -143,6 +145,38 @@ fn a_partition_that_delivers_nothing_is_named_and_read_again_from_its_position()
     assert_eq!(read_all(&log, "t", Positions::from([(0, 1)]))[&0], ["b", "c"]);
     assert_eq!(stalls(0), Some(Stalls { count: 2, stands: false }));
     assert_eq!(stalls(1).map(|stalls| stalls.stands), Some(false));
+}
+
+#[test]
+fn headers_are_brought_to_whoever_asks_for_them() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let log = open(&options);
+    log.create_topic("t", 1).expect("create");
+    let topic = format!("{}t", options.topic_prefix);
+    let producer: BaseProducer = options.client(&[]).create().expect("a producer");
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "trace", value: Some("first") })
+        .insert(Header { key: "a \"quoted\" name", value: Some("é\n") })
+        .insert(Header { key: "binary", value: Some(&[0xff, 0x00][..]) })
+        .insert(Header { key: "none", value: None::<&str> })
+        .insert(Header { key: "trace", value: Some("last") });
+    let record = || BaseRecord::<str, str>::to(&topic);
+    producer.send(record().key("k").payload("1").headers(headers)).expect("queued");
+    producer.send(record().payload("2")).expect("queued");
+    // A tombstone.
+    producer.send(record().key("k").headers(OwnedHeaders::new())).expect("queued");
+    producer.flush(PATIENCE).expect("flushed");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
+    assert_eq!((batch.keys, batch.headers), (None, None), "nobody asked");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    reader.bring(Extras { keys: true, headers: true });
+    let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
+    assert_eq!(batch.payloads, Payloads::from_iter(["1", "2", ""]));
+    assert_eq!(batch.keys, Some(Payloads::from_iter(["k", "", "k"])));
+    let object = r#"{"trace":"last","a \"quoted\" name":"é\n","binary":"/wA=","none":null}"#;
+    assert_eq!(batch.headers, Some(Payloads::from_iter([object, "", ""])));
 }
 
 #[test]
