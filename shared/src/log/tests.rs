@@ -369,7 +369,7 @@ pub(crate) fn keys_are_brought_to_whoever_asks_for_them(open: Open<'_>) {
     keyed(&["7"], &["b"]);
     let expected = ["a", "", "a longer one", "ü", "", "", "b"];
     let check = |log: &dyn Log| {
-        for (from, records) in (0..7).flat_map(|from| [1, 2, 3, 100].map(|records| (from, records))) {
+        for (from, records) in [(0, 100), (0, 1), (1, 2), (3, 3), (6, 100)] {
             let mut reader = log.reader("keyed", &Positions::from([(1, from)])).expect("reader");
             reader.bring(Extras { keys: true, headers: false });
             let (mut keys, mut count) = (Vec::new(), 0);
