@@ -79,10 +79,11 @@ fn the_speed_role_stops_where_records_are_gone() {
     let reasons = readiness["reasons"].as_array().expect("reasons");
     assert!(reasons.len() == 1 && reasons[0].as_str().is_some_and(|r| r.starts_with("table `events` partition 0:")));
     let lost = [("partition", "0"), ("from", "0"), ("to", "12")];
-    let metrics = speed.metrics();
-    assert_eq!(metrics.sum("anabranch_speed_lost_offsets", &lost), Some(12.0), "{metrics:?}");
+    let metrics = speed.until_metrics("the other partition goes on", |metrics| {
+        metrics.sum("anabranch_speed_stopped", &[("table", "events"), ("partition", "1")]) == Some(0.0)
+    });
     assert_eq!(metrics.sum("anabranch_speed_stopped", &[("table", "events"), ("partition", "0")]), Some(1.0));
-    assert_eq!(metrics.sum("anabranch_speed_stopped", &[("table", "events"), ("partition", "1")]), Some(0.0));
+    assert_eq!(metrics.sum("anabranch_speed_lost_offsets", &lost), Some(12.0), "{metrics:?}");
     assert_eq!(metrics.sum("anabranch_ready", &[]), Some(0.0));
 
     // Whoever serves says so too, and answers with what there is.
