@@ -19,7 +19,7 @@ build: tools dashboards ## The release binary
 
 test: tools-test dashboards ## All tests: Rust, dashboard, browser, Python readers
 	cd dashboards && npm run --silent check && npm run --silent test
-	scripts/with-kafka $(CARGO) test --release --locked --workspace
+	scripts/with-kafka scripts/with-times $(CARGO) test --release --locked --workspace
 	$(MAKE) browser-tests
 
 browser-tests: build

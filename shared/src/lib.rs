@@ -8,6 +8,7 @@ pub mod columnar;
 pub mod config;
 pub mod decode;
 pub mod expr;
+pub mod histogram;
 pub mod ingest;
 pub mod job;
 pub mod log;

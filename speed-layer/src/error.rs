@@ -102,6 +102,32 @@ pub enum SpeedError {
     },
 }
 
+/// Why a source has stopped for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// In words.
+    pub reason: String,
+    /// What retention has taken of what it wants.
+    pub lost: Coverage,
+}
+
+impl Stop {
+    /// Of a thread that panicked.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self { reason: panicked(panic), lost: Coverage::new() }
+    }
+}
+
+impl From<SpeedError> for Stop {
+    fn from(error: SpeedError) -> Self {
+        let lost = match &error {
+            SpeedError::Log { source, .. } => source.lost(),
+            _ => Coverage::new(),
+        };
+        Self { reason: reason(&error), lost }
+    }
+}
+
 /// An error and its causes in one line.
 pub(crate) fn reason(error: &dyn Error) -> String {
     let mut text = error.to_string();

@@ -145,6 +145,7 @@ pub fn run_partition(
             epoch: owned.epoch,
             views: views.into_iter().filter_map(receiver).collect(),
             interval: context.settings.snapshot_interval,
+            shutdown: shutdown.clone(),
         };
         layer.threads.push(publisher.start()?);
     }

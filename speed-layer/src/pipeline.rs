@@ -16,7 +16,7 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
-use crate::error::{SpeedError, panicked, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Bases, Start};
@@ -36,7 +36,7 @@ pub(crate) enum Input {
     /// At that time, these partitions held nothing unread.
     CaughtUp(Vec<Partition>, Micros),
     /// The reader can't go on.
-    Failed(String),
+    Failed(Stop),
 }
 
 /// What a pipeline is made of.
@@ -68,6 +68,8 @@ pub(crate) struct Pipeline {
     cost: Duration,
     checkpointed: Micros,
     since_checkpoint: bool,
+    /// When the log took the records that no snapshot has yet, and how many at each time.
+    unshown: Vec<(Micros, u64)>,
 }
 
 /// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
@@ -82,22 +84,22 @@ pub(crate) fn run(
     let (senders, counters) = (parts.senders.clone(), parts.counters.clone());
     let table = parts.table.name.clone();
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut pipeline = Pipeline::recover(parts, image, bounds).map_err(|error| reason(&error))?;
+        let mut pipeline = Pipeline::recover(parts, image, bounds)?;
         // The reader may have ended before it began.
         begin.send(pipeline.positions.clone()).ok();
         pipeline.fold_all(inputs)
     }));
     let stopped = match done {
         Ok(Ok(())) => return,
-        Ok(Err(reason)) => reason,
-        Err(panic) => panicked(&*panic),
+        Ok(Err(stop)) => stop,
+        Err(panic) => Stop::panicked(&*panic),
     };
-    tracing::error!(table, reason = stopped, "the source has stopped");
-    counters.stopped.store(1, Ordering::Relaxed);
+    tracing::error!(table, reason = stopped.reason, "the source has stopped");
+    *counters.stopped.lock() = Some(stopped.clone());
     for sender in senders.values() {
         let mut last = Snapshot::clone(&sender.borrow());
         last.sequence += 1;
-        last.stopped = Some(stopped.clone());
+        (last.stopped, last.lost) = (Some(stopped.reason.clone()), stopped.lost.clone());
         sender.send_replace(Arc::new(last));
     }
 }
@@ -126,23 +128,24 @@ impl Pipeline {
             cost: Duration::ZERO,
             checkpointed: now,
             since_checkpoint: true,
+            unshown: Vec::new(),
         })
     }
 
-    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), String> {
-        self.adopt_versions().map_err(|error| reason(&error))?;
-        self.publish().map_err(|error| reason(&error))?;
+    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), Stop> {
+        self.adopt_versions()?;
+        self.publish()?;
         loop {
             let stop = match inputs.recv_timeout(self.until_publishing()) {
-                Ok(input) => self.take(input).map_err(|error| reason(&error))?,
+                Ok(input) => self.take(input)?,
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return self.finish().map_err(|error| reason(&error)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.finish()?),
             };
             if let Some(stop) = stop {
-                self.finish().map_err(|error| reason(&error))?;
+                self.finish()?;
                 return Err(stop);
             }
-            self.keep_up().map_err(|error| reason(&error))?;
+            self.keep_up()?;
         }
     }
 
@@ -164,9 +167,9 @@ impl Pipeline {
         Ok(())
     }
 
-    fn take(&mut self, input: Input) -> Result<Option<String>, SpeedError> {
+    fn take(&mut self, input: Input) -> Result<Option<Stop>, SpeedError> {
         match input {
-            Input::Failed(reason) => return Ok(Some(reason)),
+            Input::Failed(stop) => return Ok(Some(stop)),
             Input::CaughtUp(partitions, at) => {
                 let before = (self.tracker.watermark(), self.tracker.is_idle());
                 self.tracker.caught_up(&partitions, at, micros(self.parts.settings.idle_after));
@@ -191,6 +194,7 @@ impl Pipeline {
             self.tracker.end(batch.partition, newest);
         }
         self.positions.insert(batch.partition, batch.coverage.end);
+        self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
         let counters = &self.parts.counters;
         add(&counters.events, batch.times.len() as u64);
@@ -289,7 +293,11 @@ impl Pipeline {
             }
         }
         (self.changed, self.published, self.cost) = (false, Instant::now(), begun.elapsed());
-        let counters = &self.parts.counters;
+        let (counters, now) = (&self.parts.counters, self.parts.clock.now());
+        for (taken, records) in self.unshown.drain(..) {
+            // Another machine's clock may be ahead.
+            counters.freshness.observe(now.saturating_sub(taken).max(0) as f64 / 1e6, records);
+        }
         add(&counters.snapshots, 1);
         add_time(&counters.snapshot_micros, self.cost);
         counters.state_rows.store(rows, Ordering::Relaxed);

@@ -148,9 +148,11 @@ fn with(zero: &Positions, positions: &Positions) -> Positions {
     zero.iter().chain(positions).map(|(&p, &offset)| (p, offset)).collect()
 }
 
+/// Whether a version covers all that a checkpoint had read, and more than its beginning: what it had stopped before, perhaps.
 fn is_beyond(version: &Version, image: &ViewImage) -> bool {
     let frontier = &version.published.coverage;
-    !image.coverage.is_empty() && image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
+    image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
+        && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
 }
 
 fn restore(view: &Arc<View>, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {

@@ -44,7 +44,7 @@ fn catalog() -> Catalog {
 }
 
 fn open(folder: &Path) -> EmbeddedLog {
-    let options = EmbeddedOptions { reserve_bytes: 0 };
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(folder.join("log"), options, Arc::new(ManualClock::new(0))).expect("open");
     log.create_topic("clicks", 1).expect("create");
     log

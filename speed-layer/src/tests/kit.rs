@@ -52,6 +52,8 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     })
 }
@@ -109,6 +111,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         events: DataFrame::new(events.len(), columns).expect("columns alike"),
         offsets: (first..).take(events.len()).collect(),
         times,
+        taken: Vec::new(),
         rejected: 0,
         at: 0,
     }

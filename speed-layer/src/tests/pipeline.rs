@@ -128,9 +128,24 @@ fn events_are_in_the_next_snapshot() {
     assert!(rig.oracle.late() > 3, "the stream has late events");
     let all = rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == 16);
     assert_eq!(rows_of(&all).values().map(|(count, _)| count).sum::<i64>(), 16);
-    let metrics = layer.metrics()["clicks"];
+    let metrics = layer.metrics()["clicks"].clone();
     assert_eq!((metrics.events, metrics.late, metrics.rejected), (16, rig.oracle.late(), 0));
     layer.stop();
+}
+
+#[test]
+fn freshness_is_the_time_from_the_log_to_the_snapshot() {
+    let mut rig = Rig::new(1);
+    rig.log.set_time(7 * SECOND);
+    rig.clock.set(10 * SECOND);
+    let layer = rig.start();
+    rig.append(0, &stream());
+    rig.wait_for_all(&layer);
+    let read = layer.metrics_reader();
+    layer.stop();
+    let freshness = read()["clicks"].freshness.clone();
+    assert_eq!((freshness.count(), freshness.sum), (16, 48.0));
+    assert_eq!(freshness.buckets.iter().find(|(_, count)| *count > 0), Some(&(5.0, 16)), "3 s, so above 2 and up to 5");
 }
 
 #[test]
@@ -338,7 +353,29 @@ fn what_retention_took_stops_the_source() {
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
     let reason = snapshot.stopped.clone().expect("a reason");
     assert!(reason.contains("offsets 0.. are wanted, but the log holds 4..16"), "{reason}");
-    assert!(layer.metrics()["clicks"].stopped);
+    let metrics = layer.metrics()["clicks"].clone();
+    assert_eq!(metrics.stopped, Some(reason));
+    let taken = Coverage::from_iter([(0, 0..4)]);
+    assert_eq!((&metrics.lost, &snapshot.lost), (&taken, &taken));
+    layer.stop();
+}
+
+#[test]
+fn a_version_of_what_is_left_lets_a_stopped_source_go_on() {
+    let mut rig = Rig::new(1);
+    let mut catalog = Catalog::clone(&rig.context.catalog);
+    catalog.views.remove("top");
+    rig.context.catalog = Arc::new(catalog);
+    rig.append(0, &stream());
+    rig.log.forget_before("clicks", 0, 4);
+    let layer = rig.start();
+    rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+    layer.stop();
+    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!((snapshot.base, &snapshot.stopped), (Some(1), &None));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
     layer.stop();
 }
 
