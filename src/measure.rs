@@ -4,7 +4,7 @@ use anabranch_batch_layer::JobMetrics;
 use anabranch_batch_layer::archive::Archiver;
 use anabranch_serving::Measure;
 use anabranch_shared::position::Partition;
-use anabranch_speed_layer::SpeedMetrics;
+use anabranch_speed_layer::{OutputStates, OutputStatus, SpeedMetrics};
 
 /// The numbers of one pipeline of the speed layer: of a table, or of one of its partitions.
 pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) -> Vec<Measure> {
@@ -40,6 +40,24 @@ pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) 
     }
     all.extend(Measure::lost("anabranch_speed_lost_offsets", &numbers.lost));
     all.into_iter().map(|measure| measure.of("table", table)).collect()
+}
+
+/// The numbers of the outputs.
+pub fn outputs(states: &OutputStates) -> Vec<Measure> {
+    let of_one = |((view, partition), state): ((String, Partition), OutputStatus)| {
+        let counter = |name: &str, help, value: u64| Measure::counter(name, help, value as f64);
+        let stopped = f64::from(u8::from(state.stopped.is_some()));
+        let mut all = vec![
+            counter("anabranch_output_records", "Records written to a view's topic", state.records),
+            counter("anabranch_output_failures", "Writes that came to nothing and were tried again", state.failures),
+            counter("anabranch_output_rejected", "Records of the log that were no events", state.rejected),
+            Measure::gauge("anabranch_output_stopped", "1 if it has stopped", stopped),
+        ];
+        all = all.into_iter().map(|measure| measure.of("partition", partition)).collect();
+        all.extend(Measure::lost("anabranch_output_lost_offsets", &state.lost));
+        all.into_iter().map(|measure| measure.of("view", &view)).collect::<Vec<_>>()
+    };
+    states.all().into_iter().flat_map(of_one).collect()
 }
 
 /// How a table's archive stands.

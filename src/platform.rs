@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measures, Readiness, Stops};
+use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
+use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::log::{Log, LogError, Retention};
+use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
-use anabranch_shared::view::Catalog;
-use anabranch_speed_layer::{Checkpoints, Context, Settings, SpeedLayer};
+use anabranch_shared::view::{Catalog, Output};
+use anabranch_speed_layer::{Checkpoints, Context, OutputStates, OutputStatus, Settings, SpeedLayer};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -47,6 +49,8 @@ pub struct Opened {
     pub data: PathBuf,
     /// The event log.
     pub log: Arc<dyn Log>,
+    /// Where outputs are written, if that can be done.
+    pub outlets: Option<Outlets>,
     /// The way in.
     pub ingest: Arc<Ingest>,
     /// The time.
@@ -81,11 +85,12 @@ impl Platform {
         self.dir.join(".anabranch")
     }
 
-    /// Starts it for one command: on a free port of loopback, and without schedules.
+    /// Starts it for one command: on a free port of loopback, without schedules, and without writing outputs.
     pub async fn start_for_command(mut self) -> Result<Started, Failure> {
         self.config.server.listen = "127.0.0.1:0".to_owned();
         self.config.batch.scheduler = false;
-        self.start().await
+        let opened = self.open().await?;
+        self.start_with(Opened { outlets: None, ..opened }).await
     }
 
     /// Opens the log, with the topics of the tables, and listens.
@@ -97,7 +102,7 @@ impl Platform {
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let log = open_log(config, catalog, &data, &clock)?;
+        let (log, outlets) = open_log(config, catalog, &data, &clock)?;
         for table in catalog.tables.values() {
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
@@ -106,7 +111,7 @@ impl Platform {
             }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, data, log, ingest, clock })
+        Ok(Opened { url, listener, data, log, outlets, ingest, clock })
     }
 
     /// What the speed layer works with; it knows no versions yet.
@@ -122,6 +127,7 @@ impl Platform {
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
             checkpoints: Some(Checkpoints::new(storage, Handle::current())),
+            outlets: opened.outlets.clone(),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
         })
@@ -130,9 +136,13 @@ impl Platform {
     /// Starts every role.
     pub async fn start(self) -> Result<Started, Failure> {
         let opened = self.open().await?;
+        self.start_with(opened).await
+    }
+
+    async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, data, log, ingest, clock } = opened;
+        let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -150,11 +160,13 @@ impl Platform {
         });
         let readiness = readiness(speed.snapshots(), "the speed layer recovers its state");
         let measures = {
-            let (archivers, queue, speed) = (archivers.clone(), jobs.clone(), speed.metrics_reader());
+            let (archivers, queue, states) = (archivers.clone(), jobs.clone(), speed.outputs());
+            let speed = speed.metrics_reader();
             Measures::new(move || {
                 let speed = speed().into_iter().flat_map(|(table, numbers)| measure::speed(&table, None, &numbers));
+                let outputs = measure::outputs(&states);
                 let archives = archivers.iter().flat_map(|archiver| measure::archive(archiver));
-                speed.chain(archives).chain(measure::jobs(&queue.metrics())).collect()
+                speed.chain(outputs).chain(archives).chain(measure::jobs(&queue.metrics())).collect()
             })
         };
         let stops =
@@ -167,6 +179,10 @@ impl Platform {
             ingest: Arc::clone(&ingest),
             snapshots: speed.snapshots(),
             versions,
+            outputs: outputs(outlets, {
+                let states = speed.outputs();
+                move || stopped(&states)
+            }),
             jobs,
             measures,
             ready: readiness,
@@ -193,8 +209,13 @@ impl Started {
     }
 }
 
-/// The event log that the settings choose.
-fn open_log(config: &Config, catalog: &Catalog, data: &Path, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Log>, Failure> {
+/// The event log that the settings choose, and where outputs are written, if it has a place for them.
+fn open_log(
+    config: &Config,
+    catalog: &Catalog,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
     let Some(options) = config.kafka.log_options() else {
         if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
             let name = &table.name;
@@ -202,16 +223,25 @@ fn open_log(config: &Config, catalog: &Catalog, data: &Path, clock: &Arc<dyn Clo
                 "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
             )));
         }
+        if let Some(output) = catalog.outputs.values().next() {
+            return Err(Failure::usage(format!(
+                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
+                 under [kafka], or leave the view out",
+                output.name
+            )));
+        }
         let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
         let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
-        return Ok(Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?));
+        return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
     };
     if config.log.retention_bytes.is_some() {
         let message =
             "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
         return Err(Failure::usage(message.to_owned()));
     }
-    Ok(Arc::new(KafkaLog::open(options, Arc::clone(clock))?))
+    let log = KafkaLog::open(options, Arc::clone(clock))?;
+    let outlets = log.outlets(&config.kafka.group);
+    Ok((Arc::new(log), Some(outlets)))
 }
 
 /// Listens where the settings say, but not in public by mistake.
@@ -241,6 +271,20 @@ pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readines
         ready.send_replace(Readiness::ready());
     });
     readiness
+}
+
+/// How far the outputs are, for serving.
+pub fn outputs(outlets: Option<Outlets>, stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static) -> Outputs {
+    let positions = move |output: &Output| outlets.as_ref().map_or(Ok(Positions::new()), |all| all.positions(output));
+    Outputs::new(positions, stopped)
+}
+
+/// The outputs that have stopped.
+pub fn stopped(states: &OutputStates) -> Vec<StoppedOutput> {
+    let stopped = |((view, partition), state): ((String, Partition), OutputStatus)| {
+        Some(StoppedOutput { view, partition, why: state.stopped? })
+    };
+    states.all().into_iter().filter_map(stopped).collect()
 }
 
 fn speed_settings(config: &Config) -> Settings {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use anabranch_batch_layer::archive::Archiver;
 use anabranch_batch_layer::jobs::JobQueue;
 use anabranch_batch_layer::{BatchLayer, BatchSettings, archive_root};
-use anabranch_serving::{Api, App, Limits, Measures, Readiness, Stops};
+use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, Stops};
 use anabranch_shared::clock::Clock;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::job::relay::{self, Foreman, RemoteJobs};
@@ -90,6 +90,9 @@ pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a role tells of itself.
+type Told = (Measures, Stops, Outputs);
+
 struct Process {
     group: GroupOptions,
     platform: Platform,
@@ -133,8 +136,7 @@ impl Process {
         snapshots: Snapshots,
         versions: Versions,
         ready: watch::Receiver<Readiness>,
-        measures: Measures,
-        stops: Stops,
+        (measures, stops, outputs): Told,
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
         let Opened { log, clock, ingest, listener, .. } = opened;
@@ -146,7 +148,7 @@ impl Process {
         };
         if api != Api::Whole {
             // This process knows nothing of the views, and says nothing of them.
-            catalog = Arc::new(Catalog { views: BTreeMap::new(), ..Catalog::clone(&catalog) });
+            catalog = Arc::new(Catalog { tables: catalog.tables.clone(), ..Catalog::default() });
         }
         let rejects = Arc::clone(ingest.rejects());
         let limits = Limits { body_bytes: platform.config.server.max_body as usize, ..Default::default() };
@@ -158,6 +160,7 @@ impl Process {
             ingest,
             snapshots,
             versions,
+            outputs,
             jobs,
             measures,
             ready,
@@ -169,15 +172,14 @@ impl Process {
     }
 
     /// Answers only how the process is.
-    async fn answer_probes(self, measures: Measures, stops: Stops) -> Result<(), Failure> {
+    async fn answer_probes(self, told: Told) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, measures, stops).await
+        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, told).await
     }
 
     async fn ingest(self) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        let (snapshots, versions) = (Snapshots::default(), Versions::default());
-        self.answer(Api::Ingest, snapshots, versions, readiness, Measures::default(), Stops::default()).await
+        self.answer(Api::Ingest, Snapshots::default(), Versions::default(), readiness, Told::default()).await
     }
 
     async fn serve(self) -> Result<(), Failure> {
@@ -185,7 +187,9 @@ impl Process {
         let versions = self.versions().await?;
         let (snapshots, threads) = anabranch_serving::collect(&self.log(), &self.platform.catalog, &self.shutdown)?;
         let readiness = platform::readiness(snapshots.clone(), "no speed layer has been heard of yet");
-        self.answer(Api::Whole, snapshots, versions, readiness, Measures::default(), Stops::default()).await?;
+        let outputs = platform::outputs(self.opened.outlets.clone(), Vec::new);
+        let told = (Measures::default(), Stops::default(), outputs);
+        self.answer(Api::Whole, snapshots, versions, readiness, told).await?;
         tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(std::thread::JoinHandle::join))
             .await?
             .map_err(|_| Failure::new("a thread that collects snapshots has failed"))
@@ -203,8 +207,12 @@ impl Process {
             waiting: Vec::new(),
         };
         let group = group::join(&self.group, &self.topics(), member, self.shutdown.clone())?;
+        let all = running.clone();
+        let stopped = move || all.lock().values().flat_map(|one| platform::stopped(&one.layer.outputs())).collect();
+        let outputs = platform::outputs(self.opened.outlets.clone(), stopped);
+        let all = running.clone();
         let numbers = move || -> Vec<(String, Partition, SpeedMetrics)> {
-            let running = running.lock();
+            let running = all.lock();
             let each = running.iter().flat_map(|((_, partition), one): (&(String, Partition), &Running)| {
                 one.layer.metrics().into_iter().map(move |(table, numbers)| (table, *partition, numbers))
             });
@@ -222,9 +230,11 @@ impl Process {
         };
         let measures = Measures::new(move || {
             let each = numbers().into_iter();
-            each.flat_map(|(table, partition, numbers)| measure::speed(&table, Some(partition), &numbers)).collect()
+            let each = each.flat_map(|(table, partition, numbers)| measure::speed(&table, Some(partition), &numbers));
+            let running = running.lock();
+            each.chain(running.values().flat_map(|one| measure::outputs(&one.layer.outputs()))).collect()
         });
-        self.answer_probes(measures, stops).await?;
+        self.answer_probes((measures, stops, outputs)).await?;
         leave(group).await
     }
 
@@ -252,7 +262,7 @@ impl Process {
             Stops::new(move || archivers().iter().filter_map(|archiver| measure::archive_stop(archiver)).collect())
         };
         let measures = Measures::new(move || archivers().iter().flat_map(|one| measure::archive(one)).collect());
-        self.answer_probes(measures, stops).await?;
+        self.answer_probes((measures, stops, Outputs::default())).await?;
         leave(group).await
     }
 
@@ -275,7 +285,7 @@ impl Process {
             let queue: Option<Arc<JobQueue>> = queue.lock().clone();
             queue.map_or_else(Vec::new, |queue| measure::jobs(&queue.metrics()))
         });
-        self.answer_probes(measures, Stops::default()).await?;
+        self.answer_probes((measures, Stops::default(), Outputs::default())).await?;
         leave(group).await
     }
 }

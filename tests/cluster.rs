@@ -1,7 +1,7 @@
 //! The roles as processes of their own on three Kafka brokers, while brokers and processes are killed and paused: what is
-//! acknowledged is in every answer and in the archive, once.
+//! acknowledged is in every answer, in the archive and in what an output writes, once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::kafka::topic;
+use crate::output::console_consumer;
 use crate::support::{Project, Server, kafka, repository, totals};
 
 const SQL: &str = "
@@ -20,6 +22,7 @@ CREATE MATERIALIZED VIEW per_user WITH (allowed_lateness = '1 hour') AS
 SELECT window_start, window_end, user_id, count(*) AS n, sum(id) AS ids
 FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id;
 CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+CREATE MATERIALIZED VIEW tenth WITH (sink = 'kafka') AS SELECT id FROM events WHERE id % 10 = 0;
 ";
 
 const SETTINGS: &str = "
@@ -227,6 +230,12 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
     assert_eq!(answers[0], answers[1], "both say the same of the same offsets");
     let raw = |serve: &Server| serve.try_get("/v1/views/ever/rows").expect("an answer").bytes().expect("a body");
     assert_eq!(raw(&serve[0]), raw(&serve[1]), "byte for byte");
+
+    serve[0].settle("tenth");
+    let records = console_consumer(&cluster.brokers, &topic(&project, "tenth"), "read_committed");
+    let written: Vec<String> = records.into_values().flatten().collect();
+    let ids: BTreeSet<String> = (0..pieces * PIECE).step_by(10).map(|id| format!("{{\"id\":{id}}}")).collect();
+    assert_eq!((written.len(), written.into_iter().collect()), (ids.len(), ids), "each is written once");
 
     serve[0].batch("ever");
     serve[0].batch("per_user");

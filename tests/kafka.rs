@@ -54,7 +54,7 @@ fn console_producer(brokers: &str, topic: &str, records: &[String], properties: 
 }
 
 /// Each record's partition, key and value.
-fn read(brokers: &str, topic: &str, partitions: i32, records: usize) -> Vec<(i32, String, String)> {
+pub fn read(brokers: &str, topic: &str, partitions: i32, records: usize) -> Vec<(i32, String, String)> {
     let config = [("bootstrap.servers", brokers), ("group.id", "test"), ("isolation.level", "read_committed")];
     let consumer: BaseConsumer =
         config.iter().fold(&mut ClientConfig::new(), |all, (key, value)| all.set(*key, *value)).create().expect("one");

@@ -10,6 +10,7 @@ mod ingest;
 mod kafka;
 mod observe;
 mod oracle;
+mod output;
 mod python;
 mod retention;
 mod s3;

@@ -141,6 +141,8 @@ fn what_the_dashboard_asks_for_is_what_a_process_exposes() {
 fn what_the_dashboard_asks_for_is_what_the_roles_expose() {
     let Some(brokers) = kafka() else { return };
     let project = project().on_kafka(&brokers);
+    let output = "CREATE MATERIALIZED VIEW copy WITH (sink = 'kafka') AS SELECT id FROM events;";
+    project.write("views/output.sql", output);
     let role = |name| (name, Server::start_role(name, &project, &[]).unwrap_or_else(|said| panic!("{name}: {said}")));
     let servers = BTreeMap::from(["ingest", "speed", "archive", "batch", "serve"].map(role));
     servers["ingest"].post("events", events(0..10));

@@ -2,6 +2,7 @@ import type { ViewDetail } from '../src/lib/api'
 
 /** A windowed, limited view over one topic, to be varied. */
 export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
+  kind: 'view',
   name: 'trending_hashtags',
   sql: 'CREATE MATERIALIZED VIEW …',
   definition: 'sha256:1',

@@ -21,6 +21,7 @@ use utoipa::ToSchema;
 
 use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
+use crate::output::{Outputs, StoppedOutput};
 use crate::problem::Problem;
 use crate::routes::stream::Frame;
 use crate::source::{LayerStore, Layers, follows_the_log};
@@ -109,6 +110,8 @@ pub struct App {
     pub snapshots: Snapshots,
     /// What the batch layer has published.
     pub versions: Versions,
+    /// How far the outputs are.
+    pub outputs: Outputs,
     /// The batch runs.
     pub jobs: Arc<dyn Jobs>,
     /// Plain numbers from the layers, for `/metrics`.
@@ -172,10 +175,16 @@ impl Server {
         }
     }
 
-    /// The view of that name.
+    /// The view of that name, which has rows.
     pub fn view(&self, name: &str) -> Result<&Arc<View>, Problem> {
-        let views = &self.app.catalog.views;
-        views.get(name).ok_or_else(|| Problem::unknown("view", name, views.keys().map(String::as_str)))
+        let Catalog { views, outputs, .. } = &*self.app.catalog;
+        if let Some(output) = outputs.get(name) {
+            let detail =
+                format!("`{name}` keeps no rows here: they are in Kafka's topic `{}`, to be read there", output.topic);
+            return Err(Problem::new(axum::http::StatusCode::NOT_FOUND, "rows-elsewhere", detail));
+        }
+        let names = || views.keys().chain(outputs.keys()).map(String::as_str);
+        views.get(name).ok_or_else(|| Problem::unknown("view", name, names()))
     }
 
     /// Whether everything has recovered and every source is running.
@@ -186,7 +195,10 @@ impl Server {
             let why = snapshot.borrow().stopped.clone()?;
             Some(format!("view `{name}`: its source has stopped: {why}"))
         });
-        for reason in views.chain(self.app.stops.now()) {
+        let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
+            format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")
+        });
+        for reason in views.chain(outputs).chain(self.app.stops.now()) {
             readiness.ready = false;
             if !readiness.reasons.contains(&reason) {
                 readiness.reasons.push(reason);

@@ -7,13 +7,14 @@
 mod app;
 mod cache;
 mod collect;
+mod format;
 mod merge;
 mod metric;
+mod output;
 mod patience;
 mod problem;
 mod proof;
 mod query;
-mod render;
 mod routes;
 mod shape;
 mod source;
@@ -40,6 +41,7 @@ use utoipa_axum::routes;
 pub use crate::app::{Api, App, Limits, Readiness};
 pub use crate::collect::collect;
 pub use crate::metric::{Measure, Measures, Stops, Value};
+pub use crate::output::{Outputs, StoppedOutput};
 
 use crate::app::Server;
 use crate::patience::Patience;

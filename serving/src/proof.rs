@@ -2,11 +2,11 @@
 
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::position::Coverage;
+use anabranch_shared::render::write_json_text;
 use anabranch_shared::view::View;
 use serde_json::{Value, json};
 
 use crate::merge::{self, Span};
-use crate::render::write_json_text;
 use crate::source::Sources;
 
 /// An answer without its rows.

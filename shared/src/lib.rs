@@ -17,6 +17,8 @@ pub mod partitioner;
 pub mod position;
 pub mod project;
 pub mod reject;
+pub mod render;
+pub mod row;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;

@@ -94,6 +94,20 @@ pub enum LogError {
         /// What doesn't fit.
         what: String,
     },
+    /// Somebody else writes under this name by now; what was written before stands.
+    #[error("`{writer}` was taken over by somebody else")]
+    Fenced {
+        /// The name.
+        writer: String,
+    },
+    /// A record is larger than its topic takes.
+    #[error("topic `{topic}` doesn't take a record of {bytes} bytes; raise its `max.message.bytes`, or select less")]
+    TooLarge {
+        /// The topic.
+        topic: String,
+        /// How long the largest record is.
+        bytes: usize,
+    },
     /// The storage or the broker failed.
     #[error("{step} failed")]
     Backend {

@@ -20,6 +20,7 @@
 use polars::prelude::*;
 
 use crate::clock::Micros;
+use crate::row;
 use crate::transform::{lower, polars_type};
 use crate::view::{AggregateFunction, OutputColumn, View};
 use crate::window::Window;
@@ -97,30 +98,14 @@ pub fn schema(view: &View) -> Schema {
 
 /// The rows of a view before aggregation: `events` has the table's columns, and [`MISSED`] if `has_missed`.
 fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
-    let mut events = events;
-    let (mut early, mut late) = (Vec::new(), Vec::new());
-    for condition in view.filter.iter().flat_map(conjuncts) {
-        let reads_item = view.unnest.as_ref().is_some_and(|unnest| condition.reads(&unnest.column));
-        if reads_item { late.push(lower(condition)) } else { early.push(lower(condition)) }
-    }
-    for condition in early {
-        events = events.filter(condition);
-    }
-    if let Some(unnest) = &view.unnest {
-        let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
-        let item = unnest.column.as_str();
-        // Only what is still needed goes through the explosion.
-        let mut kept: Vec<Expr> = vec![lower(&unnest.list).alias(item)];
-        kept.extend(view.table.columns.iter().filter(|c| is_read(view, &c.name)).map(|c| col(c.name.as_str())));
-        if has_missed {
-            kept.push(col(MISSED));
-        }
-        events = events.select(kept).explode(by_name([item], true, false), options).filter(col(item).is_not_null());
-    }
-    for condition in late {
-        events = events.filter(condition);
-    }
-    let time = col(view.table.event_time_column().name.as_str()).cast(DataType::Int64);
+    let View { table, unnest, filter, .. } = view;
+    let time = table.event_time_column().name.as_str();
+    let values = view.aggregates.iter().flat_map(|a| a.argument.iter().chain(a.filter.iter()));
+    let later = view.keys.iter().map(|k| &k.expr).chain(values);
+    let also = [time, MISSED];
+    let also = if has_missed { &also[..] } else { &also[..1] };
+    let events = row::rows(events, table, unnest.as_ref(), filter.as_ref(), later, also);
+    let time = col(time).cast(DataType::Int64);
     // A literal's type is otherwise narrowed to what holds it.
     let pane = match view.window {
         None => lit(0_i64).cast(DataType::Int64),
@@ -142,21 +127,6 @@ fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
         columns.push(value.alias(format!("v{i}")));
     }
     events.select(columns)
-}
-
-fn is_read(view: &View, column: &str) -> bool {
-    let aggregates = view.aggregates.iter().flat_map(|a| a.argument.iter().chain(a.filter.iter()));
-    view.table.event_time_column().name == column
-        || view.filter.iter().chain(view.keys.iter().map(|k| &k.expr)).chain(aggregates).any(|x| x.reads(column))
-}
-
-fn conjuncts(expr: &crate::expr::Expr) -> Vec<&crate::expr::Expr> {
-    match expr {
-        crate::expr::Expr::Binary(left, crate::expr::BinaryOp::And, right) => {
-            [conjuncts(left), conjuncts(right)].concat()
-        }
-        other => vec![other],
-    }
 }
 
 /// Aggregates events into partials. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event

@@ -10,6 +10,7 @@ mod from;
 mod function;
 mod literal;
 mod option;
+mod output;
 mod select;
 mod statement;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use error::SqlError;
 
 use crate::view::Catalog;
 use error::Fault;
+use statement::Planned;
 
 /// A statement may have so many words and signs, which bounds how deep a tree made of it can be: `a + a + …` is as deep
 /// as it is long. Constants and commas don't count, so that lists may be long.
@@ -63,8 +65,11 @@ pub fn plan(files: &[(String, String)]) -> Result<Catalog, Vec<SqlError>> {
     for (file, source) in &sources {
         if let Definition::View(create) = &source.definition {
             match statement::view(create, source, &catalog, &broken) {
-                Ok(Some(view)) => {
+                Ok(Some(Planned::View(view))) => {
                     catalog.views.insert(view.name.clone(), Arc::new(view));
+                }
+                Ok(Some(Planned::Output(output))) => {
+                    catalog.outputs.insert(output.name.clone(), Arc::new(output));
                 }
                 Ok(None) => {}
                 Err(faults) => {

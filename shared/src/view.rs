@@ -13,8 +13,10 @@ use crate::window::Window;
 pub struct Catalog {
     /// The tables by name.
     pub tables: BTreeMap<String, Arc<Table>>,
-    /// The views by name.
+    /// The aggregating views by name.
     pub views: BTreeMap<String, Arc<View>>,
+    /// The views of plain rows, which are written to topics, by name. No view and output share one.
+    pub outputs: BTreeMap<String, Arc<Output>>,
 }
 
 impl Catalog {
@@ -26,6 +28,11 @@ impl Catalog {
     /// The views that read a table.
     pub fn views_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<View>> {
         self.views.values().filter(move |view| view.table.name == table)
+    }
+
+    /// The outputs that read a table.
+    pub fn outputs_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<Output>> {
+        self.outputs.values().filter(move |output| output.table.name == table)
     }
 }
 
@@ -168,5 +175,65 @@ impl View {
         let by_count = self.order.first().is_some_and(|by| by.descending && by.column == OutputColumn::Aggregate(0));
         let only = self.aggregates.len() == 1 && self.aggregates[0].function == AggregateFunction::Count;
         self.limit.is_some() && by_count && only && !self.keys.is_empty()
+    }
+}
+
+/// A view of plain rows, which are written to a topic as they come: what to make of each event, and where it goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Output {
+    /// Its name.
+    pub name: String,
+    /// The statement as the user wrote it.
+    pub sql: String,
+    /// `sha256:…` over the canonical form of the query and of its table; a change of meaning changes it.
+    pub definition: String,
+    /// The table that it reads.
+    pub table: Arc<Table>,
+    /// A list that makes one row of each of its items.
+    pub unnest: Option<Unnest>,
+    /// Rows for which this isn't true are left out. May read the unnested column.
+    pub filter: Option<Expr>,
+    /// The columns of a record, in the order of the SELECT list.
+    pub fields: Vec<Field>,
+    /// The topic that it writes. No two outputs share one.
+    pub topic: String,
+    /// What holds of its records after a failure.
+    pub delivery: Delivery,
+    /// The field whose text is a record's key, which chooses its partition; none keeps the partition of the event.
+    pub partition_by: Option<usize>,
+}
+
+/// A column of an output's records.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Field {
+    /// Its name, which is its key in the record's JSON object.
+    pub name: String,
+    /// Its value.
+    pub expr: Expr,
+}
+
+/// What holds of an output's records when a process dies, a broker fails or a partition moves on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// Each is there once, to readers of committed records.
+    #[default]
+    ExactlyOnce,
+    /// None is lost; some may be there again.
+    AtLeastOnce,
+    /// None is there twice; some may be lost.
+    AtMostOnce,
+}
+
+impl Delivery {
+    /// All of them, the default first.
+    pub const ALL: [Self; 3] = [Self::ExactlyOnce, Self::AtLeastOnce, Self::AtMostOnce];
+
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ExactlyOnce => "exactly_once",
+            Self::AtLeastOnce => "at_least_once",
+            Self::AtMostOnce => "at_most_once",
+        }
     }
 }

@@ -39,6 +39,17 @@ pub enum SpeedError {
         #[source]
         source: LogError,
     },
+    /// An output's records couldn't be stored.
+    #[error("view `{view}`: writing topic `{topic}` failed")]
+    Output {
+        /// The view.
+        view: String,
+        /// The topic that it writes.
+        topic: String,
+        /// Why it failed.
+        #[source]
+        source: LogError,
+    },
     /// Records would have been counted twice, or skipped.
     #[error("view `{view}`: records don't join what is covered")]
     Position {

@@ -10,7 +10,9 @@
 //!                           fold, chunks
 //! ```
 //!
-//! What this crate never does: write to the log or the archive, know the batch or the serving layer, or read the wall
+//! An output, which is a view of plain rows, needs no state: a thread for each partition writes its rows to a topic.
+//!
+//! What this crate never does: write to the archive, know the batch or the serving layer, or read the wall
 //! clock for anything that an answer depends on.
 
 mod checkpoint;
@@ -20,6 +22,7 @@ mod fold;
 mod journal;
 mod metrics;
 mod micro_batch;
+mod output;
 mod pane;
 mod pipeline;
 mod publish;
@@ -42,6 +45,7 @@ use std::thread::JoinHandle;
 
 use anabranch_shared::clock::Clock;
 use anabranch_shared::log::Log;
+use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::position::Partition;
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::{Snapshot, Snapshots};
@@ -53,10 +57,12 @@ use tokio_util::sync::CancellationToken;
 pub use crate::checkpoint::Checkpoints;
 pub use crate::error::SpeedError;
 pub use crate::metrics::SpeedMetrics;
+pub use crate::output::{OutputStates, OutputStatus};
 pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
 use crate::metrics::Counters;
+use crate::output::OutputWriter;
 use crate::pipeline::Parts;
 use crate::publish::Publisher;
 use crate::reader::Reader;
@@ -78,6 +84,8 @@ pub struct Context {
     pub versions: Versions,
     /// Where state is kept across restarts; none keeps it nowhere.
     pub checkpoints: Option<Checkpoints>,
+    /// Where outputs are written; none writes none.
+    pub outlets: Option<Outlets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How often and how much.
@@ -89,12 +97,13 @@ pub struct Context {
 pub struct SpeedLayer {
     snapshots: Snapshots,
     counters: BTreeMap<String, Arc<Counters>>,
+    outputs: OutputStates,
     threads: Vec<JoinHandle<()>>,
     shutdown: CancellationToken,
 }
 
-/// Starts a pipeline for each table that has views. They run until `shutdown` is cancelled, and then store a last
-/// checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
+/// Starts a pipeline for each table that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
+/// then store a last checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
 pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
     for table in context.catalog.tables.values() {
@@ -102,6 +111,7 @@ pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer
         if !views.is_empty() {
             layer.start(context, table, views, None)?;
         }
+        layer.start_outputs(context, &table.name, None)?;
     }
     Ok(layer)
 }
@@ -115,17 +125,17 @@ pub struct Owned {
     pub epoch: u64,
 }
 
-/// Starts a pipeline for one partition of a table, with an epoch from [`claim`]. Its checkpoints are the partition's own, so
+/// Starts a pipeline for one partition of a table, with an epoch from [`claim`], and the outputs. Its checkpoints are the partition's own, so
 /// whoever has the partition next goes on from them; its snapshots go to the log, for other processes to serve.
 pub fn run_partition(
     context: &Context,
-    table: &str,
+    name: &str,
     owned: Owned,
     shutdown: &CancellationToken,
 ) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    let views: Vec<Arc<View>> = context.catalog.views_of(table).cloned().collect();
-    if let Some(table) = context.catalog.tables.get(table).filter(|_| !views.is_empty()) {
+    let views: Vec<Arc<View>> = context.catalog.views_of(name).cloned().collect();
+    if let Some(table) = context.catalog.tables.get(name).filter(|_| !views.is_empty()) {
         layer.start(context, table, views.clone(), Some(owned))?;
         let receiver = |view: Arc<View>| Some((view.clone(), layer.snapshots.0.get(&view.name)?.clone()));
         let publisher = Publisher {
@@ -139,13 +149,14 @@ pub fn run_partition(
         };
         layer.threads.push(publisher.start()?);
     }
+    layer.start_outputs(context, name, Some(owned.partition))?;
     Ok(layer)
 }
 
 impl SpeedLayer {
     fn new(shutdown: &CancellationToken) -> Self {
-        let (snapshots, counters) = (Snapshots::default(), BTreeMap::new());
-        Self { snapshots, counters, threads: Vec::new(), shutdown: shutdown.clone() }
+        let (snapshots, outputs) = (Snapshots::default(), OutputStates::default());
+        Self { snapshots, counters: BTreeMap::new(), outputs, threads: Vec::new(), shutdown: shutdown.clone() }
     }
 
     /// Each view's newest snapshot.
@@ -156,6 +167,11 @@ impl SpeedLayer {
     /// Each table's numbers.
     pub fn metrics(&self) -> BTreeMap<String, SpeedMetrics> {
         self.counters.iter().map(|(table, counters)| (table.clone(), counters.read())).collect()
+    }
+
+    /// How the outputs do, now and later.
+    pub fn outputs(&self) -> OutputStates {
+        self.outputs.clone()
     }
 
     /// A function that reads each table's numbers, for whoever outlives this handle.
@@ -223,6 +239,27 @@ impl SpeedLayer {
         let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
         self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
         self.spawn(format!("fold-{name}"), move || pipeline::run(parts, &origin, &begin, &received))
+    }
+
+    /// Starts the outputs that read a table, for one of its partitions or for all.
+    fn start_outputs(&mut self, context: &Context, table: &str, only: Option<Partition>) -> Result<(), SpeedError> {
+        let Some(outlets) = &context.outlets else { return Ok(()) };
+        for output in context.catalog.outputs_of(table) {
+            let writer = OutputWriter {
+                log: context.log.clone(),
+                outlets: outlets.clone(),
+                output: output.clone(),
+                settings: context.settings.clone(),
+                clock: context.clock.clone(),
+                states: self.outputs.clone(),
+                shutdown: self.shutdown.clone(),
+            };
+            match only {
+                Some(partition) => self.threads.push(writer.start(partition)?),
+                None => self.spawn(format!("write-{}", output.name), move || writer.run_all())?,
+            }
+        }
+        Ok(())
     }
 
     fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), SpeedError> {

@@ -57,8 +57,8 @@ impl Reader {
                 Ok(polled) => polled,
                 Err(error @ LogError::Backend { .. }) => {
                     tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
-                    wait(PAUSE * 2_u32.pow(failures), &self.shutdown);
-                    failures = DOUBLINGS.min(failures + 1);
+                    wait(&self.shutdown, pause(failures));
+                    failures += 1;
                     continue;
                 }
                 Err(error) => return Err(self.failed(error)),
@@ -119,8 +119,13 @@ impl Reader {
     }
 }
 
+/// How long a log that has failed so often in a row is left alone.
+pub(crate) fn pause(failures: u32) -> Duration {
+    PAUSE * 2_u32.pow(failures.min(DOUBLINGS))
+}
+
 /// Waits, but not through a shutdown.
-pub(crate) fn wait(time: Duration, shutdown: &CancellationToken) {
+pub(crate) fn wait(shutdown: &CancellationToken, time: Duration) {
     let step = Duration::from_millis(10);
     for _ in 0..time.as_millis() / step.as_millis() {
         if shutdown.is_cancelled() {

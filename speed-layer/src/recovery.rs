@@ -70,7 +70,7 @@ impl Origin {
                 }
                 found => return found,
             }
-            wait(PAUSE, &self.shutdown);
+            wait(&self.shutdown, PAUSE);
         }
     }
 

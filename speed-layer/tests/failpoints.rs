@@ -70,6 +70,7 @@ fn child() {
         catalog: Arc::new(catalog),
         versions: Versions([("sums".to_owned(), receiver)].into()),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
+        outlets: None,
         clock: Arc::new(ManualClock::new(0)),
         settings: Settings {
             batch_records: 5,

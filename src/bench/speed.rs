@@ -127,6 +127,7 @@ fn measure(
         catalog: Arc::clone(&catalog),
         versions: Versions::default(),
         checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
+        outlets: None,
         clock,
         settings: Settings::default(),
     };

@@ -5,8 +5,11 @@ use std::process::ExitCode;
 
 use anabranch_shared::partial::{self, Quality, Scope};
 use anabranch_shared::project::Project;
+use anabranch_shared::row;
+use anabranch_shared::schema::Table;
 use anabranch_shared::transform::polars_type;
-use polars::prelude::{DataFrame, IntoLazy, Schema};
+use anabranch_shared::view::Catalog;
+use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
 
 use crate::cli::Format;
@@ -35,15 +38,15 @@ pub fn init(dir: &Path) -> Result<ExitCode, Failure> {
 
 /// `anabranch views check`
 pub fn check(dir: &Path) -> Result<ExitCode, Failure> {
-    let catalog = load(dir)?.catalog;
-    eprintln!("{} tables and {} views are right", catalog.tables.len(), catalog.views.len());
+    let Catalog { tables, views, outputs } = load(dir)?.catalog;
+    eprintln!("{} tables, {} views and {} outputs are right", tables.len(), views.len(), outputs.len());
     Ok(ExitCode::SUCCESS)
 }
 
 /// `anabranch views list`
 pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
     let catalog = load(dir)?.catalog;
-    let views: Vec<_> = catalog
+    let mut views: Vec<_> = catalog
         .views
         .values()
         .map(|view| {
@@ -56,11 +59,17 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
                 }
             });
             let names: Vec<&str> = view.columns.iter().map(|column| view.column_name(*column)).collect();
-            json!({"name": view.name, "table": view.table.name, "topic": view.table.topic, "window": window,
+            json!({"kind": "view", "name": view.name, "table": view.table.name, "topic": view.table.topic, "window": window,
                    "columns": names.join(", "), "limit": view.limit, "schedule": view.schedule, "definition": view.definition})
         })
         .collect();
-    let columns = ["name", "table", "topic", "window", "columns", "limit", "schedule"];
+    views.extend(catalog.outputs.values().map(|output| {
+        let names: Vec<&str> = output.fields.iter().map(|field| field.name.as_str()).collect();
+        json!({"kind": "output", "name": output.name, "table": output.table.name, "topic": output.table.topic,
+               "columns": names.join(", "), "writes": output.topic, "delivery": output.delivery.name(),
+               "partition_by": output.partition_by.map(|field| names[field]), "definition": output.definition})
+    }));
+    let columns = ["kind", "name", "table", "topic", "window", "columns", "limit", "schedule", "writes", "delivery"];
     output::print(format, &json!({"views": views}), &columns, &views)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -68,13 +77,17 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
 /// `anabranch views explain VIEW`
 pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     let catalog = load(dir)?.catalog;
+    if let Some(output) = catalog.outputs.get(name) {
+        let records = row::of_output(output, no_events(&output.table));
+        println!("{}\n\ndefinition {}\n", output.sql, output.definition);
+        println!("Events to records of topic `{}`:\n\n{}", output.topic, records.explain(true)?);
+        return Ok(ExitCode::SUCCESS);
+    }
     let Some(view) = catalog.views.get(name) else {
-        let existing: Vec<&str> = catalog.views.keys().map(String::as_str).collect();
+        let existing: Vec<&str> = catalog.views.keys().chain(catalog.outputs.keys()).map(String::as_str).collect();
         return Err(Failure::usage(format!("no view named `{name}`; there are {existing:?}")));
     };
-    let events: Schema =
-        view.table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type))).collect();
-    let partials = partial::partials(view, DataFrame::empty_with_schema(&events).lazy(), false);
+    let partials = partial::partials(view, no_events(&view.table), false);
     let stored = DataFrame::empty_with_schema(&partial::schema(view)).lazy();
     let finished = partial::windows(view, stored, Scope::All, Quality::default())?;
     println!("{}\n", view.sql);
@@ -82,6 +95,11 @@ pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     println!("Events to partials, in both layers:\n\n{}\n", partials.explain(true)?);
     println!("Partials to windows, in batch and in each answer:\n\n{}", finished.explain(true)?);
     Ok(ExitCode::SUCCESS)
+}
+
+fn no_events(table: &Table) -> LazyFrame {
+    let schema: Schema = table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type))).collect();
+    DataFrame::empty_with_schema(&schema).lazy()
 }
 
 /// `anabranch config show`

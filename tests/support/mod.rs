@@ -164,6 +164,11 @@ impl Server {
         assert!(status.success(), "the server ended with {status}");
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("asked").is_some()
+    }
+
     /// Waits until it has ended by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         self.child.wait().expect("it ends")

@@ -12,6 +12,7 @@ export interface Column {
 }
 
 export interface ViewDetail {
+  kind: 'view'
   name: string
   sql: string
   definition: string
@@ -130,7 +131,9 @@ const post = (body?: unknown): RequestInit => ({
 
 const viewPath = (view: string) => `/v1/views/${encodeURIComponent(view)}`
 
-export const listViews = async () => (await request<{ views: ViewDetail[] }>('/v1/views')).views
+/** The views that keep rows; those that write them to topics have none to show. */
+export const listViews = async () =>
+  (await request<{ views: (ViewDetail | { kind: 'output' })[] }>('/v1/views')).views.filter((view) => view.kind === 'view')
 
 export const listJobs = async () => (await request<{ jobs: Job[] }>('/v1/jobs')).jobs
 

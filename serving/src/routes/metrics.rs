@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::{Server, blocking, log_problem, rejected};
 use crate::metric::Measure;
+use crate::output;
 use crate::problem::Problem;
 use crate::source::{Mode, Sources};
 
@@ -32,6 +33,9 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         measures.extend(stalls(&*server.app.log));
         for view in server.app.catalog.views.values() {
             measures.extend(of_view(&server, view)?);
+        }
+        for output in server.app.catalog.outputs.values() {
+            measures.extend(output::measures(&server, output)?);
         }
         for table in server.app.catalog.tables.values() {
             let count = rejected(&server.app.rejects, &table.topic)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_shared::position::Positions;
+use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -14,11 +15,11 @@ use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::{Rendered, Server, rejected};
+use crate::format::Format;
 use crate::merge::{self, Span};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::query::RowsQuery;
-use crate::render::{Format, Rows};
 use crate::source::{Layers, Sources};
 
 /// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.
@@ -138,7 +139,7 @@ pub struct SpeedPart {
         )),
         (status = 304, description = "What `If-None-Match` names is still the answer"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 406, description = "No form that is accepted", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not in time", body = Problem, content_type = "application/problem+json"),
     )

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::position::Positions;
+use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -27,7 +28,6 @@ use crate::app::{Server, rejected};
 use crate::merge::{self, Ask, Span};
 use crate::problem::Problem;
 use crate::proof::Proof;
-use crate::render::Rows;
 use crate::source::{Layers, Mode, Sources};
 
 /// At most ten updates a second.
@@ -136,7 +136,7 @@ pub struct StreamParameters {
     responses(
         (status = 200, description = "Events `update`: a rows answer whose `rows` are those that are new or changed, with `reset` (forget what you had) and `removed` (keys that are gone)", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -156,7 +156,7 @@ pub(crate) async fn stream_view(
     responses(
         (status = 200, description = "Events `update` of all of them; `view` says of which", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -1,11 +1,12 @@
-//! `GET /v1/views` and `GET /v1/views/{view}`: what exists, and how far each layer has come.
+//! `GET /v1/views` and `GET /v1/views/{view}`: what exists, and how far each layer and each output has come.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::position::Positions;
-use anabranch_shared::view::{OutputColumn, View};
+use anabranch_shared::schema::DataType;
+use anabranch_shared::view::{Catalog, OutputColumn, View};
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::{Server, blocking, log_problem, positions_json, rejected};
+use crate::output::{self, OutputDetail};
 use crate::problem::Problem;
 use crate::proof::offsets;
 use crate::routes::rows::lag;
@@ -21,11 +23,19 @@ use crate::source::{Layers, Mode, Sources};
 /// All views.
 #[derive(Serialize, ToSchema)]
 pub struct ViewList {
-    /// In order of name.
-    views: Vec<ViewDetail>,
+    /// Those that keep rows and then those that write them to topics, each in order of name.
+    views: Vec<Detail>,
 }
 
-/// A view.
+/// A view: one that keeps rows, or one that writes them to a topic.
+#[derive(Serialize, ToSchema)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Detail {
+    View(Box<ViewDetail>),
+    Output(Box<OutputDetail>),
+}
+
+/// A view that keeps rows, and how far each layer has come.
 #[derive(Serialize, ToSchema)]
 pub struct ViewDetail {
     /// Its name.
@@ -69,11 +79,18 @@ pub struct ViewColumn {
     /// `TEXT`, `BIGINT`, `DOUBLE`, `BOOLEAN`, `TIMESTAMP` or `JSON`.
     #[serde(rename = "type")]
     data_type: String,
-    /// `window`, `key` or `aggregate`.
+    /// `window`, `key` or `aggregate`; `field` of one that writes its rows to a topic.
     role: &'static str,
     /// Of an aggregate, which.
     #[serde(skip_serializing_if = "Option::is_none")]
     function: Option<&'static str>,
+}
+
+impl ViewColumn {
+    /// A column of an output.
+    pub(crate) fn field(name: &str, data_type: &DataType) -> Self {
+        Self { name: name.to_owned(), data_type: data_type.to_string(), role: "field", function: None }
+    }
 }
 
 /// The windows of a view; lengths are ISO 8601 durations.
@@ -126,28 +143,35 @@ pub struct SpeedCoverage {
 /// All views.
 #[utoipa::path(get, path = "/v1/views", tag = "views", responses((status = 200, body = ViewList)))]
 pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json<ViewList>, Problem> {
-    let mut views = Vec::new();
-    for view in server.app.catalog.views.values() {
-        views.push(detail(&server, view).await?);
+    let Catalog { views, outputs, .. } = &*server.app.catalog;
+    let mut details = Vec::new();
+    for view in views.values() {
+        details.push(Detail::View(Box::new(detail(&server, view).await?)));
     }
-    Ok(Json(ViewList { views }))
+    for output in outputs.values() {
+        details.push(Detail::Output(Box::new(output::detail(&server, output).await?)));
+    }
+    Ok(Json(ViewList { views: details }))
 }
 
-/// One view: its definition, and how far each layer has come.
+/// One view: its definition, and how far each layer has come, or how far its rows are written.
 #[utoipa::path(
     get, path = "/v1/views/{view}", tag = "views",
     params(("view" = String, Path, description = "The view's name")),
     responses(
-        (status = 200, body = ViewDetail),
+        (status = 200, body = Detail),
         (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn get_view(
     State(server): State<Arc<Server>>,
     Path(name): Path<String>,
-) -> Result<Json<ViewDetail>, Problem> {
+) -> Result<Json<Detail>, Problem> {
+    if let Some(output) = server.app.catalog.outputs.get(&name) {
+        return Ok(Json(Detail::Output(Box::new(output::detail(&server, output).await?))));
+    }
     let view = server.view(&name)?;
-    detail(&server, view).await.map(Json)
+    Ok(Json(Detail::View(Box::new(detail(&server, view).await?))))
 }
 
 async fn detail(server: &Arc<Server>, view: &Arc<View>) -> Result<ViewDetail, Problem> {

@@ -1,11 +1,17 @@
 //! The other resources, and what all responses have in common.
 
+use std::sync::Arc;
+
+use anabranch_shared::expr::Expr;
+use anabranch_shared::position::Positions;
+use anabranch_shared::schema::DataType;
+use anabranch_shared::view::{Catalog, Delivery, Field, Output};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::support::*;
-use crate::{Limits, Readiness};
+use crate::{Limits, Outputs, Readiness, StoppedOutput};
 
 fn platform() -> Platform {
     let trending = view("trending", Some(hop()), true, Some(100));
@@ -29,7 +35,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
     let platform = platform();
     let detail = platform.ok("/v1/views/trending").await;
     let expected = json!({
-        "name": "trending", "sql": "CREATE MATERIALIZED VIEW trending …", "definition": "sha256:trending", "topic": "posts", "table": "posts",
+        "kind": "view", "name": "trending", "sql": "CREATE MATERIALIZED VIEW trending …", "definition": "sha256:trending", "topic": "posts", "table": "posts",
         "columns": [
             {"name": "window_start", "type": "TIMESTAMP", "role": "window"},
             {"name": "window_end", "type": "TIMESTAMP", "role": "window"},
@@ -51,6 +57,49 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
     assert_eq!(all["views"][1], detail);
     assert_eq!((&all["views"][0]["window"], &all["views"][0]["coverage"]["batch"]), (&Value::Null, &Value::Null));
     assert_eq!(platform.get_problem("/v1/views/x").await.1, "unknown-view");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_output_says_where_its_rows_are_and_how_far_it_is() {
+    let mut platform = platform();
+    let output = Output {
+        name: "big".into(),
+        sql: "CREATE MATERIALIZED VIEW big …".into(),
+        definition: "sha256:big".into(),
+        table: table(),
+        unnest: None,
+        filter: None,
+        fields: vec![Field { name: "label".into(), expr: Expr::Column("tag".into(), DataType::Text) }],
+        topic: "labels".into(),
+        delivery: Delivery::AtLeastOnce,
+        partition_by: Some(0),
+    };
+    let outputs = [("big".to_owned(), Arc::new(output))].into();
+    platform.app.catalog = Arc::new(Catalog { outputs, ..Catalog::clone(&platform.app.catalog) });
+    let stopped = StoppedOutput { view: "big".into(), partition: 0, why: "no such offset".into() };
+    platform.app.outputs = Outputs::new(|_| Ok(Positions::from([(0, 3)])), move || vec![stopped.clone()]);
+    platform.router = crate::router(platform.app.clone());
+    let expected = json!({
+        "kind": "output", "name": "big", "sql": "CREATE MATERIALIZED VIEW big …", "definition": "sha256:big", "topic": "posts", "table": "posts",
+        "columns": [{"name": "label", "type": "TEXT", "role": "field"}],
+        "sink": {"kind": "kafka", "topic": "labels", "delivery": "at_least_once", "partition_by": "label"},
+        "positions": {"0": 3}, "log_end": {"0": 5}, "lag": 2, "rejected": 0, "stopped": {"0": "no such offset"},
+    });
+    let detail = platform.ok("/v1/views/big").await;
+    assert_eq!(detail.to_string(), expected.to_string());
+    assert_eq!(platform.ok("/v1/views").await["views"][2], detail);
+    for path in ["/v1/views/big/rows", "/v1/views/big/stream", "/v1/stream?views=trending,big"] {
+        let (status, kind, says) = platform.get_problem(path).await;
+        assert_eq!((status, kind.as_str()), (404, "rows-elsewhere"), "{path}");
+        assert!(says.contains("`labels`"), "{says}");
+    }
+    assert!(platform.get_problem("/v1/views/x").await.2.contains("`trending`, `big`"));
+    let (status, readiness) = platform.get("/readyz").await;
+    let reason = "view `big`: writing what partition 0 gives has stopped: no such offset";
+    assert_eq!((status, &readiness), (StatusCode::SERVICE_UNAVAILABLE, &json!({"ready": false, "reasons": [reason]})));
+    let metrics = platform.ok("/metrics").await;
+    let lag = "anabranch_output_lag_records{view=\"big\",partition=\"0\"} 2";
+    assert!(metrics.as_str().is_some_and(|text| text.contains(lag)), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

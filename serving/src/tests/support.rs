@@ -368,6 +368,7 @@ impl Platform {
         let catalog = Arc::new(Catalog {
             tables: BTreeMap::from([("posts".to_owned(), table())]),
             views: views.iter().map(|view| (view.name.clone(), Arc::clone(view))).collect(),
+            ..Catalog::default()
         });
         let log = MemoryLog::default();
         log.fill("posts", 0);
@@ -392,6 +393,7 @@ impl Platform {
             ingest: Arc::new(ingest),
             snapshots: newest_snapshots,
             versions: newest_versions,
+            outputs: crate::Outputs::default(),
             jobs: Arc::new(FixedJobs::default()),
             measures: Measures::new(|| {
                 vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]

@@ -15,10 +15,13 @@
 //! **Time.** Topics that are created here have `message.timestamp.type=LogAppendTime`. Where a topic has its producers'
 //! times instead, those are the log times.
 //!
+//! **Outputs** are written through [`outlet`], in transactions that also hold how far their source is done.
+//!
 //! **Retention** is the topic's own. [`Log::retain`] can delete by age, sooner than Kafka does; not by bytes.
 
 mod append;
 pub mod group;
+pub mod outlet;
 mod queue;
 mod read;
 mod stall;
@@ -41,6 +44,7 @@ use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, TopicPartitionList};
 
 use self::append::{Producer, Requests};
+use self::outlet::Outlets;
 use self::read::KafkaReader;
 use self::stall::StallBook;
 use super::{Append, Appended, Log, LogError, LogReader, Retention, Stalls};
@@ -330,6 +334,11 @@ impl KafkaLog {
         let producer = Producer::open(&cluster.options)?;
         let requests = Requests::new(cluster.clone(), clock.clone());
         Ok(Self { cluster, producer, requests, clock })
+    }
+
+    /// Where outputs write, which keep their positions under consumer groups whose names begin with `group`.
+    pub fn outlets(&self, group: &str) -> Outlets {
+        Outlets::new(self.cluster.clone(), group)
     }
 }
 

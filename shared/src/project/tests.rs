@@ -51,12 +51,15 @@ fn the_template_explains_the_defaults() {
 
 #[test]
 fn the_examples_load() {
-    for (example, views) in
-        [("social", vec!["trending_hashtags"]), ("clicks", vec!["clicks_by_user", "clicks_per_url", "traffic"])]
-    {
+    for (example, views, outputs) in [
+        ("social", vec!["trending_hashtags"], vec![]),
+        ("clicks", vec!["clicks_by_user", "clicks_per_url", "traffic"], vec![]),
+        ("etl", vec!["revenue"], vec!["purchases", "words"]),
+    ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
         let project = load(&dir).unwrap_or_else(|error| panic!("{example}: {error}"));
         assert_eq!(project.catalog.views.keys().collect::<Vec<_>>(), views);
+        assert_eq!(project.catalog.outputs.keys().collect::<Vec<_>>(), outputs);
         assert!(project.catalog.views.values().all(|view| view.schedule.is_some()));
     }
 }

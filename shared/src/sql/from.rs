@@ -101,6 +101,11 @@ pub(super) fn plan<'a>(
         if catalog.views.contains_key(&name) {
             return Err(Fault::new(at, format!("`{name}` is a view; a view reads a table")));
         }
+        if let Some(output) = catalog.outputs.get(&name) {
+            let topic = &output.topic;
+            let message = format!("`{name}` is a view; a view reads a table: create one WITH (topic = '{topic}')");
+            return Err(Fault::new(at, message));
+        }
         let names = || catalog.tables.keys().map(String::as_str);
         let known = if catalog.tables.is_empty() {
             "there are no tables".to_owned()

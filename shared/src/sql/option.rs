@@ -56,6 +56,11 @@ impl Options {
         Ok(Self(found))
     }
 
+    /// One of the options that nobody took.
+    pub fn rest(self) -> Option<(String, Given)> {
+        self.0.into_iter().next()
+    }
+
     /// An option's value as it was written.
     pub fn text(&mut self, name: &str) -> Option<Given> {
         self.0.remove(name)

@@ -101,7 +101,7 @@ pub(super) fn plan(
 }
 
 /// The SELECT of a query that has no clause which isn't supported.
-fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
+pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
     let ast::Query {
         with,
         body,
@@ -206,24 +206,25 @@ fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::S
 }
 
 /// A column of the SELECT list.
-struct Item {
-    name: String,
-    value: Selected,
-    at: Location,
+pub(super) struct Item {
+    pub name: String,
+    pub value: Selected,
+    pub at: Location,
 }
 
-enum Selected {
+/// What is selected.
+pub(super) enum Selected {
     Bound(OutputColumn),
     Row(Expr),
     Aggregate(Aggregate),
 }
 
-fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
+pub(super) fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
     let (expr, alias) = match selected {
         SelectItem::UnnamedExpr(expr) => (expr, None),
         SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias)),
         SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
-            return Err(Fault::of(selected, "* isn't supported; name the keys and aggregates that the view keeps"));
+            return Err(Fault::of(selected, "* isn't supported; name the columns"));
         }
         SelectItem::ExprWithAliases { .. } => return Err(Fault::of(selected, "a column has one name")),
     };
@@ -305,7 +306,7 @@ fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggre
     Ok(Some(Aggregate { name: name.to_owned(), function, argument, filter }))
 }
 
-fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
+pub(super) fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
     for (i, item) in items.iter().enumerate() {
         if items[..i].iter().any(|other| other.name == item.name) {
             keep(Fault::new(item.at, format!("two columns are called `{}`; name one with AS", item.name)));
@@ -355,7 +356,7 @@ fn group_by(
         let at = items.first().map_or(source.at, |item| item.at);
         faults = vec![Fault::new(
             at,
-            "the view has neither GROUP BY nor an aggregate; plain-row views need a sink, which this version doesn't have",
+            "the view has neither GROUP BY nor an aggregate; plain rows are written to a topic: WITH (sink = 'kafka', topic = '…')",
         )];
     }
     if faults.is_empty() { Ok(grouped) } else { Err(faults) }

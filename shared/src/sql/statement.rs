@@ -11,11 +11,11 @@ use super::error::{Fault, list, suggestion};
 use super::expression::Scope;
 use super::literal::data_type;
 use super::option::{Given, Options, schedule};
-use super::{Broken, Source, Tokens, fold, select, simple_name};
+use super::{Broken, Source, Tokens, fold, output, select, simple_name};
 use crate::clock::Micros;
 use crate::expr::Expr;
 use crate::schema::{Column, DataType, Format, Table};
-use crate::view::{Catalog, View};
+use crate::view::{Catalog, Output, View};
 
 /// How many partitions a topic may have.
 const MAX_PARTITIONS: u64 = 1_024;
@@ -201,7 +201,7 @@ fn pin(table: &Table, given: &Given) -> Result<Expr, Fault> {
     }
 }
 
-fn topic(given: Given) -> Result<String, Fault> {
+pub(super) fn topic(given: Given) -> Result<String, Fault> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let is_dots = matches!(given.text.as_str(), "." | "..");
     if !(1..=249).contains(&given.text.len())
@@ -218,13 +218,19 @@ fn topic(given: Given) -> Result<String, Fault> {
     Ok(given.text)
 }
 
+/// What a view is planned as.
+pub(super) enum Planned {
+    View(View),
+    Output(Output),
+}
+
 /// Plans a view. `None` if it is sound as far as can be told but its table isn't.
 pub(super) fn view(
     create: &CreateView,
     source: &Source,
     catalog: &Catalog,
     broken: &Broken,
-) -> Result<Option<View>, Vec<Fault>> {
+) -> Result<Option<Planned>, Vec<Fault>> {
     let one = |fault| vec![fault];
     let name = defined_name(&create.name).map_err(one)?;
     if !create.materialized {
@@ -253,13 +259,22 @@ pub(super) fn view(
         let message = "unsupported clause; a view is CREATE MATERIALIZED VIEW name [WITH (…)] AS SELECT …";
         return Err(one(Fault::new(source.start(), message)));
     }
-    if catalog.views.contains_key(&name) {
+    if catalog.views.contains_key(&name) || catalog.outputs.contains_key(&name) {
         return Err(one(Fault::of(&create.name, format!("view `{name}` is defined twice"))));
     }
     if catalog.tables.contains_key(&name) || broken.names.contains(&name) {
         return Err(one(Fault::of(&create.name, format!("`{name}` is a table; a view needs a name of its own"))));
     }
-    let (options, query) = (view_options(create), select::plan(&create.query, &source.tokens, catalog, broken));
+    let options = Options::read(&create.options, &[&OPTIONS[..], &output::OPTIONS].concat());
+    let options = match options.map(|mut options| (options.text("sink"), options)) {
+        Ok((Some(sink), options)) => {
+            let planned = output::plan(name, create, (sink, options), source, catalog, broken)?;
+            return Ok(planned.map(Planned::Output));
+        }
+        Ok((None, options)) => view_options(options),
+        Err(fault) => Err(fault),
+    };
+    let query = select::plan(&create.query, &source.tokens, catalog, broken);
     let (options, query) = match (options, query) {
         (Ok(options), Ok(query)) => (options, query),
         (Err(fault), Err(mut faults)) => {
@@ -269,7 +284,7 @@ pub(super) fn view(
         (Err(fault), _) => return Err(one(fault)),
         (_, Err(faults)) => return Err(faults),
     };
-    Ok(query.map(|query| View {
+    let view = query.map(|query| View {
         sql: source.text.clone(),
         definition: definition(&query.table, options.allowed_lateness, create),
         table: query.table,
@@ -285,8 +300,12 @@ pub(super) fn view(
         schedule: options.schedule,
         max_rows: options.max_rows,
         name,
-    }))
+    });
+    Ok(view.map(Planned::View))
 }
+
+/// The options of a view without a sink.
+const OPTIONS: [&str; 3] = ["allowed_lateness", "batch", "max_rows"];
 
 struct ViewOptions {
     allowed_lateness: Micros,
@@ -294,17 +313,22 @@ struct ViewOptions {
     max_rows: usize,
 }
 
-fn view_options(create: &CreateView) -> Result<ViewOptions, Fault> {
-    let mut options = Options::read(&create.options, &["allowed_lateness", "batch", "max_rows"])?;
-    Ok(ViewOptions {
+fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
+    let read = ViewOptions {
         allowed_lateness: options.duration("allowed_lateness")?.unwrap_or(0),
         schedule: options.text("batch").map(schedule).transpose()?,
         max_rows: options.number("max_rows", 1..=u64::from(u32::MAX))?.unwrap_or(MAX_ROWS) as usize,
-    })
+    };
+    match options.rest() {
+        None => Ok(read),
+        Some((name, given)) => {
+            Err(Fault::new(given.at, format!("option `{name}` goes with a sink; add sink = 'kafka', or leave it out")))
+        }
+    }
 }
 
 /// What the rows mean, in one hash: not the schedule, the limits on memory, white space or comments.
-fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView) -> String {
+pub(super) fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView) -> String {
     let canonical = format!("{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
     let hash = Sha256::digest(canonical.as_bytes());
     hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))

@@ -4,7 +4,7 @@ mod refusal;
 use proptest::prelude::*;
 
 use super::{SqlError, plan};
-use crate::view::{Catalog, View};
+use crate::view::{Catalog, Output, View};
 
 const TABLES: &str = "
 CREATE TABLE tweets (
@@ -13,6 +13,9 @@ CREATE TABLE tweets (
 ) WITH (event_time = 'timestamp', watermark = '5 seconds');
 CREATE TABLE clicks (ts TIMESTAMP) WITH (event_time = 'ts');
 CREATE MATERIALIZED VIEW other AS SELECT count(*) AS n FROM clicks;
+CREATE TABLE changes (ts TIMESTAMP) WITH (format = 'debezium-json', event_time = 'ts');
+CREATE MATERIALIZED VIEW big WITH (sink = 'kafka', topic = 'clicks.big') AS SELECT ts FROM clicks;
+CREATE MATERIALIZED VIEW back WITH (sink = 'kafka', topic = 'tweets') AS SELECT ts AS timestamp FROM clicks;
 ";
 
 fn plan_beside_tables(text: &str) -> Result<Catalog, Vec<SqlError>> {
@@ -30,6 +33,13 @@ fn condition(condition: &str) -> String {
 fn planned(text: &str) -> View {
     match plan_beside_tables(text) {
         Ok(catalog) => View::clone(&catalog.views["v"]),
+        Err(errors) => panic!("{text}\n{}", errors[0]),
+    }
+}
+
+fn planned_output(text: &str) -> Output {
+    match plan_beside_tables(text) {
+        Ok(catalog) => Output::clone(&catalog.outputs["v"]),
         Err(errors) => panic!("{text}\n{}", errors[0]),
     }
 }
@@ -150,6 +160,8 @@ proptest! {
         frame in proptest::sample::select(vec![
             "{}",
             "CREATE MATERIALIZED VIEW v AS SELECT {} FROM tweets",
+            "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT {} FROM tweets",
+            "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka', {}) AS SELECT text FROM tweets",
             "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM {}",
             "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets WHERE {}",
             "CREATE MATERIALIZED VIEW v AS SELECT likes, count(*) AS n FROM tweets GROUP BY {}",

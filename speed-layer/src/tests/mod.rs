@@ -1,5 +1,6 @@
 pub(crate) mod kit;
 mod limit;
 mod log;
+mod output;
 mod pipeline;
 mod property;

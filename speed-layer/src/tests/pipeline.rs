@@ -40,6 +40,7 @@ impl Rig {
         let catalog = Catalog {
             tables: [(table.name.clone(), table.clone())].into(),
             views: views.map(|view| (view.name.clone(), view)).into(),
+            ..Catalog::default()
         };
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
@@ -51,6 +52,7 @@ impl Rig {
             catalog: Arc::new(catalog),
             versions: Versions([(view.name.clone(), receiver)].into()),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
+            outlets: None,
             clock: clock.clone(),
             settings: Settings {
                 batch_wait: Duration::from_millis(1),

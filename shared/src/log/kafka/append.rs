@@ -35,13 +35,13 @@ const PARTITIONS: u32 = 8;
 const MEMORY: Micros = 24 * 3600 * 1_000_000;
 
 /// How long records may take to be stored on all replicas.
-const DELIVERY: Duration = Duration::from_secs(30);
+pub(super) const DELIVERY: Duration = Duration::from_secs(30);
 
 /// A transaction that has taken this long is ended by the broker, as its producer must have died.
-const TRANSACTION_MILLIS: &str = "40000";
+pub(super) const TRANSACTION_MILLIS: &str = "40000";
 
 /// What producers have in common.
-fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
+pub(super) fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
     let mut all = vec![
         ("acks", "all"),
         ("enable.idempotence", "true"),
@@ -59,7 +59,7 @@ fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> ClientConfig {
 
 /// Records that are on their way.
 #[derive(Default)]
-struct Sent {
+pub(super) struct Sent {
     state: Mutex<SentState>,
     changed: Condvar,
 }
@@ -72,7 +72,8 @@ struct SentState {
     failed: Option<KafkaError>,
 }
 
-struct Deliveries;
+/// Tells of each record what became of it.
+pub(super) struct Deliveries;
 
 impl ClientContext for Deliveries {}
 
@@ -88,18 +89,20 @@ impl ProducerContext for Deliveries {
                 let range = state.offsets.entry(message.partition().unsigned_abs()).or_insert((offset, offset + 1));
                 *range = (range.0.min(offset), range.1.max(offset + 1));
             }
-            Err((error, _)) => state.failed = Some(error.clone()),
+            // The first says why; the rest of a transaction fails for it.
+            Err((error, _)) => drop(state.failed.get_or_insert_with(|| error.clone())),
         }
-        if state.waiting == 0 {
+        if state.waiting == 0 || state.failed.is_some() {
             sent.changed.notify_all();
         }
     }
 }
 
-type Kafka = ThreadedProducer<Deliveries>;
+pub(super) type Kafka = ThreadedProducer<Deliveries>;
 
-/// Hands records to librdkafka, and waits until all are stored or given up.
-fn send(
+/// Hands records to librdkafka, and waits until all are stored or one is given up: the others of a transaction would then wait
+/// in vain until it is aborted.
+pub(super) fn send(
     producer: &Kafka,
     order: &Mutex<()>,
     topic: &str,
@@ -132,7 +135,7 @@ fn send(
     }
     drop(in_turn);
     let mut state = sent.state.lock();
-    while state.waiting > 0 {
+    while state.waiting > 0 && state.failed.is_none() {
         sent.changed.wait(&mut state);
     }
     match refused.or(state.failed.take()) {

@@ -12,11 +12,11 @@ use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
 use crate::log::{Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
-const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A broker's address; none on a machine that has none, but never in CI.
-fn brokers() -> Option<String> {
+pub(super) fn brokers() -> Option<String> {
     let brokers = std::env::var("ANABRANCH_TEST_KAFKA").ok();
     if brokers.is_none() {
         assert!(std::env::var_os("CI").is_none(), "CI runs the tests with a broker: use scripts/with-kafka");
@@ -25,11 +25,11 @@ fn brokers() -> Option<String> {
     brokers
 }
 
-fn fresh(brokers: String) -> KafkaOptions {
+pub(super) fn fresh(brokers: String) -> KafkaOptions {
     KafkaOptions { topic_prefix: format!("{}.", uuid::Uuid::new_v4()), ..KafkaOptions::new(brokers) }
 }
 
-fn open(options: &KafkaOptions) -> KafkaLog {
+pub(super) fn open(options: &KafkaOptions) -> KafkaLog {
     KafkaLog::open(options.clone(), Arc::new(SystemClock)).expect("open")
 }
 

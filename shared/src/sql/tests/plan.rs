@@ -1,10 +1,10 @@
 //! What is accepted, and what it becomes.
 
-use super::{TABLES, condition, plan, planned, view};
+use super::{TABLES, condition, plan, plan_beside_tables, planned, planned_output, view};
 use crate::expr::BinaryOp as Op;
 use crate::expr::{Expr, Function as F, Literal, TimeUnit};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
-use crate::view::{Aggregate, AggregateFunction as A, Key, OrderBy, OutputColumn, Unnest};
+use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, OrderBy, OutputColumn, Unnest};
 use crate::window::Window;
 
 const MINUTE: i64 = 60_000_000;
@@ -293,4 +293,61 @@ fn expressions_are_typed() {
         let view = planned(&condition(&format!("({sql}) IS NULL")));
         assert_eq!(view.filter, Some(Expr::IsNull(Box::new(expected))), "{sql}");
     }
+}
+
+#[test]
+fn plain_rows_are_written_to_a_topic() {
+    let sql = r"CREATE MATERIALIZED VIEW v
+WITH (sink = 'kafka', topic = 'tags', delivery = 'at_most_once', partition_by = 'tag') AS
+SELECT id, lower(h.tag) AS tag, 'tweet' AS kind, timestamp FROM tweets AS t
+CROSS JOIN UNNEST(regexp_extract_all(text, '#\w+')) AS h(tag)
+WHERE t.likes > 0";
+    let output = planned_output(&format!("{sql};"));
+    assert_eq!((output.name.as_str(), output.sql.as_str(), output.table.name.as_str()), ("v", sql, "tweets"));
+    assert!(output.definition.starts_with("sha256:"));
+    let list = call(F::RegexpExtractAll(r"#\w+".to_owned()), [column("text")]);
+    assert_eq!(output.unnest, Some(Unnest { list, column: "tag".to_owned() }));
+    assert_eq!(output.filter, Some(binary(column("likes"), Op::Greater, int(0))));
+    let field = |name: &str, expr| Field { name: name.to_owned(), expr };
+    let fields = [
+        field("id", column("id")),
+        field("tag", call(F::Lower, [column("tag")])),
+        field("kind", text("tweet")),
+        field("timestamp", column("timestamp")),
+    ];
+    assert_eq!(output.fields, fields);
+    assert_eq!((output.topic.as_str(), output.delivery, output.partition_by), ("tags", Delivery::AtMostOnce, Some(1)));
+    let output = planned_output("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT payload FROM tweets");
+    assert_eq!((output.topic.as_str(), output.delivery, output.partition_by), ("v", Delivery::ExactlyOnce, None));
+}
+
+#[test]
+fn a_table_may_read_what_an_output_writes() {
+    let chain = "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka', topic = 'one') AS SELECT text, timestamp FROM tweets;
+        CREATE TABLE one (text TEXT, timestamp TIMESTAMP) WITH (event_time = 'timestamp');
+        CREATE MATERIALIZED VIEW w WITH (sink = 'kafka', topic = 'two') AS SELECT text, timestamp FROM one;
+        CREATE TABLE two (text TEXT, timestamp TIMESTAMP) WITH (event_time = 'timestamp');";
+    let catalog = plan_beside_tables(chain).unwrap_or_else(|errors| panic!("{errors:?}"));
+    assert_eq!(catalog.outputs_of("one").map(|output| output.topic.as_str()).collect::<Vec<_>>(), ["two"]);
+    let closed =
+        format!("{chain}\nCREATE MATERIALIZED VIEW x WITH (sink = 'kafka', topic = 'one') AS SELECT text FROM two;");
+    let errors = plan_beside_tables(&closed).expect_err("it goes round");
+    assert_eq!(errors.len(), 1);
+    assert!(
+        errors[0].message.contains("into topic `two`, which it reads by way of `one`, and go round"),
+        "{}",
+        errors[0]
+    );
+}
+
+#[test]
+fn what_an_outputs_rows_mean_is_its_definition() {
+    let of = |options: &str, select: &str| {
+        planned_output(&format!(
+            "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka'{options}) AS SELECT {select} FROM tweets"
+        ))
+        .definition
+    };
+    assert_eq!(of("", "id"), of(", topic = 'x', delivery = 'at_least_once'", "  id -- the number\n"));
+    assert_ne!(of("", "id"), of("", "text"));
 }

@@ -33,7 +33,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
-        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`; did you mean `allowed_lateness`?",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
@@ -46,6 +46,10 @@ const STATEMENTS: &[(&str, &str)] = &[
     (
         "CREATE MATERIALIZED VIEW v WITH (batch = 'every day') AS SELECT count(*) AS n FROM tweets",
         "1:42: `every day` isn't a cron expression of 5 or 6 fields, such as `*/15 * * * *`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (topic = 'u') AS SELECT count(*) AS n FROM tweets",
+        "1:42: option `topic` goes with a sink; add sink = 'kafka', or leave it out",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (batch = true) AS SELECT count(*) AS n FROM tweets",
@@ -183,7 +187,7 @@ const QUERIES: &[(&str, &str)] = &[
     ("SELECT count(*) AS n", "2:1: the view needs FROM: a table, TUMBLE(…) or HOP(…)"),
     (
         "SELECT count(*) AS n FROM tweet",
-        "2:27: unknown table `tweet`; there are `clicks`, `tweets`; did you mean `tweets`?",
+        "2:27: unknown table `tweet`; there are `changes`, `clicks`, `tweets`; did you mean `tweets`?",
     ),
     ("SELECT count(*) AS n FROM other", "2:27: `other` is a view; a view reads a table"),
     (
@@ -261,10 +265,10 @@ const QUERIES: &[(&str, &str)] = &[
         "2:69: there is no column 3; the SELECT list has 2",
     ),
     ("SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id FOR UPDATE", "2:60: FOR isn't supported"),
-    ("SELECT * FROM tweets", "2:8: * isn't supported; name the keys and aggregates that the view keeps"),
+    ("SELECT * FROM tweets", "2:8: * isn't supported; name the columns"),
     (
         "SELECT user_id FROM tweets",
-        "2:8: the view has neither GROUP BY nor an aggregate; plain-row views need a sink, which this version doesn't have",
+        "2:8: the view has neither GROUP BY nor an aggregate; plain rows are written to a topic: WITH (sink = 'kafka', topic = '…')",
     ),
     ("SELECT user_id, count(*) FROM tweets GROUP BY user_id", "2:17: give `count(*)` a name with AS"),
     ("SELECT lower(user_id), count(*) AS n FROM tweets GROUP BY 1", "2:8: give `lower(user_id)` a name with AS"),
@@ -547,6 +551,104 @@ const CONDITIONS: &[(&str, &str)] = &[
     ("tweets.likes.x = 1", "3:1: `tweets.likes.x`: write table.column"),
     ("h.likes = 1", "3:1: unknown table `h`; this view reads `tweets`"),
 ];
+
+/// Options of a view with plain rows, which is on the second line.
+const SINKS: &[(&str, &str)] = &[
+    ("sink = 'files'", "1:41: unsupported sink `files`; there is `kafka`"),
+    (
+        "sink = 'kafka', delivery = 'exactly_onec'",
+        "1:61: unknown delivery `exactly_onec`; there are `exactly_once`, `at_least_once`, `at_most_once`; did you mean `exactly_once`?",
+    ),
+    (
+        "sink = 'kafka', topic = 'a/b'",
+        "1:58: `a/b` can't be a topic; its name has 1 to 249 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`, and doesn't start with `_`",
+    ),
+    ("sink = 'kafka', partition_by = 'text'", "1:65: unknown column `text`; the view selects `user_id`, `who`"),
+    (
+        "sink = 'kafka', batch = '0 * * * *'",
+        "1:58: option `batch` doesn't go with a sink: rows are written as they come, and none is kept or computed again",
+    ),
+    (
+        "sink = 'kafka', topic = 'tweets'",
+        "1:58: what `v` writes would come back into topic `tweets`, which it reads, and go round for ever; choose another topic",
+    ),
+    (
+        "sink = 'kafka', topic = 'clicks.big'",
+        "1:58: views `big` and `v` would both write topic `clicks.big`; a topic's records come from one view",
+    ),
+    (
+        "sink = 'kafka', topic = 'clicks'",
+        "1:58: what `v` writes would come back into topic `tweets`, which it reads by way of `clicks`, and go round for ever; choose another topic",
+    ),
+    (
+        "sink = 'kafka', topic = 'changes'",
+        "1:58: table `changes` reads topic `changes` as changes of a database; an output writes plain JSON",
+    ),
+];
+
+/// Queries of a view with a sink, which start on its second line.
+const PLAIN_QUERIES: &[(&str, &str)] = &[
+    (
+        "SELECT user_id FROM tweets GROUP BY user_id",
+        "2:28: a view with a sink has plain rows; leave GROUP BY out, or the sink",
+    ),
+    (
+        "SELECT user_id FROM tweets GROUP BY ALL",
+        "2:28: a view with a sink has plain rows; leave GROUP BY out, or the sink",
+    ),
+    (
+        "SELECT user_id, count(*) AS n FROM tweets",
+        "2:29: `n` is an aggregate, and a view with a sink has plain rows; leave it out, or the sink",
+    ),
+    (
+        "SELECT user_id FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute')",
+        "2:28: a view with a sink has plain rows, without windows; read FROM tweets",
+    ),
+    (
+        "SELECT user_id FROM tweets ORDER BY user_id",
+        "2:28: rows are written in the order of their events; leave ORDER BY out",
+    ),
+    ("SELECT user_id FROM tweets LIMIT 5", "2:28: rows are written for as long as events come; leave LIMIT out"),
+    ("SELECT DISTINCT user_id FROM tweets", "2:8: SELECT DISTINCT isn't supported; GROUP BY the columns"),
+    ("SELECT * FROM tweets", "2:8: * isn't supported; name the columns"),
+    (
+        "SELECT 'x' AS kind, 1 AS one FROM tweets",
+        "2:15: the view's rows would all be the same; select a column of `tweets`",
+    ),
+    ("SELECT user_id, lower(text) FROM tweets", "2:17: give `lower(text)` a name with AS"),
+    ("SELECT user_id, text AS user_id FROM tweets", "2:25: two columns are called `user_id`; name one with AS"),
+    (
+        "SELECT string_split(text, ' ') AS w FROM tweets",
+        "2:8: a list can only be read by CROSS JOIN UNNEST(…) AS t(item)",
+    ),
+    ("SELECT user_id FROM tweets WHERE likes", "2:34: WHERE takes a condition, a BOOLEAN, not BIGINT"),
+    ("SELECT user_id FROM big", "2:21: `big` is a view; a view reads a table: create one WITH (topic = 'clicks.big')"),
+    ("SELECT user_id FROM other", "2:21: `other` is a view; a view reads a table"),
+];
+
+#[test]
+fn a_sink_is_refused_with_its_place_and_a_way_out() {
+    for (options, expected) in SINKS {
+        let query = "SELECT user_id, lower(user_id) AS who FROM tweets";
+        check(&format!("CREATE MATERIALIZED VIEW v WITH ({options}) AS\n{query}"), expected);
+    }
+}
+
+#[test]
+fn a_query_that_isnt_of_plain_rows_has_no_sink() {
+    for (query, expected) in PLAIN_QUERIES {
+        check(&format!("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS\n{query}"), expected);
+    }
+}
+
+#[test]
+fn a_view_has_one_name_whatever_it_makes() {
+    check("CREATE MATERIALIZED VIEW big AS SELECT count(*) AS n FROM clicks", "1:26: view `big` is defined twice");
+    check(
+        "CREATE MATERIALIZED VIEW other WITH (sink = 'kafka') AS SELECT ts FROM clicks",
+        "1:26: view `other` is defined twice",
+    );
+}
 
 #[test]
 fn a_statement_is_refused_with_its_place_and_a_way_out() {

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use anabranch_shared::clock::format_timestamp;
 use arrow::array::{
     ArrayRef, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
@@ -11,67 +10,12 @@ use polars::prelude::{
     BooleanChunked, Column, DataFrame, DataType, Float64Chunked, Int64Chunked, PolarsResult, StringChunked, TimeUnit,
 };
 
-/// The forms that rows are served in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
-    /// One JSON document with everything that is known of the rows.
-    Json,
-    /// RFC 4180, with a header line.
-    Csv,
-    /// One JSON object a line.
-    Ndjson,
-    /// An Arrow IPC stream.
-    Arrow,
-}
-
-impl Format {
-    /// All of them, the default first.
-    pub const ALL: [Format; 4] = [Self::Json, Self::Csv, Self::Ndjson, Self::Arrow];
-
-    /// Its media type.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Self::Json => "application/json",
-            Self::Csv => "text/csv",
-            Self::Ndjson => "application/x-ndjson",
-            Self::Arrow => "application/vnd.apache.arrow.stream",
-        }
-    }
-
-    /// What a response's `Content-Type` says.
-    pub fn content_type(self) -> &'static str {
-        match self {
-            Self::Csv => "text/csv; charset=utf-8; header=present",
-            other => other.media_type(),
-        }
-    }
-
-    /// The form that an `Accept` header likes best; none if it takes none of them.
-    pub fn accepted(accept: &str) -> Option<Self> {
-        let mut best: Option<(f32, Self)> = None;
-        for range in accept.split(',') {
-            let mut parts = range.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default().to_ascii_lowercase();
-            let quality = parts.find_map(|p| p.strip_prefix("q=")).and_then(|q| q.parse().ok()).unwrap_or(1.0_f32);
-            let format = match name.as_str() {
-                "*/*" | "application/*" => Some(Self::Json),
-                "text/*" => Some(Self::Csv),
-                "application/ndjson" => Some(Self::Ndjson),
-                name => Self::ALL.into_iter().find(|format| format.media_type() == name),
-            };
-            if let Some(format) = format
-                && quality > 0.0
-                && best.is_none_or(|(known, _)| quality > known)
-            {
-                best = Some((quality, format));
-            }
-        }
-        best.map(|(_, format)| format)
-    }
-}
+use crate::clock::format_timestamp;
+use crate::decode;
 
 enum Cells {
     Text(StringChunked),
+    Json(StringChunked),
     Integer(Int64Chunked),
     Double(Float64Chunked),
     Boolean(BooleanChunked),
@@ -103,6 +47,11 @@ impl Cells {
                 Some(text) => write_json_text(text, out),
                 None => out.extend_from_slice(b"null"),
             },
+            // A text that was cast to JSON may be none.
+            Self::Json(cells) => match cells.get(row).filter(|json| decode::parse(json).is_ok()) {
+                Some(json) => write_json_line(json, out),
+                None => out.extend_from_slice(b"null"),
+            },
             Self::Integer(cells) => match cells.get(row) {
                 Some(number) => write_plain(number, out),
                 None => out.extend_from_slice(b"null"),
@@ -125,7 +74,7 @@ impl Cells {
 
     fn write_csv(&self, row: usize, out: &mut Vec<u8>) {
         match self {
-            Self::Text(cells) => {
+            Self::Text(cells) | Self::Json(cells) => {
                 if let Some(text) = cells.get(row) {
                     write_csv_text(text, out);
                 }
@@ -155,7 +104,7 @@ impl Cells {
 
     fn to_arrow(&self) -> ArrayRef {
         match self {
-            Self::Text(cells) => Arc::new(StringArray::from_iter(cells.iter())),
+            Self::Text(cells) | Self::Json(cells) => Arc::new(StringArray::from_iter(cells.iter())),
             Self::Integer(cells) => Arc::new(Int64Array::from_iter(cells.iter())),
             Self::Double(cells) => Arc::new(Float64Array::from_iter(cells.iter())),
             Self::Boolean(cells) => Arc::new(BooleanArray::from_iter(cells.iter())),
@@ -179,6 +128,11 @@ fn write_double(number: f64, out: &mut Vec<u8>) {
 /// Writes a text as a JSON string.
 pub fn write_json_text(text: &str, out: &mut Vec<u8>) {
     serde_json::to_writer(out, text).expect("a text is JSON");
+}
+
+/// Writes JSON on one line: between its tokens a line break is a space like any other, and inside them there is none.
+fn write_json_line(json: &str, out: &mut Vec<u8>) {
+    out.extend(json.bytes().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { byte }));
 }
 
 fn write_csv_text(text: &str, out: &mut Vec<u8>) {
@@ -206,6 +160,18 @@ impl Rows {
             cells: frame.columns().iter().map(Cells::of).collect::<PolarsResult<_>>()?,
             height: frame.height(),
         })
+    }
+
+    /// The same, where these columns are written into JSON as the JSON that they hold, not as texts.
+    pub fn with_json(mut self, is_json: impl Fn(&str) -> bool) -> Self {
+        for (name, cells) in self.names.iter().zip(&mut self.cells) {
+            if let Cells::Text(texts) = cells
+                && is_json(name)
+            {
+                *cells = Cells::Json(std::mem::take(texts));
+            }
+        }
+        self
     }
 
     /// How many there are.

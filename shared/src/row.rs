@@ -1,0 +1,60 @@
+//! The row work of a view: which events it takes, and the rows that it makes of each. An aggregating view goes on with them
+//! in [`crate::partial`]; an output's are written as they are.
+
+use polars::prelude::*;
+
+use crate::expr;
+use crate::schema::Table;
+use crate::transform::lower;
+use crate::view::{Output, Unnest};
+
+/// The rows of events, in their order. `events` has the table's columns and perhaps more. What remains are at least the
+/// columns that `later` reads and those of `also`.
+pub(crate) fn rows<'a>(
+    events: LazyFrame,
+    table: &Table,
+    unnest: Option<&Unnest>,
+    filter: Option<&'a expr::Expr>,
+    later: impl Iterator<Item = &'a expr::Expr>,
+    also: &[&str],
+) -> LazyFrame {
+    let mut events = events;
+    let (mut early, mut late) = (Vec::new(), Vec::new());
+    for condition in filter.map(conjuncts).unwrap_or_default() {
+        let reads_item = unnest.is_some_and(|unnest| condition.reads(&unnest.column));
+        if reads_item { late.push(condition) } else { early.push(condition) }
+    }
+    for condition in early {
+        events = events.filter(lower(condition));
+    }
+    if let Some(unnest) = unnest {
+        let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
+        let item = unnest.column.as_str();
+        // Only what is still needed goes through the explosion.
+        let readers: Vec<&expr::Expr> = later.chain(late.iter().copied()).collect();
+        let names = table.columns.iter().map(|column| column.name.as_str());
+        let read = names.filter(|name| !also.contains(name) && readers.iter().any(|expr| expr.reads(name)));
+        let kept = [lower(&unnest.list).alias(item)].into_iter().chain(also.iter().copied().chain(read).map(col));
+        let kept: Vec<Expr> = kept.collect();
+        events = events.select(kept).explode(by_name([item], true, false), options).filter(col(item).is_not_null());
+    }
+    late.into_iter().fold(events, |events, condition| events.filter(lower(condition)))
+}
+
+fn conjuncts(expr: &expr::Expr) -> Vec<&expr::Expr> {
+    match expr {
+        expr::Expr::Binary(left, expr::BinaryOp::And, right) => [conjuncts(left), conjuncts(right)].concat(),
+        other => vec![other],
+    }
+}
+
+/// What an output makes of events, in their order: its fields. `events` has the table's columns.
+pub fn of_output(output: &Output, events: LazyFrame) -> LazyFrame {
+    let Output { table, unnest, filter, fields, .. } = output;
+    let later = fields.iter().map(|field| &field.expr);
+    let fields: Vec<Expr> = fields.iter().map(|field| lower(&field.expr).alias(field.name.as_str())).collect();
+    rows(events, table, unnest.as_ref(), filter.as_ref(), later, &[]).select(fields)
+}
+
+#[cfg(test)]
+mod tests;
