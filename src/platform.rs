@@ -1,12 +1,11 @@
 //! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_batch_layer::archive::ArchiveSettings;
+use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measure, Measures, Outputs, Readiness, StoppedOutput};
+use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
@@ -17,15 +16,18 @@ use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
+use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::{Catalog, Output};
-use anabranch_speed_layer::{Checkpoints, Context, OutputStates, OutputStatus, Settings, SpeedLayer, SpeedMetrics};
+use anabranch_speed_layer::{Checkpoints, Context, OutputStates, OutputStatus, Settings, SpeedLayer};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
+use crate::measure;
 
 /// A project that is loaded and can be started.
 pub struct Platform {
@@ -94,20 +96,13 @@ impl Platform {
     /// Opens the log, with the topics of the tables, and listens.
     pub async fn open(&self) -> Result<Opened, Failure> {
         let Self { config, catalog, .. } = self;
-        if let (Some(output), None) = (catalog.outputs.values().next(), &config.kafka.brokers) {
-            return Err(Failure::usage(format!(
-                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
-                 under [kafka], or leave the view out",
-                output.name
-            )));
-        }
         let data = self.data();
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let (log, outlets) = open_log(config, &data, &clock)?;
+        let (log, outlets) = open_log(config, catalog, &data, &clock)?;
         for table in catalog.tables.values() {
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
@@ -120,16 +115,22 @@ impl Platform {
     }
 
     /// What the speed layer works with; it knows no versions yet.
-    pub fn speed_context(&self, opened: &Opened) -> Context {
-        Context {
+    pub fn speed_context(&self, opened: &Opened) -> Result<Context, Failure> {
+        let location = match &self.config.storage.checkpoints {
+            None => Location::Folder(opened.data.join("checkpoints")),
+            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
+            Some(s3) => s3.clone(),
+        };
+        let storage = Storage::open(location, &self.config.storage.options)?;
+        Ok(Context {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
-            checkpoints: Some(Checkpoints::new(opened.data.join("checkpoints"))),
+            checkpoints: Some(Checkpoints::new(storage, Handle::current())),
             outlets: opened.outlets.clone(),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
-        }
+        })
     }
 
     /// Starts every role.
@@ -139,7 +140,7 @@ impl Platform {
     }
 
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
-        let context = self.speed_context(&opened);
+        let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
         let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
 
@@ -147,6 +148,7 @@ impl Platform {
         let rejects = Arc::clone(ingest.rejects());
         let batch = BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
         let (jobs, versions) = (batch.jobs(), batch.versions());
+        let archivers: Vec<Arc<Archiver>> = batch.archivers().values().cloned().collect();
 
         let shutdown = CancellationToken::new();
         let context = Context { versions: versions.clone(), ..context };
@@ -157,6 +159,18 @@ impl Platform {
             Ok(())
         });
         let readiness = readiness(speed.snapshots(), "the speed layer recovers its state");
+        let measures = {
+            let (archivers, queue, states) = (archivers.clone(), jobs.clone(), speed.outputs());
+            let speed = speed.metrics_reader();
+            Measures::new(move || {
+                let speed = speed().into_iter().flat_map(|(table, numbers)| measure::speed(&table, None, &numbers));
+                let outputs = measure::outputs(&states);
+                let archives = archivers.iter().flat_map(|archiver| measure::archive(archiver));
+                speed.chain(outputs).chain(archives).chain(measure::jobs(&queue.metrics())).collect()
+            })
+        };
+        let stops =
+            Stops::new(move || archivers.iter().filter_map(|archiver| measure::archive_stop(archiver)).collect());
         let app = App {
             api: Api::Whole,
             catalog: Arc::clone(catalog),
@@ -170,8 +184,9 @@ impl Platform {
                 move || stopped(&states)
             }),
             jobs,
-            measures: measures(speed.metrics_reader(), speed.outputs()),
+            measures,
             ready: readiness,
+            stops,
             clock: Arc::clone(&clock),
             limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
         };
@@ -195,9 +210,28 @@ impl Started {
 }
 
 /// The event log that the settings choose, and where outputs are written, if it has a place for them.
-fn open_log(config: &Config, data: &Path, clock: &Arc<dyn Clock>) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
+fn open_log(
+    config: &Config,
+    catalog: &Catalog,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
     let Some(options) = config.kafka.log_options() else {
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve };
+        if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
+            let name = &table.name;
+            return Err(Failure::usage(format!(
+                "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
+            )));
+        }
+        if let Some(output) = catalog.outputs.values().next() {
+            return Err(Failure::usage(format!(
+                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
+                 under [kafka], or leave the view out",
+                output.name
+            )));
+        }
+        let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
+        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
         return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
     };
     if config.log.retention_bytes.is_some() {
@@ -251,70 +285,6 @@ pub fn stopped(states: &OutputStates) -> Vec<StoppedOutput> {
         Some(StoppedOutput { view, partition, why: state.stopped? })
     };
     states.all().into_iter().filter_map(stopped).collect()
-}
-
-/// The layers' numbers for `/metrics`.
-fn measures(
-    speed: impl Fn() -> BTreeMap<String, SpeedMetrics> + Send + Sync + 'static,
-    outputs: OutputStates,
-) -> Measures {
-    Measures::new(move || {
-        let each = speed().into_iter().flat_map(|(table, numbers)| {
-            speed_measures(&numbers).into_iter().map(move |measure| measure.of("table", &table)).collect::<Vec<_>>()
-        });
-        each.chain(output_measures(&outputs)).collect()
-    })
-}
-
-/// The numbers of the outputs.
-pub fn output_measures(states: &OutputStates) -> Vec<Measure> {
-    let of_one = |((view, partition), state): ((String, Partition), OutputStatus)| {
-        let all = [
-            Measure::counter("anabranch_output_records", "Records written to a view's topic", state.records as f64),
-            Measure::counter(
-                "anabranch_output_failures",
-                "Writes that were given up and tried again",
-                state.failures as f64,
-            ),
-            Measure::counter(
-                "anabranch_output_rejected",
-                "Records of the log that were no events",
-                state.rejected as f64,
-            ),
-            Measure::gauge(
-                "anabranch_output_stopped",
-                "1 if it has stopped",
-                f64::from(u8::from(state.stopped.is_some())),
-            ),
-        ];
-        all.map(|measure| measure.of("view", &view).of("partition", partition))
-    };
-    states.all().into_iter().flat_map(of_one).collect()
-}
-
-/// The numbers of one pipeline of the speed layer.
-pub fn speed_measures(numbers: &SpeedMetrics) -> Vec<Measure> {
-    let seconds = |micros: i64| micros as f64 / 1e6;
-    let counter = |name: &str, help, value| Measure::counter(name, help, value);
-    let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
-    let mut all = vec![
-        counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
-        counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
-        counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
-        counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
-        counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
-        counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
-        counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
-        counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
-        gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
-        gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
-        gauge("anabranch_speed_stopped", "1 if the source has stopped", f64::from(u8::from(numbers.stopped))),
-    ];
-    if let Some(at) = numbers.checkpoint_at {
-        let help = "When the last checkpoint was stored, in seconds since 1970";
-        all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, seconds(at)));
-    }
-    all
 }
 
 fn speed_settings(config: &Config) -> Settings {

@@ -8,7 +8,7 @@
 //! | `batch` | follows schedules and runs jobs | the one partition of the jobs' topic: the others stand by |
 //! | `serve` | answers, from the snapshots in the log and the versions on the storage | nothing |
 //!
-//! All share the data folder, which holds the archive, the versions and the checkpoints.
+//! All share the data folder, which holds the archive, the versions and, unless `[storage]` says otherwise, the checkpoints.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -17,8 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_batch_layer::archive::Archiver;
+use anabranch_batch_layer::jobs::JobQueue;
 use anabranch_batch_layer::{BatchLayer, BatchSettings, archive_root};
-use anabranch_serving::{Api, App, Limits, Measure, Measures, Outputs, Readiness};
+use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, Stops};
 use anabranch_shared::clock::Clock;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::job::relay::{self, Foreman, RemoteJobs};
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Role, RoleKind};
 use crate::command::interrupted;
 use crate::failure::Failure;
+use crate::measure;
 use crate::platform::{self, Opened, Platform};
 
 /// How often the batch role looks for jobs.
@@ -88,6 +90,9 @@ pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a role tells of itself.
+type Told = (Measures, Stops, Outputs);
+
 struct Process {
     group: GroupOptions,
     platform: Platform,
@@ -131,7 +136,7 @@ impl Process {
         snapshots: Snapshots,
         versions: Versions,
         ready: watch::Receiver<Readiness>,
-        (measures, outputs): (Measures, Outputs),
+        (measures, stops, outputs): Told,
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
         let Opened { log, clock, ingest, listener, .. } = opened;
@@ -159,6 +164,7 @@ impl Process {
             jobs,
             measures,
             ready,
+            stops,
             clock,
             limits,
         };
@@ -166,14 +172,14 @@ impl Process {
     }
 
     /// Answers only how the process is.
-    async fn answer_probes(self, numbers: (Measures, Outputs)) -> Result<(), Failure> {
+    async fn answer_probes(self, told: Told) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, numbers).await
+        self.answer(Api::Probes, Snapshots::default(), Versions::default(), readiness, told).await
     }
 
     async fn ingest(self) -> Result<(), Failure> {
         let (_ready, readiness) = watch::channel(Readiness::ready());
-        self.answer(Api::Ingest, Snapshots::default(), Versions::default(), readiness, Default::default()).await
+        self.answer(Api::Ingest, Snapshots::default(), Versions::default(), readiness, Told::default()).await
     }
 
     async fn serve(self) -> Result<(), Failure> {
@@ -182,7 +188,8 @@ impl Process {
         let (snapshots, threads) = anabranch_serving::collect(&self.log(), &self.platform.catalog, &self.shutdown)?;
         let readiness = platform::readiness(snapshots.clone(), "no speed layer has been heard of yet");
         let outputs = platform::outputs(self.opened.outlets.clone(), Vec::new);
-        self.answer(Api::Whole, snapshots, versions, readiness, (Measures::default(), outputs)).await?;
+        let told = (Measures::default(), Stops::default(), outputs);
+        self.answer(Api::Whole, snapshots, versions, readiness, told).await?;
         tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(std::thread::JoinHandle::join))
             .await?
             .map_err(|_| Failure::new("a thread that collects snapshots has failed"))
@@ -190,7 +197,7 @@ impl Process {
 
     async fn speed(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        let context = Context { versions: self.versions().await?, ..self.platform.speed_context(&self.opened) };
+        let context = Context { versions: self.versions().await?, ..self.platform.speed_context(&self.opened)? };
         let tables = &self.platform.catalog.tables;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = SpeedMember {
@@ -211,21 +218,29 @@ impl Process {
             });
             each.collect()
         };
+        let stops = {
+            let numbers = numbers.clone();
+            Stops::new(move || {
+                let each = numbers().into_iter().filter_map(|(table, partition, numbers)| {
+                    let why = numbers.stopped?;
+                    Some(format!("table `{table}` partition {partition}: its source has stopped: {why}"))
+                });
+                each.collect()
+            })
+        };
         let measures = Measures::new(move || {
-            let each = numbers().into_iter().flat_map(|(table, partition, numbers)| {
-                let all = platform::speed_measures(&numbers).into_iter();
-                all.map(move |measure: Measure| measure.of("table", &table).of("partition", partition))
-                    .collect::<Vec<_>>()
-            });
+            let each = numbers().into_iter();
+            let each = each.flat_map(|(table, partition, numbers)| measure::speed(&table, Some(partition), &numbers));
             let running = running.lock();
-            each.chain(running.values().flat_map(|one| platform::output_measures(&one.layer.outputs()))).collect()
+            each.chain(running.values().flat_map(|one| measure::outputs(&one.layer.outputs()))).collect()
         });
-        self.answer_probes((measures, outputs)).await?;
+        self.answer_probes((measures, stops, outputs)).await?;
         leave(group).await
     }
 
     async fn archive(self) -> Result<(), Failure> {
         let versions = self.versions().await?;
+        let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = ArchiveMember {
             runtime: Handle::current(),
             settings: platform::batch_settings(&self.platform.config),
@@ -235,16 +250,25 @@ impl Process {
             rejects: self.opened.ingest.rejects().clone(),
             clock: self.opened.clock.clone(),
             versions,
-            running: BTreeMap::new(),
+            running: running.clone(),
             waiting: Vec::new(),
         };
         let group = group::join(&self.group, &self.topics(), member, self.shutdown.clone())?;
-        self.answer_probes(Default::default()).await?;
+        let archivers = move || -> Vec<Arc<Archiver>> {
+            running.lock().values().map(|task: &Task<Arc<Archiver>>| task.about.clone()).collect()
+        };
+        let stops = {
+            let archivers = archivers.clone();
+            Stops::new(move || archivers().iter().filter_map(|archiver| measure::archive_stop(archiver)).collect())
+        };
+        let measures = Measures::new(move || archivers().iter().flat_map(|one| measure::archive(one)).collect());
+        self.answer_probes((measures, stops, Outputs::default())).await?;
         leave(group).await
     }
 
     async fn batch(self) -> Result<(), Failure> {
         self.log().create_topic(relay::TOPIC, 1)?;
+        let queue = Arc::new(Mutex::new(None));
         let member = BatchMember {
             runtime: Handle::current(),
             settings: BatchSettings { archives: false, ..platform::batch_settings(&self.platform.config) },
@@ -253,10 +277,15 @@ impl Process {
             log: self.log(),
             rejects: self.opened.ingest.rejects().clone(),
             clock: self.opened.clock.clone(),
+            queue: queue.clone(),
             running: None,
         };
         let group = group::join(&self.group, &[relay::TOPIC.to_owned()], member, self.shutdown.clone())?;
-        self.answer_probes(Default::default()).await?;
+        let measures = Measures::new(move || {
+            let queue: Option<Arc<JobQueue>> = queue.lock().clone();
+            queue.map_or_else(Vec::new, |queue| measure::jobs(&queue.metrics()))
+        });
+        self.answer_probes((measures, Stops::default(), Outputs::default())).await?;
         leave(group).await
     }
 }
@@ -355,7 +384,7 @@ struct ArchiveMember {
     rejects: Arc<RejectLog>,
     clock: Arc<dyn Clock>,
     versions: Versions,
-    running: BTreeMap<String, Task<Arc<Archiver>>>,
+    running: Arc<Mutex<BTreeMap<String, Task<Arc<Archiver>>>>>,
     waiting: Vec<String>,
 }
 
@@ -373,7 +402,7 @@ impl ArchiveMember {
                 let stop = CancellationToken::new();
                 let (about, token) = (archiver.clone(), stop.clone());
                 let task = self.runtime.spawn(async move { archiver.run(token).await });
-                self.running.insert(topic.to_owned(), Task { about, stop, task });
+                self.running.lock().insert(topic.to_owned(), Task { about, stop, task });
             }
             Err(error) => {
                 tracing::warn!(topic, error = error.chain(), "an archive can't be opened; trying again");
@@ -393,7 +422,8 @@ impl Member for ArchiveMember {
     fn give_up(&mut self, topic: &str, partition: Partition, _lost: bool) {
         if partition == 0 {
             self.waiting.retain(|waiting| waiting != topic);
-            if let Some(task) = self.running.remove(topic) {
+            let task = self.running.lock().remove(topic);
+            if let Some(task) = task {
                 task.end(&self.runtime);
             }
         }
@@ -403,7 +433,8 @@ impl Member for ArchiveMember {
         for topic in std::mem::take(&mut self.waiting) {
             self.start(&topic);
         }
-        let done = self.running.iter();
+        let running = self.running.lock();
+        let done = running.iter();
         done.map(|(topic, task)| (topic.clone(), task.about.status().borrow().archived.coverage.ends())).collect()
     }
 }
@@ -417,6 +448,8 @@ struct BatchMember {
     log: Arc<dyn Log>,
     rejects: Arc<RejectLog>,
     clock: Arc<dyn Clock>,
+    /// The jobs, while this process runs them.
+    queue: Arc<Mutex<Option<Arc<JobQueue>>>>,
     running: Option<Task<()>>,
 }
 
@@ -425,12 +458,16 @@ impl Member for BatchMember {
         let stop = CancellationToken::new();
         let (settings, data, catalog) = (self.settings.clone(), self.data.clone(), self.catalog.clone());
         let (log, rejects, clock, token) = (self.log.clone(), self.rejects.clone(), self.clock.clone(), stop.clone());
+        let queue = self.queue.clone();
         let work = async move {
             while !token.is_cancelled() {
                 let layer =
                     BatchLayer::open(settings.clone(), &data, log.clone(), &catalog, rejects.clone(), clock.clone());
                 match layer.await {
-                    Ok(layer) => return run_jobs(layer, log, token).await,
+                    Ok(layer) => {
+                        *queue.lock() = Some(layer.jobs());
+                        return run_jobs(layer, log, token).await;
+                    }
                     Err(error) => tracing::warn!(%error, "the batch layer can't be opened; trying again"),
                 }
                 token.run_until_cancelled(tokio::time::sleep(VERSIONS_INTERVAL)).await;
@@ -444,6 +481,7 @@ impl Member for BatchMember {
         if let Some(task) = self.running.take() {
             task.end(&self.runtime);
         }
+        *self.queue.lock() = None;
     }
 
     fn tick(&mut self) -> Vec<(String, Positions)> {

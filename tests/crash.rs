@@ -9,26 +9,18 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server, totals};
+use crate::support::{Project, Server, kafka, totals};
 
-const KILLS: usize = 200;
 const PIECE: usize = 20;
-/// A process that hasn't met its failpoint by then is killed where it is.
-const LIFE: Duration = Duration::from_secs(3);
 
 /// Every failpoint in the program, by name: a new one has to be added here. Compaction's are in
-/// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here; those of outputs, which need Kafka, are
-/// in `tests/output/kills.rs`.
-const FAILPOINTS: [&str; 21] = [
-    "log::before_commit",
-    "log::write",
-    "log::written",
-    "log::after_commit",
-    "log::before_retain",
-    "log::after_retain",
+/// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here; those of outputs are in
+/// `tests/output/kills.rs`.
+const LAYERS: [&str; 16] = [
     "speed::after_read",
     "speed::after_fold",
     "speed::before_checkpoint",
+    "storage::staged",
     "speed::checkpoint_written",
     "speed::after_checkpoint",
     "speed::after_publish",
@@ -43,6 +35,19 @@ const FAILPOINTS: [&str; 21] = [
     "batch::after_publish",
 ];
 
+/// Those of the embedded log.
+const EMBEDDED: [&str; 6] = [
+    "log::before_commit",
+    "log::write",
+    "log::written",
+    "log::after_commit",
+    "log::before_retain",
+    "log::after_retain",
+];
+
+/// Those of the log on Kafka.
+const KAFKA: [&str; 3] = ["kafka::claimed", "kafka::before_commit", "kafka::after_commit"];
+
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
 WITH (topic = 'events', event_time = 'ts', watermark = '5 seconds', partitions = 2);
@@ -53,8 +58,6 @@ CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM event
 ";
 
 const SETTINGS: &str = "
-[log]
-retention_bytes = '20 kB'
 [speed]
 snapshot_interval = '20 ms'
 checkpoint_interval = '50 ms'
@@ -75,16 +78,22 @@ fn piece(number: usize) -> String {
     (number * PIECE..(number + 1) * PIECE).map(|id| event(id).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// Posts a piece under its own key, so that a retry after a crash can't store it twice.
+/// Posts a piece under its own key, so that a retry can't store it twice: after a crash, or when the log couldn't take it.
 fn post(server: &Server, number: usize) -> bool {
-    let request = server.request(reqwest::Method::POST, "/v1/topics/events/events");
-    let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
-    let Ok(answer) = answer else { return false };
-    let status = answer.status();
-    let Ok(receipt) = answer.json::<Value>() else { return false };
-    assert!(status.is_success(), "{receipt}");
-    assert_eq!(receipt["accepted"], PIECE, "{receipt}");
-    true
+    loop {
+        let request = server.request(reqwest::Method::POST, "/v1/topics/events/events");
+        let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
+        let Ok(answer) = answer else { return false };
+        let status = answer.status();
+        let Ok(receipt) = answer.json::<Value>() else { return false };
+        if status == 503 {
+            std::thread::sleep(Duration::from_millis(20));
+            continue;
+        }
+        assert!(status.is_success(), "{receipt}");
+        assert_eq!(receipt["accepted"], PIECE, "{receipt}");
+        return true;
+    }
 }
 
 /// Starts a batch run whenever the last one has ended; `None` if the server has gone.
@@ -127,31 +136,22 @@ fn check(server: &Server, acknowledged: usize) -> usize {
     pieces
 }
 
-#[test]
-fn two_hundred_kills_lose_nothing_and_double_nothing() {
-    let project = Project::with_sql(SQL);
-    project.write("anabranch.toml", SETTINGS);
+/// Kills a process so often, each time at the next of the failpoints, or where it is if it hasn't met that in its life.
+fn kill(project: &Project, failpoints: &[&'static str], kills: usize, life: Duration) {
     let mut random =
         TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)).new_rng();
     let mut fired = BTreeMap::<&str, usize>::new();
     let mut acknowledged = 0;
-    for life in 0..KILLS {
-        let failpoint = FAILPOINTS[life % FAILPOINTS.len()];
+    for kill in 0..kills {
+        let failpoint = failpoints[kill % failpoints.len()];
         // Steps that each request or micro-batch takes are let pass more often than those of a batch run.
-        let often = [
-            "log::before_commit",
-            "log::write",
-            "log::written",
-            "log::after_commit",
-            "speed::after_read",
-            "speed::after_fold",
-        ]
-        .contains(&failpoint);
         let rare =
             failpoint.starts_with("batch::") || failpoint.ends_with("retain") || failpoint == "speed::after_drop";
+        let often = ["log::", "kafka::", "speed::after_read", "speed::after_fold"];
+        let often = !rare && often.iter().any(|prefix| failpoint.starts_with(prefix));
         let most = if often { 40 } else { 3 };
         let crash = format!("{failpoint}:{}", if rare { 1 } else { random.random_range(1..most) });
-        let Ok(mut server) = Server::start_with(&project, &[("ANABRANCH_CRASH_AT", &crash)]) else {
+        let Ok(mut server) = Server::start_with(project, &[("ANABRANCH_CRASH_AT", &crash)]) else {
             // It met its failpoint before it listened.
             *fired.entry(failpoint).or_default() += 1;
             continue;
@@ -159,7 +159,7 @@ fn two_hundred_kills_lose_nothing_and_double_nothing() {
         let mut job = None;
         let mut alive = true;
         let started = Instant::now();
-        while alive && started.elapsed() < if rare { LIFE * 4 } else { LIFE } {
+        while alive && started.elapsed() < if rare { life * 4 } else { life } {
             alive = post(&server, acknowledged) && keep_running(&server, &mut job).is_some();
             acknowledged += usize::from(alive);
         }
@@ -170,20 +170,44 @@ fn two_hundred_kills_lose_nothing_and_double_nothing() {
             assert_eq!(status.signal(), Some(6), "it ended only because it was told to: {status}");
             *fired.entry(failpoint).or_default() += 1;
         }
-        if life % 10 == 9 {
-            let server = Server::start(&project);
+        if kill % 10 == 9 {
+            let server = Server::start(project);
             acknowledged = check(&server, acknowledged);
             server.kill();
         }
     }
-    let server = Server::start(&project);
+    let server = Server::start(project);
     acknowledged = check(&server, acknowledged);
     server.batch("ever");
     server.batch("per_user");
     check(&server, acknowledged);
     let batch = server.get("/v1/views/ever/rows?mode=batch");
     assert_eq!(batch["rows"][0]["n"], acknowledged * PIECE, "{batch}");
-    eprintln!("{KILLS} kills, {acknowledged} pieces; failpoints that fired: {fired:?}");
-    let silent: Vec<_> = FAILPOINTS.iter().filter(|name| !fired.contains_key(**name)).collect();
+    eprintln!("{kills} kills, {acknowledged} pieces; failpoints that fired: {fired:?}");
+    let silent: Vec<_> = failpoints.iter().filter(|name| !fired.contains_key(**name)).collect();
     assert!(silent.is_empty(), "these failpoints never fired: {silent:?}");
+}
+
+#[test]
+fn two_hundred_kills_lose_nothing_and_double_nothing() {
+    let project = Project::with_sql(SQL);
+    project.write("anabranch.toml", &format!("[log]\nretention_bytes = '20 kB'\n{SETTINGS}"));
+    kill(&project, &[&EMBEDDED[..], &LAYERS].concat(), 200, Duration::from_secs(3));
+}
+
+/// A process that dies in the middle of an append leaves a transaction open. The next one's first append with the same key
+/// waits until the broker has ended it, which is made to be soon.
+const SOON: &str = "
+[kafka.options]
+'transaction.timeout.ms' = '2000'
+'delivery.timeout.ms' = '2000'
+";
+
+#[test]
+fn on_kafka_forty_kills_lose_nothing_and_double_nothing() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL);
+    project.write("anabranch.toml", &format!("[log]\nretention_age = '1 s'\n{SETTINGS}{SOON}"));
+    let project = project.on_kafka(&brokers);
+    kill(&project, &[&KAFKA[..], &LAYERS].concat(), 40, Duration::from_secs(6));
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server};
+use crate::support::{Project, Server, kafka};
 
 const SQL: &str = "
 CREATE TABLE events (k TEXT, v BIGINT, ts TIMESTAMP NOT NULL)
@@ -177,10 +177,14 @@ fn check(server: &Server, posted: &[Event], covered: &[Event]) {
     }
 }
 
-fn run(steps: Vec<Step>) {
+fn project() -> Project {
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", SETTINGS);
-    let mut server = Server::start(&project);
+    project
+}
+
+fn run(project: &Project, steps: Vec<Step>) {
+    let mut server = Server::start(project);
     let (mut posted, mut covered) = (Vec::new(), 0);
     for step in steps {
         match step {
@@ -200,22 +204,37 @@ fn run(steps: Vec<Step>) {
             }
             Step::Stop => {
                 server.stop();
-                server = Server::start(&project);
+                server = Server::start(project);
             }
             Step::Kill => {
                 server.kill();
-                server = Server::start(&project);
+                server = Server::start(project);
             }
         }
     }
     check(&server, &posted, &posted[..covered]);
 }
 
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..Default::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn speed_batch_and_merged_answers_are_those_of_a_plain_fold(steps in steps()) {
-        run(steps);
+        run(&project(), steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(10))]
+
+    #[test]
+    fn on_kafka_answers_are_those_of_a_plain_fold_too(steps in steps()) {
+        if let Some(brokers) = kafka() {
+            run(&project().on_kafka(&brokers), steps);
+        }
     }
 }

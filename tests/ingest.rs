@@ -6,7 +6,7 @@ use std::process::Stdio;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server, anabranch, data, ok};
+use crate::support::{Project, Server, anabranch, data, kafka, ok};
 
 const SQL: &str = "
 CREATE TABLE tweets (user_id TEXT, text TEXT, ts TIMESTAMP NOT NULL)
@@ -48,6 +48,49 @@ fn events_of_one_key_are_in_one_partition() {
     }
     let ends = server.get("/v1/views/by_user")["log_end"].clone();
     assert!(ends.as_object().expect("ends").values().filter(|end| **end != 0).count() > 1, "keys are spread: {ends}");
+}
+
+#[test]
+fn the_key_of_an_event_is_a_column_where_a_table_asks_for_it() {
+    let sql = SQL.replace("ts TIMESTAMP NOT NULL)", "ts TIMESTAMP NOT NULL, k TEXT)");
+    let sql = sql.replace("partition_by = 'user_id'", "partition_by = 'user_id', key = 'k'");
+    let sql = sql.replace(
+        "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id",
+        "SELECT k, count(*) AS n FROM tweets GROUP BY k",
+    );
+    let check = |project: Project| {
+        let server = Server::start(&project);
+        let keyless = json!({"text": "x", "ts": "2024-01-15T10:30:45Z", "k": "forged"}).to_string();
+        server.post("tweets", [tweet("a"), tweet("b"), tweet("a"), keyless].join("\n"));
+        server.settle("by_user");
+        let rows = |mode: &str| {
+            let answer = server.get(&format!("/v1/views/by_user/rows?mode={mode}"));
+            let row = |row: &Value| (row["k"].as_str().map(str::to_owned), row["n"].as_i64());
+            answer["rows"].as_array().expect("rows").iter().map(row).collect::<std::collections::BTreeSet<_>>()
+        };
+        let expected = [(Some("a".to_owned()), Some(2)), (Some("b".to_owned()), Some(1)), (None, Some(1))].into();
+        assert_eq!(rows("merged"), expected);
+        server.batch("by_user");
+        assert_eq!(rows("batch"), expected);
+        server.stop();
+        let server = Server::start(&project);
+        server.settle("by_user");
+        server.post("tweets", tweet("c"));
+        server.settle("by_user");
+        let answer = server.get("/v1/views/by_user/rows?mode=speed");
+        assert_eq!((&answer["rows"][0]["k"], &answer["rows"][1]), (&json!("c"), &Value::Null), "{answer}");
+    };
+    check(Project::with_sql(&sql));
+    if let Some(brokers) = kafka() {
+        check(Project::with_sql(&sql).on_kafka(&brokers));
+    }
+}
+
+#[test]
+fn headers_are_refused_where_records_have_none() {
+    let project = Project::with_sql(&SQL.replace("text TEXT", "text JSON").replace("'ts',", "'ts', headers = 'text',"));
+    let Err(said) = Server::start_with(&project, &[]) else { panic!("it started") };
+    assert!(said.contains("table `tweets` has `headers`, which records have on Kafka only: set `brokers`"), "{said}");
 }
 
 #[test]

@@ -18,6 +18,11 @@ WITH (topic = 'clicks', event_time = 'ts', partitions = 6, partition_by = 'user_
 CREATE MATERIALIZED VIEW per_user AS SELECT user_id, count(*) AS n FROM clicks GROUP BY user_id;
 CREATE TABLE orders (id BIGINT NOT NULL, state TEXT, changed TIMESTAMP NOT NULL)
 WITH (topic = 'orders', format = 'debezium-json', event_time = 'changed');
+CREATE TABLE visits (page TEXT, ts TIMESTAMP NOT NULL, visitor TEXT, about JSON)
+WITH (topic = 'visits', event_time = 'ts', partitions = 3, key = 'visitor', headers = 'about');
+CREATE MATERIALIZED VIEW per_visitor AS
+SELECT visitor, count(*) AS n, count(*) FILTER (WHERE about ->> 'source' = 'app') AS from_app,
+  max(about ->> 'trace') AS trace FROM visits GROUP BY visitor;
 CREATE MATERIALIZED VIEW changes AS SELECT state, count(*) AS n FROM orders GROUP BY state;
 ";
 
@@ -32,12 +37,12 @@ pub fn tool(class: &str) -> Command {
     command
 }
 
-/// Has Kafka's console producer write records of a key and a value each, parted by a tab.
-fn console_producer(brokers: &str, topic: &str, records: &[String], null: &str) {
+/// Has Kafka's console producer write records, each of a key and a value, parted by a tab.
+fn console_producer(brokers: &str, topic: &str, records: &[String], properties: &[&str]) {
     let mut producer = tool("org.apache.kafka.tools.ConsoleProducer")
         .args(["--bootstrap-server", brokers, "--topic", topic])
-        .args(["--property", "parse.key=true", "--property"])
-        .arg(format!("null.marker={null}"))
+        .args(["--property", "parse.key=true", "--property", "null.marker=NULL"])
+        .args(properties.iter().flat_map(|property| ["--property", property]))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
@@ -65,7 +70,7 @@ pub fn read(brokers: &str, topic: &str, partitions: i32, records: usize) -> Vec<
     all
 }
 
-/// A topic's name in Kafka.
+/// A topic's name in the cluster.
 pub fn topic(project: &Project, name: &str) -> String {
     format!("{}-{name}", project.path().file_name().expect("a name").to_string_lossy().replace('.', ""))
 }
@@ -84,7 +89,7 @@ fn a_java_producers_key_lands_in_the_same_partition() {
     let keyed = server.request(reqwest::Method::POST, "/v1/topics/clicks/events").header("Idempotency-Key", "again");
     assert!(keyed.body(body).send().expect("an answer").status().is_success());
     let records: Vec<String> = users.iter().map(|user| format!("{user}\t{}", click(user))).collect();
-    console_producer(&brokers, &topic, &records, "NULL");
+    console_producer(&brokers, &topic, &records, &[]);
     let mut partitions = BTreeMap::<String, Vec<i32>>::new();
     for (partition, key, value) in read(&brokers, &topic, 6, 3 * users.len()) {
         assert_eq!(value, click(&key), "ours have the key too");
@@ -117,7 +122,7 @@ fn changes_and_tombstones_of_debezium_pass() {
         change(2, "d", row(2, "new"), null),
         "2\tNULL".to_owned(),
     ];
-    console_producer(&brokers, &topic(&project, "orders"), &records, "NULL");
+    console_producer(&brokers, &topic(&project, "orders"), &records, &[]);
     server.until("changes", |detail| detail["log_end"]["0"] == 5 && detail["lag"] == 0);
     let answer = server.get("/v1/views/changes/rows");
     assert_eq!(answer["rejected"], 0, "{answer}");
@@ -129,6 +134,50 @@ fn changes_and_tombstones_of_debezium_pass() {
     // Batch reads the same records to the same rows.
     server.batch("changes");
     assert_eq!(server.get("/v1/views/changes/rows?mode=batch")["rows"], answer["rows"]);
+}
+
+#[test]
+fn keys_and_headers_are_columns_in_both_layers() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL).on_kafka(&brokers);
+    let server = Server::start(&project);
+    let visit = |page: &str| json!({"page": page, "ts": "2024-01-15T10:00:00Z", "visitor": "forged"}).to_string();
+    // Headers, key and value, parted by tabs.
+    let records = [
+        format!("source:app,trace:1\tann\t{}", visit("/a")),
+        format!("source:web,trace:2,source:app\tann\t{}", visit("/b")),
+        format!("source:web\tbob\t{}", visit("/a")),
+        format!("NULL\tbob\t{}", visit("/c")),
+        format!("source:app\tNULL\t{}", visit("/d")),
+        "source:app\tbob\tNULL".to_owned(),
+    ];
+    console_producer(&brokers, &topic(&project, "visits"), &records, &["parse.headers=true"]);
+    // Over HTTP an event has no headers, and a key only where `partition_by` makes one.
+    server.post("visits", visit("/e"));
+    server.until("per_visitor", |detail| {
+        let ends = detail["log_end"].as_object().expect("ends").values();
+        ends.map(|end| end.as_u64().expect("an offset")).sum::<u64>() == 7 && detail["lag"] == 0
+    });
+    let rows = |mode: &str| {
+        let answer = server.get(&format!("/v1/views/per_visitor/rows?mode={mode}"));
+        assert_eq!((&answer["rejected"], &answer["exact"]), (&json!(0), &json!(true)), "{answer}");
+        let rows = answer["rows"].as_array().expect("rows").iter();
+        let row = |row: &serde_json::Value| ["visitor", "n", "from_app", "trace"].map(|column| row[column].clone());
+        let mut rows: Vec<_> = rows.map(row).collect();
+        rows.sort_by_key(|row| row[0].to_string());
+        serde_json::Value::from(rows.into_iter().map(|row| row.to_vec()).collect::<Vec<_>>())
+    };
+    let expected = json!([["ann", 2, 2, "2"], ["bob", 2, 0, null], [null, 2, 1, null]]);
+    assert_eq!(rows("merged"), expected);
+    server.batch("per_visitor");
+    assert_eq!(rows("batch"), expected);
+    console_producer(&brokers, &topic(&project, "visits"), &records[..1], &["parse.headers=true"]);
+    server.until("per_visitor", |detail| {
+        let ends = detail["log_end"].as_object().expect("ends").values();
+        ends.map(|end| end.as_u64().expect("an offset")).sum::<u64>() == 8 && detail["lag"] == 0
+    });
+    assert_eq!(rows("merged")[0], json!(["ann", 3, 3, "2"]));
+    assert_eq!(rows("speed"), json!([["ann", 1, 1, "1"]]));
 }
 
 #[test]

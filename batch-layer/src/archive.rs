@@ -81,10 +81,22 @@ pub struct Archived {
 pub struct ArchiveStatus {
     /// What it holds.
     pub archived: Archived,
+    /// Where the log's partitions ended when that was last looked at.
+    pub log_ends: Positions,
     /// Events archived since the process started.
     pub rows: u64,
     /// Set once archiving has stopped for good: why.
     pub stopped: Option<String>,
+    /// What retention had taken when it was to be archived.
+    pub lost: Coverage,
+}
+
+impl ArchiveStatus {
+    /// How many offsets of each partition wait to be archived.
+    pub fn waiting(&self) -> Positions {
+        let ends = self.log_ends.iter();
+        ends.map(|(&partition, &end)| (partition, end.saturating_sub(self.archived.coverage.next(partition)))).collect()
+    }
 }
 
 /// One version of an archive, to compute from.
@@ -319,7 +331,9 @@ impl Archiver {
             Err(BatchError::Log(error @ LogError::OutOfRange { .. })) => {
                 let why = error.to_string();
                 tracing::error!(topic = self.table.topic, %error, "events are lost: archiving stops");
-                self.status.send_modify(|status| status.stopped = Some(why.clone()));
+                self.status.send_modify(|status| {
+                    (status.stopped, status.lost) = (Some(why.clone()), error.lost());
+                });
                 Err(BatchError::Stopped { topic: self.table.topic.clone(), why })
             }
             Err(error) => Err(error),
@@ -386,9 +400,9 @@ impl Archiver {
 
     /// How many offsets wait to be archived.
     async fn waiting(&self) -> Result<u64, BatchError> {
-        let ends = self.log_ends().await?;
-        let covered = &self.status.borrow().archived.coverage;
-        Ok(ends.iter().map(|(&partition, &end)| end.saturating_sub(covered.next(partition))).sum())
+        let log_ends = self.log_ends().await?;
+        self.status.send_modify(|status| status.log_ends = log_ends);
+        Ok(self.status.borrow().waiting().values().sum())
     }
 
     /// Archives in the background until it is told to stop.
@@ -397,11 +411,12 @@ impl Archiver {
         let mut since = tokio::time::Instant::now();
         let mut tended = since;
         while shutdown.run_until_cancelled(tokio::time::sleep(tick)).await.is_some() {
+            let waiting = self.waiting().await;
             if self.status.borrow().stopped.is_some() {
                 continue;
             }
             let due = since.elapsed() >= self.settings.interval;
-            match self.waiting().await {
+            match waiting {
                 Ok(waiting) if waiting >= self.settings.target_rows as u64 || (due && waiting > 0) => {
                     since = tokio::time::Instant::now();
                     if let Err(error) = self.step().await
@@ -431,6 +446,7 @@ fn gather(
     (target_rows, target_bytes): (usize, usize),
     mut wait: Duration,
 ) -> Result<(Box<dyn LogReader>, Gathered), BatchError> {
+    reader.bring(table.extras());
     let mut decoder = Decoder::new(table.clone());
     let schema = file::file_schema(table);
     let (mut batches, mut rejected) = (Vec::new(), Vec::new());
@@ -440,6 +456,7 @@ fn gather(
             ReadLimit { records: (target_rows - records).min(100_000), bytes: (target_bytes - bytes).min(32 << 20) };
         let Some(batch) = reader.poll(limit, wait)? else { break };
         wait = Duration::ZERO;
+        let mut decoded = decoder.decode_batch(&batch);
         let Batch { partition, coverage, offsets, log_times, payloads, .. } = batch;
         archived
             .coverage
@@ -447,7 +464,6 @@ fn gather(
             .map_err(|source| BatchError::Position { topic: table.topic.clone(), source })?;
         records += payloads.len();
         bytes += payloads.bytes().len();
-        let mut decoded = decoder.decode(&payloads, &log_times);
         rejected.extend(std::mem::take(&mut decoded.rejects).into_iter().map(|reject| {
             let index = reject.index as usize;
             let rejected = rejects.rejected(&table.topic, reject.reason, payloads.get(index));

@@ -37,6 +37,8 @@ pub fn table() -> Table {
         partitions: 2,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     }
 }
@@ -93,7 +95,7 @@ pub struct Source {
 
 pub fn source(data: &Path) -> Source {
     let clock = Arc::new(ManualClock::new(1_700_000_000 * SECOND));
-    let options = EmbeddedOptions { reserve_bytes: 0 };
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
     let log = Arc::new(EmbeddedLog::open(data.join("log"), options, clock.clone()).expect("log"));
     log.create_topic("events", 2).expect("topic");
     let rejects = Arc::new(RejectLog::open(log.clone(), clock.clone()).expect("rejects"));

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::BatchError;
 use crate::history::{History, KEPT_JOBS};
+use crate::metrics::{JobMetrics, Runs};
 
 /// How often and after what pause a step that failed for its storage is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -82,6 +83,7 @@ pub struct JobQueue {
     clock: Arc<dyn Clock>,
     retry: Retry,
     state: Arc<Mutex<State>>,
+    runs: Runs,
     arrived: Notify,
 }
 
@@ -110,8 +112,17 @@ impl JobQueue {
             entries.insert(entry.job.id.clone(), entry);
         }
         let state = State { jobs: entries, waiting: VecDeque::new(), history: file };
-        let views = catalog.views.keys().cloned().collect();
-        Ok(Self { views, clock, retry, state: Arc::new(Mutex::new(state)), arrived: Notify::new() })
+        let views: Vec<String> = catalog.views.keys().cloned().collect();
+        let (runs, state) = (Runs::new(&views), Arc::new(Mutex::new(state)));
+        Ok(Self { views, clock, retry, state, runs, arrived: Notify::new() })
+    }
+
+    /// The jobs' numbers.
+    pub fn metrics(&self) -> JobMetrics {
+        let state = self.state.lock();
+        let count = |wanted| state.jobs.values().filter(|entry| entry.job.state == wanted).count() as u64;
+        let (queued, running) = (count(JobState::Queued), count(JobState::Running));
+        JobMetrics { queued, running, runs: self.runs.read() }
     }
 
     /// Whether a job that recomputes the view waits or is at work.
@@ -192,7 +203,12 @@ impl JobQueue {
         times: Option<std::ops::Range<Micros>>,
         cancel: &CancellationToken,
     ) -> Result<(), Failure> {
+        let begun = self.clock.now();
         let archived = self.persist(cancel, || work.archive(&job.views)).await;
+        if archived.is_err() {
+            let took = self.clock.now() - begun;
+            job.views.iter().for_each(|view| self.runs.ended(view, &archived, took));
+        }
         archived.map_err(|error| Failure::of(error, "archive"))?;
         let mut failures = Vec::new();
         for (i, view) in job.views.iter().enumerate() {
@@ -202,11 +218,13 @@ impl JobQueue {
             let run = ViewRun { job: job.id.clone(), view: view.clone(), full, times: times.clone() };
             let share = 1.0 / job.views.len() as f64;
             let done = |part: f64| (i as f64 + part) * share;
+            let begun = self.clock.now();
             let outcome = self
                 .persist(cancel, || {
                     work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone())
                 })
                 .await;
+            self.runs.ended(view, &outcome, self.clock.now() - begun);
             match outcome {
                 Ok(version) => {
                     self.change(&job.id, |entry| {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::Clock;
-use anabranch_shared::job::{JobError, Jobs};
+use anabranch_shared::job::JobError;
 use anabranch_shared::log::Log;
 use anabranch_shared::reject::RejectLog;
 use anabranch_shared::table::{Publishers, Sweeper, open_versions};
@@ -117,7 +117,7 @@ impl BatchLayer {
     }
 
     /// The jobs, to be submitted and watched.
-    pub fn jobs(&self) -> Arc<dyn Jobs> {
+    pub fn jobs(&self) -> Arc<JobQueue> {
         self.queue.clone()
     }
 

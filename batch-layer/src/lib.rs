@@ -12,9 +12,11 @@ mod fixture;
 mod history;
 pub mod jobs;
 mod layer;
+mod metrics;
 pub mod recompute;
 pub mod scan;
 pub mod schedule;
 
 pub use error::BatchError;
 pub use layer::{BatchLayer, BatchSettings, OpenError, archive_root};
+pub use metrics::JobMetrics;

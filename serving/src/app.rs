@@ -20,8 +20,8 @@ use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
 use crate::cache::Cache;
-use crate::metric::{Measures, Metrics};
-use crate::output::Outputs;
+use crate::metric::{Measures, Metrics, Stops};
+use crate::output::{Outputs, StoppedOutput};
 use crate::problem::Problem;
 use crate::routes::stream::Frame;
 use crate::source::{LayerStore, Layers, follows_the_log};
@@ -116,8 +116,10 @@ pub struct App {
     pub jobs: Arc<dyn Jobs>,
     /// Plain numbers from the layers, for `/metrics`.
     pub measures: Measures,
-    /// Whether everything behind this is fit to answer.
+    /// Whether everything behind this has recovered.
     pub ready: watch::Receiver<Readiness>,
+    /// Why it no longer is fit to answer, where no snapshot says so.
+    pub stops: Stops,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The limits.
@@ -183,6 +185,26 @@ impl Server {
         }
         let names = || views.keys().chain(outputs.keys()).map(String::as_str);
         views.get(name).ok_or_else(|| Problem::unknown("view", name, names()))
+    }
+
+    /// Whether everything has recovered and every source is running.
+    pub fn readiness(&self) -> Readiness {
+        let mut readiness = self.app.ready.borrow().clone();
+        let snapshots = self.layers.snapshots().0.iter();
+        let views = snapshots.filter_map(|(name, snapshot)| {
+            let why = snapshot.borrow().stopped.clone()?;
+            Some(format!("view `{name}`: its source has stopped: {why}"))
+        });
+        let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
+            format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")
+        });
+        for reason in views.chain(outputs).chain(self.app.stops.now()) {
+            readiness.ready = false;
+            if !readiness.reasons.contains(&reason) {
+                readiness.reasons.push(reason);
+            }
+        }
+        readiness
     }
 
     /// Takes note that a request had records rejected, which no snapshot tells of.

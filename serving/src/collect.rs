@@ -214,6 +214,7 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
     let base = bases.iter().rev().find(in_common).or(bases.last()).copied().flatten();
     let mut whole = Snapshot { base, idle: true, ..Snapshot::default() };
     let (mut awake, mut idle, mut coverage) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let (mut stopped, mut lost) = (Vec::new(), BTreeMap::new());
     let mut is_known = !known.is_empty();
     for (&partition, held) in &known {
         let Some(snapshot) = held.iter().find(|snapshot| snapshot.base == base).or(held.front()) else { continue };
@@ -229,18 +230,19 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
             Some(watermark) => awake.push(watermark),
         }
         whole.idle &= newest.idle;
-        if let Some(why) = &snapshot.stopped {
-            whole.stopped = Some(format!("partition {partition}: {why}"));
-        }
+        stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
+        lost.extend(newest.lost.iter().map(|(p, range)| (p, range.clone())));
     }
     whole.coverage = coverage.into_iter().collect();
     whole.watermark = awake.into_iter().min().or(idle.into_iter().max()).filter(|_| is_known);
+    whole.lost = lost.into_iter().collect();
     for (partition, held) in partitions {
         if !known.contains_key(partition) {
-            whole.stopped = Some(format!("partition {partition}: no speed layer has told of it"));
+            stopped.push(format!("partition {partition}: no speed layer has told of it"));
         } else if held.is_lost() {
-            whole.stopped = Some(format!("partition {partition}: its speed layer hasn't been heard of for a while"));
+            stopped.push(format!("partition {partition}: its speed layer hasn't been heard of for a while"));
         }
     }
+    whole.stopped = (!stopped.is_empty()).then(|| stopped.join("; "));
     whole
 }

@@ -40,7 +40,7 @@ use utoipa_axum::routes;
 
 pub use crate::app::{Api, App, Limits, Readiness};
 pub use crate::collect::collect;
-pub use crate::metric::{Measure, MeasureKind, Measures};
+pub use crate::metric::{Measure, Measures, Stops, Value};
 pub use crate::output::{Outputs, StoppedOutput};
 
 use crate::app::Server;

@@ -4,21 +4,24 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use anabranch_shared::histogram::{Counts, Histogram};
+use anabranch_shared::position::Coverage;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::Registry;
 
-/// Whether a number only rises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MeasureKind {
+/// A number, by how it changes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
     /// It only rises; its name gets `_total` at its end.
-    Counter,
+    Counter(f64),
     /// It goes up and down.
-    Gauge,
+    Gauge(f64),
+    /// How often something took how long.
+    Histogram(Counts),
 }
 
 /// One number of one layer at one instant.
@@ -28,23 +31,26 @@ pub struct Measure {
     pub name: String,
     /// What it is, for people.
     pub help: &'static str,
-    /// Whether it only rises.
-    pub kind: MeasureKind,
     /// What it is of, such as `("view", "trending_hashtags")`.
     pub labels: Vec<(&'static str, String)>,
     /// The number.
-    pub value: f64,
+    pub value: Value,
 }
 
 impl Measure {
     /// A number that only rises.
     pub fn counter(name: &str, help: &'static str, value: f64) -> Self {
-        Self { name: name.to_owned(), help, kind: MeasureKind::Counter, labels: Vec::new(), value }
+        Self { name: name.to_owned(), help, labels: Vec::new(), value: Value::Counter(value) }
     }
 
     /// A number that goes up and down.
     pub fn gauge(name: &str, help: &'static str, value: f64) -> Self {
-        Self { name: name.to_owned(), help, kind: MeasureKind::Gauge, labels: Vec::new(), value }
+        Self { name: name.to_owned(), help, labels: Vec::new(), value: Value::Gauge(value) }
+    }
+
+    /// How often something took how long.
+    pub fn histogram(name: &str, help: &'static str, counts: Counts) -> Self {
+        Self { name: name.to_owned(), help, labels: Vec::new(), value: Value::Histogram(counts) }
     }
 
     /// The same, of something named.
@@ -52,25 +58,41 @@ impl Measure {
         self.labels.push((label, value.to_string()));
         self
     }
+
+    /// Offsets that retention took although they were wanted, a number for each partition.
+    pub fn lost(name: &str, lost: &Coverage) -> Vec<Self> {
+        let help = "Offsets that retention deleted before they were read";
+        let each = lost.iter().map(|(partition, range)| {
+            let measure = Self::gauge(name, help, (range.end - range.start) as f64).of("partition", partition);
+            measure.of("from", range.start).of("to", range.end)
+        });
+        each.collect()
+    }
 }
 
-/// Where the numbers of the other layers come from: asked at each scrape, so it has to be quick.
+/// What is asked for at each scrape or probe, so it has to be quick.
 #[derive(Clone)]
-pub struct Measures(Arc<dyn Fn() -> Vec<Measure> + Send + Sync>);
+pub struct Asked<T>(Arc<dyn Fn() -> Vec<T> + Send + Sync>);
 
-impl Measures {
-    /// Numbers from a closure.
-    pub fn new(measures: impl Fn() -> Vec<Measure> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(measures))
+/// Where the numbers of the other layers come from.
+pub type Measures = Asked<Measure>;
+
+/// Why sources of this process have stopped for good, of those that no snapshot tells of.
+pub type Stops = Asked<String>;
+
+impl<T> Asked<T> {
+    /// What a closure says.
+    pub fn new(ask: impl Fn() -> Vec<T> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(ask))
     }
 
-    /// The numbers now.
-    pub fn now(&self) -> Vec<Measure> {
+    /// What it says now.
+    pub fn now(&self) -> Vec<T> {
         (self.0)()
     }
 }
 
-impl Default for Measures {
+impl<T: 'static> Default for Asked<T> {
     fn default() -> Self {
         Self::new(Vec::new)
     }
@@ -116,14 +138,34 @@ impl Metrics {
     }
 
     /// All of it, with `measures`, in the text format of OpenMetrics.
-    pub fn encode(&self, measures: Vec<Measure>) -> Result<String, fmt::Error> {
-        let mut registry = Registry::default();
+    pub fn encode(&self, mut measures: Vec<Measure>) -> Result<String, fmt::Error> {
         let help = "How long answers to requests for rows took";
-        registry.register("anabranch_rows_seconds", help, self.rows_seconds.clone());
+        measures.push(Measure::histogram("anabranch_rows_seconds", help, self.rows_seconds.read()));
+        let mut registry = Registry::default();
         registry.register_collector(Box::new(Scrape(measures)));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry)?;
         Ok(text)
+    }
+}
+
+impl EncodeMetric for Value {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Counter(value) => encoder.encode_counter::<NoLabelSet, _, f64>(value, None),
+            Self::Gauge(value) => encoder.encode_gauge(value),
+            Self::Histogram(counts) => {
+                encoder.encode_histogram::<NoLabelSet>(counts.sum, counts.count(), &counts.buckets, None)
+            }
+        }
+    }
+
+    fn metric_type(&self) -> MetricType {
+        match self {
+            Self::Counter(_) => MetricType::Counter,
+            Self::Gauge(_) => MetricType::Gauge,
+            Self::Histogram(_) => MetricType::Histogram,
+        }
     }
 }
 
@@ -138,28 +180,15 @@ impl Collector for Scrape {
         }
         for (name, measures) in by_name {
             let first = measures[0];
-            let counter = ConstCounter::new(0.0_f64);
-            let gauge = ConstGauge::new(0.0_f64);
-            let metric_type = match first.kind {
-                MeasureKind::Counter => counter.metric_type(),
-                MeasureKind::Gauge => gauge.metric_type(),
-            };
-            let mut family = encoder.encode_descriptor(name, first.help, None, metric_type)?;
+            let mut family = encoder.encode_descriptor(name, first.help, None, first.value.metric_type())?;
             for measure in measures {
                 let labels: Vec<(String, String)> =
                     measure.labels.iter().map(|(label, value)| ((*label).to_owned(), value.clone())).collect();
                 if labels.is_empty() {
-                    match first.kind {
-                        MeasureKind::Counter => ConstCounter::new(measure.value).encode(family)?,
-                        MeasureKind::Gauge => ConstGauge::new(measure.value).encode(family)?,
-                    }
+                    measure.value.encode(family)?;
                     break;
                 }
-                let one = family.encode_family(&labels)?;
-                match first.kind {
-                    MeasureKind::Counter => ConstCounter::new(measure.value).encode(one)?,
-                    MeasureKind::Gauge => ConstGauge::new(measure.value).encode(one)?,
-                }
+                measure.value.encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())

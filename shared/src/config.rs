@@ -2,7 +2,7 @@
 //! the default.
 //!
 //! In the environment a setting is called `ANABRANCH__SECTION__KEY`, and one of a table in a section
-//! `ANABRANCH__SECTION__TABLE__KEY` with `_` for each dot. Durations and sizes are texts with units, such as
+//! `ANABRANCH__SECTION__TABLE__KEY`, in `[kafka.options]` with `_` for each dot. Durations and sizes are texts with units, such as
 //! `100 ms` and `64 MiB`. An unknown section or key is an error, wherever it is. A command applies its flags to what
 //! [`Config::load`] returns.
 
@@ -11,6 +11,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::log::kafka::KafkaOptions;
+use crate::storage::Location;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -30,6 +31,8 @@ pub struct Config {
     pub log: Log,
     /// The Kafka cluster that the event log is on, instead of the embedded one.
     pub kafka: Kafka,
+    /// What is kept elsewhere than in the data folder.
+    pub storage: Storage,
     /// The speed layer.
     pub speed: Speed,
     /// The archive of events.
@@ -74,6 +77,20 @@ pub struct Kafka {
     pub session_timeout: Duration,
     /// More properties of librdkafka's clients, such as `security.protocol`. In the environment
     /// `ANABRANCH__KAFKA__OPTIONS__SASL_PASSWORD` is `sasl.password`.
+    pub options: BTreeMap<String, String>,
+}
+
+/// What is kept elsewhere than in the data folder.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Storage {
+    /// Where the speed layer's checkpoints are: a folder, by its path from the project's folder, or `s3://bucket/prefix`.
+    /// In the data folder if none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<Location>,
+    /// Properties of S3's client, such as `aws_endpoint`. Those that lack here are taken from the environment, where S3's
+    /// tools have them as well: `AWS_ENDPOINT`.
+    #[serde(deserialize_with = "value::storage_options")]
     pub options: BTreeMap<String, String>,
 }
 
@@ -255,17 +272,18 @@ impl Config {
         for (name, value) in variables {
             let invalid = |message: String| ConfigError::Invalid { place: name.clone(), message };
             let path = name[PREFIX.len()..].to_lowercase();
-            let Some((section, key)) = path.split_once("__") else {
+            let Some((name, key)) = path.split_once("__") else {
                 return Err(invalid(format!("settings are called {PREFIX}SECTION__KEY")));
             };
-            let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+            let section = table.entry(name).or_insert_with(|| toml::Table::new().into());
             if let Some(section) = section.as_table_mut() {
                 match key.split_once("__") {
                     None => drop(section.insert(key.to_owned(), scalar(value))),
                     Some((inner, key)) => {
                         let inner = section.entry(inner).or_insert_with(|| toml::Table::new().into());
                         if let Some(inner) = inner.as_table_mut() {
-                            inner.insert(key.replace('_', "."), value.into());
+                            let key = if name == "kafka" { key.replace('_', ".") } else { key.to_owned() };
+                            inner.insert(key, value.into());
                         }
                     }
                 }
@@ -278,8 +296,9 @@ impl Config {
     /// All settings as a file would have them, but for secrets.
     pub fn to_toml(&self) -> Result<String, toml::ser::Error> {
         let mut shown = self.clone();
-        for (key, value) in &mut shown.kafka.options {
-            if ["password", "secret", "key.pem", "config", "token"].iter().any(|word| key.contains(word)) {
+        for (key, value) in shown.kafka.options.iter_mut().chain(&mut shown.storage.options) {
+            let secret = ["password", "secret", "key.pem", "config", "token", "customer_key", "proxy_url"];
+            if secret.iter().any(|word| key.contains(word)) {
                 "(not shown)".clone_into(value);
             }
         }

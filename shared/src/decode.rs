@@ -17,6 +17,9 @@
 //!
 //! Keys that name no column are ignored; of a key that comes twice, the last one counts.
 //!
+//! A table's `key` and `headers` name columns that are filled from the log, not from the JSON. The key has to be UTF-8, and
+//! is null if the record has none. The headers are the text of a JSON object, as the log hands them out.
+//!
 //! An empty record is a *tombstone*, as Kafka's compacted topics have it: it is neither a row nor bad.
 //!
 //! With `format = 'debezium-json'` a record is the envelope of a change, with or without the schema around it. The row is what
@@ -42,7 +45,7 @@ pub use self::record::MAX_DEPTH;
 use self::record::{Layout, Slot};
 pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
 use crate::clock::{Micros, format_timestamp};
-use crate::log::Payloads;
+use crate::log::{Batch, Payloads};
 use crate::schema::{Column, DataType, Format, Table};
 
 /// How many bytes a record may have.
@@ -108,7 +111,11 @@ pub fn arrow_schema(table: &Table) -> SchemaRef {
 impl Decoder {
     /// A decoder of a table's records.
     pub fn new(table: Arc<Table>) -> Self {
-        let columns = table.columns.iter().map(|column| (column.name.clone(), column.data_type == DataType::Json));
+        let is_given = |i| table.key != Some(i) && table.headers != Some(i);
+        let columns = table.columns.iter().enumerate().map(|(i, column)| {
+            let is_json = column.data_type == DataType::Json;
+            is_given(i).then(|| (column.name.clone(), is_json))
+        });
         let layout = Layout { columns: columns.collect(), order: Vec::new() };
         Self { schema: arrow_schema(&table), layout, scratch: String::new(), table }
     }
@@ -118,8 +125,24 @@ impl Decoder {
         &self.table
     }
 
-    /// Decodes records, of which the log took the i-th at `log_times[i]`. Panics unless there is a time for each.
+    /// Decodes the records of a batch.
+    pub fn decode_batch(&mut self, batch: &Batch) -> Decoded {
+        self.decode_with(&batch.payloads, &batch.log_times, batch.keys.as_ref(), batch.headers.as_ref())
+    }
+
+    /// Decodes records without keys and headers, of which the log took the i-th at `log_times[i]`. Panics unless there is
+    /// a time for each.
     pub fn decode(&mut self, payloads: &Payloads, log_times: &[Micros]) -> Decoded {
+        self.decode_with(payloads, log_times, None, None)
+    }
+
+    fn decode_with(
+        &mut self,
+        payloads: &Payloads,
+        log_times: &[Micros],
+        keys: Option<&Payloads>,
+        headers: Option<&Payloads>,
+    ) -> Decoded {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
@@ -136,7 +159,8 @@ impl Decoder {
                 None => std::str::from_utf8(&payloads.bytes()[range])
                     .map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to())),
             };
-            match record.and_then(|record| self.row(record, log_time, &mut slots)) {
+            let beside = [keys, headers].map(|all| all.map_or(&[][..], |all| all.get(index as usize)));
+            match record.and_then(|record| self.row(record, log_time, beside, &mut slots)) {
                 Ok(false) => {}
                 Ok(true) => {
                     kept.push(index);
@@ -153,7 +177,13 @@ impl Decoder {
     }
 
     /// Reads a record and fits each slot to its column. Whether the record makes a row.
-    fn row<'a>(&mut self, record: &'a str, log_time: Micros, slots: &mut [Slot<'a>]) -> Result<bool, String> {
+    fn row<'a>(
+        &mut self,
+        record: &'a str,
+        log_time: Micros,
+        [key, headers]: [&'a [u8]; 2],
+        slots: &mut [Slot<'a>],
+    ) -> Result<bool, String> {
         if record.len() > MAX_RECORD_BYTES {
             return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()));
         }
@@ -164,6 +194,12 @@ impl Decoder {
         };
         let Some(row) = row else { return Ok(false) };
         record::read(row, &mut self.layout, slots, &mut self.scratch)?;
+        if let Some(column) = self.table.key.filter(|_| !key.is_empty()) {
+            slots[column] = Slot::Text(beside("key", key)?);
+        }
+        if let Some(column) = self.table.headers.filter(|_| !headers.is_empty()) {
+            slots[column] = Slot::Json(beside("headers", headers)?);
+        }
         for (column, slot) in self.table.columns.iter().zip(slots.iter_mut()) {
             *slot = fit(*slot, column, &self.scratch)?;
         }
@@ -179,6 +215,11 @@ impl Decoder {
             _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
         }
     }
+}
+
+/// What stands beside a record, as text.
+fn beside<'a>(what: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
+    std::str::from_utf8(bytes).map_err(|error| format!("its {what}: not UTF-8 at byte {}", error.valid_up_to()))
 }
 
 /// What a column stores for a slot, or why it can't.

@@ -27,7 +27,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::clock::Micros;
-use crate::position::{Offset, Partition, Positions};
+use crate::position::{Coverage, Offset, Partition, Positions};
 
 /// What went wrong in the log, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +122,18 @@ pub enum LogError {
     Closed,
 }
 
+impl LogError {
+    /// The offsets that retention has taken although they are wanted, if that is what is wrong.
+    pub fn lost(&self) -> Coverage {
+        match self {
+            Self::OutOfRange { partition, wanted, held, .. } if *wanted < held.start => {
+                Coverage::from_iter([(*partition, *wanted..held.start)])
+            }
+            _ => Coverage::new(),
+        }
+    }
+}
+
 /// Payloads one after the other in one buffer, so that a batch costs a handful of allocations, not one per record.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Payloads {
@@ -170,17 +182,48 @@ impl Payloads {
 
 impl<T: AsRef<[u8]>> FromIterator<T> for Payloads {
     fn from_iter<I: IntoIterator<Item = T>>(payloads: I) -> Self {
-        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-        for payload in payloads {
-            bytes.extend_from_slice(payload.as_ref());
-            ends.push(u32::try_from(bytes.len()).expect("a batch of payloads is below 4 GiB"));
-        }
-        Self { bytes: bytes.into(), ends }
+        let mut builder = PayloadsBuilder::default();
+        payloads.into_iter().for_each(|payload| builder.push(payload.as_ref()));
+        builder.finish()
     }
 }
 
+/// Payloads in the making.
+#[derive(Debug, Default)]
+pub struct PayloadsBuilder {
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl PayloadsBuilder {
+    /// Adds a payload.
+    pub fn push(&mut self, payload: &[u8]) {
+        self.bytes.extend_from_slice(payload);
+        self.ends.push(u32::try_from(self.bytes.len()).expect("a batch of payloads is below 4 GiB"));
+    }
+
+    /// How many bytes there are.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// All that was added.
+    pub fn finish(self) -> Payloads {
+        Payloads { bytes: self.bytes.into(), ends: self.ends }
+    }
+}
+
+/// What a reader brings along beside each record's bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Its key.
+    pub keys: bool,
+    /// Its headers.
+    pub headers: bool,
+}
+
 /// Consecutive records of one partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// The partition they come from.
     pub partition: Partition,
@@ -192,6 +235,10 @@ pub struct Batch {
     pub log_times: Vec<Micros>,
     /// Each record's bytes.
     pub payloads: Payloads,
+    /// Each record's key, if the reader was asked for keys; empty where there is none.
+    pub keys: Option<Payloads>,
+    /// Each record's headers as the text of a JSON object, if the reader was asked for them; empty where there are none.
+    pub headers: Option<Payloads>,
     /// The end of the partition when the batch was read: the reader is caught up if `coverage.end` has reached it.
     pub log_end: Offset,
 }
@@ -210,8 +257,8 @@ pub struct ReadLimit {
 pub struct Append {
     /// The records for each partition; a partition may be named once.
     pub parts: Vec<(Partition, Payloads)>,
-    /// The keys of a partition's records, one for each, if they have any: other readers of a Kafka topic see them, and
-    /// compaction goes by them. The embedded log keeps none.
+    /// The keys of a partition's records, one for each, if they have any; an empty one is none. On Kafka compaction goes by
+    /// them. The embedded log keeps those of the topics that it is told to.
     pub keys: BTreeMap<Partition, Payloads>,
     /// Makes a retry safe: while the key is remembered, the same append is answered with the first one's outcome.
     pub idempotency: Option<Idempotency>,
@@ -244,6 +291,15 @@ pub struct Retention {
     pub bytes: Option<u64>,
 }
 
+/// How often a partition held records and delivered none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalls {
+    /// How often it was therefore read again, since the process started.
+    pub count: u64,
+    /// Whether it has delivered nothing since.
+    pub stands: bool,
+}
+
 /// The event log.
 pub trait Log: Send + Sync {
     /// Creates a topic, or adds partitions to it. A topic that has as many already is left as it is.
@@ -263,6 +319,11 @@ pub trait Log: Send + Sync {
 
     /// Applies retention to a topic, but keeps every record at or after `keep_from`.
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError>;
+
+    /// The stalls of each partition of each topic that this process has read; none of a log that knows no stalls.
+    fn stalls(&self) -> BTreeMap<(String, Partition), Stalls> {
+        BTreeMap::new()
+    }
 }
 
 /// Reads some partitions of a topic, in turn.
@@ -273,4 +334,7 @@ pub trait LogReader: Send {
 
     /// Where each partition will be read next.
     fn positions(&self) -> Positions;
+
+    /// From now on batches bring this along, if the log has it. Unless asked they bring nothing.
+    fn bring(&mut self, _: Extras) {}
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
 use crate::expr::Expr;
+use crate::log::Extras;
 
 /// The type of a column or an expression.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -43,7 +44,7 @@ impl fmt::Display for DataType {
 /// A column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
-    /// Its name, which is the key in the event's JSON object.
+    /// Its name, which is the key in the event's JSON object, unless it is filled from the log.
     pub name: String,
     /// Its type.
     pub data_type: DataType,
@@ -84,11 +85,20 @@ pub struct Table {
     pub partition_by: Option<usize>,
     /// Events for which this holds go to the topic's last partition, and no others do.
     pub pin: Option<Expr>,
+    /// The column that holds each record's key.
+    pub key: Option<usize>,
+    /// The column that holds each record's headers.
+    pub headers: Option<usize>,
     /// The statement that defined it, in canonical form.
     pub sql: String,
 }
 
 impl Table {
+    /// What has to be read beside the records' bytes.
+    pub fn extras(&self) -> Extras {
+        Extras { keys: self.key.is_some(), headers: self.headers.is_some() }
+    }
+
     /// The column that holds the event time.
     pub fn event_time_column(&self) -> &Column {
         &self.columns[self.event_time]

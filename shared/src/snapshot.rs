@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub late: u64,
     /// Why the source has stopped, if it has: the state is served as it was then.
     pub stopped: Option<String>,
+    /// What retention had taken when the source wanted it, which is why it has stopped.
+    pub lost: Coverage,
 }
 
 /// "The sum of the events with an offset in `coverage`", by pane.

@@ -11,7 +11,7 @@
 //! Files are written before the commit that names them ([`write_file`]); a crash in between leaves files that no
 //! version names, and a [`Sweeper`] finds them.
 
-mod durable;
+pub(crate) mod durable;
 mod sweep;
 mod versions;
 

@@ -11,7 +11,7 @@ use anabranch_shared::position::Positions;
 use fail::FailScenario;
 
 fn open(path: &Path) -> EmbeddedLog {
-    let options = EmbeddedOptions { reserve_bytes: 0 };
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(path, options, Arc::new(ManualClock::new(0))).expect("open");
     log.create_topic("t", 2).expect("create");
     log

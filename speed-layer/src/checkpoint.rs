@@ -1,4 +1,4 @@
-//! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic file.
+//! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic object.
 //!
 //! Format 1, integers little-endian:
 //!
@@ -10,15 +10,9 @@
 //! | …     | the metadata, JSON: table, positions, watermarks, and per view its definition, base, late events and chunks |
 //! | …     | per chunk that holds any, its partials as one Parquet file; the metadata says where in this part |
 //! | 4     | CRC-32 of everything before |
-//!
-//! A file is written under another name, synced, renamed and its folder synced, so it is there as a whole or not at
-//! all. The one before it is kept. A file that is damaged, or of another format, is refused and set aside, and the one
-//! before it is used.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Cursor, Write};
-use std::path::{Path, PathBuf};
+use std::io::Cursor;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
@@ -30,9 +24,12 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::Closed;
-use crate::error::SpeedError;
 use crate::journal::Entry;
 use crate::watermark::Tracker;
+
+mod store;
+
+pub use store::Checkpoints;
 
 const MAGIC: &[u8; 8] = b"ANABSPD\n";
 const FORMAT: u32 = 1;
@@ -192,83 +189,6 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
     }
     let (coverage, journal) = (chunk.coverage, Arc::new(chunk.journal));
     Ok(Closed { chunk: Arc::new(Chunk { coverage, panes }), journal })
-}
-
-/// Where checkpoints are stored: a folder, with a folder in it for each table.
-#[derive(Debug, Clone)]
-pub struct Checkpoints {
-    root: PathBuf,
-}
-
-impl Checkpoints {
-    /// Checkpoints in a folder, which is made when the first is stored.
-    pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
-    }
-
-    fn folder(&self, table: &str) -> PathBuf {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let name: String =
-            table.chars().map(|c| if plain(c) { c.to_string() } else { format!("%{:x}", u32::from(c)) }).collect();
-        self.root.join(name)
-    }
-
-    /// The checkpoints of a table by epoch and number, the newest first.
-    fn list(&self, table: &str) -> Vec<((u64, u64), PathBuf)> {
-        let number = |path: &Path| {
-            let (epoch, number) = path.file_name()?.to_str()?.strip_suffix(".checkpoint")?.split_once('-')?;
-            Some((epoch.parse().ok()?, number.parse().ok()?))
-        };
-        let files = fs::read_dir(self.folder(table)).into_iter().flatten().flatten().map(|entry| entry.path());
-        let mut files: Vec<((u64, u64), PathBuf)> = files.filter_map(|path| Some((number(&path)?, path))).collect();
-        files.sort_by(|a, b| b.cmp(a));
-        files
-    }
-
-    /// Stores a checkpoint and keeps the one before it. Those of a later epoch stay the newest: whoever has lost a table
-    /// to somebody else can't take it back by writing.
-    pub(crate) fn store(&self, table: &str, epoch: u64, bytes: &[u8]) -> Result<PathBuf, SpeedError> {
-        let folder = self.folder(table);
-        let mut older = self.list(table);
-        older.retain(|((other, _), _)| *other <= epoch);
-        let number = older.iter().filter(|((other, _), _)| *other == epoch).map(|((_, number), _)| number + 1).max();
-        let path = folder.join(format!("{epoch:020}-{:020}.checkpoint", number.unwrap_or(1)));
-        let failed = |step| {
-            let path = path.clone();
-            move |source| SpeedError::Checkpoint { path, step, source }
-        };
-        fs::create_dir_all(&folder).map_err(failed("making the folder"))?;
-        let unfinished = path.with_extension("unfinished");
-        let mut file = File::create(&unfinished).map_err(failed("creating the file"))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("writing the file"))?;
-        fail::fail_point!("speed::checkpoint_written");
-        fs::rename(&unfinished, &path).map_err(failed("renaming the file"))?;
-        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed("syncing the folder"))?;
-        for (_, old) in older.iter().skip(1) {
-            fs::remove_file(old).map_err(failed("removing an older one"))?;
-        }
-        Ok(path)
-    }
-
-    /// The newest checkpoint that can be read. Others are set aside, with a warning.
-    pub(crate) fn load(&self, table: &str, views: &[Arc<View>]) -> Option<Image> {
-        for (_, path) in self.list(table) {
-            let read = fs::read(&path).map_err(|error| error.to_string());
-            match read.and_then(|bytes| Image::decode(&bytes, table, views)) {
-                Ok(image) => {
-                    tracing::info!(table, path = %path.display(), "read a checkpoint");
-                    return Some(image);
-                }
-                Err(problem) => {
-                    tracing::warn!(table, path = %path.display(), problem, "a checkpoint can't be used and is set aside");
-                    if let Err(error) = fs::rename(&path, path.with_extension("damaged")) {
-                        tracing::warn!(path = %path.display(), %error, "setting a damaged checkpoint aside failed");
-                    }
-                }
-            }
-        }
-        None
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::error::Error;
-use std::path::PathBuf;
 
 use anabranch_shared::log::LogError;
 use anabranch_shared::position::{Coverage, Offset, Partition, PositionError};
@@ -80,16 +79,25 @@ pub enum SpeedError {
         /// What was not read.
         missing: Coverage,
     },
-    /// A checkpoint could not be stored.
+    /// A checkpoint could not be stored or read.
     #[error("checkpoint `{path}`: {step} failed")]
     Checkpoint {
-        /// The file.
-        path: PathBuf,
+        /// Where it is, or where those of its table are.
+        path: String,
         /// What was done.
         step: &'static str,
         /// Why it failed.
         #[source]
-        source: std::io::Error,
+        source: Box<object_store::Error>,
+    },
+    /// Somebody else has stored a checkpoint of the same name.
+    #[error(
+        "checkpoint `{path}`: another process has stored one there, which is left as it is; give each project a place of \
+         its own, such as `s3://bucket/project`"
+    )]
+    CheckpointTaken {
+        /// Where it is.
+        path: String,
     },
     /// A thread could not be started.
     #[error("starting the thread `{name}` failed")]
@@ -102,13 +110,49 @@ pub enum SpeedError {
     },
 }
 
+impl SpeedError {
+    /// Whether the same may work a little later.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Checkpoint { .. } | Self::Log { source: LogError::Backend { .. }, .. })
+    }
+}
+
+/// Why a source has stopped for good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stop {
+    /// In words.
+    pub reason: String,
+    /// What retention has taken of what it wants.
+    pub lost: Coverage,
+}
+
+impl Stop {
+    /// Of a thread that panicked.
+    pub fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self { reason: panicked(panic), lost: Coverage::new() }
+    }
+}
+
+impl From<SpeedError> for Stop {
+    fn from(error: SpeedError) -> Self {
+        let lost = match &error {
+            SpeedError::Log { source, .. } => source.lost(),
+            _ => Coverage::new(),
+        };
+        Self { reason: reason(&error), lost }
+    }
+}
+
 /// An error and its causes in one line.
 pub(crate) fn reason(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        // Some repeat their causes.
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = error.source();
     }
     text

@@ -66,7 +66,7 @@ use crate::output::OutputWriter;
 use crate::pipeline::Parts;
 use crate::publish::Publisher;
 use crate::reader::Reader;
-use crate::recovery::Bases;
+use crate::recovery::{Bases, Origin};
 use crate::refold::Replay;
 use crate::writer::Writer;
 
@@ -145,6 +145,7 @@ pub fn run_partition(
             epoch: owned.epoch,
             views: views.into_iter().filter_map(receiver).collect(),
             interval: context.settings.snapshot_interval,
+            shutdown: shutdown.clone(),
         };
         layer.threads.push(publisher.start()?);
     }
@@ -198,11 +199,9 @@ impl SpeedLayer {
         owned: Option<Owned>,
     ) -> Result<(), SpeedError> {
         let Context { log, versions, checkpoints, clock, settings, .. } = context.clone();
-        let failed = |source| SpeedError::Log { table: table.name.clone(), source };
-        let mut bounds = log.bounds(&table.topic).map_err(failed)?;
+        let only = owned.map(|owned| owned.partition);
         let (mut name, mut epoch) = (table.name.clone(), 0);
         if let Some(owned) = owned {
-            bounds.retain(|&partition, _| partition == owned.partition);
             (name, epoch) = (format!("{name}-{}", owned.partition), owned.epoch);
         }
         let counters = Arc::new(Counters::default());
@@ -212,8 +211,8 @@ impl SpeedLayer {
             self.snapshots.0.insert(view.name.clone(), receiver);
             senders.insert(view.name.clone(), sender);
         }
-        let image = checkpoints.as_ref().and_then(|checkpoints| checkpoints.load(&name, &views));
         let writer = checkpoints
+            .clone()
             .map(|store| Writer::start(store, name.clone(), epoch, clock.clone(), counters.clone()))
             .transpose()?;
         self.counters.insert(table.name.clone(), counters.clone());
@@ -227,11 +226,19 @@ impl SpeedLayer {
             fixed: owned.is_some(),
             shutdown: self.shutdown.clone(),
         };
+        let origin = Origin {
+            log: log.clone(),
+            table: table.clone(),
+            only,
+            checkpoints,
+            name: name.clone(),
+            shutdown: self.shutdown.clone(),
+        };
         let replay = Replay::new(log, clock.clone(), table.clone(), settings.read_limit());
-        let versions = Bases { versions, only: owned.map(|owned| owned.partition) };
+        let versions = Bases { versions, only };
         let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
         self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
-        self.spawn(format!("fold-{name}"), move || pipeline::run(parts, image, &bounds, &begin, &received))
+        self.spawn(format!("fold-{name}"), move || pipeline::run(parts, &origin, &begin, &received))
     }
 
     /// Starts the outputs that read a table, for one of its partitions or for all.

@@ -4,11 +4,18 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::histogram::{Counts, Histogram};
+use anabranch_shared::position::Coverage;
+use parking_lot::Mutex;
 
+use crate::error::Stop;
 use crate::watermark;
 
+/// Upper bounds of freshness, in seconds: a snapshot is due every tenth, and a backlog may be hours old.
+const FRESHNESS: [f64; 14] = [0.025, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3600.0];
+
 /// One table's numbers at one instant.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SpeedMetrics {
     /// Events folded, since the process started.
     pub events: u64,
@@ -26,6 +33,8 @@ pub struct SpeedMetrics {
     pub snapshot_seconds: f64,
     /// Checkpoints stored.
     pub checkpoints: u64,
+    /// Checkpoints that could not be stored.
+    pub checkpoint_failures: u64,
     /// When the last checkpoint was stored, by the clock; none before the first.
     pub checkpoint_at: Option<Micros>,
     /// The size of the last checkpoint.
@@ -34,8 +43,12 @@ pub struct SpeedMetrics {
     pub state_rows: u64,
     /// The table's watermark.
     pub watermark: Option<Micros>,
-    /// Whether the source has stopped: see the snapshots for why.
-    pub stopped: bool,
+    /// How long after the log took a record a snapshot had it, in seconds.
+    pub freshness: Counts,
+    /// Why the source has stopped, if it has.
+    pub stopped: Option<String>,
+    /// What retention had taken when the source wanted it.
+    pub lost: Coverage,
 }
 
 #[derive(Debug)]
@@ -48,11 +61,13 @@ pub(crate) struct Counters {
     pub snapshots: AtomicU64,
     pub snapshot_micros: AtomicU64,
     pub checkpoints: AtomicU64,
+    pub checkpoint_failures: AtomicU64,
     pub checkpoint_at: AtomicI64,
     pub checkpoint_bytes: AtomicU64,
     pub state_rows: AtomicU64,
     pub watermark: AtomicI64,
-    pub stopped: AtomicU64,
+    pub freshness: Histogram,
+    pub stopped: Mutex<Option<Stop>>,
 }
 
 impl Default for Counters {
@@ -66,11 +81,13 @@ impl Default for Counters {
             snapshots: AtomicU64::default(),
             snapshot_micros: AtomicU64::default(),
             checkpoints: AtomicU64::default(),
+            checkpoint_failures: AtomicU64::default(),
             checkpoint_at: AtomicI64::new(watermark::NONE),
             checkpoint_bytes: AtomicU64::default(),
             state_rows: AtomicU64::default(),
             watermark: AtomicI64::new(watermark::NONE),
-            stopped: AtomicU64::default(),
+            freshness: Histogram::new(FRESHNESS),
+            stopped: Mutex::default(),
         }
     }
 }
@@ -87,6 +104,7 @@ impl Counters {
     pub fn read(&self) -> SpeedMetrics {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let seconds = |counter: &AtomicU64| count(counter) as f64 / 1e6;
+        let stopped = self.stopped.lock().clone();
         SpeedMetrics {
             events: count(&self.events),
             batches: count(&self.batches),
@@ -96,11 +114,14 @@ impl Counters {
             snapshots: count(&self.snapshots),
             snapshot_seconds: seconds(&self.snapshot_micros),
             checkpoints: count(&self.checkpoints),
+            checkpoint_failures: count(&self.checkpoint_failures),
             checkpoint_at: watermark::known(self.checkpoint_at.load(Ordering::Relaxed)),
             checkpoint_bytes: count(&self.checkpoint_bytes),
             state_rows: count(&self.state_rows),
             watermark: watermark::known(self.watermark.load(Ordering::Relaxed)),
-            stopped: count(&self.stopped) > 0,
+            freshness: self.freshness.read(),
+            stopped: stopped.as_ref().map(|stop| stop.reason.clone()),
+            lost: stopped.map(|stop| stop.lost).unwrap_or_default(),
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct MicroBatch {
     pub offsets: Vec<Offset>,
     /// Each row's event time.
     pub times: Vec<Micros>,
+    /// When the log took the records, and how many in a row at each time.
+    pub taken: Vec<(Micros, u64)>,
     /// How many records were no rows.
     pub rejected: usize,
     /// When it was read, by the clock.
@@ -33,7 +35,7 @@ pub(crate) struct MicroBatch {
 impl MicroBatch {
     /// Decodes a batch that was read at `at`.
     pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
-        let decoded = decoder.decode(&batch.payloads, &batch.log_times);
+        let decoded = decoder.decode_batch(batch);
         let events = to_polars(&decoded.batch)
             .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
         Ok(Self {
@@ -42,6 +44,7 @@ impl MicroBatch {
             events,
             offsets: decoded.kept.iter().map(|&i| batch.offsets[i as usize]).collect(),
             times: decoded.event_times().to_vec(),
+            taken: batch.log_times.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u64)).collect(),
             rejected: decoded.rejects.len(),
             at,
         })

@@ -19,7 +19,7 @@ use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::kafka::outlet::{Keys, Outlets, Parts};
 use anabranch_shared::log::{Log, LogError, Payloads};
 use anabranch_shared::partitioner;
-use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::render::Rows;
 use anabranch_shared::row;
 use anabranch_shared::schema::DataType;
@@ -28,7 +28,7 @@ use parking_lot::Mutex;
 use polars::prelude::{DataFrame, IntoLazy, PolarsError, PolarsResult};
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{SpeedError, panicked, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::micro_batch::MicroBatch;
 use crate::reader::{self, wait};
 use crate::settings::{Settings, micros};
@@ -55,6 +55,8 @@ pub struct OutputStatus {
     pub rejected: u64,
     /// Why it has stopped, if it has.
     pub stopped: Option<String>,
+    /// What retention had taken when it was wanted.
+    pub lost: Coverage,
 }
 
 /// How the outputs of a process do, by view and partition.
@@ -123,7 +125,7 @@ impl OutputWriter {
             let error = match catch_unwind(AssertUnwindSafe(|| self.write(partition, &mut failures))) {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error,
-                Err(panic) => return self.stop(partition, panicked(&*panic)),
+                Err(panic) => return self.stop(partition, Stop::panicked(&*panic)),
             };
             self.note(partition, |state| state.failures += 1);
             match &error {
@@ -137,7 +139,7 @@ impl OutputWriter {
                     wait(&self.shutdown, reader::pause(failures));
                     failures += 1;
                 }
-                _ => return self.stop(partition, reason(&error)),
+                _ => return self.stop(partition, error.into()),
             }
         }
     }
@@ -149,6 +151,7 @@ impl OutputWriter {
         let reading = |source| SpeedError::Log { table: table.name.clone(), source };
         let (outlet, mut next) = self.outlets.open(&self.output, partition).map_err(writing)?;
         let mut reader = self.log.reader(&table.topic, &Positions::from([(partition, next)])).map_err(reading)?;
+        reader.bring(table.extras());
         self.note(partition, |state| state.position = next);
         let mut decoder = Decoder::new(table.clone());
         let mut stored = self.clock.now();
@@ -186,9 +189,9 @@ impl OutputWriter {
         note(self.states.0.lock().entry((self.output.name.clone(), partition)).or_default());
     }
 
-    fn stop(&self, partition: Partition, why: String) {
-        tracing::error!(view = self.output.name, partition, reason = why, "an output has stopped");
-        self.note(partition, |state| state.stopped = Some(why));
+    fn stop(&self, partition: Partition, Stop { reason, lost }: Stop) {
+        tracing::error!(view = self.output.name, partition, reason, "an output has stopped");
+        self.note(partition, |state| (state.stopped, state.lost) = (Some(reason), lost));
     }
 }
 

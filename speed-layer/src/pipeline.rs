@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::position::{Coverage, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::version::Version;
@@ -16,10 +16,10 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
-use crate::error::{SpeedError, panicked, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
-use crate::recovery::{self, Bases, Start};
+use crate::recovery::{self, Bases, Bounds, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
 use crate::state::ViewState;
@@ -36,7 +36,7 @@ pub(crate) enum Input {
     /// At that time, these partitions held nothing unread.
     CaughtUp(Vec<Partition>, Micros),
     /// The reader can't go on.
-    Failed(String),
+    Failed(Stop),
 }
 
 /// What a pipeline is made of.
@@ -68,51 +68,54 @@ pub(crate) struct Pipeline {
     cost: Duration,
     checkpointed: Micros,
     since_checkpoint: bool,
+    /// When the log took the records that no snapshot has yet, and how many at each time.
+    unshown: Vec<(Micros, u64)>,
 }
 
 /// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
 /// views' snapshots.
-pub(crate) fn run(
-    parts: Parts,
-    image: Option<Image>,
-    bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
-    begin: &SyncSender<Positions>,
-    inputs: &Receiver<Input>,
-) {
+pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) {
     let (senders, counters) = (parts.senders.clone(), parts.counters.clone());
     let table = parts.table.name.clone();
+    let tell = |stop: Stop, shown: bool| {
+        *counters.stopped.lock() = Some(stop.clone());
+        for sender in senders.values().filter(|_| shown) {
+            let mut last = Snapshot::clone(&sender.borrow());
+            last.sequence += 1;
+            (last.stopped, last.lost) = (Some(stop.reason.clone()), stop.lost.clone());
+            sender.send_replace(Arc::new(last));
+        }
+    };
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let mut pipeline = Pipeline::recover(parts, image, bounds).map_err(|error| reason(&error))?;
+        let found = origin.find(&parts.views, |why| {
+            // Other processes keep what the partition's last owner has told, which is more than nothing.
+            tell(Stop { reason: why, lost: Coverage::new() }, origin.only.is_none());
+        });
+        let Some((image, bounds)) = found? else { return Ok(()) };
+        let mut pipeline = Pipeline::recover(parts, image, &bounds)?;
+        *counters.stopped.lock() = None;
         // The reader may have ended before it began.
         begin.send(pipeline.positions.clone()).ok();
         pipeline.fold_all(inputs)
     }));
     let stopped = match done {
         Ok(Ok(())) => return,
-        Ok(Err(reason)) => reason,
-        Err(panic) => panicked(&*panic),
+        Ok(Err(stop)) => stop,
+        Err(panic) => Stop::panicked(&*panic),
     };
-    tracing::error!(table, reason = stopped, "the source has stopped");
-    counters.stopped.store(1, Ordering::Relaxed);
-    for sender in senders.values() {
-        let mut last = Snapshot::clone(&sender.borrow());
-        last.sequence += 1;
-        last.stopped = Some(stopped.clone());
-        sender.send_replace(Arc::new(last));
-    }
+    tracing::error!(table, reason = stopped.reason, "the source has stopped");
+    tell(stopped, true);
 }
 
 impl Pipeline {
-    fn recover(
-        mut parts: Parts,
-        image: Option<Image>,
-        bounds: &BTreeMap<Partition, std::ops::Range<u64>>,
-    ) -> Result<Self, SpeedError> {
+    fn recover(mut parts: Parts, image: Option<Image>, bounds: &Bounds) -> Result<Self, SpeedError> {
         let now = parts.clock.now();
         let Parts { views, versions, replay, settings, .. } = &mut parts;
         let records = settings.chunk_records;
         let Start { tracker, positions, states } =
             recovery::recover(views, versions, image, bounds, replay, records, now)?;
+        // It may have been told what is waited for.
+        let sequence = parts.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
         Ok(Self {
             parts,
             tracker,
@@ -120,29 +123,30 @@ impl Pipeline {
             states,
             waiting: BTreeMap::new(),
             seen: BTreeMap::new(),
-            sequence: 0,
+            sequence,
             changed: true,
             published: Instant::now(),
             cost: Duration::ZERO,
             checkpointed: now,
             since_checkpoint: true,
+            unshown: Vec::new(),
         })
     }
 
-    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), String> {
-        self.adopt_versions().map_err(|error| reason(&error))?;
-        self.publish().map_err(|error| reason(&error))?;
+    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), Stop> {
+        self.adopt_versions()?;
+        self.publish()?;
         loop {
             let stop = match inputs.recv_timeout(self.until_publishing()) {
-                Ok(input) => self.take(input).map_err(|error| reason(&error))?,
+                Ok(input) => self.take(input)?,
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return self.finish().map_err(|error| reason(&error)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.finish()?),
             };
             if let Some(stop) = stop {
-                self.finish().map_err(|error| reason(&error))?;
+                self.finish()?;
                 return Err(stop);
             }
-            self.keep_up().map_err(|error| reason(&error))?;
+            self.keep_up()?;
         }
     }
 
@@ -158,15 +162,20 @@ impl Pipeline {
             self.publish()?;
         }
         let due = now.saturating_sub(self.checkpointed) >= micros(self.parts.settings.checkpoint_interval);
-        if due && self.since_checkpoint && self.parts.writer.as_ref().is_some_and(Writer::is_free) {
+        if due && self.parts.writer.as_ref().is_some_and(Writer::is_free) && self.lacks_checkpoint() {
             self.checkpoint()?;
         }
         Ok(())
     }
 
-    fn take(&mut self, input: Input) -> Result<Option<String>, SpeedError> {
+    /// Whether there is something that no checkpoint holds.
+    fn lacks_checkpoint(&self) -> bool {
+        self.since_checkpoint || self.parts.writer.as_ref().is_some_and(Writer::has_failed)
+    }
+
+    fn take(&mut self, input: Input) -> Result<Option<Stop>, SpeedError> {
         match input {
-            Input::Failed(reason) => return Ok(Some(reason)),
+            Input::Failed(stop) => return Ok(Some(stop)),
             Input::CaughtUp(partitions, at) => {
                 let before = (self.tracker.watermark(), self.tracker.is_idle());
                 self.tracker.caught_up(&partitions, at, micros(self.parts.settings.idle_after));
@@ -191,6 +200,7 @@ impl Pipeline {
             self.tracker.end(batch.partition, newest);
         }
         self.positions.insert(batch.partition, batch.coverage.end);
+        self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
         let counters = &self.parts.counters;
         add(&counters.events, batch.times.len() as u64);
@@ -289,7 +299,11 @@ impl Pipeline {
             }
         }
         (self.changed, self.published, self.cost) = (false, Instant::now(), begun.elapsed());
-        let counters = &self.parts.counters;
+        let (counters, now) = (&self.parts.counters, self.parts.clock.now());
+        for (taken, records) in self.unshown.drain(..) {
+            // Another machine's clock may be ahead.
+            counters.freshness.observe(now.saturating_sub(taken).max(0) as f64 / 1e6, records);
+        }
         add(&counters.snapshots, 1);
         add_time(&counters.snapshot_micros, self.cost);
         counters.state_rows.store(rows, Ordering::Relaxed);
@@ -322,7 +336,7 @@ impl Pipeline {
     /// The last snapshot and the last checkpoint.
     fn finish(&mut self) -> Result<(), SpeedError> {
         self.publish()?;
-        if self.since_checkpoint {
+        if self.lacks_checkpoint() {
             self.checkpoint()?;
         }
         if let Some(writer) = self.parts.writer.take() {

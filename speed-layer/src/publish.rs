@@ -9,6 +9,7 @@ use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::snapshot::{Snapshot, wire};
 use anabranch_shared::view::View;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, reason};
 
@@ -41,10 +42,12 @@ pub(crate) struct Publisher {
     pub views: Vec<(Arc<View>, watch::Receiver<Arc<Snapshot>>)>,
     /// The least time between two updates.
     pub interval: Duration,
+    pub shutdown: CancellationToken,
 }
 
 impl Publisher {
-    /// Starts a thread that publishes until the pipeline has ended.
+    /// Starts a thread that publishes until the pipeline has ended. If that has stopped by itself, it is told until
+    /// `shutdown`: nobody else has the partition.
     pub fn start(self) -> Result<JoinHandle<()>, SpeedError> {
         let name = format!("publish-{}-{}", self.table, self.partition);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || self.run());
@@ -57,6 +60,8 @@ impl Publisher {
         let (mut told, mut full): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
             let ended = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().is_err());
+            let stopped = self.views.iter().any(|(_, snapshot)| snapshot.borrow().stopped.is_some());
+            let ended = ended && (!stopped || self.shutdown.is_cancelled());
             let changed = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().unwrap_or(false));
             let waited = told.map_or(Duration::MAX, |at| at.elapsed());
             if !(ended || waited >= HEARTBEAT || (changed && waited >= self.interval)) {

@@ -13,7 +13,7 @@ use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{panicked, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::micro_batch::MicroBatch;
 use crate::pipeline::Input;
 use crate::settings::{Settings, micros};
@@ -40,14 +40,14 @@ impl Reader {
         let Ok(positions) = begin.recv() else { return };
         let failed = match catch_unwind(AssertUnwindSafe(|| self.read(positions, inputs))) {
             Ok(Ok(())) => return,
-            Ok(Err(reason)) => reason,
-            Err(panic) => panicked(&*panic),
+            Ok(Err(stop)) => stop,
+            Err(panic) => Stop::panicked(&*panic),
         };
         // If the other side has ended, it has told why.
         inputs.send(Input::Failed(failed)).ok();
     }
 
-    fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), String> {
+    fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let mut reader = self.open(&positions)?;
         let mut decoder = Decoder::new(self.table.clone());
         let (mut failures, mut looked) = (0, self.clock.now());
@@ -61,16 +61,14 @@ impl Reader {
                     failures += 1;
                     continue;
                 }
-                Err(error) => return Err(self.failed(&error)),
+                Err(error) => return Err(self.failed(error)),
             };
             failures = 0;
             let input = match polled {
                 Some(batch) => {
                     fail::fail_point!("speed::after_read");
                     positions.insert(batch.partition, batch.coverage.end);
-                    let decoded =
-                        MicroBatch::decode(&mut decoder, &batch, self.clock.now()).map_err(|error| reason(&error))?;
-                    Input::Batch(decoded)
+                    Input::Batch(MicroBatch::decode(&mut decoder, &batch, self.clock.now())?)
                 }
                 None => Input::CaughtUp(positions.keys().copied().collect(), at),
             };
@@ -99,23 +97,25 @@ impl Reader {
     }
 
     /// The partitions that hold nothing unread, and those that weren't there before.
-    fn look(&self, positions: &Positions) -> Result<(Vec<Partition>, Vec<Partition>), String> {
+    fn look(&self, positions: &Positions) -> Result<(Vec<Partition>, Vec<Partition>), Stop> {
         let bounds = match self.log.bounds(&self.table.topic) {
             Ok(bounds) => bounds,
             Err(LogError::Backend { .. }) => BTreeMap::new(),
-            Err(error) => return Err(self.failed(&error)),
+            Err(error) => return Err(self.failed(error)),
         };
         let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
         let new = bounds.keys().filter(|p| !self.fixed && !positions.contains_key(p));
         Ok((still.map(|(&p, _)| p).collect(), new.copied().collect()))
     }
 
-    fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, String> {
-        self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(&error))
+    fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {
+        let mut reader = self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))?;
+        reader.bring(self.table.extras());
+        Ok(reader)
     }
 
-    fn failed(&self, error: &LogError) -> String {
-        format!("table `{}`: reading the log failed: {}", self.table.name, reason(error))
+    fn failed(&self, source: LogError) -> Stop {
+        SpeedError::Log { table: self.table.name.clone(), source }.into()
     }
 }
 

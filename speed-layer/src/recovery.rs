@@ -7,23 +7,87 @@
 //! | none of both                                                      | at offset 0                                  |
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
 //!
-//! What the log no longer holds is not made up for: the source stops and names the range.
+//! What the log no longer holds is not made up for: the source stops and names the range. Checkpoints that can't be read
+//! now are waited for: without them state would be lost that the log may no longer hold.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::log::Log;
 use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::schema::Table;
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::View;
+use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{Image, ViewImage};
+use crate::checkpoint::{Checkpoints, Image, ViewImage};
 use crate::chunk::Open;
-use crate::error::SpeedError;
+use crate::error::{SpeedError, reason};
+use crate::reader::wait;
 use crate::refold::Replay;
 use crate::state::ViewState;
 use crate::watermark::Tracker;
+
+/// How long after a failure it is tried again to find out what there is.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What each partition of the log holds.
+pub(crate) type Bounds = BTreeMap<Partition, Range<Offset>>;
+
+/// Where a pipeline finds out what there is to begin with.
+pub(crate) struct Origin {
+    pub log: Arc<dyn Log>,
+    pub table: Arc<Table>,
+    /// The one partition that the pipeline has; none if it has them all.
+    pub only: Option<Partition>,
+    pub checkpoints: Option<Checkpoints>,
+    /// What the pipeline's checkpoints are stored under.
+    pub name: String,
+    pub shutdown: CancellationToken,
+}
+
+impl Origin {
+    /// The newest checkpoint, and what the log holds. A storage or a log that can't be reached is waited for, and `tell`
+    /// is told why. None at a shutdown.
+    pub fn find(
+        &self,
+        views: &[Arc<View>],
+        tell: impl Fn(String),
+    ) -> Result<Option<(Option<Image>, Bounds)>, SpeedError> {
+        loop {
+            match self.look(views) {
+                Err(error) if error.may_pass() => {
+                    let reason = reason(&error);
+                    tracing::warn!(
+                        table = self.name,
+                        reason,
+                        "what there is to begin with can't be read; trying again"
+                    );
+                    tell(format!("it waits for what it begins with: {reason}"));
+                }
+                found => return found,
+            }
+            wait(&self.shutdown, PAUSE);
+        }
+    }
+
+    fn look(&self, views: &[Arc<View>]) -> Result<Option<(Option<Image>, Bounds)>, SpeedError> {
+        let mut image = None;
+        if let Some(checkpoints) = &self.checkpoints {
+            let load = self.shutdown.run_until_cancelled(checkpoints.load(&self.name, views));
+            let Some(loaded) = checkpoints.block_on(load) else { return Ok(None) };
+            image = loaded?;
+        }
+        // After the checkpoint: so the log reaches as far as that does.
+        let bounds = self.log.bounds(&self.table.topic);
+        let mut bounds = bounds.map_err(|source| SpeedError::Log { table: self.table.name.clone(), source })?;
+        bounds.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
+        Ok(Some((image, bounds)))
+    }
+}
 
 /// What a pipeline begins with.
 pub(crate) struct Start {
@@ -69,7 +133,7 @@ pub(crate) fn recover(
     views: &[Arc<View>],
     versions: &Bases,
     image: Option<Image>,
-    bounds: &BTreeMap<Partition, Range<Offset>>,
+    bounds: &Bounds,
     replay: &mut Replay,
     chunk_records: u64,
     now: Micros,
@@ -148,9 +212,11 @@ fn with(zero: &Positions, positions: &Positions) -> Positions {
     zero.iter().chain(positions).map(|(&p, &offset)| (p, offset)).collect()
 }
 
+/// Whether a version covers all that a checkpoint had read, and more than its beginning: what it had stopped before, perhaps.
 fn is_beyond(version: &Version, image: &ViewImage) -> bool {
     let frontier = &version.published.coverage;
-    !image.coverage.is_empty() && image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
+    image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
+        && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
 }
 
 fn restore(view: &Arc<View>, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {

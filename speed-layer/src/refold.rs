@@ -128,7 +128,9 @@ impl Replay {
     }
 
     fn reader(&self, from: &Positions) -> Result<Box<dyn LogReader>, SpeedError> {
-        self.log.reader(&self.table().topic, from).map_err(|source| self.failed(source))
+        let mut reader = self.log.reader(&self.table().topic, from).map_err(|source| self.failed(source))?;
+        reader.bring(self.table().extras());
+        Ok(reader)
     }
 
     fn poll(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {

@@ -157,6 +157,7 @@ impl ViewState {
             late: self.late,
             idle: false,
             stopped: None,
+            lost: Coverage::new(),
         })
     }
 

@@ -16,6 +16,7 @@ use crate::metrics::{Counters, add};
 pub(crate) struct Writer {
     images: SyncSender<Image>,
     busy: Arc<AtomicBool>,
+    failed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -29,32 +30,43 @@ impl Writer {
     ) -> Result<Self, SpeedError> {
         let (images, received) = sync_channel::<Image>(1);
         let busy = Arc::new(AtomicBool::new(false));
-        let idle = busy.clone();
+        let failed = Arc::new(AtomicBool::new(false));
+        let (idle, has_failed) = (busy.clone(), failed.clone());
         let name = format!("checkpoint-{table}");
         let work = move || {
             for image in received {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
                 let written = catch_unwind(AssertUnwindSafe(|| write(&store, &table, epoch, &image)));
-                match written.unwrap_or_else(|panic| Err(panicked(&*panic))) {
+                let written = written.unwrap_or_else(|panic| Err(panicked(&*panic)));
+                has_failed.store(written.is_err(), Ordering::Release);
+                match written {
                     Ok(bytes) => {
                         add(&counters.checkpoints, 1);
                         counters.checkpoint_bytes.store(bytes, Ordering::Relaxed);
                         counters.checkpoint_at.store(clock.now(), Ordering::Relaxed);
                         fail::fail_point!("speed::after_checkpoint");
                     }
-                    Err(problem) => tracing::error!(table, problem, "storing a checkpoint failed"),
+                    Err(problem) => {
+                        add(&counters.checkpoint_failures, 1);
+                        tracing::error!(table, problem, "storing a checkpoint failed");
+                    }
                 }
                 idle.store(false, Ordering::Release);
             }
         };
         let thread = std::thread::Builder::new().name(name.clone()).spawn(work);
         let thread = thread.map_err(|source| SpeedError::Thread { name, source })?;
-        Ok(Self { images, busy, thread })
+        Ok(Self { images, busy, failed, thread })
     }
 
     /// Whether the last checkpoint is written.
     pub fn is_free(&self) -> bool {
         !self.busy.load(Ordering::Acquire)
+    }
+
+    /// Whether the last checkpoint could not be stored.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
     }
 
     /// Writes a checkpoint; waits if the thread is two behind.
@@ -76,6 +88,7 @@ impl Writer {
 
 fn write(store: &Checkpoints, table: &str, epoch: u64, image: &Image) -> Result<u64, String> {
     let bytes = image.encode(table).map_err(|error| reason(&error))?;
-    store.store(table, epoch, &bytes).map_err(|error| reason(&error))?;
-    Ok(bytes.len() as u64)
+    let length = bytes.len() as u64;
+    store.block_on(store.store(table, epoch, bytes)).map_err(|error| reason(&error))?;
+    Ok(length)
 }

@@ -14,6 +14,7 @@ use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::{Append, Log};
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::sql;
+use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Settings, run};
@@ -22,11 +23,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const FOLDER: &str = "ANABRANCH_FAILPOINTS_FOLDER";
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     "speed::after_read",
     "speed::after_fold",
     "speed::after_publish",
     "speed::before_checkpoint",
+    "storage::staged",
     "speed::checkpoint_written",
     "speed::after_checkpoint",
     "speed::after_drop",
@@ -44,7 +46,7 @@ fn catalog() -> Catalog {
 }
 
 fn open(folder: &Path) -> EmbeddedLog {
-    let options = EmbeddedOptions { reserve_bytes: 0 };
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(folder.join("log"), options, Arc::new(ManualClock::new(0))).expect("open");
     log.create_topic("clicks", 1).expect("create");
     log
@@ -61,11 +63,13 @@ fn child() {
     let catalog = catalog();
     let definition = catalog.views["sums"].definition.clone();
     let (versions, receiver) = watch::channel(None);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+    let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new()).expect("a folder");
     let context = Context {
         log: Arc::new(open(&folder)),
         catalog: Arc::new(catalog),
         versions: Versions([("sums".to_owned(), receiver)].into()),
-        checkpoints: Some(Checkpoints::new(folder.join("checkpoints"))),
+        checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
         clock: Arc::new(ManualClock::new(0)),
         settings: Settings {
@@ -77,7 +81,6 @@ fn child() {
         },
     };
     let layer = run(&context, &CancellationToken::new()).expect("started");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let mut snapshots = layer.snapshots().0["sums"].clone();
     let mut wait = |base: Option<u64>| {
         let all = snapshots.wait_for(|s| s.coverage.next(0) == EVENTS && (base.is_none() || s.base == base));

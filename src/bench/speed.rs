@@ -1,5 +1,6 @@
 //! The speed layer end to end, beside reading the log alone and decoding alone.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use anabranch_shared::log::{Log, ReadLimit};
 use anabranch_shared::partial::{self, Part, Scope};
 use anabranch_shared::position::Positions;
 use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::View;
 use anabranch_speed_layer::{Checkpoints, Context, Settings};
@@ -118,11 +120,12 @@ fn measure(
     })?;
     report("read and decode, one thread", millions(per_second(events, decoded)), "");
 
+    let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
     let context = Context {
         log,
         catalog: Arc::clone(&catalog),
         versions: Versions::default(),
-        checkpoints: Some(Checkpoints::new(folder.join("checkpoints"))),
+        checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
         outlets: None,
         clock,
         settings: Settings::default(),

@@ -71,8 +71,7 @@ impl<R: Rng> Deaths<R> {
 
 /// How many partitions a worker writes.
 fn written_by(worker: &Server) -> usize {
-    let metrics = worker.try_get("/metrics").expect("an answer").text().expect("text");
-    metrics.lines().filter(|line| line.starts_with("anabranch_output_records_total{")).count()
+    worker.metrics().0.iter().filter(|sample| sample.name == "anabranch_output_records_total").count()
 }
 
 fn until(wanted: impl Fn() -> bool) {

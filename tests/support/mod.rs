@@ -88,7 +88,7 @@ impl Project {
 
 pub fn anabranch() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
-    command.env_remove("ANABRANCH_CRASH_AT").env_remove("ANABRANCH_SERVER");
+    command.env_remove("ANABRANCH_CRASH_AT").env_remove("ANABRANCH_FAIL_AT").env_remove("ANABRANCH_SERVER");
     command
 }
 
@@ -217,6 +217,39 @@ impl Server {
         }
     }
 
+    /// The numbers of `/metrics`.
+    pub fn metrics(&self) -> Metrics {
+        let text = self.try_get("/metrics").and_then(Response::error_for_status).and_then(Response::text);
+        Metrics(text.expect("metrics").lines().filter(|line| !line.starts_with('#')).map(Sample::parse).collect())
+    }
+
+    /// Waits until the metrics are as wanted.
+    pub fn until_metrics(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
+        let started = Instant::now();
+        loop {
+            let metrics = self.metrics();
+            if wanted(&metrics) {
+                return metrics;
+            }
+            assert!(started.elapsed() < PATIENCE, "{what}, that never was:\n{metrics:#?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until the process isn't ready for a reason that contains this.
+    pub fn until_stopped(&self, why: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            let answer = self.try_get("/readyz").expect("an answer");
+            let (status, readiness) = (answer.status(), answer.text().expect("a body"));
+            if status == 503 && readiness.contains(why) {
+                return serde_json::from_str(&readiness).expect("JSON");
+            }
+            assert!(started.elapsed() < PATIENCE, "ready, or for another reason than {why}: {readiness}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Waits until a view covers the log to its end.
     pub fn settle(&self, view: &str) -> Value {
         self.until(view, |detail| detail["lag"] == 0)
@@ -278,6 +311,43 @@ impl Server {
     }
 }
 
+/// A line of `/metrics`.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
+}
+
+impl Sample {
+    fn parse(line: &str) -> Self {
+        let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+        let (name, labels) = series.trim_end_matches('}').split_once('{').unwrap_or((series, ""));
+        let labels = labels.split_terminator("\",").map(|label| {
+            let (name, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));
+            (name.to_owned(), value.trim_end_matches('"').to_owned())
+        });
+        let value = value.parse().unwrap_or_else(|_| panic!("{line}"));
+        Self { name: name.to_owned(), labels: labels.collect(), value }
+    }
+}
+
+/// What a process exposes.
+#[derive(Debug, Clone)]
+pub struct Metrics(pub Vec<Sample>);
+
+impl Metrics {
+    /// The sum of the series with this name and these labels; none if there is no such series.
+    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let is_it = |sample: &&Sample| {
+            let has = |(label, value): &(&str, &str)| sample.labels.get(*label).is_some_and(|found| found == value);
+            sample.name == name && labels.iter().all(has)
+        };
+        let found: Vec<f64> = self.0.iter().filter(is_it).map(|sample| sample.value).collect();
+        (!found.is_empty()).then(|| found.iter().sum())
+    }
+}
+
 /// The address of the Kafka broker that `scripts/with-kafka` has started; none on a machine that has none, but never in CI.
 pub fn kafka() -> Option<String> {
     let brokers = std::env::var("ANABRANCH_TEST_KAFKA").ok();
@@ -286,6 +356,26 @@ pub fn kafka() -> Option<String> {
         eprintln!("\n*** NOT TESTED: no Kafka broker. Run the tests with `scripts/with-kafka cargo test`. ***\n");
     }
     brokers
+}
+
+/// A bucket on the S3 server that `scripts/with-s3` has started, whose address and keys are in the environment; none on a
+/// machine that has none, but never in CI.
+pub fn s3() -> Option<String> {
+    let bucket = std::env::var("ANABRANCH_TEST_S3").ok();
+    if bucket.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with an S3 server: use scripts/with-s3");
+        eprintln!("\n*** NOT TESTED: no S3 server. Run the tests with `scripts/with-s3 cargo test`. ***\n");
+    }
+    bucket
+}
+
+/// Waits until something is so.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is() {
+        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 impl Drop for Server {

@@ -212,5 +212,7 @@ async fn the_log_may_forget_what_is_archived_and_loss_stops_the_archive() {
     assert!(matches!(lost, BatchError::Stopped { .. }), "{lost}");
     let stopped = archiver.status().borrow().stopped.clone().expect("stopped");
     assert!(stopped.contains("offsets 1.."), "{stopped}");
+    let start = source.log.bounds("events").expect("bounds")[&0].start;
+    assert_eq!(archiver.status().borrow().lost.get(0), Some(&(1..start)));
     assert!(matches!(archiver.step().await, Err(BatchError::Stopped { .. })), "it stays stopped");
 }

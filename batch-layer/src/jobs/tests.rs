@@ -98,6 +98,8 @@ async fn jobs_run_one_after_the_other() {
     let _shutdown = work(&queue, &steps);
     assert_eq!(until(&queue, &first.id, JobState::Running).await.versions.len(), 0);
     assert_eq!(queue.get(&second.id).expect("job").state, JobState::Queued);
+    let metrics = queue.metrics();
+    assert_eq!((metrics.queued, metrics.running), (1, 1));
     assert!(queue.is_busy("two"));
     steps.permits.add_permits(2);
     let ended = until(&queue, &first.id, JobState::Succeeded).await;
@@ -156,6 +158,9 @@ async fn only_faults_of_the_storage_are_tried_again() {
     let job = queue.submit(JobRequest { full: true, ..batch(&["one"]) }, Trigger::Api).expect("submit");
     until(&queue, &job.id, JobState::Failed).await;
     assert_eq!(steps.permits.available_permits(), left - 1, "it was tried once");
+    let runs = queue.metrics().runs.into_iter().filter(|(_, _, counts)| counts.count() > 0);
+    let runs: Vec<_> = runs.map(|(view, state, counts)| (view, state, counts.count())).collect();
+    assert_eq!(runs, [("one".to_owned(), "failed", 2), ("one".to_owned(), "succeeded", 1)]);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::job::{JobKind, JobRequest, JobState, Trigger};
+use anabranch_shared::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::window::Window;
 
 use super::{BatchLayer, BatchSettings};

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::log::Log;
 use anabranch_shared::position::Positions;
 use anabranch_shared::view::View;
 use axum::extract::State;
@@ -29,6 +30,7 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         let mut measures = server.app.measures.now();
         measures.extend(server.metrics.ingested());
         measures.extend(own(&server));
+        measures.extend(stalls(&*server.app.log));
         for view in server.app.catalog.views.values() {
             measures.extend(of_view(&server, view)?);
         }
@@ -54,8 +56,19 @@ fn own(server: &Server) -> Vec<Measure> {
         Measure::counter("anabranch_rows_cache_hits", "Requests for rows answered from the cache", hits as f64),
         Measure::counter("anabranch_rows_cache_misses", "Requests for rows that had to be computed", misses as f64),
         Measure::gauge("anabranch_open_streams", "Event streams that are open", open as f64),
-        Measure::gauge("anabranch_ready", "1 if fit to answer", f64::from(u8::from(server.app.ready.borrow().ready))),
+        Measure::gauge("anabranch_ready", "1 if fit to answer", f64::from(u8::from(server.readiness().ready))),
     ]
+}
+
+fn stalls(log: &dyn Log) -> Vec<Measure> {
+    let each = log.stalls().into_iter().flat_map(|((topic, partition), stalls)| {
+        let help = "How often a partition held records and delivered none, and was read again";
+        let count = Measure::counter("anabranch_stalls", help, stalls.count as f64);
+        let help = "1 if a partition that stalled has delivered nothing since";
+        let stands = Measure::gauge("anabranch_stalled", help, f64::from(u8::from(stalls.stands)));
+        [count, stands].map(|measure| measure.of("topic", &topic).of("partition", partition))
+    });
+    each.collect()
 }
 
 fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
@@ -89,6 +102,8 @@ fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
         let help = "1 if the source has stopped";
         let stopped = f64::from(u8::from(snapshot.stopped.is_some()));
         measures.push(gauge("anabranch_source_stopped", help, stopped));
+        let lost = Measure::lost("anabranch_lost_offsets", &snapshot.lost).into_iter();
+        measures.extend(lost.map(|measure| measure.of("view", &view.name)));
     }
     if let Some(version) = layers.versions.first() {
         let help = "The newest version of the view";

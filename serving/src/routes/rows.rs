@@ -177,7 +177,7 @@ pub(crate) async fn rows(
             server.answers.get_or_compute(question, stamp, |rendered| rendered.body.len() + 256, compute).await?
         }
     };
-    server.metrics.rows_seconds.observe(started.elapsed().as_secs_f64());
+    server.metrics.rows_seconds.observe(started.elapsed().as_secs_f64(), 1);
     Ok(respond(&rendered, format, &headers))
 }
 

@@ -42,7 +42,7 @@ impl Wire {
 
 fn assert_same(got: &Snapshot, expected: &Snapshot) {
     assert_eq!((got.base, got.watermark, got.late), (expected.base, expected.watermark, expected.late));
-    assert_eq!(got.coverage, expected.coverage);
+    assert_eq!((&got.coverage, &got.stopped, &got.lost), (&expected.coverage, &expected.stopped, &expected.lost));
     assert_eq!(got.chunks.len(), expected.chunks.len());
     for (got, expected) in got.chunks.iter().zip(&expected.chunks) {
         assert_eq!(got.coverage, expected.coverage);
@@ -104,6 +104,15 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
     torn.truncate(torn.len() - 7);
     assert!(wire.decode(&mut decoder, 9, &Payloads::from_iter([torn])).is_none());
     assert_same(&wire.decode(&mut decoder, 10, &full).expect("a snapshot"), &third);
+
+    let stopped = Snapshot {
+        stopped: Some("records are gone".to_owned()),
+        lost: [(0, 30..35)].into_iter().collect(),
+        ..Snapshot::clone(&third)
+    };
+    let stopped = Arc::new(stopped);
+    let update = wire.encode(&mut encoder, &stopped, false);
+    assert_same(&wire.decode(&mut decoder, 10, &update).expect("a snapshot"), &stopped);
 
     // Somebody else claims the partition: the former owner is not listened to any more.
     assert!(wire.decode(&mut decoder, 11, &wire::claim()).is_none());
@@ -182,6 +191,13 @@ fn a_partition_that_nobody_tells_of_is_named() {
     assert!(partitions.whole().stopped.is_some_and(|why| why.starts_with("partition 0:")));
     partitions.told(0, &wire.snapshot(None, &[0, 10]), |snapshot| snapshot.stopped = Some("lost events".to_owned()));
     assert_eq!(partitions.whole().stopped.as_deref(), Some("partition 0: lost events"));
+    let lost = |partition, range| [(partition, range)].into_iter().collect();
+    partitions.told(1, &wire.snapshot(None, &[0, 10]), |snapshot| {
+        (snapshot.stopped, snapshot.lost) = (Some("more".to_owned()), lost(1, 10..17));
+    });
+    let whole = partitions.whole();
+    assert_eq!(whole.stopped.as_deref(), Some("partition 0: lost events; partition 1: more"));
+    assert_eq!(whole.lost, lost(1, 10..17));
 }
 
 #[test]

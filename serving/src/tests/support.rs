@@ -61,6 +61,8 @@ pub fn table() -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: "CREATE TABLE posts …".into(),
     })
 }
@@ -195,6 +197,7 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
         idle: false,
         stopped: None,
+        lost: Coverage::new(),
     }
 }
 
@@ -287,6 +290,8 @@ impl LogReader for MemoryReader {
             offsets: coverage.clone().collect(),
             log_times: vec![T0; (coverage.end - coverage.start) as usize],
             payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
+            keys: None,
+            headers: None,
             coverage,
             log_end: records.len() as u64,
         }))
@@ -395,6 +400,7 @@ impl Platform {
                 vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
             }),
             ready: is_ready,
+            stops: crate::Stops::default(),
             clock,
             limits,
         };

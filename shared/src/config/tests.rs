@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::{Config, ConfigError};
+use crate::storage::Location;
 
 fn parse(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
     let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -40,7 +41,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "[sped]\nbatch_records = 1",
             None,
-            "anabranch.toml:1:2: unknown field `sped`, expected one of `server`, `log`, `kafka`, `speed`, `archive`, `batch`",
+            "anabranch.toml:1:2: unknown field `sped`, expected one of `server`, `log`, `kafka`, `storage`, `speed`, `archive`, `batch`",
         ),
         (
             "# Ours.\n[server]\nlisten_on = \"x\"",
@@ -74,7 +75,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "",
             Some(("ANABRANCH__BATCHES__KEEP", "1")),
-            "ANABRANCH__BATCHES__KEEP: unknown field `batches`, expected one of `server`, `log`, `kafka`, `speed`, `archive`, `batch`",
+            "ANABRANCH__BATCHES__KEEP: unknown field `batches`, expected one of `server`, `log`, `kafka`, `storage`, `speed`, `archive`, `batch`",
         ),
         (
             "",
@@ -85,6 +86,22 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
             "",
             Some(("ANABRANCH__BATCH__SCHEDULER", "maybe")),
             "ANABRANCH__BATCH__SCHEDULER: invalid type: string \"maybe\", expected a boolean",
+        ),
+        (
+            "[storage]\ncheckpoints = \"gs://bucket\"",
+            None,
+            "anabranch.toml:2:15: a place is a folder, such as `/srv/anabranch`, or `s3://bucket/prefix` and nothing more",
+        ),
+        (
+            "[storage.options]\naws_endpiont = \"http://localhost\"",
+            None,
+            "anabranch.toml:1:1: `aws_endpiont` is no property of S3's client; such are `aws_endpoint`, `aws_region`, \
+             `aws_access_key_id`, `aws_secret_access_key`, `aws_allow_http` and `timeout`",
+        ),
+        (
+            "",
+            Some(("ANABRANCH__STORAGE__OPTIONS__BUCKET", "b")),
+            "ANABRANCH__STORAGE__OPTIONS__BUCKET: `bucket`: the bucket stands in the place, `s3://bucket/prefix`",
         ),
     ] {
         let error = parse(file, &variable.into_iter().collect::<Vec<_>>()).expect_err(expected);
@@ -112,4 +129,17 @@ fn the_clients_properties_pass_through_and_secrets_are_not_shown() {
     let shown = config.to_toml().expect("shown");
     assert!(shown.contains("\"sasl.password\" = \"(not shown)\"") && !shown.contains("hunter2"), "{shown}");
     assert_eq!(parse("", &[]).expect("nothing").kafka.log_options().map(|options| options.brokers), None);
+}
+
+#[test]
+fn the_storages_properties_pass_through_and_secrets_are_not_shown() {
+    let file = "[storage]\ncheckpoints = \"s3://bucket/of/ours\"\noptions = { aws_region = \"here\" }";
+    let secret = [("ANABRANCH__STORAGE__OPTIONS__AWS_SECRET_ACCESS_KEY", "hunter2")];
+    let storage = parse(file, &secret).expect("sound settings").storage;
+    let location = storage.checkpoints.clone().expect("a place");
+    assert_eq!(location, Location::S3 { bucket: "bucket".to_owned(), prefix: "of/ours".into() });
+    assert_eq!((&*storage.options["aws_region"], &*storage.options["aws_secret_access_key"]), ("here", "hunter2"));
+    let shown = parse(file, &secret).expect("sound settings").to_toml().expect("shown");
+    assert!(shown.contains("checkpoints = \"s3://bucket/of/ours\""), "{shown}");
+    assert!(shown.contains("aws_secret_access_key = \"(not shown)\"") && !shown.contains("hunter2"), "{shown}");
 }

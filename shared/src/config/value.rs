@@ -1,9 +1,11 @@
 //! How settings are written: sizes and durations with units, counts and addresses checked.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
+use crate::storage::check_option;
 use crate::unit::{format_bytes, format_duration, parse_bytes, parse_duration};
 
 /// A duration of more than no time.
@@ -83,6 +85,13 @@ pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text),
         _ => Err(de::Error::custom(format!("`{text}` isn't an address and a port, such as `127.0.0.1:8080`"))),
     }
+}
+
+/// Properties of S3's client, by names that it knows.
+pub fn storage_options<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let options = BTreeMap::deserialize(deserializer)?;
+    options.keys().try_for_each(|name: &String| check_option(name)).map_err(de::Error::custom)?;
+    Ok(options)
 }
 
 /// A text; a number is told what it lacks.

@@ -33,8 +33,9 @@ pub(super) enum Slot<'a> {
 /// Which columns to look for.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The name of each column, and whether its value's JSON text is wanted rather than the value.
-    pub columns: Vec<(String, bool)>,
+    /// The name of each column, and whether its value's JSON text is wanted rather than the value; none of a column that
+    /// isn't in the record.
+    pub columns: Vec<Option<(String, bool)>>,
     /// The keys of an object as they came last, and the column of each: most producers write one order.
     pub order: Vec<(String, Option<usize>)>,
 }
@@ -47,7 +48,7 @@ impl Layout {
         {
             return *column;
         }
-        let column = self.columns.iter().position(|(name, _)| name == key);
+        let column = self.columns.iter().position(|column| column.as_ref().is_some_and(|(name, _)| name == key));
         if place < self.order.len() {
             self.order[place] = (key.to_owned(), column);
         } else if place == self.order.len() && place < 4 * self.columns.len() {
@@ -68,7 +69,7 @@ pub(super) fn read<'a>(
     scratch: &mut String,
 ) -> Result<(), String> {
     // Finding the end of a JSON value recurses without a limit of its own.
-    if layout.columns.iter().any(|(_, json)| *json) && is_nested_deeper(record.as_bytes(), MAX_DEPTH) {
+    if layout.columns.iter().flatten().any(|(_, json)| *json) && is_nested_deeper(record.as_bytes(), MAX_DEPTH) {
         return Err(too_deep());
     }
     slots.fill(Slot::Null);
@@ -166,16 +167,15 @@ impl<'a> Visitor<'a> for Object<'_, 'a> {
         let mut place = 0;
         while let Some(column) = map.next_key_seed(Key(self.layout, place))? {
             place += 1;
-            match column {
-                None => map.next_value_seed(Skip(1))?,
-                Some(column) if self.layout.columns[column].1 => {
-                    let text = json_text(map.next_value()?, self.scratch);
-                    let name = &self.layout.columns[column].0;
-                    self.slots[column] =
-                        text.map_err(|e| M::Error::custom(format_args!("column `{name}`: {}", describe(&e))))?;
-                }
-                Some(column) => self.slots[column] = map.next_value_seed(Value(self.scratch))?,
-            }
+            let Some(column) = column else {
+                map.next_value_seed(Skip(1))?;
+                continue;
+            };
+            self.slots[column] = match &self.layout.columns[column] {
+                Some((name, true)) => json_text(map.next_value()?, self.scratch)
+                    .map_err(|e| M::Error::custom(format_args!("column `{name}`: {}", describe(&e))))?,
+                _ => map.next_value_seed(Value(self.scratch))?,
+            };
         }
         Ok(())
     }

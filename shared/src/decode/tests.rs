@@ -28,6 +28,8 @@ fn table() -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     })
 }
@@ -430,6 +432,37 @@ fn a_change_told_by_debezium_is_the_row_after_it() {
     assert!(reasons[1].1.contains("without a row in `after`"), "{reasons:?}");
     assert!(reasons[2].1.starts_with("column `id`"), "{reasons:?}");
     assert!(reasons[4].1.contains("`op` is `x`"), "{reasons:?}");
+}
+
+#[test]
+fn columns_of_the_log_are_filled_from_beside_the_record() {
+    let column = |name: &str, data_type| Column { name: name.to_owned(), data_type, nullable: true };
+    let columns = vec![
+        column("id", DataType::Text),
+        column("key", DataType::Text),
+        column("headers", DataType::Json),
+        column("ts", DataType::Timestamp),
+    ];
+    let table = Table { columns, event_time: 3, key: Some(1), headers: Some(2), ..(*table()).clone() };
+    let record = r#"{"headers":{"not":"these"},"id":"a","key":"not this","ts":0}"#;
+    let batch = Batch {
+        log_times: vec![LOG_TIME; 5],
+        payloads: Payloads::from_iter([record, record, "", record, "{"]),
+        keys: Some(Payloads::from_iter([&b"one"[..], b"", b"\xff", b"tw\xff", b"two"])),
+        headers: Some(Payloads::from_iter([r#"{"trace":"1"}"#, "", "", "", ""])),
+        ..Batch::default()
+    };
+    let mut decoder = Decoder::new(Arc::new(table));
+    let decoded = decoder.decode_batch(&batch);
+    assert_eq!(decoded.kept, [0, 1], "the tombstone makes no row");
+    let texts = |column: usize| decoded.batch.column(column).as_string_view().iter().collect::<Vec<_>>();
+    assert_eq!((texts(0), texts(1)), (vec![Some("a"); 2], vec![Some("one"), None]));
+    assert_eq!(texts(2), [Some(r#"{"trace":"1"}"#), None]);
+    let rejects: Vec<_> = decoded.rejects.iter().map(|reject| (reject.index, reject.reason.as_str())).collect();
+    assert_eq!((rejects[0], rejects[1].0, rejects.len()), ((3, "its key: not UTF-8 at byte 2"), 4, 2));
+    let bare = decoder.decode(&batch.payloads, &batch.log_times);
+    assert_eq!(bare.kept, [0, 1, 3]);
+    assert_eq!((bare.batch.column(1).null_count(), bare.batch.column(2).null_count()), (3, 3));
 }
 
 #[test]

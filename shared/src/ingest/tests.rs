@@ -103,6 +103,8 @@ impl LogReader for MemoryReader {
                     offsets: coverage.clone().collect(),
                     log_times: coverage.clone().map(|_| NOW).collect(),
                     payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
+                    keys: None,
+                    headers: None,
                     log_end: records.len() as u64,
                     coverage,
                 }));
@@ -129,6 +131,8 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
         partitions,
         partition_by,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     };
     let log = MemoryLog::default();

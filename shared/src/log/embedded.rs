@@ -12,7 +12,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,16 +33,18 @@ use crate::position::{Offset, Partition, Positions};
 const QUEUED_REQUESTS: usize = 1024;
 
 /// How an [`EmbeddedLog`] is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct EmbeddedOptions {
     /// Bytes of the file system that stay free: an append that would use them is refused with
     /// [`LogError::StorageFull`]. 64 MiB unless set.
     pub reserve_bytes: u64,
+    /// The topics whose records' keys are kept, from now on. Records have no headers here.
+    pub keyed: BTreeSet<String>,
 }
 
 impl Default for EmbeddedOptions {
     fn default() -> Self {
-        Self { reserve_bytes: 64 << 20 }
+        Self { reserve_bytes: 64 << 20, keyed: BTreeSet::new() }
     }
 }
 
@@ -299,7 +301,7 @@ impl Log for EmbeddedLog {
         Ok(Box::new(EmbeddedReader::new(self.shared.clone(), topic, known.id, from)))
     }
 
-    /// Deletes whole stored batches. A partition's bytes are those of its payloads.
+    /// Deletes whole stored batches. A partition's bytes are those of its payloads, without keys.
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError> {
         let keep_from = keep_from.clone();
         let answered = self.send(|answer| Request::Retain { topic: topic.to_owned(), retention, keep_from, answer })?;

@@ -24,6 +24,7 @@ pub mod group;
 pub mod outlet;
 mod queue;
 mod read;
+mod stall;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +46,8 @@ use rdkafka::{ClientConfig, TopicPartitionList};
 use self::append::{Producer, Requests};
 use self::outlet::Outlets;
 use self::read::KafkaReader;
-use super::{Append, Appended, Log, LogError, LogReader, Retention};
+use self::stall::StallBook;
+use super::{Append, Appended, Log, LogError, LogReader, Retention, Stalls};
 use crate::clock::Clock;
 use crate::position::{Offset, Partition, Positions};
 
@@ -112,6 +114,7 @@ pub(crate) struct Cluster {
     consumer: BaseConsumer,
     admin: AdminClient<DefaultClientContext>,
     topics: Mutex<Option<(Instant, BTreeMap<String, u32>)>>,
+    stalls: StallBook,
 }
 
 pub(crate) fn backend(step: impl Into<String>, source: KafkaError) -> LogError {
@@ -129,7 +132,7 @@ impl Cluster {
         let config = options.client(&[("isolation.level", "read_committed")]);
         let consumer = config.create().map_err(|source| backend(step("consumer"), source))?;
         let admin = options.client(&[]).create().map_err(|source| backend(step("client"), source))?;
-        Ok(Self { options, consumer, admin, topics: Mutex::new(None) })
+        Ok(Self { options, consumer, admin, topics: Mutex::new(None), stalls: StallBook::default() })
     }
 
     /// A topic's name in Kafka.
@@ -382,6 +385,10 @@ impl Log for KafkaLog {
         });
         let before: Positions = before.collect();
         if before.is_empty() { Ok(()) } else { self.cluster.delete_before(topic, &before) }
+    }
+
+    fn stalls(&self) -> BTreeMap<(String, Partition), Stalls> {
+        self.cluster.stalls.read(self.cluster.options.stall)
     }
 }
 

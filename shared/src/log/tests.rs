@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Append, Appended, Batch, Idempotency, Log, LogError, LogReader, Payloads, ReadLimit, Retention};
+use super::{Append, Appended, Batch, Extras, Idempotency, Log, LogError, LogReader, Payloads, ReadLimit, Retention};
 use crate::position::{Coverage, Partition, Positions};
 
-/// Makes the log to be tested: empty at first, and again what was stored when called once more after a drop.
+/// Makes the log to be tested: empty at first, and again what was stored when called once more after a drop. It keeps the
+/// keys of the topic `keyed`.
 pub(crate) type Open<'a> = &'a dyn Fn() -> Arc<dyn Log>;
 
 const MANY: ReadLimit = ReadLimit { records: 10_000, bytes: 1 << 20 };
@@ -43,6 +44,7 @@ macro_rules! all_behaviours {
             retention_spares_what_must_be_kept,
             wanted_offsets_outside_the_log_are_an_error,
             concurrent_appends_are_each_there_once,
+            keys_are_brought_to_whoever_asks_for_them,
             everything_is_there_after_reopening,
         );
     };
@@ -353,6 +355,38 @@ pub(crate) fn concurrent_appends_are_each_there_once(open: Open<'_>) {
         let of_one = read[&0].iter().filter_map(|record| record.strip_prefix(&format!("{thread}/")));
         assert!(of_one.map(|i| i.parse::<u32>().expect("a number")).is_sorted(), "in each thread's own order");
     }
+}
+
+pub(crate) fn keys_are_brought_to_whoever_asks_for_them(open: Open<'_>) {
+    let log = open();
+    log.create_topic("keyed", 2).expect("create");
+    let keyed = |records: &[&str], keys: &[&str]| {
+        let keys = BTreeMap::from([(1, keys.iter().collect())]);
+        log.append("keyed", Append { keys, ..part(1, records) }).expect("append")
+    };
+    keyed(&["1", "2", "", "4"], &["a", "", "a longer one", "ü"]);
+    append(&*log, "keyed", 1, &["5", "6"]);
+    keyed(&["7"], &["b"]);
+    let expected = ["a", "", "a longer one", "ü", "", "", "b"];
+    let check = |log: &dyn Log| {
+        for (from, records) in [(0, 100), (0, 1), (1, 2), (3, 3), (6, 100)] {
+            let mut reader = log.reader("keyed", &Positions::from([(1, from)])).expect("reader");
+            reader.bring(Extras { keys: true, headers: false });
+            let (mut keys, mut count) = (Vec::new(), 0);
+            while let Some(batch) = poll(&mut *reader, ReadLimit { records, ..MANY }) {
+                let brought = batch.keys.as_ref().expect("keys");
+                assert_eq!((brought.len(), batch.headers), (batch.payloads.len(), None));
+                keys.extend(brought.iter().map(|key| String::from_utf8_lossy(key).into_owned()));
+                count += batch.payloads.len();
+            }
+            assert_eq!((&keys[..], count), (&expected.map(str::to_owned)[from as usize..], 7 - from as usize));
+        }
+    };
+    check(&*log);
+    let mut reader = log.reader("keyed", &Positions::from([(1, 0)])).expect("reader");
+    assert_eq!(reader.poll(MANY, PATIENCE).expect("poll").expect("a batch").keys, None, "nobody asked");
+    drop((reader, log));
+    check(&*open());
 }
 
 pub(crate) fn everything_is_there_after_reopening(open: Open<'_>) {

@@ -36,8 +36,9 @@ fn an_ignore_file_that_is_there_gets_a_line_more() {
 #[test]
 fn the_template_explains_the_defaults() {
     let is_setting = |line: &&str| {
-        let has_none = ["retention_", "brokers", "replication"].iter().any(|name| line.contains(name));
-        line.starts_with('[') || line.starts_with("# ") && line.contains(" = ") && !has_none
+        let none = ["retention_", "brokers", "replication", "[storage]", "checkpoints = "];
+        let has_none = none.iter().any(|name| line.contains(name));
+        (line.starts_with('[') || line.starts_with("# ") && line.contains(" = ")) && !has_none
     };
     let text: Vec<&str> =
         super::TEMPLATE[0].1.lines().filter(is_setting).map(|line| line.trim_start_matches("# ")).collect();

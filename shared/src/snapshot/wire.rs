@@ -66,6 +66,8 @@ struct ViewMetadata {
     idle: bool,
     late: u64,
     stopped: Option<String>,
+    #[serde(default)]
+    lost: Coverage,
     chunks: Vec<ChunkMetadata>,
 }
 
@@ -139,9 +141,9 @@ impl Encoder {
                 }
                 chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
             }
-            let Snapshot { base, coverage, watermark, idle, late, stopped, .. } = Snapshot::clone(snapshot);
+            let Snapshot { base, coverage, watermark, idle, late, stopped, lost, .. } = Snapshot::clone(snapshot);
             let definition = view.definition.clone();
-            let metadata = ViewMetadata { definition, base, coverage, watermark, idle, late, stopped, chunks };
+            let metadata = ViewMetadata { definition, base, coverage, watermark, idle, late, stopped, lost, chunks };
             all.insert(view.name.clone(), metadata);
         }
         let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })
@@ -264,8 +266,8 @@ impl Decoder {
                 }
                 chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes }));
             }
-            let ViewMetadata { base, coverage, watermark, idle, late, stopped, .. } = told;
-            let snapshot = Snapshot { sequence: 0, base, coverage, chunks, watermark, idle, late, stopped };
+            let ViewMetadata { base, coverage, watermark, idle, late, stopped, lost, .. } = told;
+            let snapshot = Snapshot { sequence: 0, base, coverage, chunks, watermark, idle, late, stopped, lost };
             snapshots.insert(name, Arc::new(snapshot));
         }
         self.panes = named;

@@ -86,7 +86,18 @@ fn column(definition: &ColumnDef, tokens: &Tokens) -> Result<Column, Fault> {
 }
 
 fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) -> Result<Table, Fault> {
-    let known = ["topic", "format", "event_time", "watermark", "max_future", "partitions", "partition_by", "pin"];
+    let known = [
+        "topic",
+        "format",
+        "event_time",
+        "watermark",
+        "max_future",
+        "partitions",
+        "partition_by",
+        "pin",
+        "key",
+        "headers",
+    ];
     let mut options = Options::read(&create.table_options, &known)?;
     let topic = match options.text("topic") {
         Some(given) => topic(given)?,
@@ -119,7 +130,30 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
         ));
     };
     let event_time = column_named(&given)?;
-    let partition_by = options.text("partition_by").map(|given| column_named(&given)).transpose()?;
+    // What is filled from the log is no part of an event, so nothing that places an event can go by it.
+    let filled = |given: Option<Given>, option: &str, wanted: DataType| {
+        let Some(given) = given else { return Ok(None) };
+        let Column { name, data_type, nullable } = &columns[column_named(&given)?];
+        if *data_type != wanted {
+            return Err(Fault::new(given.at, format!("{option} must be a {wanted} column; `{name}` is {data_type}")));
+        }
+        if !nullable {
+            let message = format!("{option} = '{name}': a record may have none, so the column can't be NOT NULL");
+            return Err(Fault::new(given.at, message));
+        }
+        column_named(&given).map(Some)
+    };
+    let key = filled(options.text("key"), "key", DataType::Text)?;
+    let headers = filled(options.text("headers"), "headers", DataType::Json)?;
+    let partition_by = options.text("partition_by").map(|given| match column_named(&given)? {
+        column if [key, headers].contains(&Some(column)) => {
+            let message =
+                format!("partition_by = '{}': the column is filled from the log; name one of the event's", given.text);
+            Err(Fault::new(given.at, message))
+        }
+        column => Ok(column),
+    });
+    let partition_by = partition_by.transpose()?;
     let pin = options.text("pin");
     let column = &mut columns[event_time];
     if column.data_type != DataType::Timestamp {
@@ -138,6 +172,8 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
         partitions: options.number("partitions", 1..=MAX_PARTITIONS)?.unwrap_or(1) as u32,
         partition_by,
         pin: None,
+        key,
+        headers,
         sql: create.to_string(),
         name,
     };
@@ -157,7 +193,12 @@ fn pin(table: &Table, given: &Given) -> Result<Expr, Fault> {
         return Err(wrong("one condition over the columns is expected, and nothing after it"));
     }
     let scope = Scope::new(table, table.name.clone(), false);
-    scope.condition(&parsed, "pin").map_err(|fault| wrong(&fault.message))
+    let condition = scope.condition(&parsed, "pin").map_err(|fault| wrong(&fault.message))?;
+    let filled = [table.key, table.headers].into_iter().flatten().map(|column| &table.columns[column].name);
+    match filled.into_iter().find(|name| condition.reads(name)) {
+        Some(name) => Err(wrong(&format!("`{name}` is filled from the log; only the event's own columns can be used"))),
+        None => Ok(condition),
+    }
 }
 
 pub(super) fn topic(given: Given) -> Result<String, Fault> {

@@ -58,7 +58,7 @@ fn sync_folder(path: &FsPath) -> io::Result<()> {
 
 /// [`LocalFileSystem`] with durable puts.
 #[derive(Debug)]
-pub(super) struct Durable(pub LocalFileSystem);
+pub(crate) struct Durable(pub LocalFileSystem);
 
 impl fmt::Display for Durable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -75,6 +75,7 @@ fn put(path: &FsPath, payload: &PutPayload, create: bool) -> io::Result<()> {
         let mut file = File::create(&staged)?;
         payload.iter().try_for_each(|part| file.write_all(part))?;
         file.sync_all()?;
+        fail::fail_point!("storage::staged");
         // A link is refused where a rename would overwrite.
         fs::hard_link(&staged, path)?;
         sync_folder(path)

@@ -1,8 +1,12 @@
+use anabranch_shared::storage::Location;
 use anabranch_shared::window::Window;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
 
 use super::*;
+use crate::error::{SpeedError, reason};
 use crate::state::ViewState;
-use crate::tests::kit::{SECOND, event, micro_batch, rows, sums, table};
+use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, rows, sums, table};
 
 fn image(events: u64) -> (Arc<View>, Image) {
     let table = table(0);
@@ -66,27 +70,117 @@ fn damage_is_refused_wherever_it_is() {
     assert!(Image::decode(&bytes, "others", &[view]).is_err(), "of another table");
 }
 
+/// The bucket of the S3 server that `scripts/with-s3` has started; none on a machine that has none, but never in CI.
+fn bucket() -> Option<String> {
+    let bucket = std::env::var("ANABRANCH_TEST_S3").ok();
+    if bucket.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with an S3 server: use scripts/with-s3");
+        eprintln!("\n*** NOT TESTED: no S3 server. Run the tests with `scripts/with-s3 cargo test`. ***\n");
+    }
+    bucket
+}
+
+fn at(location: String) -> Checkpoints {
+    checkpoints(Location::try_from(location).expect("a place"))
+}
+
+/// Checkpoints in a folder, and on S3 under a prefix of their own.
+fn on_each_storage(test: impl Fn(&Checkpoints)) {
+    let folder = tempfile::tempdir().expect("a folder");
+    test(&at(folder.path().display().to_string()));
+    if let Some(bucket) = bucket() {
+        test(&at(format!("{bucket}{}", folder.path().display())));
+    }
+}
+
+fn store(to: &Checkpoints, epoch: u64, bytes: &[u8]) -> Path {
+    to.block_on(to.store("clicks", epoch, bytes.to_vec())).expect("stored")
+}
+
+fn load(from: &Checkpoints, table: &str, views: &[Arc<View>]) -> Option<Positions> {
+    from.block_on(from.load(table, views)).expect("read").map(|image| image.positions)
+}
+
+fn damage(checkpoints: &Checkpoints, path: &Path, bytes: &'static [u8]) {
+    checkpoints.block_on(checkpoints.storage.objects.put(path, bytes.into())).expect("damaged");
+}
+
 #[test]
 fn the_one_before_is_kept_and_used_if_the_newest_is_damaged() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = Checkpoints::new(folder.path());
-    let mut view = None;
-    for events in 1..=3 {
-        let (of, image) = image(events);
-        store.store("clicks", 7, &image.encode("clicks").expect("bytes")).expect("stored");
-        view = Some(of);
+    on_each_storage(|all| {
+        let mut view = None;
+        for events in 1..=3 {
+            let (of, image) = image(events);
+            store(all, 7, &image.encode("clicks").expect("bytes"));
+            view = Some(of);
+        }
+        let views = [view.expect("a view")];
+        let found = all.block_on(all.list("clicks")).expect("listed");
+        assert_eq!(found.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [(7, 3), (7, 2)]);
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 10)])), "the newest");
+        let late = store(all, 6, b"by whoever had the table before");
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 10)])), "still the newest");
+        all.block_on(all.storage.objects.delete(&late)).expect("removed");
+        damage(all, &found[0].1, b"half a checkpoi");
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 9)])), "the one before");
+        let aside = Path::from(found[0].1.as_ref().replace("checkpoint", "damaged"));
+        let aside = all.block_on(async { all.storage.objects.get(&aside).await?.bytes().await });
+        assert_eq!(aside.expect("set aside, not deleted"), &b"half a checkpoi"[..]);
+        damage(all, &found[1].1, b"");
+        assert_eq!(load(all, "clicks", &views), None);
+        assert_eq!(load(all, "unknown", &views), None);
+    });
+}
+
+#[test]
+fn of_many_under_one_name_the_first_is_stored_and_the_others_are_told() {
+    on_each_storage(|all| {
+        let put = |writer: u8| (writer, all.block_on(all.put("clicks", (7, 1), vec![writer; 100_000])));
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || put(writer))).collect();
+            writers.into_iter().map(|writer| writer.join().expect("ended")).collect()
+        });
+        let (stored, refused): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, put)| put.is_ok());
+        let [(writer, Ok(path))] = &stored[..] else { panic!("{stored:?}, {refused:?}") };
+        for (_, put) in &refused {
+            assert!(matches!(put, Err(SpeedError::CheckpointTaken { .. })), "{put:?}");
+        }
+        let held = all.block_on(async { all.storage.objects.get(path).await?.bytes().await }).expect("read");
+        assert_eq!(held, vec![*writer; 100_000]);
+        // Whoever was refused looks again, and is stored beside it.
+        assert_ne!(store(all, 7, b"another"), *path);
+        assert_eq!(all.block_on(all.list("clicks")).expect("listed").len(), 2);
+    });
+}
+
+#[test]
+fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
+    if bucket().is_none() {
+        return;
     }
-    let views = [view.expect("a view")];
-    let files = store.list("clicks");
-    assert_eq!(files.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [(7, 3), (7, 2)]);
-    assert_eq!(store.load("clicks", &views).expect("the newest").positions, Positions::from([(0, 10)]));
-    let late = store.store("clicks", 6, b"by whoever had the table before").expect("stored");
-    assert_eq!(store.load("clicks", &views).expect("still the newest").positions, Positions::from([(0, 10)]));
-    fs::remove_file(late).expect("removed");
-    fs::write(&files[0].1, b"half a checkpoi").expect("damaged");
-    assert_eq!(store.load("clicks", &views).expect("the one before").positions, Positions::from([(0, 9)]));
-    assert!(files[0].1.with_extension("damaged").exists(), "set aside, not deleted");
-    fs::write(&files[1].1, b"").expect("damaged");
-    assert!(store.load("clicks", &views).is_none());
-    assert!(store.load("unknown", &views).is_none());
+    let nowhere = at("s3://nowhere/x".to_owned());
+    let loaded = nowhere.block_on(nowhere.load("clicks", &[])).map(|image| image.is_some());
+    let stored = nowhere.block_on(nowhere.store("clicks", 7, vec![])).map(|_| true);
+    for done in [loaded, stored] {
+        let error = done.expect_err("no such bucket");
+        assert_eq!(error.to_string(), "checkpoint `s3://nowhere/x/clicks`: listing failed");
+        assert!(error.may_pass() && reason(&error).contains("NoSuchBucket"), "{}", reason(&error));
+    }
+}
+
+#[test]
+fn checkpoints_of_earlier_programs_are_found_and_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (view, expected) = image(23);
+    let path = folder.path().join("clicks/00000000000000000007-00000000000000000002.checkpoint");
+    std::fs::create_dir(folder.path().join("clicks")).expect("a folder");
+    std::fs::write(&path, include_bytes!("format-1.checkpoint")).expect("written");
+    let all = at(folder.path().display().to_string());
+    let read = all.block_on(all.load("clicks", &[view])).expect("read").expect("found");
+    assert_eq!((&read.tracker, &read.positions), (&expected.tracker, &expected.positions));
+    assert_eq!(rows(chunks(&read)), rows(chunks(&expected)));
+    assert_eq!(
+        store(&all, 7, b"the next one").filename(),
+        Some("00000000000000000007-00000000000000000003.checkpoint")
+    );
 }

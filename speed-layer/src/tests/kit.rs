@@ -1,7 +1,7 @@
 //! Tables, views, events, and the oracle: a plain fold, one record at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::expr::Expr;
@@ -9,10 +9,13 @@ use anabranch_shared::partial::{self, MISSED, PANE};
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::schema::{Column as TableColumn, DataType as Type, Table};
 use anabranch_shared::snapshot::{Chunk, Snapshot};
+use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
 use anabranch_shared::window::Window;
 use polars::prelude::*;
+use tokio::runtime::{Builder, Runtime};
 
+use crate::Checkpoints;
 use crate::micro_batch::MicroBatch;
 
 pub(crate) const SECOND: Micros = 1_000_000;
@@ -52,6 +55,8 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         partitions: 1,
         partition_by: None,
         pin: None,
+        key: None,
+        headers: None,
         sql: String::new(),
     })
 }
@@ -96,6 +101,14 @@ pub(crate) fn top(table: &Arc<Table>, window: Option<Window>, max_rows: usize) -
     view
 }
 
+/// Checkpoints at a place. On S3 the client finds its properties in the environment.
+pub(crate) fn checkpoints(location: Location) -> Checkpoints {
+    static RUNTIME: LazyLock<Runtime> =
+        LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
+    let storage = Storage::open(location, &BTreeMap::new()).expect("a storage");
+    Checkpoints::new(storage, RUNTIME.handle().clone())
+}
+
 /// A micro-batch without the detour over JSON.
 pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event]) -> MicroBatch {
     let times: Vec<Micros> = events.iter().map(|e| e.time).collect();
@@ -110,6 +123,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         events: DataFrame::new(events.len(), columns).expect("columns alike"),
         offsets: (first..).take(events.len()).collect(),
         times,
+        taken: Vec::new(),
         rejected: 0,
         at: 0,
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
@@ -14,6 +15,7 @@ use parking_lot::{Condvar, Mutex};
 struct Shared {
     topics: Mutex<BTreeMap<String, Vec<Held>>>,
     grown: Condvar,
+    time: AtomicI64,
 }
 
 #[derive(Clone, Default)]
@@ -28,7 +30,7 @@ impl Held {
     }
 }
 
-/// Keeps everything in memory; `start` can be moved as retention would.
+/// Keeps everything in memory; `start` can be moved as retention would. It takes all records at one time, 0 unless set.
 #[derive(Clone, Default)]
 pub(crate) struct TestLog(Arc<Shared>);
 
@@ -36,6 +38,10 @@ impl TestLog {
     pub fn add(&self, topic: &str, partition: Partition, record: &str) {
         self.0.topics.lock().get_mut(topic).expect("a topic")[partition as usize].records.push(record.into());
         self.0.grown.notify_all();
+    }
+
+    pub fn set_time(&self, time: Micros) {
+        self.0.time.store(time, Ordering::Relaxed);
     }
 
     pub fn forget_before(&self, topic: &str, partition: Partition, start: Offset) {
@@ -104,8 +110,10 @@ impl Reader {
                     partition,
                     coverage: wanted..end,
                     offsets: (wanted..end).collect(),
-                    log_times: vec![Micros::MAX / 4; (end - wanted) as usize],
+                    log_times: vec![self.log.0.time.load(Ordering::Relaxed); (end - wanted) as usize],
                     payloads: held.records[wanted as usize..end as usize].iter().collect::<Payloads>(),
+                    keys: None,
+                    headers: None,
                     log_end: held.end(),
                 }));
             }

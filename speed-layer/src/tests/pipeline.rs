@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, ManualClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::{Coverage, Partition, Positions};
 use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::storage::Location;
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::{Catalog, View};
 use anabranch_shared::window::Window;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Event, Oracle, SECOND, event, rows_of, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table, top};
 use super::log::TestLog;
-use crate::{Checkpoints, Context, Settings, SpeedLayer, run};
+use crate::{Context, Settings, SpeedLayer, SpeedMetrics, run};
 
 struct Rig {
     log: TestLog,
@@ -50,7 +51,7 @@ impl Rig {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
             versions: Versions([(view.name.clone(), receiver)].into()),
-            checkpoints: Some(Checkpoints::new(folder.path())),
+            checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
             clock: clock.clone(),
             settings: Settings {
@@ -91,6 +92,26 @@ impl Rig {
         self.wait(layer, "sums", |snapshot| snapshot.coverage.ends() == ends)
     }
 
+    /// Waits for numbers that are as asked for.
+    fn wait_for_metrics(layer: &SpeedLayer, is: impl Fn(&SpeedMetrics) -> bool) {
+        let begun = Instant::now();
+        while !is(&layer.metrics()["clicks"]) {
+            assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {:?}", layer.metrics());
+            std::thread::yield_now();
+        }
+    }
+
+    /// Has the storage of checkpoints fail, until what this returns is called.
+    fn away(&self) -> impl FnOnce() + use<> {
+        let (here, away) = (self.folder.path().to_owned(), self.folder.path().with_extension("away"));
+        std::fs::rename(&here, &away).expect("moved");
+        std::fs::write(&here, b"not a folder").expect("written");
+        move || {
+            std::fs::remove_file(&here).expect("removed");
+            std::fs::rename(&away, &here).expect("moved");
+        }
+    }
+
     fn check(&self, snapshot: &Snapshot) {
         assert_eq!(snapshot.stopped, None);
         assert_eq!(rows_of(snapshot), self.oracle.rows(&self.view, &snapshot.coverage.starts()));
@@ -128,9 +149,24 @@ fn events_are_in_the_next_snapshot() {
     assert!(rig.oracle.late() > 3, "the stream has late events");
     let all = rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == 16);
     assert_eq!(rows_of(&all).values().map(|(count, _)| count).sum::<i64>(), 16);
-    let metrics = layer.metrics()["clicks"];
+    let metrics = layer.metrics()["clicks"].clone();
     assert_eq!((metrics.events, metrics.late, metrics.rejected), (16, rig.oracle.late(), 0));
     layer.stop();
+}
+
+#[test]
+fn freshness_is_the_time_from_the_log_to_the_snapshot() {
+    let mut rig = Rig::new(1);
+    rig.log.set_time(7 * SECOND);
+    rig.clock.set(10 * SECOND);
+    let layer = rig.start();
+    rig.append(0, &stream());
+    rig.wait_for_all(&layer);
+    let read = layer.metrics_reader();
+    layer.stop();
+    let freshness = read()["clicks"].freshness.clone();
+    assert_eq!((freshness.count(), freshness.sum), (16, 48.0));
+    assert_eq!(freshness.buckets.iter().find(|(_, count)| *count > 0), Some(&(5.0, 16)), "3 s, so above 2 and up to 5");
 }
 
 #[test]
@@ -172,6 +208,59 @@ fn a_damaged_checkpoint_means_the_one_before_or_the_log() {
         rig.check(&rig.wait_for_all(&layer));
         layer.stop();
     }
+}
+
+#[test]
+fn while_no_checkpoint_can_be_stored_folding_goes_on_and_the_next_one_lands() {
+    let mut rig = Rig::new(1);
+    let layer = rig.start();
+    rig.append(0, &stream()[..9]);
+    rig.wait_for_all(&layer);
+    let back = rig.away();
+    rig.clock.set(11 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoint_failures == 1);
+    rig.append(0, &stream()[9..]);
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    rig.clock.set(22 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoint_failures == 2);
+    back();
+    // There is nothing new, but the state isn't stored yet.
+    rig.clock.set(33 * SECOND);
+    Rig::wait_for_metrics(&layer, |metrics| metrics.checkpoints == 1);
+    layer.stop();
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
+    assert_eq!(layer.metrics()["clicks"].events, 0, "all of it was in the checkpoint");
+    layer.stop();
+}
+
+#[test]
+fn checkpoints_that_cant_be_read_are_waited_for() {
+    let mut rig = Rig::new(1);
+    rig.append(0, &stream());
+    let layer = rig.start();
+    rig.wait_for_all(&layer);
+    layer.stop();
+    let back = rig.away();
+    let start = || {
+        let layer = rig.start();
+        let waiting = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+        let reason = waiting.stopped.clone().expect("a reason");
+        assert!(reason.starts_with("it waits for what it begins with: checkpoint `"), "{reason}");
+        assert!(waiting.chunks.is_empty() && layer.metrics()["clicks"].stopped.is_some());
+        (layer, waiting.sequence)
+    };
+    start().0.stop();
+    let (layer, sequence) = start();
+    back();
+    let snapshot = rig.wait_for_all(&layer);
+    assert!(snapshot.sequence > sequence);
+    rig.check(&snapshot);
+    let metrics = &layer.metrics()["clicks"];
+    assert!(metrics.events == 0 && metrics.stopped.is_none(), "it went on from its checkpoint: {metrics:?}");
+    layer.stop();
 }
 
 #[test]
@@ -339,7 +428,29 @@ fn what_retention_took_stops_the_source() {
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
     let reason = snapshot.stopped.clone().expect("a reason");
     assert!(reason.contains("offsets 0.. are wanted, but the log holds 4..16"), "{reason}");
-    assert!(layer.metrics()["clicks"].stopped);
+    let metrics = layer.metrics()["clicks"].clone();
+    assert_eq!(metrics.stopped, Some(reason));
+    let taken = Coverage::from_iter([(0, 0..4)]);
+    assert_eq!((&metrics.lost, &snapshot.lost), (&taken, &taken));
+    layer.stop();
+}
+
+#[test]
+fn a_version_of_what_is_left_lets_a_stopped_source_go_on() {
+    let mut rig = Rig::new(1);
+    let mut catalog = Catalog::clone(&rig.context.catalog);
+    catalog.views.remove("top");
+    rig.context.catalog = Arc::new(catalog);
+    rig.append(0, &stream());
+    rig.log.forget_before("clicks", 0, 4);
+    let layer = rig.start();
+    rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
+    layer.stop();
+    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
+    let layer = rig.start();
+    let snapshot = rig.wait_for_all(&layer);
+    assert_eq!((snapshot.base, &snapshot.stopped), (Some(1), &None));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
     layer.stop();
 }
 

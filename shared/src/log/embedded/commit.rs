@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use super::store::{BatchKey, Change, Fields, PartitionState, Store, age_key, pack, request_key, topic_key};
+use super::store::{BatchKey, Change, Fields, PartitionState, Piece, Store, age_key, pack, request_key, topic_key};
 use super::{CommitError, Shared, State, Topic, open_error};
 use crate::clock::Micros;
 use crate::log::{Append, Appended, Idempotency, LogError, Payloads, Retention};
@@ -83,7 +83,7 @@ struct Group {
 struct Added {
     topic: u32,
     state: PartitionState,
-    pieces: Vec<Payloads>,
+    pieces: Vec<Piece>,
 }
 
 impl Committer {
@@ -146,7 +146,7 @@ impl Committer {
         }
     }
 
-    fn place(&self, group: &mut Group, topic: &str, append: Append) -> Result<Appended, LogError> {
+    fn place(&self, group: &mut Group, topic: &str, mut append: Append) -> Result<Appended, LogError> {
         let id = {
             let state = self.shared.state.lock();
             let known = state.topic(topic)?;
@@ -166,6 +166,7 @@ impl Committer {
         let state = self.shared.state.lock();
         let known = state.topic(topic)?;
         let mut offsets = BTreeMap::<_, Range<Offset>>::new();
+        let is_keyed = self.shared.options.keyed.contains(topic);
         for (partition, payloads) in append.parts {
             let stored = &known.partitions[partition as usize];
             let end = group.added.get(&(topic.to_owned(), partition)).map_or(stored.end, |added| added.state.end);
@@ -181,8 +182,12 @@ impl Committer {
             added.state.end += payloads.len() as u64;
             added.state.bytes += payloads.bytes().len() as u64;
             range.end = added.state.end;
-            group.bytes += payloads.bytes().len() + 4 * payloads.len();
-            added.pieces.push(payloads);
+            let keys = is_keyed.then(|| {
+                let given = append.keys.remove(&partition).filter(|keys| keys.len() == payloads.len());
+                given.unwrap_or_else(|| Payloads::from_iter(vec![""; payloads.len()]))
+            });
+            group.bytes += [Some(&payloads), keys.as_ref()].into_iter().flatten().map(room).sum::<usize>();
+            added.pieces.push(Piece { payloads, keys });
         }
         let appended = Appended { offsets, repeated: None };
         if let Some(Idempotency { key, note }) = append.idempotency {
@@ -218,7 +223,7 @@ impl Committer {
         let mut changes = Vec::new();
         for ((_, partition), Added { topic, state, pieces }) in &mut added {
             state.log_time = state.log_time.max(now);
-            let records: usize = pieces.iter().map(Payloads::len).sum();
+            let records: usize = pieces.iter().map(|piece| piece.payloads.len()).sum();
             let (base, log_time) = (state.end - records as u64, state.log_time);
             let key = BatchKey { topic: *topic, partition: *partition, base, log_time, records: 0, bytes: 0 };
             pack(key, pieces, &mut changes);
@@ -384,6 +389,11 @@ impl Committer {
         }
         Ok(deleted)
     }
+}
+
+/// The bytes that payloads take, with where each ends.
+fn room(payloads: &Payloads) -> usize {
+    payloads.bytes().len() + 4 * payloads.len()
 }
 
 /// What is stored under an idempotency key.

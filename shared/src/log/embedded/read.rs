@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Shared;
-use super::store::{BatchKey, PartitionState, Store, StoredBatch, is_damage};
-use crate::log::{Batch, LogError, LogReader, Payloads, ReadLimit};
+use super::store::{BatchKey, PartitionState, Section, Store, StoredBatch, is_damage};
+use crate::log::{Batch, Extras, LogError, LogReader, Payloads, ReadLimit};
 use crate::position::{Offset, Partition, Positions};
 
 /// Reads partitions of one topic, in turn.
@@ -19,6 +19,7 @@ pub(super) struct EmbeddedReader {
     partitions: Vec<Cursor>,
     /// The one to be asked first.
     turn: usize,
+    extras: Extras,
 }
 
 struct Cursor {
@@ -31,7 +32,7 @@ struct Cursor {
 impl EmbeddedReader {
     pub(super) fn new(shared: Arc<Shared>, topic: &str, topic_id: u32, from: &Positions) -> Self {
         let partitions = from.iter().map(|(&partition, &next)| Cursor { partition, next, begun: None }).collect();
-        Self { shared, topic: topic.to_owned(), topic_id, partitions, turn: 0 }
+        Self { shared, topic: topic.to_owned(), topic_id, partitions, turn: 0, extras: Extras::default() }
     }
 
     /// The next partition with records, and its end; waits for one.
@@ -122,7 +123,7 @@ impl EmbeddedReader {
         let next = stored.key.base + to as u64;
         let whole = next == stored.key.end();
         records -= to - from;
-        bytes = bytes.saturating_sub(stored.end_of(to) - stored.end_of(from));
+        bytes = bytes.saturating_sub(stored.payloads.end_of(to) - stored.payloads.end_of(from));
         let mut runs = vec![(stored, from..to)];
         if !whole || records == 0 || bytes == 0 {
             return Ok(runs);
@@ -150,11 +151,11 @@ impl EmbeddedReader {
 /// How many records from `from` on a limit allows: at least one.
 fn fitting(stored: &StoredBatch, from: usize, records: usize, bytes: usize) -> usize {
     let most = (stored.key.records as usize - from).min(records);
-    let start = stored.end_of(from);
+    let start = stored.payloads.end_of(from);
     let (mut fit, mut too_many) = (1, most + 1);
     while too_many - fit > 1 {
         let middle = fit.midpoint(too_many);
-        if stored.end_of(from + middle) - start <= bytes {
+        if stored.payloads.end_of(from + middle) - start <= bytes {
             fit = middle;
         } else {
             too_many = middle;
@@ -163,25 +164,46 @@ fn fitting(stored: &StoredBatch, from: usize, records: usize, bytes: usize) -> u
     fit
 }
 
-/// One batch of all runs: without copying if there is one, else with one copy of the payloads.
-fn join(partition: Partition, runs: &[(StoredBatch, Range<usize>)], log_end: Offset) -> Option<Batch> {
+/// One batch of all runs.
+fn join(partition: Partition, runs: &[(StoredBatch, Range<usize>)], log_end: Offset, extras: Extras) -> Option<Batch> {
     let (first, last) = (runs.first()?, runs.last()?);
     let coverage = first.0.key.base + first.1.start as u64..last.0.key.base + last.1.end as u64;
-    let records = runs.iter().map(|(_, run)| run.len()).sum();
-    let bytes = runs.iter().map(|(stored, run)| stored.end_of(run.end) - stored.end_of(run.start)).sum();
-    let (mut log_times, mut ends) = (Vec::with_capacity(records), Vec::with_capacity(records));
-    let mut payload = BytesMut::with_capacity(if runs.len() > 1 { bytes } else { 0 });
+    let mut log_times = Vec::with_capacity((coverage.end - coverage.start) as usize);
     for (stored, run) in runs {
-        let written = payload.len();
         log_times.resize(log_times.len() + run.len(), stored.key.log_time);
-        ends.extend(stored.ends(run.clone()).map(|end| (written + end) as u32));
-        if runs.len() > 1 {
-            payload.extend_from_slice(&stored.payload(run.clone()));
+    }
+    let payloads = join_sections(runs, |stored| Some(&stored.payloads))?;
+    let keys = if extras.keys { Some(join_sections(runs, |stored| stored.keys.as_ref())?) } else { None };
+    let offsets = coverage.clone().collect();
+    Some(Batch { partition, coverage, offsets, log_times, payloads, keys, headers: None, log_end })
+}
+
+/// A section of all runs: without copying if there is one, else with one copy. Where a batch has none, each is empty.
+fn join_sections(
+    runs: &[(StoredBatch, Range<usize>)],
+    section: impl Fn(&StoredBatch) -> Option<&Section>,
+) -> Option<Payloads> {
+    let sections: Vec<_> = runs.iter().map(|(stored, run)| (section(stored), run)).collect();
+    let mut ends = Vec::with_capacity(runs.iter().map(|(_, run)| run.len()).sum());
+    if let [(Some(section), run)] = sections[..] {
+        ends.extend(section.ends(run.clone()).map(|end| end as u32));
+        return Payloads::new(section.bytes(run.clone()), ends);
+    }
+    let size = |(section, run): &(Option<&Section>, &Range<usize>)| {
+        section.map_or(0, |section| section.end_of(run.end) - section.end_of(run.start))
+    };
+    let mut bytes = BytesMut::with_capacity(sections.iter().map(size).sum());
+    for (section, run) in sections {
+        let written = bytes.len();
+        match section {
+            Some(section) => {
+                ends.extend(section.ends(run.clone()).map(|end| (written + end) as u32));
+                bytes.extend_from_slice(&section.bytes(run.clone()));
+            }
+            None => ends.resize(ends.len() + run.len(), written as u32),
         }
     }
-    let payload = if runs.len() > 1 { payload.freeze() } else { first.0.payload(first.1.clone()) };
-    let payloads = Payloads::new(payload, ends)?;
-    Some(Batch { partition, offsets: coverage.clone().collect(), coverage, log_times, payloads, log_end })
+    Payloads::new(bytes.freeze(), ends)
 }
 
 impl LogReader for EmbeddedReader {
@@ -189,7 +211,7 @@ impl LogReader for EmbeddedReader {
         let Some((turn, end)) = self.next_partition(wait)? else { return Ok(None) };
         let mut runs = self.read(&self.partitions[turn], end, limit)?;
         let cursor = &self.partitions[turn];
-        let batch = join(cursor.partition, &runs, end)
+        let batch = join(cursor.partition, &runs, end, self.extras)
             .ok_or_else(|| self.damaged(cursor, cursor.next, "its payloads don't add up".to_owned()))?;
         let cursor = &mut self.partitions[turn];
         cursor.next = batch.coverage.end;
@@ -200,5 +222,9 @@ impl LogReader for EmbeddedReader {
 
     fn positions(&self) -> Positions {
         self.partitions.iter().map(|cursor| (cursor.partition, cursor.next)).collect()
+    }
+
+    fn bring(&mut self, extras: Extras) {
+        self.extras = extras;
     }
 }

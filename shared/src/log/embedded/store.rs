@@ -5,7 +5,7 @@
 //! | `v` | version of this layout |
 //! | `t` name | a topic: its number, its count of partitions |
 //! | `p` topic partition | a partition: start, end, last log time, stored payload bytes |
-//! | `b` topic partition base log-time records bytes | a batch: version, CRC-32, where each payload ends, payloads |
+//! | `b` topic partition base log-time records bytes | a batch: version, CRC-32, where each payload ends, payloads; with keys, where each key ends, keys |
 //! | `i` topic name | an idempotency key: when it was stored, offsets, note |
 //! | `a` time `i`-key | nothing: idempotency keys by age |
 //!
@@ -33,6 +33,8 @@ const MAX_BATCH_RECORDS: usize = 1 << 16;
 /// Values from this size on are written to blob files once, and not again by compactions.
 const BLOB_BYTES: u32 = 512;
 const LAYOUT: u8 = 1;
+/// The version of a batch that has its records' keys as well.
+const KEYED: u8 = 2;
 const HEADER_BYTES: usize = 5;
 const BATCH_KEY_BYTES: usize = 33;
 
@@ -241,45 +243,66 @@ impl BatchKey {
 #[derive(Debug, Clone)]
 pub(super) struct StoredBatch {
     pub(super) key: BatchKey,
+    pub(super) payloads: Section,
+    /// The records' keys, if they were kept.
+    pub(super) keys: Option<Section>,
+}
+
+/// Something of each record: where each ends, and the bytes of all.
+#[derive(Debug, Clone)]
+pub(super) struct Section {
     ends: Bytes,
-    payload: Bytes,
+    bytes: Bytes,
 }
 
 impl StoredBatch {
     /// Checks a value that was read; the error says what is wrong with it.
     pub(super) fn decode(key: BatchKey, value: Bytes) -> Result<Self, String> {
-        let payload_at = HEADER_BYTES + 4 * key.records as usize;
-        if value.len() != payload_at + key.bytes as usize {
-            return Err(format!("it has {} bytes where {} are due", value.len(), payload_at + key.bytes as usize));
+        let header = value.get(..HEADER_BYTES).ok_or_else(|| format!("it has only {} bytes", value.len()))?;
+        if ![LAYOUT, KEYED].contains(&header[0]) {
+            return Err(format!("its layout has version {}, known are {LAYOUT} and {KEYED}", header[0]));
         }
-        if value[0] != LAYOUT {
-            return Err(format!("its layout has version {}, known is {LAYOUT}", value[0]));
-        }
-        let stored = u32::from_le_bytes([value[1], value[2], value[3], value[4]]);
+        let stored = u32::from_le_bytes([header[1], header[2], header[3], header[4]]);
         let actual = checksum(&key.encode(), &value[HEADER_BYTES..]);
         if stored != actual {
             return Err(format!("its CRC is {actual:08x} where {stored:08x} is due"));
         }
-        Ok(Self { key, ends: value.slice(HEADER_BYTES..payload_at), payload: value.slice(payload_at..) })
+        let mut rest = value.slice(HEADER_BYTES..);
+        let payloads = Section::take(&mut rest, key.records);
+        let keys = if header[0] == KEYED { Some(Section::take(&mut rest, key.records)) } else { None };
+        let (Some(payloads), None | Some(Some(_)), true) = (payloads, &keys, rest.is_empty()) else {
+            return Err(format!("its {} bytes aren't those of {} records", value.len(), key.records));
+        };
+        Ok(Self { key, payloads, keys: keys.flatten() })
+    }
+}
+
+impl Section {
+    /// Takes the section of so many records off the front.
+    fn take(from: &mut Bytes, records: u32) -> Option<Self> {
+        let mut take = |length: usize| (length <= from.len()).then(|| from.split_to(length));
+        let mut section = Self { ends: take(4 * records as usize)?, bytes: Bytes::new() };
+        section.bytes = take(section.end_of(records as usize))?;
+        Some(section)
     }
 
-    /// Where the first `records` payloads end.
+    /// Where what belongs to the first `records` ends.
     pub(super) fn end_of(&self, records: usize) -> usize {
         let Some(last) = records.checked_sub(1) else { return 0 };
         let field = &self.ends[4 * last..4 * last + 4];
         u32::from_le_bytes([field[0], field[1], field[2], field[3]]) as usize
     }
 
-    /// Where each of some records' payloads ends, counted from the first of them.
+    /// Where what belongs to each of some records ends, counted from the first of them.
     pub(super) fn ends(&self, records: Range<usize>) -> impl Iterator<Item = usize> {
         let start = self.end_of(records.start);
         let fields = self.ends[4 * records.start..4 * records.end].chunks_exact(4);
         fields.map(move |end| u32::from_le_bytes([end[0], end[1], end[2], end[3]]) as usize - start)
     }
 
-    /// The payload bytes of some records.
-    pub(super) fn payload(&self, records: Range<usize>) -> Bytes {
-        self.payload.slice(self.end_of(records.start)..self.end_of(records.end))
+    /// The bytes of some records.
+    pub(super) fn bytes(&self, records: Range<usize>) -> Bytes {
+        self.bytes.slice(self.end_of(records.start)..self.end_of(records.end))
     }
 }
 
@@ -290,9 +313,16 @@ fn checksum(key: &[u8], body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Packs payloads into as few batches as their greatest size allows, from a base offset on.
-pub(super) fn pack(mut key: BatchKey, pieces: &[Payloads], changes: &mut Vec<Change>) {
-    let mut runs: Vec<(&Payloads, Range<usize>)> = Vec::new();
+/// Records to be stored.
+pub(super) struct Piece {
+    pub(super) payloads: Payloads,
+    /// Their keys, if those are kept: then of every piece of a partition.
+    pub(super) keys: Option<Payloads>,
+}
+
+/// Packs records into as few batches as their greatest size allows, from a base offset on.
+pub(super) fn pack(mut key: BatchKey, pieces: &[Piece], changes: &mut Vec<Change>) {
+    let mut runs: Vec<(&Piece, Range<usize>)> = Vec::new();
     let (mut records, mut bytes) = (0, 0);
     let mut seal = |runs: &mut Vec<_>, records: &mut usize, bytes: &mut usize| {
         if *records > 0 {
@@ -304,20 +334,21 @@ pub(super) fn pack(mut key: BatchKey, pieces: &[Payloads], changes: &mut Vec<Cha
         (*records, *bytes) = (0, 0);
     };
     for piece in pieces {
+        let payloads = &piece.payloads;
         let mut first = 0;
-        while first < piece.len() {
-            let start = start_of(piece, first);
+        while first < payloads.len() {
+            let start = start_of(payloads, first);
             let fits = |&end: &u32| end as usize - start <= MAX_BATCH_BYTES.saturating_sub(bytes);
-            let most = &piece.ends()[first..piece.len().min(first + MAX_BATCH_RECORDS - records)];
+            let most = &payloads.ends()[first..payloads.len().min(first + MAX_BATCH_RECORDS - records)];
             let taken = most.partition_point(fits).max(usize::from(records == 0));
             if taken > 0 {
                 let run = first..first + taken;
                 records += taken;
-                bytes += start_of(piece, run.end) - start;
+                bytes += start_of(payloads, run.end) - start;
                 first = run.end;
                 runs.push((piece, run));
             }
-            if first < piece.len() {
+            if first < payloads.len() {
                 seal(&mut runs, &mut records, &mut bytes);
             }
         }
@@ -329,11 +360,21 @@ fn start_of(payloads: &Payloads, record: usize) -> usize {
     record.checked_sub(1).map_or(0, |before| payloads.ends()[before] as usize)
 }
 
-fn encode_batch(key: &BatchKey, runs: &[(&Payloads, Range<usize>)]) -> Change {
+fn encode_batch(key: &BatchKey, runs: &[(&Piece, Range<usize>)]) -> Change {
     let mut value = Vec::with_capacity(HEADER_BYTES + 4 * key.records as usize + key.bytes as usize);
-    value.extend([LAYOUT, 0, 0, 0, 0]);
+    let is_keyed = runs.first().is_some_and(|(piece, _)| piece.keys.is_some());
+    value.extend([if is_keyed { KEYED } else { LAYOUT }, 0, 0, 0, 0]);
+    write_section(&mut value, runs.iter().map(|(piece, run)| (&piece.payloads, run)));
+    write_section(&mut value, runs.iter().filter_map(|(piece, run)| Some((piece.keys.as_ref()?, run))));
+    let key = key.encode();
+    let crc = checksum(&key, &value[HEADER_BYTES..]);
+    value[1..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
+    (key.into(), Some(value.into()))
+}
+
+fn write_section<'a>(value: &mut Vec<u8>, runs: impl Iterator<Item = (&'a Payloads, &'a Range<usize>)> + Clone) {
     let mut written = 0;
-    for (payloads, run) in runs {
+    for (payloads, run) in runs.clone() {
         let start = start_of(payloads, run.start) as u32;
         for end in &payloads.ends()[run.clone()] {
             value.extend((written + end - start).to_le_bytes());
@@ -343,8 +384,4 @@ fn encode_batch(key: &BatchKey, runs: &[(&Payloads, Range<usize>)]) -> Change {
     for (payloads, run) in runs {
         value.extend_from_slice(&payloads.bytes()[start_of(payloads, run.start)..start_of(payloads, run.end)]);
     }
-    let key = key.encode();
-    let crc = checksum(&key, &value[HEADER_BYTES..]);
-    value[1..HEADER_BYTES].copy_from_slice(&crc.to_le_bytes());
-    (key.into(), Some(value.into()))
 }

@@ -12,26 +12,56 @@ use super::store::{BatchKey, Store};
 use super::{EmbeddedLog, EmbeddedOptions};
 use crate::clock::{Clock, ManualClock, Micros, SystemClock};
 use crate::log::tests::{Open, all_behaviours, append, drain, part, read_all, strings};
-use crate::log::{Append, Idempotency, Log, LogError, Payloads, ReadLimit, Retention};
+use crate::log::{Append, Extras, Idempotency, Log, LogError, Payloads, ReadLimit, Retention};
 use crate::position::{Partition, Positions};
 
 const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
 const HOUR: Micros = 3600 * 1_000_000;
 
 fn open(path: &Path) -> EmbeddedLog {
-    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, Arc::new(SystemClock)).expect("open")
+    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() }, Arc::new(SystemClock))
+        .expect("open")
 }
 
 fn open_at(path: &Path, clock: &Arc<ManualClock>) -> EmbeddedLog {
-    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open")
+    EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() }, clock.clone())
+        .expect("open")
 }
 
 fn on_embedded(behaviour: &dyn Fn(Open<'_>)) {
     let dir = tempfile::tempdir().expect("directory");
-    behaviour(&|| Arc::new(open(dir.path())));
+    let options = EmbeddedOptions { reserve_bytes: 0, keyed: BTreeSet::from(["keyed".to_owned()]) };
+    behaviour(&|| Arc::new(EmbeddedLog::open(dir.path(), options.clone(), Arc::new(SystemClock)).expect("open")));
 }
 
 all_behaviours!(on_embedded);
+
+#[test]
+fn keys_are_kept_from_when_they_are_wanted_and_cost_others_nothing() {
+    let dir = tempfile::tempdir().expect("directory");
+    let keyed = || Append { keys: [(0, ["a"].iter().collect())].into(), ..part(0, &["record"]) };
+    let value = |offset| {
+        let store = Store::open(dir.path()).expect("open");
+        let (from, to) = (BatchKey::bound(0, 0, offset), BatchKey::bound(0, 0, offset + 1));
+        store.range(&from..&to).next().expect("a batch").into_inner().expect("whole").1.to_vec()
+    };
+    let log = open(dir.path());
+    log.create_topic("keyed", 1).expect("create");
+    log.append("keyed", keyed()).expect("append");
+    drop(log);
+    let before = value(0);
+    assert_eq!((before[0], before.len()), (1, 5 + 4 + 6), "as it is without keys");
+    let options = EmbeddedOptions { reserve_bytes: 0, keyed: BTreeSet::from(["keyed".to_owned()]) };
+    let log = EmbeddedLog::open(dir.path(), options, Arc::new(SystemClock)).expect("open");
+    log.append("keyed", keyed()).expect("append");
+    let mut reader = log.reader("keyed", &Positions::from([(0, 0)])).expect("reader");
+    reader.bring(Extras { keys: true, headers: true });
+    let batch = reader.poll(MANY, Duration::ZERO).expect("poll").expect("a batch");
+    assert_eq!((batch.keys, batch.headers), (Some(Payloads::from_iter(["", "a"])), None), "in one batch");
+    drop((reader, log));
+    assert_eq!((value(1)[0], value(1).len()), (2, 5 + 4 + 6 + 4 + 1));
+    open(dir.path());
+}
 
 #[test]
 fn log_times_are_the_clocks_but_never_decrease() {
@@ -163,7 +193,9 @@ fn append_together(log: &EmbeddedLog, clock: &GatedClock, first: Append, others:
 
 fn gated(path: &Path) -> (EmbeddedLog, Arc<GatedClock>) {
     let clock = Arc::new(GatedClock(Mutex::new(None)));
-    let log = EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
+    let log =
+        EmbeddedLog::open(path, EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() }, clock.clone())
+            .expect("open");
     log.create_topic("t", 2).expect("create");
     (log, clock)
 }
@@ -221,7 +253,7 @@ fn a_full_disk_refuses_appends_and_lets_reads_go_on() {
     log.create_topic("t", 1).expect("create");
     append(&log, "t", 0, &["a"]);
     drop(log);
-    let full = EmbeddedOptions { reserve_bytes: u64::MAX / 2 };
+    let full = EmbeddedOptions { reserve_bytes: u64::MAX / 2, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(dir.path(), full, Arc::new(SystemClock)).expect("open");
     let refused = log.append("t", part(0, &["b"]));
     let Err(LogError::StorageFull { path, free_bytes, reserve_bytes }) = refused else { panic!("{refused:?}") };
@@ -257,7 +289,9 @@ fn a_disk_filled_behind_the_logs_back_is_survived() {
     let dir = tempfile::tempdir_in(std::env::var("SMALL_FILE_SYSTEM").expect("SMALL_FILE_SYSTEM")).expect("directory");
     let (path, ballast) = (dir.path().join("log"), dir.path().join("ballast"));
     let clock = Arc::new(FillingClock(Mutex::new(None)));
-    let log = EmbeddedLog::open(&path, EmbeddedOptions { reserve_bytes: 0 }, clock.clone()).expect("open");
+    let log =
+        EmbeddedLog::open(&path, EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() }, clock.clone())
+            .expect("open");
     log.create_topic("t", 1).expect("create");
     let records = vec!["0123456789".repeat(1000); 100];
     let append_records = || log.append("t", Append { parts: vec![(0, records.iter().collect())], ..Append::default() });

@@ -257,8 +257,10 @@ impl Requests {
         state.producer.begin_transaction().map_err(|source| backend("beginning a transaction", source))?;
         let outcome = match self.store(&mut state, topic, append, request) {
             Ok(answer) => {
+                fail::fail_point!("kafka::before_commit");
                 let committed = state.producer.commit_transaction(DELIVERY);
                 committed.map_err(|source| backend(format!("committing an append to topic `{topic}`"), source))?;
+                fail::fail_point!("kafka::after_commit");
                 return self.done(&mut slot, state, answer, None);
             }
             Err(failure) => failure,
@@ -311,6 +313,7 @@ impl Requests {
         let claim = [(place, Payloads::from_iter([""]))];
         let claimed =
             send(&state.producer, &order, &requests, &claim, &no_keys).map_err(failed("claiming the key of"))?;
+        fail::fail_point!("kafka::claimed");
         let claim = claimed.get(&place).map_or(0, |&(first, _)| first);
         state.read_to(&self.cluster, place, claim).map_err(Failure::Abort)?;
         if let Some(answer) = state.known.get(&(topic.to_owned(), request.key.clone())) {

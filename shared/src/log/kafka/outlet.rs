@@ -116,7 +116,13 @@ impl Outlets {
             Err(error) => return Err(error),
         }
         let name = format!("{}{}-{partition}", self.cluster.options.topic_prefix, self.group(output));
-        let transactional = [("transactional.id", name.as_str()), ("transaction.timeout.ms", TRANSACTION_MILLIS)];
+        let transactional = [
+            ("transactional.id", name.as_str()),
+            ("transaction.timeout.ms", TRANSACTION_MILLIS),
+            // Adding offsets to a transaction has no time limit (confluentinc/librdkafka#5456): having lost the group's
+            // coordinator it waits until any connection changes. One that is idle then ends within this time, and it asks anew.
+            ("connections.max.idle.ms", "5000"),
+        ];
         let is_transactional = output.delivery != Delivery::AtLeastOnce;
         let settings = if is_transactional { &transactional[..] } else { &[] };
         let producer = append::config(&self.cluster.options, settings).create_with_context(Deliveries);

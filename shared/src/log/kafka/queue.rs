@@ -5,6 +5,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
@@ -12,6 +14,8 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::clock::Micros;
 use crate::position::{Offset, Partition};
+
+const NO_ERROR: RDKafkaRespErr = RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR;
 
 /// A message that librdkafka has fetched, or what it has to say of a partition.
 pub(crate) struct Message(NonNull<native::rd_kafka_message_t>);
@@ -35,7 +39,7 @@ impl Message {
     /// What is wrong with the partition, or that it has no more: then the offset is its end.
     pub fn error(&self) -> Option<RDKafkaErrorCode> {
         let error = self.get().err;
-        (error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).then(|| error.into())
+        (error != NO_ERROR).then(|| error.into())
     }
 
     pub fn partition(&self) -> Partition {
@@ -54,6 +58,40 @@ impl Message {
             return &[];
         }
         unsafe { std::slice::from_raw_parts(message.payload.cast::<u8>(), message.len) }
+    }
+
+    /// The record's key; empty if it has none.
+    #[expect(unsafe_code, reason = "librdkafka says where the key is and how long")]
+    pub fn key(&self) -> &[u8] {
+        let message = self.get();
+        if message.key.is_null() {
+            return &[];
+        }
+        unsafe { std::slice::from_raw_parts(message.key.cast::<u8>(), message.key_len) }
+    }
+
+    /// The record's headers as the text of a JSON object; empty if it has none. Of a name that comes twice the last value
+    /// counts. A value that isn't UTF-8 is written in base64.
+    #[expect(unsafe_code, reason = "librdkafka's headers live as long as the message, names are C strings")]
+    pub fn headers(&self) -> String {
+        let mut headers = std::ptr::null_mut();
+        if unsafe { native::rd_kafka_message_headers(self.0.as_ptr(), &raw mut headers) } != NO_ERROR {
+            return String::new();
+        }
+        let mut object = serde_json::Map::new();
+        for i in 0.. {
+            let (mut name, mut value, mut length) = (std::ptr::null(), std::ptr::null(), 0);
+            let got =
+                unsafe { native::rd_kafka_header_get_all(headers, i, &raw mut name, &raw mut value, &raw mut length) };
+            if got != NO_ERROR {
+                break;
+            }
+            let name = unsafe { std::ffi::CStr::from_ptr(name) }.to_string_lossy().into_owned();
+            let value = (!value.is_null()).then(|| unsafe { std::slice::from_raw_parts(value.cast::<u8>(), length) });
+            let text = |value: &[u8]| std::str::from_utf8(value).map_or_else(|_| BASE64.encode(value), str::to_owned);
+            object.insert(name, value.map(text).into());
+        }
+        serde_json::Value::Object(object).to_string()
     }
 
     /// The record's time; 0 if it has none.
@@ -130,7 +168,7 @@ impl Queue {
                 &raw mut high,
             )
         };
-        let known = error == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && high >= 0;
+        let known = error == NO_ERROR && high >= 0;
         known.then(|| high.unsigned_abs())
     }
 }

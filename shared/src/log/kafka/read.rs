@@ -11,7 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::queue::{Message, Queue};
 use super::{At, Cluster, backend, numbered};
-use crate::log::{Batch, LogError, LogReader, Payloads, ReadLimit};
+use crate::log::{Batch, Extras, LogError, LogReader, PayloadsBuilder, ReadLimit};
 use crate::position::{Offset, Partition, Positions};
 
 /// How often the broker is asked where the partitions end, at most.
@@ -48,6 +48,7 @@ pub(crate) struct KafkaReader {
     /// The partitions in the order in which they have their turn.
     turns: VecDeque<Partition>,
     pending: usize,
+    extras: Extras,
     assigned: bool,
     /// When the broker was last asked where the partitions end.
     looked: Option<Instant>,
@@ -65,17 +66,25 @@ struct Source {
     end: Offset,
     /// When it last delivered anything, or had nothing to deliver.
     alive: Instant,
+    /// Whether it has stalled and delivered nothing since.
+    stalled: bool,
 }
 
 impl Source {
     fn at(next: Offset) -> Self {
-        Self { next, pending: VecDeque::new(), ended: None, end: 0, alive: Instant::now() }
+        Self { next, pending: VecDeque::new(), ended: None, end: 0, alive: Instant::now(), stalled: false }
     }
 
     /// Whether a batch can be made of it.
     fn is_ready(&self) -> bool {
         !self.pending.is_empty() || self.ended.is_some_and(|end| end > self.next)
     }
+}
+
+/// For tests of stalls: of a partition that is left out nothing comes, as of one that librdkafka has lost sight of.
+fn is_left_out(topic: &str, partition: Partition) -> bool {
+    fail::fail_point!(&format!("kafka::assign {topic}/{partition}"), |_| true);
+    false
 }
 
 impl KafkaReader {
@@ -86,10 +95,12 @@ impl KafkaReader {
         let none = || LogError::Backend { step: step(), source: "librdkafka has no queue for it".into() };
         let queue = Queue::of(consumer).ok_or_else(none)?;
         let full = CString::new(cluster.full(topic)).unwrap_or_default();
-        let sources = from.iter().map(|(&partition, &next)| (partition, Source::at(next))).collect();
+        let source = |next, partition| Source { stalled: cluster.stalls.begin(topic, partition), ..Source::at(next) };
+        let sources = from.iter().map(|(&partition, &next)| (partition, source(next, partition))).collect();
         let turns = from.keys().copied().collect();
         let topic = topic.to_owned();
-        Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, assigned: false, looked: None })
+        let extras = Extras::default();
+        Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, extras, assigned: false, looked: None })
     }
 
     /// Has librdkafka fetch from where the caller is.
@@ -104,7 +115,10 @@ impl KafkaReader {
                 let (topic, wanted) = (self.topic.clone(), source.next);
                 return Err(LogError::OutOfRange { topic, partition, wanted, held });
             }
-            *source = Source { end: held.end, ..Source::at(source.next) };
+            *source = Source { end: held.end, stalled: source.stalled, ..Source::at(source.next) };
+            if is_left_out(&full, partition) {
+                continue;
+            }
             let offset = rdkafka::Offset::Offset(source.next.cast_signed());
             list.add_partition_offset(&full, numbered(partition), offset).map_err(failed)?;
         }
@@ -138,6 +152,9 @@ impl KafkaReader {
                 }
             }
             source.alive = Instant::now();
+            if std::mem::take(&mut source.stalled) {
+                self.cluster.stalls.delivered(&self.topic, partition);
+            }
         }
         Ok(())
     }
@@ -148,16 +165,22 @@ impl KafkaReader {
         let partition = self.turns.remove(turn)?;
         self.turns.push_back(partition);
         let source = self.sources.get_mut(&partition)?;
-        let (mut offsets, mut log_times, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        let mut bytes = Vec::new();
+        let (mut offsets, mut log_times, mut payloads) = (Vec::new(), Vec::new(), PayloadsBuilder::default());
+        let mut keys = self.extras.keys.then(PayloadsBuilder::default);
+        let mut headers = self.extras.headers.then(PayloadsBuilder::default);
         while let Some(message) = source.pending.front() {
             let payload = message.payload();
-            let is_full = offsets.len() >= limit.records || bytes.len() + payload.len() > limit.bytes;
+            let is_full = offsets.len() >= limit.records || payloads.bytes() + payload.len() > limit.bytes;
             if is_full && !offsets.is_empty() {
                 break;
             }
-            bytes.extend_from_slice(payload);
-            ends.push(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+            payloads.push(payload);
+            if let Some(keys) = &mut keys {
+                keys.push(message.key());
+            }
+            if let Some(headers) = &mut headers {
+                headers.push(message.headers().as_bytes());
+            }
             offsets.push(message.offset());
             log_times.push(message.time());
             source.pending.pop_front();
@@ -173,8 +196,9 @@ impl KafkaReader {
         let said = self.queue.end(&self.full, partition).unwrap_or(0);
         source.end = source.end.max(said);
         let log_end = if source.ended == Some(next) { next } else { source.end.max(next) };
-        let payloads = Payloads::new(bytes.into(), ends)?;
-        Some(Batch { partition, coverage, offsets, log_times, payloads, log_end })
+        let (payloads, keys) = (payloads.finish(), keys.map(PayloadsBuilder::finish));
+        let headers = headers.map(PayloadsBuilder::finish);
+        Some(Batch { partition, coverage, offsets, log_times, payloads, keys, headers, log_end })
     }
 
     /// Asks where the partitions end, unless that was done a moment ago. A partition that holds records and has delivered
@@ -190,10 +214,11 @@ impl KafkaReader {
             if source.end <= source.next || source.is_ready() {
                 source.alive = Instant::now();
             } else if source.alive.elapsed() >= self.cluster.options.stall {
-                self.assigned = false;
-                let waited = source.alive.elapsed().as_secs();
+                (self.assigned, source.stalled) = (false, true);
+                self.cluster.stalls.stalled(&self.topic, partition);
+                let waited = source.alive.elapsed().as_secs_f32();
                 let step = format!("reading topic `{}` partition {partition}", self.topic);
-                let what = format!("offsets {}..{} wait, and none came for {waited} s", source.next, source.end);
+                let what = format!("offsets {}..{} wait, and none came for {waited:.1} s", source.next, source.end);
                 return Err(LogError::Backend { step, source: what.into() });
             }
         }
@@ -236,5 +261,9 @@ impl LogReader for KafkaReader {
 
     fn positions(&self) -> Positions {
         self.sources.iter().map(|(&partition, source)| (partition, source.next)).collect()
+    }
+
+    fn bring(&mut self, extras: Extras) {
+        self.extras = extras;
     }
 }

@@ -1,14 +1,15 @@
 //! On a real broker, which `scripts/with-kafka` starts.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::{KafkaLog, KafkaOptions};
 use crate::clock::SystemClock;
 use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
-use crate::log::{Log, ReadLimit, Retention};
+use crate::log::{Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
 pub(super) const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
@@ -54,8 +55,21 @@ behaviours!(on_kafka:
     retention_spares_what_must_be_kept,
     wanted_offsets_outside_the_log_are_an_error,
     concurrent_appends_are_each_there_once,
+    keys_are_brought_to_whoever_asks_for_them,
     everything_is_there_after_reopening,
 );
+
+/// Waits until the partition ends there: a broker answers to the end of a transaction before it writes the marker.
+fn until_ends_at(log: &KafkaLog, end: u64) {
+    let begun = Instant::now();
+    loop {
+        let held = log.bounds("t").expect("bounds")[&0].clone();
+        if held.end == end {
+            return;
+        }
+        assert!(held.end < end && begun.elapsed() < PATIENCE, "{held:?}, but {end} is due");
+    }
+}
 
 fn transactional(options: &KafkaOptions) -> BaseProducer {
     let id = uuid::Uuid::new_v4().to_string();
@@ -81,7 +95,8 @@ fn aborted_records_are_not_there_and_markers_are_no_gap() {
         if commit { producer.commit_transaction(PATIENCE) } else { producer.abort_transaction(PATIENCE) }
             .expect("ended");
     }
-    assert_eq!(log.bounds("t").expect("bounds")[&0], 0..12, "eight records and four markers");
+    // Eight records and four markers.
+    until_ends_at(&log, 12);
     let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
     assert_eq!(drain(&mut *reader, MANY)[&0], ["a", "b", "c", "d"]);
     assert_eq!(reader.positions()[&0], 12, "past the last marker: nothing is left to read");
@@ -107,7 +122,75 @@ fn an_open_transaction_holds_back_what_comes_after_it() {
     assert_eq!(log.bounds("t").expect("bounds")[&0], 0..1);
     assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before"]);
     producer.commit_transaction(PATIENCE).expect("committed");
+    until_ends_at(&log, 4);
     assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["before", "in it", "after"]);
+}
+
+#[test]
+fn a_partition_that_delivers_nothing_is_named_and_read_again_from_its_position() {
+    let Some(brokers) = brokers() else { return };
+    let options = KafkaOptions { stall: Duration::from_secs(1), ..fresh(brokers) };
+    let log = open(&options);
+    log.create_topic("t", 2).expect("create");
+    append(&log, "t", 0, &["a", "b"]);
+    append(&log, "t", 1, &["x"]);
+    let stalls = |partition| log.stalls().get(&("t".to_owned(), partition)).copied();
+    let left_out = format!("kafka::assign {}t/0", options.topic_prefix);
+    fail::cfg(&left_out, "return").expect("a failpoint");
+    let mut reader = log.reader("t", &Positions::from([(0, 1), (1, 0)])).expect("reader");
+    assert_eq!(stalls(0), Some(Stalls::default()), "it is read, and hasn't stalled");
+    for count in 1..3 {
+        let error = loop {
+            match reader.poll(MANY, Duration::ZERO) {
+                Ok(batch) => assert_eq!(batch.expect("not caught up").partition, 1, "which isn't held up"),
+                Err(error) => break error,
+            }
+        };
+        let LogError::Backend { step, source } = error else { panic!("{error}") };
+        assert_eq!(step, "reading topic `t` partition 0");
+        assert!(source.to_string().starts_with("offsets 1..2 wait, and none came for "), "{source}");
+        assert_eq!(stalls(0), Some(Stalls { count, stands: true }));
+        assert_eq!(reader.positions()[&0], 1);
+    }
+    // A reader that is made anew while the partition stands notices its recovery as well.
+    drop(reader);
+    fail::remove(&left_out);
+    append(&log, "t", 0, &["c"]);
+    assert_eq!(read_all(&log, "t", Positions::from([(0, 1)]))[&0], ["b", "c"]);
+    assert_eq!(stalls(0), Some(Stalls { count: 2, stands: false }));
+    assert_eq!(stalls(1).map(|stalls| stalls.stands), Some(false));
+}
+
+#[test]
+fn headers_are_brought_to_whoever_asks_for_them() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let log = open(&options);
+    log.create_topic("t", 1).expect("create");
+    let topic = format!("{}t", options.topic_prefix);
+    let producer: BaseProducer = options.client(&[]).create().expect("a producer");
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "trace", value: Some("first") })
+        .insert(Header { key: "a \"quoted\" name", value: Some("é\n") })
+        .insert(Header { key: "binary", value: Some(&[0xff, 0x00][..]) })
+        .insert(Header { key: "none", value: None::<&str> })
+        .insert(Header { key: "trace", value: Some("last") });
+    let record = || BaseRecord::<str, str>::to(&topic);
+    producer.send(record().key("k").payload("1").headers(headers)).expect("queued");
+    producer.send(record().payload("2")).expect("queued");
+    // A tombstone.
+    producer.send(record().key("k").headers(OwnedHeaders::new())).expect("queued");
+    producer.flush(PATIENCE).expect("flushed");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
+    assert_eq!((batch.keys, batch.headers), (None, None), "nobody asked");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    reader.bring(Extras { keys: true, headers: true });
+    let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
+    assert_eq!(batch.payloads, Payloads::from_iter(["1", "2", ""]));
+    assert_eq!(batch.keys, Some(Payloads::from_iter(["k", "", "k"])));
+    let object = r#"{"trace":"last","a \"quoted\" name":"é\n","binary":"/wA=","none":null}"#;
+    assert_eq!(batch.headers, Some(Payloads::from_iter([object, "", ""])));
 }
 
 #[test]

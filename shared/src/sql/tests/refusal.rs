@@ -112,7 +112,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topik = 'x')",
-        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`, `pin`; did you mean `topic`?",
+        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`, `pin`, `key`, `headers`; did you mean `topic`?",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = '_x')",
@@ -137,6 +137,30 @@ const STATEMENTS: &[(&str, &str)] = &[
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', partition_by = 'user')",
         "1:69: unknown column `user`; table `t` has `a`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, k BIGINT) WITH (event_time = 'a', key = 'k')",
+        "1:70: key must be a TEXT column; `k` is BIGINT",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, h TEXT) WITH (event_time = 'a', headers = 'h')",
+        "1:72: headers must be a JSON column; `h` is TEXT",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, k TEXT NOT NULL) WITH (event_time = 'a', key = 'k')",
+        "1:77: key = 'k': a record may have none, so the column can't be NOT NULL",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, k TEXT) WITH (event_time = 'a', key = 'kay')",
+        "1:68: unknown column `kay`; table `t` has `a`, `k`",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, k TEXT) WITH (event_time = 'a', key = 'k', partition_by = 'k')",
+        "1:88: partition_by = 'k': the column is filled from the log; name one of the event's",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, k TEXT) WITH (event_time = 'a', partitions = 2, key = 'k', pin = 'k = ''x''')",
+        "1:95: pin = 'k = 'x'': `k` is filled from the log; only the event's own columns can be used",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', pin = 'a IS NULL')",

@@ -1,0 +1,95 @@
+//! The layers' numbers, as `/metrics` shows them.
+
+use anabranch_batch_layer::JobMetrics;
+use anabranch_batch_layer::archive::Archiver;
+use anabranch_serving::Measure;
+use anabranch_shared::position::Partition;
+use anabranch_speed_layer::{OutputStates, OutputStatus, SpeedMetrics};
+
+/// The numbers of one pipeline of the speed layer: of a table, or of one of its partitions.
+pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) -> Vec<Measure> {
+    let counter = |name: &str, help, value| Measure::counter(name, help, value);
+    let gauge = |name: &str, help, value| Measure::gauge(name, help, value);
+    let stopped = f64::from(u8::from(numbers.stopped.is_some()));
+    let mut all = vec![
+        counter("anabranch_speed_events", "Events folded into views", numbers.events as f64),
+        counter("anabranch_speed_batches", "Micro-batches folded", numbers.batches as f64),
+        counter("anabranch_speed_rejected", "Records of the log that were no events", numbers.rejected as f64),
+        counter("anabranch_speed_late", "Events too late for a window, by view", numbers.late as f64),
+        counter("anabranch_speed_fold_seconds", "Time spent folding", numbers.fold_seconds),
+        counter("anabranch_speed_snapshots", "Snapshots published", numbers.snapshots as f64),
+        counter("anabranch_speed_snapshot_seconds", "Time spent on snapshots", numbers.snapshot_seconds),
+        counter("anabranch_speed_checkpoints", "Checkpoints stored", numbers.checkpoints as f64),
+        counter(
+            "anabranch_speed_checkpoint_failures",
+            "Checkpoints that could not be stored",
+            numbers.checkpoint_failures as f64,
+        ),
+        gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
+        gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
+        gauge("anabranch_speed_stopped", "1 if the source has stopped", stopped),
+    ];
+    let help = "From the log's taking a record to the snapshot that has it";
+    all.push(Measure::histogram("anabranch_speed_freshness_seconds", help, numbers.freshness.clone()));
+    if let Some(at) = numbers.checkpoint_at {
+        let help = "When the last checkpoint was stored, in seconds since 1970";
+        all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, at as f64 / 1e6));
+    }
+    if let Some(partition) = partition {
+        all = all.into_iter().map(|measure| measure.of("partition", partition)).collect();
+    }
+    all.extend(Measure::lost("anabranch_speed_lost_offsets", &numbers.lost));
+    all.into_iter().map(|measure| measure.of("table", table)).collect()
+}
+
+/// The numbers of the outputs.
+pub fn outputs(states: &OutputStates) -> Vec<Measure> {
+    let of_one = |((view, partition), state): ((String, Partition), OutputStatus)| {
+        let counter = |name: &str, help, value: u64| Measure::counter(name, help, value as f64);
+        let stopped = f64::from(u8::from(state.stopped.is_some()));
+        let mut all = vec![
+            counter("anabranch_output_records", "Records written to a view's topic", state.records),
+            counter("anabranch_output_failures", "Writes that came to nothing and were tried again", state.failures),
+            counter("anabranch_output_rejected", "Records of the log that were no events", state.rejected),
+            Measure::gauge("anabranch_output_stopped", "1 if it has stopped", stopped),
+        ];
+        all = all.into_iter().map(|measure| measure.of("partition", partition)).collect();
+        all.extend(Measure::lost("anabranch_output_lost_offsets", &state.lost));
+        all.into_iter().map(|measure| measure.of("view", &view)).collect::<Vec<_>>()
+    };
+    states.all().into_iter().flat_map(of_one).collect()
+}
+
+/// How a table's archive stands.
+pub fn archive(archiver: &Archiver) -> Vec<Measure> {
+    let status = archiver.status().borrow().clone();
+    let stopped = f64::from(u8::from(status.stopped.is_some()));
+    let mut all = vec![
+        Measure::counter("anabranch_archive_rows", "Events archived", status.rows as f64),
+        Measure::gauge("anabranch_archive_stopped", "1 if archiving has stopped", stopped),
+    ];
+    for (partition, waiting) in status.waiting() {
+        let help = "Records of the log that wait to be archived";
+        all.push(Measure::gauge("anabranch_archive_lag_records", help, waiting as f64).of("partition", partition));
+    }
+    all.extend(Measure::lost("anabranch_archive_lost_offsets", &status.lost));
+    all.into_iter().map(|measure| measure.of("table", &archiver.table().name)).collect()
+}
+
+/// Why a table's archive has stopped, if it has.
+pub fn archive_stop(archiver: &Archiver) -> Option<String> {
+    let why = archiver.status().borrow().stopped.clone()?;
+    Some(format!("table `{}`: archiving has stopped: {why}", archiver.table().name))
+}
+
+/// What became of jobs.
+pub fn jobs(numbers: &JobMetrics) -> Vec<Measure> {
+    let help = "Batch jobs that wait or are at work";
+    let open = [("queued", numbers.queued), ("running", numbers.running)];
+    let open = open.map(|(state, count)| Measure::gauge("anabranch_jobs", help, count as f64).of("state", state));
+    let runs = numbers.runs.iter().map(|(view, state, counts)| {
+        let help = "How long batch runs of a view took, by how they ended";
+        Measure::histogram("anabranch_run_seconds", help, counts.clone()).of("view", view).of("state", state)
+    });
+    open.into_iter().chain(runs).collect()
+}
