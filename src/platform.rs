@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::ingest::Ingest;
@@ -184,6 +185,7 @@ impl Platform {
                 move || stopped(&states)
             }),
             jobs,
+            audits: AuditLog::new(data.join("audit")),
             measures,
             ready: readiness,
             stops,

@@ -20,6 +20,7 @@ use anabranch_batch_layer::archive::Archiver;
 use anabranch_batch_layer::jobs::JobQueue;
 use anabranch_batch_layer::{BatchLayer, BatchSettings, archive_root};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, Stops};
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::job::relay::{self, Foreman, RemoteJobs};
@@ -139,7 +140,7 @@ impl Process {
         (measures, stops, outputs): Told,
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
-        let Opened { log, clock, ingest, listener, .. } = opened;
+        let Opened { log, clock, ingest, listener, data, .. } = opened;
         let mut catalog = platform.catalog;
         let jobs: Arc<dyn Jobs> = {
             let (log, catalog, clock) = (log.clone(), catalog.clone(), clock.clone());
@@ -162,6 +163,7 @@ impl Process {
             versions,
             outputs,
             jobs,
+            audits: AuditLog::new(data.join("audit")),
             measures,
             ready,
             stops,

@@ -46,7 +46,8 @@ pub fn table() -> Table {
 /// Count, sum, minimum, maximum and average of `value` by `user`.
 pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
     let value = || Some(Expr::Column("value".into(), DataType::BigInt));
-    let aggregate = |name: &str, function, argument| Aggregate { name: name.into(), function, argument, place: None, filter: None };
+    let aggregate =
+        |name: &str, function, argument| Aggregate { name: name.into(), function, argument, place: None, filter: None };
     let mut columns = vec![OutputColumn::Key(0)];
     columns.extend((0..5).map(OutputColumn::Aggregate));
     View {

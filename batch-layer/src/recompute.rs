@@ -294,8 +294,7 @@ impl Recompute {
     /// Finishes a view without windows and writes its rows.
     fn write_totals(&self, version: &Version, stem: &str) -> Result<Vec<DataFile>, BatchError> {
         self.check(0.6)?;
-        let mut rows =
-            self.finished(version, 0..1, Scope::All).map_err(self.failed("computing the totals"))?;
+        let mut rows = self.finished(version, 0..1, Scope::All).map_err(self.failed("computing the totals"))?;
         if rows.height() == 0 {
             return Ok(Vec::new());
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::job::Jobs;
@@ -114,6 +115,8 @@ pub struct App {
     pub outputs: Outputs,
     /// The batch runs.
     pub jobs: Arc<dyn Jobs>,
+    /// What the audits of answers find.
+    pub audits: AuditLog,
     /// Plain numbers from the layers, for `/metrics`.
     pub measures: Measures,
     /// Whether everything behind this has recovered.

@@ -15,7 +15,6 @@ use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use polars::prelude::*;
 use serde_json::{Map, Value};
-use tokio::sync::watch;
 
 use crate::app::Server;
 use crate::merge::{self, Ask};
@@ -85,7 +84,10 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
         let ask = if view.window.is_some() { Ask::Range { from: first, to } } else { Ask::Latest };
         inside(view, merge::answer(view, sources, ask)?.rows, &exact)
     };
-    let all = Sources { chunks: old.chunks.iter().map(|chunk| in_time(view, chunk)).collect::<PolarsResult<_>>()?, ..old.clone() };
+    let all = Sources {
+        chunks: old.chunks.iter().map(|chunk| in_time(view, chunk)).collect::<PolarsResult<_>>()?,
+        ..old.clone()
+    };
     let compared = Compared::of(view, &rows(&old)?, &rows(&all)?, &rows(&new)?)?;
     Ok(Some(compared.findings(view, version, before.base, exact.len() as u64, at)?))
 }
@@ -137,14 +139,19 @@ impl Compared {
         let with_one = |rows: &DataFrame| rows.clone().lazy().with_column(lit(1_i32).alias("__one"));
         let by: Vec<Expr> = if names.is_empty() { vec![col("__one")] } else { by[..names.len()].to_vec() };
         let renamed = |rows: &DataFrame, mark: &str| {
-            let values = view.aggregates.iter().flat_map(|aggregate| {
-                ["", "_lower", "_upper"].map(|suffix| format!("{}{suffix}", aggregate.name))
-            });
+            let values = view
+                .aggregates
+                .iter()
+                .flat_map(|aggregate| ["", "_lower", "_upper"].map(|suffix| format!("{}{suffix}", aggregate.name)));
             let values = values.map(|name| col(name.as_str()).alias(format!("{name}{mark}")));
-            let kept = names.iter().map(|name| col(name.as_str())).chain([col("__one"), lit(true).alias(format!("__is{mark}"))]);
+            let kept = names
+                .iter()
+                .map(|name| col(name.as_str()))
+                .chain([col("__one"), lit(true).alias(format!("__is{mark}"))]);
             with_one(rows).select(kept.chain(values).collect::<Vec<_>>())
         };
-        let args = JoinArgs { nulls_equal: true, coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(JoinType::Full) };
+        let args =
+            JoinArgs { nulls_equal: true, coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(JoinType::Full) };
         let joined = renamed(truth, "")
             .join(renamed(said, SAID), &by, &by, args.clone())
             .join(renamed(all, ALL), &by, &by, args)
@@ -162,7 +169,9 @@ impl Compared {
         at: String,
     ) -> PolarsResult<Findings> {
         let rows = &self.rows;
-        let is = |name: &str| PolarsResult::Ok(rows.column(name)?.bool()?.iter().map(|is| is == Some(true)).collect::<Vec<_>>());
+        let is = |name: &str| {
+            PolarsResult::Ok(rows.column(name)?.bool()?.iter().map(|is| is == Some(true)).collect::<Vec<_>>())
+        };
         let (is_true, was_said) = (is("__is")?, is(&format!("__is{SAID}"))?);
         let cells = Rows::of(rows)?;
         let key_of = |row: usize, wanted: &dyn Fn(&str) -> bool| -> Map<String, Value> {
@@ -174,7 +183,8 @@ impl Compared {
         let (mut columns, mut total) = (Vec::new(), 0);
         for aggregate in &view.aggregates {
             let name = aggregate.name.as_str();
-            let value = |mark: &str, row: usize| rows.column(&format!("{name}{mark}")).and_then(|column| column.get(row));
+            let value =
+                |mark: &str, row: usize| rows.column(&format!("{name}{mark}")).and_then(|column| column.get(row));
             let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
             let (mut late, mut sketch) = (Vec::new(), Vec::new());
             for row in 0..rows.height() {
@@ -193,7 +203,11 @@ impl Compared {
                 // What counting late events in mends is theirs; the rest is the sketch's.
                 let cause = if same(&all, &truth) { Cause::Late } else { Cause::Sketch };
                 if is_true[row] && was_said[row] {
-                    if cause == Cause::Late { late.push((said.clone(), truth.clone())) } else { sketch.push((said.clone(), truth.clone())) }
+                    if cause == Cause::Late {
+                        late.push((said.clone(), truth.clone()))
+                    } else {
+                        sketch.push((said.clone(), truth.clone()))
+                    }
                 }
                 total += 1;
                 if corrections.len() < MOST_CORRECTIONS {
@@ -208,7 +222,8 @@ impl Compared {
                         window_start: time("window_start"),
                         window_end: time("window_end"),
                         key: key_of(row, &|column| {
-                            self.names.iter().any(|name| name == column) && !matches!(column, "window_start" | "window_end")
+                            self.names.iter().any(|name| name == column)
+                                && !matches!(column, "window_start" | "window_end")
                         }),
                         column: name.to_owned(),
                         old: take(&old_name),

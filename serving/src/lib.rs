@@ -5,6 +5,7 @@
 //! of how they work inside.
 
 mod app;
+mod audit;
 mod cache;
 mod collect;
 mod format;
@@ -45,7 +46,9 @@ pub use crate::output::{Outputs, StoppedOutput};
 
 use crate::app::Server;
 use crate::patience::Patience;
-use crate::routes::{dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views};
+use crate::routes::{
+    audit as audit_routes, dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views,
+};
 
 /// Serves until `shutdown`, then lets requests end for as long as the limits' grace. Needs a runtime of several threads,
 /// as Polars does.
@@ -103,6 +106,8 @@ fn documented(api: Api) -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(views::list_views))
         .routes(routes!(views::get_view))
         .routes(routes!(rows::rows))
+        .routes(routes!(audit_routes::audit))
+        .routes(routes!(audit_routes::corrections))
         .routes(routes!(stream::stream_view))
         .routes(routes!(stream::stream_views))
         .routes(routes!(jobs::list_jobs, jobs::submit_job))
@@ -130,12 +135,14 @@ fn routes(server: Arc<Server>) -> Router {
         .layer(TraceLayer::new_for_http())
 }
 
-/// Sees each version as it comes, so that the one before the newest is at hand when the speed layer still stands on it.
+/// Sees each version as it comes, so that the one before the newest is at hand when the speed layer still stands on it; and
+/// scores what was said until then.
 fn follow_versions(server: &Arc<Server>) -> JoinSet<()> {
     let mut followers = JoinSet::new();
     for (name, versions) in &server.layers.versions().0 {
         let Some(view) = server.app.catalog.views.get(name).cloned() else { continue };
         let (server, mut versions) = (Arc::clone(server), versions.clone());
+        followers.spawn(audit::follow(Arc::clone(&server), Arc::clone(&view)));
         followers.spawn(async move {
             loop {
                 server.layers.get(&view);

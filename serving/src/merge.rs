@@ -144,7 +144,8 @@ fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> 
 
 fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let (first, last) = window.inside(from, to);
-    let (late, end) = if first <= last { (late(window, sources, first, last), window.end_of(last)) } else { (0, first) };
+    let (late, end) =
+        if first <= last { (late(window, sources, first, last), window.end_of(last)) } else { (0, first) };
     let finished = partial::windows(view, &parts(view, sources, None, first, end)?, Scope::Range(first, last))?;
     let quality = quality(view, sources, &finished, late)?;
     Ok(Answer { span: Span::Range { from, to }, rows: finished.rows, quality, late })
@@ -231,13 +232,7 @@ fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
 }
 
 /// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
-fn parts(
-    view: &View,
-    sources: &Sources,
-    window: Option<Micros>,
-    from: Micros,
-    to: Micros,
-) -> PolarsResult<Vec<Part>> {
+fn parts(view: &View, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
     let mut parts = Vec::new();
     if let Some(version) = &sources.version {
         let batch = match window {

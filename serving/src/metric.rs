@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use anabranch_shared::audit::Audit;
 use anabranch_shared::histogram::{Counts, Histogram};
 use anabranch_shared::position::Coverage;
 use parking_lot::Mutex;
@@ -102,11 +103,17 @@ impl<T: 'static> Default for Asked<T> {
 pub(crate) struct Metrics {
     pub rows_seconds: Histogram,
     ingested: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// By view and column: how many bounds were scored, how many held, and the largest error as a share of the truth.
+    audited: Mutex<BTreeMap<(String, String), (u64, u64, f64)>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { rows_seconds: Histogram::new(exponential_buckets(0.000_05, 2.5, 15)), ingested: Mutex::default() }
+        Self {
+            rows_seconds: Histogram::new(exponential_buckets(0.000_05, 2.5, 15)),
+            ingested: Mutex::default(),
+            audited: Mutex::default(),
+        }
     }
 }
 
@@ -133,6 +140,31 @@ impl Metrics {
                 rejected as f64,
             );
             [accepted.of("topic", topic), rejected.of("topic", topic)]
+        });
+        each.collect()
+    }
+
+    /// Takes up what an audit found.
+    pub fn audited(&self, view: &str, audit: &Audit) {
+        let mut audited = self.audited.lock();
+        for column in &audit.columns {
+            let of_column = audited.entry((view.to_owned(), column.column.clone())).or_default();
+            let worst = column.late.worst_share.into_iter().chain(column.sketch.worst_share).fold(0.0, f64::max);
+            *of_column = (of_column.0 + column.bounded, of_column.1 + column.held, worst);
+        }
+    }
+
+    /// What audits have found so far.
+    pub fn audits(&self) -> Vec<Measure> {
+        let audited = self.audited.lock();
+        let each = audited.iter().flat_map(|((view, column), &(bounded, held, worst))| {
+            let help = "Bounds of answers that were scored once batch knew the truth";
+            let bounded = Measure::counter("anabranch_audit_bounds", help, bounded as f64);
+            let help = "Bounds of answers that held";
+            let held = Measure::counter("anabranch_audit_bounds_held", help, held as f64);
+            let help = "The largest error that the last audit found, as a share of the truth";
+            let worst = Measure::gauge("anabranch_audit_worst_error_ratio", help, worst);
+            [bounded, held, worst].map(|measure| measure.of("view", view).of("column", column))
         });
         each.collect()
     }

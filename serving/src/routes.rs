@@ -1,5 +1,6 @@
 //! The resources, each with its parameters, its response and its handler in one file.
 
+pub mod audit;
 pub mod dashboard;
 pub mod health;
 pub mod ingest;

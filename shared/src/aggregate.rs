@@ -221,4 +221,3 @@ impl Number for f64 {
         values.collect::<Float64Chunked>().into_column()
     }
 }
-

@@ -158,8 +158,10 @@ impl AuditLog {
             Err(error) => return Err(error),
         };
         let number = |path: &Path| path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok();
-        let mut versions: Vec<u64> =
-            entries.map(|entry| Ok(number(&entry?.path()))).filter_map(io::Result::transpose).collect::<Result<_, _>>()?;
+        let mut versions: Vec<u64> = entries
+            .map(|entry| Ok(number(&entry?.path())))
+            .filter_map(io::Result::transpose)
+            .collect::<Result<_, _>>()?;
         versions.sort_unstable_by(|a, b| b.cmp(a));
         Ok(versions)
     }
@@ -203,6 +205,10 @@ mod tests {
         assert_eq!(log.versions("v").expect("two"), [10, 9]);
         assert_eq!(log.read("v", 9).expect("read").map(|found| found.audit.windows), Some(1));
         assert_eq!(log.read("v", 8).expect("read"), None);
-        assert_eq!(fs::read_dir(folder.path().join("audit/v")).expect("a folder").count(), 2, "nothing unfinished is left");
+        assert_eq!(
+            fs::read_dir(folder.path().join("audit/v")).expect("a folder").count(),
+            2,
+            "nothing unfinished is left"
+        );
     }
 }

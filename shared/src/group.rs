@@ -2,9 +2,9 @@
 
 use polars::prelude::*;
 
+pub use crate::aggregate::Keep;
 use crate::aggregate::keys::Keys;
 use crate::aggregate::{self, State};
-pub use crate::aggregate::Keep;
 use crate::partial;
 use crate::partial::session::{Fragments, spans};
 use crate::view::View;
@@ -106,7 +106,8 @@ impl Groups {
     pub(crate) fn key_columns(&self) -> PolarsResult<Vec<Column>> {
         let mut columns = self.keys.columns()?;
         if let Some(fragments) = &self.fragments {
-            let groups = IdxCa::from_vec(PlSmallStr::EMPTY, fragments.group.iter().map(|&group| group as IdxSize).collect());
+            let groups =
+                IdxCa::from_vec(PlSmallStr::EMPTY, fragments.group.iter().map(|&group| group as IdxSize).collect());
             columns = columns.iter().map(|column| column.take(&groups)).collect::<PolarsResult<_>>()?;
         }
         Ok(columns.into_iter().enumerate().map(|(i, column)| column.with_name(partial::key(i).into())).collect())

@@ -94,7 +94,8 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     let pane = match view.window {
         None => lit(0_i64).cast(DataType::Int64),
         Some(Window::Sliding(sliding)) => {
-            (time.clone() - lit(sliding.offset)).floor_div(lit(sliding.pane())) * lit(sliding.pane()) + lit(sliding.offset)
+            (time.clone() - lit(sliding.offset)).floor_div(lit(sliding.pane())) * lit(sliding.pane())
+                + lit(sliding.offset)
         }
         Some(window) => time.clone().map(move |times| Ok(panes_of(window, times.i64()?)), |_, field| Ok(field.clone())),
     };

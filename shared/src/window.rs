@@ -251,7 +251,8 @@ impl Days {
 
     /// The day that a calendar shows there, counted from 1970-01-01.
     fn day_of(self, time: Micros) -> i64 {
-        let local = DateTime::from_timestamp_micros(time).map(|time| self.zone.from_utc_datetime(&time.naive_utc()).date_naive());
+        let local = DateTime::from_timestamp_micros(time)
+            .map(|time| self.zone.from_utc_datetime(&time.naive_utc()).date_naive());
         local.map_or(time.div_euclid(DAY), |date| date.signed_duration_since(NaiveDate::default()).num_days())
     }
 

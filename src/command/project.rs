@@ -8,8 +8,8 @@ use anabranch_shared::project::Project;
 use anabranch_shared::row;
 use anabranch_shared::schema::Table;
 use anabranch_shared::transform::polars_type;
-use anabranch_shared::window::Window;
 use anabranch_shared::view::Catalog;
+use anabranch_shared::window::Window;
 use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
 

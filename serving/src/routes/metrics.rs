@@ -29,6 +29,7 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         let server = measured;
         let mut measures = server.app.measures.now();
         measures.extend(server.metrics.ingested());
+        measures.extend(server.metrics.audits());
         measures.extend(own(&server));
         measures.extend(stalls(&*server.app.log));
         for view in server.app.catalog.views.values() {

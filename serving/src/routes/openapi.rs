@@ -20,6 +20,7 @@ use crate::app::Server;
     tags(
         (name = "views", description = "What exists, its rows, and its changes as they happen"),
         (name = "events", description = "Events in, and those that were refused"),
+        (name = "truth", description = "How the answers have held, and what has been corrected"),
         (name = "jobs", description = "Exact recomputation"),
         (name = "operation", description = "Probes and metrics"),
     )

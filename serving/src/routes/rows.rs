@@ -232,7 +232,8 @@ fn render(
     };
     let next = (!is_last).then(|| query.cursor(start, page.height()));
     let rows = Rows::of(&page).map_err(internal)?;
-    let proof = Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
+    let proof =
+        Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
 
     let mut body = Vec::with_capacity(512 + rows.height() * 64);
     match format {

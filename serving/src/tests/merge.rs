@@ -87,9 +87,7 @@ fn merged(view: &View, layers: &Layers, ask: Ask) -> (Sources, Answer) {
 fn every_frontier_gives_what_a_plain_fold_does() {
     let folder = tempfile::tempdir().expect("a folder");
     let events = stream(500);
-    for window in
-        [hop(), Window::sliding(4 * MINUTE, 4 * MINUTE), Window::sliding(5 * MINUTE, 2 * MINUTE)]
-    {
+    for window in [hop(), Window::sliding(4 * MINUTE, 4 * MINUTE), Window::sliding(5 * MINUTE, 2 * MINUTE)] {
         let view = view("v", Some(window), true, None);
         for frontier in [0, 1, 130, 377, 500] {
             let version = version(folder.path(), &view, 3, &events[..frontier]);

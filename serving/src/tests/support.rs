@@ -69,8 +69,13 @@ pub fn table() -> Arc<Table> {
 
 /// Counts and sums per tag; keys can be left out.
 pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Arc<View> {
-    let aggregate =
-        |name: &str, function, argument| Aggregate { name: String::from(name), function, argument, place: None, filter: None };
+    let aggregate = |name: &str, function, argument| Aggregate {
+        name: String::from(name),
+        function,
+        argument,
+        place: None,
+        filter: None,
+    };
     let keys = if keyed {
         vec![Key { name: "tag".into(), expr: Expr::Column("tag".into(), DataType::Text) }]
     } else {
@@ -386,6 +391,7 @@ impl Platform {
             newest_versions.0.insert(view.name.clone(), receiver);
         }
         let (ready, is_ready) = watch::channel(Readiness::ready());
+        let folder = tempfile::tempdir().expect("a folder");
         let app = App {
             api: crate::Api::Whole,
             catalog,
@@ -396,6 +402,7 @@ impl Platform {
             versions: newest_versions,
             outputs: crate::Outputs::default(),
             jobs: Arc::new(FixedJobs::default()),
+            audits: anabranch_shared::audit::AuditLog::new(folder.path().join("audit")),
             measures: Measures::new(|| {
                 vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
             }),
@@ -404,7 +411,6 @@ impl Platform {
             clock,
             limits,
         };
-        let folder = tempfile::tempdir().expect("a folder");
         Self { router: crate::router(app.clone()), app, log, folder, ready, snapshots, versions }
     }
 

@@ -111,7 +111,8 @@ impl Distinct {
         rows.sort_by_key(|&row| owners[row as usize]);
         let values = columns[1].take(&IdxCa::from_vec(PlSmallStr::EMPTY, rows))?;
         let sketched = |group: u32| self.sketches.contains_key(&group);
-        let lengths = (0..).zip(&self.counts).map(|(group, &count)| if sketched(group) { None } else { Some(count as usize) });
+        let lengths =
+            (0..).zip(&self.counts).map(|(group, &count)| if sketched(group) { None } else { Some(count as usize) });
         lists(&whole(&values), lengths)
     }
 }
@@ -126,7 +127,9 @@ pub(super) fn lists(values: &Series, lengths: impl Iterator<Item = Option<usize>
     let array = values.to_physical_repr().rechunk().to_arrow(0, CompatLevel::newest());
     let data_type = ListArray::<i64>::default_datatype(array.dtype().clone());
     let lists = ListArray::try_new(data_type, ends.try_into()?, array, Some(there.into_iter().collect()))?;
-    ListChunked::with_chunk(PlSmallStr::EMPTY, lists).into_column().cast(&DataType::List(Box::new(values.dtype().clone())))
+    ListChunked::with_chunk(PlSmallStr::EMPTY, lists)
+        .into_column()
+        .cast(&DataType::List(Box::new(values.dtype().clone())))
 }
 
 /// Values on their way into sketches.
@@ -187,8 +190,12 @@ impl State for Distinct {
             return self.add(groups, values);
         }
         let there = values.is_not_null();
-        let groups: Vec<u32> =
-            groups.iter().zip(there.iter()).filter(|(_, there)| *there == Some(true)).map(|(&group, _)| group).collect();
+        let groups: Vec<u32> = groups
+            .iter()
+            .zip(there.iter())
+            .filter(|(_, there)| *there == Some(true))
+            .map(|(&group, _)| group)
+            .collect();
         self.add(&groups, &values.filter(&there)?)
     }
 

@@ -203,7 +203,9 @@ impl Keys {
     /// The tuples in order of their numbers, as columns of the view's types.
     pub fn columns(&self) -> PolarsResult<Vec<Column>> {
         let column = |(stored, data_type): (&Stored, &DataType)| match stored {
-            Stored::Text(values) => Ok(StringChunked::with_chunk(PlSmallStr::EMPTY, values.clone().freeze()).into_column()),
+            Stored::Text(values) => {
+                Ok(StringChunked::with_chunk(PlSmallStr::EMPTY, values.clone().freeze()).into_column())
+            }
             Stored::Word(values) => {
                 let words = Int64Chunked::with_chunk(PlSmallStr::EMPTY, PrimitiveArray::from(values.clone()));
                 match data_type {

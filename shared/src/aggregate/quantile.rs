@@ -98,7 +98,8 @@ fn of_sketches(parts: &[Sketch], values: &[f64], fraction: f64) -> Option<f64> {
     let at_or_below = |value: f64| {
         let below = values.partition_point(|other| *other <= value) as f64;
         let Ok(value) = KllFloat::<f64>::new(value) else { return below };
-        below + views.iter().map(|(n, view)| n * view.rank(&value, SearchCriteria::Inclusive).unwrap_or(0.0)).sum::<f64>()
+        below
+            + views.iter().map(|(n, view)| n * view.rank(&value, SearchCriteria::Inclusive).unwrap_or(0.0)).sum::<f64>()
     };
     let (mut low, mut high) = (ordered(least), ordered(most));
     while low < high {

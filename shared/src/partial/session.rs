@@ -138,7 +138,8 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
     let mut keys = Keys::of(view);
     let mut fragments = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
-        let columns = (0..view.keys.len()).map(|k| piece.rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let columns =
+            (0..view.keys.len()).map(|k| piece.rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
         let groups = keys.number(&columns, piece.rows.height())?;
         let (first, last) = spans(&piece.rows)?;
         let missed = piece.rows.column(MISSED)?.i32()?.iter();
@@ -187,10 +188,10 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
     let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
     let (starts, ends) = (micros("window_start")?, micros("window_end")?);
     let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(|(start, end)| inside(start, end)).collect();
-    finished.rows = finished.rows.filter(&mask)?.sort(
-        ["window_end", "window_start"],
-        SortMultipleOptions::default().with_maintain_order(true),
-    )?;
+    finished.rows = finished
+        .rows
+        .filter(&mask)?
+        .sort(["window_end", "window_start"], SortMultipleOptions::default().with_maintain_order(true))?;
     Ok(finished)
 }
 

@@ -50,8 +50,12 @@ struct Event {
 fn event() -> impl Strategy<Value = Event> {
     let key = proptest::option::weighted(0.9, 0..6_u8);
     let value = proptest::option::weighted(0.8, -9..10_i64);
-    (key, value, -7..9_i64, prop_oneof![6 => Just(0), 1 => 1..3_i32])
-        .prop_map(|(key, value, second, missed)| Event { key, value, second, missed })
+    (key, value, -7..9_i64, prop_oneof![6 => Just(0), 1 => 1..3_i32]).prop_map(|(key, value, second, missed)| Event {
+        key,
+        value,
+        second,
+        missed,
+    })
 }
 
 fn text(key: u8) -> String {
@@ -237,7 +241,8 @@ fn percentile(values: &[f64], share: f64) -> Option<f64> {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     // The smallest that has enough at or below it.
-    let enough = |value: &&f64| values.iter().filter(|other| other <= value).count() as f64 >= share * values.len() as f64;
+    let enough =
+        |value: &&f64| values.iter().filter(|other| other <= value).count() as f64 >= share * values.len() as f64;
     values.iter().find(enough).copied()
 }
 
@@ -350,7 +355,15 @@ fn visits_of(rows: &DataFrame, suffix: &str) -> Visits {
     let (n, total) = (integers(format!("n{suffix}")), integers(format!("total{suffix}")));
     let keys = rows.column("k").expect("keys").str().expect("text").clone();
     let time = |column: &Column, row| column.i64().expect("micros").get(row).expect("a time") / 1_000_000;
-    let row = |row| (time(&starts, row), time(&ends, row), keys.get(row).map(str::to_owned), n.get(row).unwrap_or(0), total.get(row));
+    let row = |row| {
+        (
+            time(&starts, row),
+            time(&ends, row),
+            keys.get(row).map(str::to_owned),
+            n.get(row).unwrap_or(0),
+            total.get(row),
+        )
+    };
     (0..rows.height()).map(row).collect()
 }
 
@@ -426,11 +439,17 @@ fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
     let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
     let finished = windows(view, &parts, Scope::All).expect("rows");
     assert!(finished.is_sketched);
-    let number = |name: &str| finished.rows.column(name).expect("a column").get(0).expect("a value").extract::<f64>().expect("a number");
+    let number = |name: &str| {
+        finished.rows.column(name).expect("a column").get(0).expect("a value").extract::<f64>().expect("a number")
+    };
     let values: Vec<f64> = (0..100_000_i64).map(|i| (i * 7_919 % 100_003) as f64).collect();
     let truths = [
-        ("texts", 20_000.0), ("values", 100_000.0), ("doubles", 0.0), ("p90", percentile_of_sorted(&values, 0.9)),
-        ("middle", percentile_of_sorted(&values, 0.5)), ("least", 0.0),
+        ("texts", 20_000.0),
+        ("values", 100_000.0),
+        ("doubles", 0.0),
+        ("p90", percentile_of_sorted(&values, 0.9)),
+        ("middle", percentile_of_sorted(&values, 0.5)),
+        ("least", 0.0),
     ];
     for (name, truth) in truths.into_iter().filter(|(name, _)| *name != "doubles") {
         let (lower, upper) = (number(&format!("{name}_lower")), number(&format!("{name}_upper")));
@@ -441,7 +460,8 @@ fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
     // Twice the same: nothing is thrown by dice on the way to an answer.
     assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows, finished.rows);
     // What batch alone has is exact, however much it is.
-    let exact = windows(view, &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All).expect("rows");
+    let exact =
+        windows(view, &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All).expect("rows");
     assert!(!exact.is_sketched);
     assert_eq!(exact.rows.column("texts").expect("texts").i64().expect("integers").get(0), Some(10_000));
 }
@@ -455,7 +475,9 @@ fn percentile_of_sorted(values: &[f64], share: f64) -> f64 {
 #[test]
 fn a_view_without_keys_has_one_row_once_there_are_events() {
     let view = &catalog().views["total"];
-    let rows = |events: &[Event]| windows(view, &[Part { partials: of(view, events), slack: None }], Scope::All).expect("rows").rows;
+    let rows = |events: &[Event]| {
+        windows(view, &[Part { partials: of(view, events), slack: None }], Scope::All).expect("rows").rows
+    };
     assert_eq!(rows(&[]).height(), 0);
     let event = |value| Event { key: None, value, second: 0, missed: 0 };
     let one = rows(&[event(None), event(None)]);

@@ -196,7 +196,8 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
         up: slack.map(|slack| up.iter().map(|up| slack - up).collect()),
         named: all.is_some().then_some(named),
     };
-    let finished = |states: &[Box<dyn State>]| states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>();
+    let finished =
+        |states: &[Box<dyn State>]| states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>();
     let all = all.as_deref().map(finished).transpose()?;
     let mut finished = finish(view, shape, finished(in_time.states())?, all)?;
     let is_exact = finished.is_certain && slack.is_none() && !finished.is_sketched;
@@ -324,7 +325,8 @@ fn better(in_time: &Column, all: &Column, is_better: fn(Expr, Expr) -> Expr) -> 
 /// Puts a window's rows in the view's order, ties by key.
 fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
     let order = view.order.iter().map(|order| (view.column_name(order.column), order.descending));
-    let (by, descending): (Vec<&str>, Vec<bool>) = order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
+    let (by, descending): (Vec<&str>, Vec<bool>) =
+        order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
     if by.is_empty() || rows.height() < 2 {
         return Ok(rows);
     }

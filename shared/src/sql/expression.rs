@@ -54,9 +54,10 @@ impl<'a> Scope<'a> {
         let Some(Selected { rows, aggregates }) = &self.selected else { return Ok(None) };
         let Some(wanted) = select::aggregate(&ast::Expr::Function(call.clone()), "", rows)? else { return Ok(None) };
         let is_wanted = |aggregate: &&Aggregate| Aggregate { name: String::new(), ..(*aggregate).clone() } == wanted;
-        let found = aggregates.iter().find(is_wanted).ok_or_else(|| {
-            Fault::of(call, format!("`{call}` is read but not selected; add it to the SELECT list"))
-        })?;
+        let found = aggregates
+            .iter()
+            .find(is_wanted)
+            .ok_or_else(|| Fault::of(call, format!("`{call}` is read but not selected; add it to the SELECT list")))?;
         Ok(Some(Expr::Column(found.name.clone(), found.data_type())))
     }
 

@@ -260,13 +260,17 @@ fn window(form: Form, arguments: &[&ast::Expr], table: &Table) -> Result<Window,
 /// Windows of days in a zone.
 fn days(form: Form, size: Micros, interval: &ast::Expr, zone: &ast::Expr) -> Result<Window, Fault> {
     if form != Form::Tumble || size % DAY != 0 {
-        let message = "a time zone is for windows of whole days: TUMBLE(table, event_time, INTERVAL '1 day', 'Europe/Paris')";
+        let message =
+            "a time zone is for windows of whole days: TUMBLE(table, event_time, INTERVAL '1 day', 'Europe/Paris')";
         return Err(Fault::of(interval, message));
     }
     let name = literal::text(zone).unwrap_or_default();
     let zone = name.parse::<chrono_tz::Tz>().map_err(|_| {
         let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        Fault::of(zone, format!("unknown time zone `{name}`; names are those of the IANA database{}", suggestion(&name, known)))
+        Fault::of(
+            zone,
+            format!("unknown time zone `{name}`; names are those of the IANA database{}", suggestion(&name, known)),
+        )
     })?;
     let count = u32::try_from(size / DAY).unwrap_or(u32::MAX);
     Ok(Window::Days(Days { count, zone }))

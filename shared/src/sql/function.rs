@@ -103,7 +103,10 @@ impl Scope<'_> {
     pub(super) fn function(&self, call: &ast::Function) -> Result<Expr, Fault> {
         let name = simple_name(&call.name)?;
         if call.over.is_some() {
-            return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)"));
+            return Err(Fault::of(
+                call,
+                "OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
+            ));
         }
         if aggregate(&name).is_some() {
             if let Some(selected) = self.selected(call)? {

@@ -88,7 +88,8 @@ pub(super) fn plan(
         return Err(faults);
     }
     if let (true, Some(_)) = (source.window.is_some_and(Window::is_session), limit) {
-        let message = "LIMIT keeps the first rows of each window, and sessions are windows of one key each; leave it out";
+        let message =
+            "LIMIT keeps the first rows of each window, and sessions are windows of one key each; leave it out";
         return Err(one(Fault::new(tokens.keyword(Keyword::LIMIT), message)));
     }
     let having = having(select, &keys, &aggregates, &source).map_err(one)?;
@@ -180,7 +181,10 @@ pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result
         return refuse(Keyword::DISTINCT, "SELECT DISTINCT isn't supported; GROUP BY the columns");
     }
     if !named_window.is_empty() {
-        return refuse(Keyword::WINDOW, "WINDOW isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)");
+        return refuse(
+            Keyword::WINDOW,
+            "WINDOW isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
+        );
     }
     if qualify.is_some() {
         return refuse(Keyword::QUALIFY, "QUALIFY isn't supported; write ORDER BY … LIMIT k for the first k rows");

@@ -64,8 +64,13 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
 /// `SELECT k, count(*), sum(v)` per window and key.
 pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness: Micros) -> View {
     let v = Expr::Column("v".to_owned(), Type::BigInt);
-    let aggregate =
-        |name: &str, function, argument| Aggregate { name: name.to_owned(), function, argument, place: None, filter: None };
+    let aggregate = |name: &str, function, argument| Aggregate {
+        name: name.to_owned(),
+        function,
+        argument,
+        place: None,
+        filter: None,
+    };
     View {
         name: "sums".to_owned(),
         sql: String::new(),

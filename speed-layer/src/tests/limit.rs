@@ -98,10 +98,8 @@ fn a_top_k_view_goes_on_in_a_sketch() {
 fn another_view_refuses_new_keys() {
     let table = table(60 * SECOND);
     let batches: Vec<_> = (0..6).map(|i| (skewed(500, i + 1), i % 2 == 1)).collect();
-    let state = check(
-        View { max_rows: 200, ..sums(&table, Some(Window::sliding(10 * SECOND, 10 * SECOND)), 0) },
-        &batches,
-    );
+    let state =
+        check(View { max_rows: 200, ..sums(&table, Some(Window::sliding(10 * SECOND, 10 * SECOND)), 0) }, &batches);
     let refusing = state.closed.iter().flat_map(|c| c.chunk.panes.values()).filter(|p| p.slack.is_some()).count();
     assert!(refusing > 0, "some panes say that they refused keys");
 }

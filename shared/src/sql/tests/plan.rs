@@ -116,7 +116,8 @@ ORDER BY mentions DESC LIMIT 100";
     assert_eq!(view.unnest, Some(Unnest { list, column: "hashtag".to_owned() }));
     assert_eq!(view.filter, None);
     assert_eq!(view.keys, [Key { name: "hashtag".to_owned(), expr: column("hashtag") }]);
-    let mentions = Aggregate { name: "mentions".to_owned(), function: A::Count, argument: None, place: None, filter: None };
+    let mentions =
+        Aggregate { name: "mentions".to_owned(), function: A::Count, argument: None, place: None, filter: None };
     assert_eq!(view.aggregates, [mentions]);
     use OutputColumn as O;
     assert_eq!(view.columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
@@ -185,7 +186,11 @@ fn aggregates_take_arguments_and_filters() {
         ("max(created)", A::Max, Some(column("created")), None),
     ] {
         let view = planned(&view(&format!("SELECT {sql} AS x FROM tweets")));
-        assert_eq!(view.aggregates, [Aggregate { name: "x".to_owned(), function, argument, place: None, filter }], "{sql}");
+        assert_eq!(
+            view.aggregates,
+            [Aggregate { name: "x".to_owned(), function, argument, place: None, filter }],
+            "{sql}"
+        );
     }
 }
 

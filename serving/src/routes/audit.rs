@@ -1,0 +1,241 @@
+//! `GET /v1/views/{view}/audit` and `…/corrections`: what answers were worth, and what has changed since.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_shared::audit::{Audit, Findings};
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
+
+use crate::app::{Server, blocking};
+use crate::problem::Problem;
+
+const DEFAULT_AUDITS: usize = 20;
+const MAX_AUDITS: usize = 500;
+const DEFAULT_CORRECTIONS: usize = 100;
+const MAX_CORRECTIONS: usize = 10_000;
+
+/// The parameters of a request for audits.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct AuditParameters {
+    /// How many at most, 1 to 500; 20 if absent.
+    limit: Option<usize>,
+}
+
+/// The parameters of a request for corrections.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct CorrectionParameters {
+    /// Those of this version; the newest that has any if absent.
+    version: Option<u64>,
+    /// How many at most, 1 to 10,000; 100 if absent.
+    limit: Option<usize>,
+    /// The `next_cursor` of the page before.
+    cursor: Option<usize>,
+}
+
+/// How the answers of a view have held.
+#[derive(Serialize, ToSchema)]
+pub struct Audits {
+    /// The view.
+    view: String,
+    /// The score of the answers that each version has replaced, newest first.
+    #[schema(value_type = Vec<AuditShape>)]
+    audits: Vec<Audit>,
+}
+
+/// The score of the answers that a version has replaced.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct AuditShape {
+    /// The version that knows better.
+    version: u64,
+    /// The version that the answers stood on.
+    base: Option<u64>,
+    /// When it was scored.
+    at: String,
+    /// How many windows became exact.
+    windows: u64,
+    /// Rows that batch has and the answers lacked.
+    rows_missing: u64,
+    /// Rows that the answers had and batch lacks.
+    rows_extra: u64,
+    /// Each aggregate's score.
+    columns: Vec<ColumnShape>,
+    /// How many values changed.
+    corrections: u64,
+}
+
+/// The score of one aggregate.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct ColumnShape {
+    /// Its name.
+    column: String,
+    /// How many values were said.
+    values: u64,
+    /// How many of them had bounds.
+    bounded: u64,
+    /// How many of these held.
+    held: u64,
+    /// Values that were off because events came too late.
+    late: DeviationShape,
+    /// Values that were off because a sketch stood in.
+    sketch: DeviationShape,
+}
+
+/// How far off values were.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct DeviationShape {
+    /// How many.
+    values: u64,
+    /// The median distance from the truth.
+    median: Option<f64>,
+    /// The largest distance.
+    worst: Option<f64>,
+    /// The largest distance as a share of the truth.
+    worst_share: Option<f64>,
+}
+
+/// What a version changed of what had been said.
+#[derive(Serialize, ToSchema)]
+pub struct Corrections {
+    /// The view.
+    view: String,
+    /// The version; null if there has been none with corrections.
+    version: Option<u64>,
+    /// In order of window and key.
+    #[schema(value_type = Vec<CorrectionShape>)]
+    corrections: Vec<Value>,
+    /// How many there are in all; the first 10,000 are kept.
+    total: u64,
+    /// Goes on where this page ends; null if it is the last.
+    next_cursor: Option<usize>,
+    /// The versions that can be asked for, newest first.
+    versions: Vec<u64>,
+}
+
+/// A value that was said, and what is true.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct CorrectionShape {
+    /// The window's first instant.
+    window_start: Option<String>,
+    /// The first instant after it.
+    window_end: Option<String>,
+    /// The row's keys.
+    key: BTreeMap<String, Value>,
+    /// The aggregate.
+    column: String,
+    /// What was said; null if the row wasn't there.
+    old: Value,
+    /// What is true; null if there is no such row.
+    new: Value,
+    /// `late`, `sketch` or `redefined`.
+    cause: String,
+}
+
+fn limited(limit: Option<usize>, default: usize, most: usize) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(default);
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad_request("bad-limit", format!("`limit` is {limit}; it can be 1 to {most}")))
+}
+
+fn unreadable(error: std::io::Error) -> Problem {
+    Problem::internal(&error)
+}
+
+/// How often the bounds of a view's answers held, and how far off its values were, once batch knew.
+#[utoipa::path(
+    get, path = "/v1/views/{view}/audit", tag = "truth",
+    params(("view" = String, Path, description = "The view's name"), AuditParameters),
+    responses(
+        (status = 200, body = Audits),
+        (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn audit(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+    parameters: Result<Query<AuditParameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Audits>, Problem> {
+    let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
+    let limit = limited(parameters.limit, DEFAULT_AUDITS, MAX_AUDITS)?;
+    let view = server.view(&name)?.name.clone();
+    let read = blocking(move || {
+        let log = &server.app.audits;
+        let versions = log.versions(&view)?.into_iter().take(limit);
+        let found = versions.map(|version| log.read(&view, version)).filter_map(std::io::Result::transpose);
+        let audits = found.map(|found| Ok(found?.audit)).collect::<std::io::Result<_>>()?;
+        Ok(Audits { view, audits })
+    });
+    Ok(Json(read.await?.map_err(unreadable)?))
+}
+
+/// What a version changed of what the view's answers had said, and why.
+#[utoipa::path(
+    get, path = "/v1/views/{view}/corrections", tag = "truth",
+    params(("view" = String, Path, description = "The view's name"), CorrectionParameters),
+    responses(
+        (status = 200, body = Corrections),
+        (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No such view, or nothing is kept of the version", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn corrections(
+    State(server): State<Arc<Server>>,
+    Path(name): Path<String>,
+    parameters: Result<Query<CorrectionParameters>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Corrections>, Problem> {
+    let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
+    let limit = limited(parameters.limit, DEFAULT_CORRECTIONS, MAX_CORRECTIONS)?;
+    let view = server.view(&name)?.name.clone();
+    let (wanted, offset) = (parameters.version, parameters.cursor.unwrap_or(0));
+    let read = blocking(move || -> std::io::Result<Result<Corrections, Problem>> {
+        let log = &server.app.audits;
+        let versions = log.versions(&view)?;
+        let found = match wanted {
+            Some(version) => log.read(&view, version)?,
+            None => newest_with_corrections(&view, &versions, log)?,
+        };
+        if let (Some(version), None) = (wanted, &found) {
+            let detail = format!("nothing is kept of version {version}; there are {versions:?}");
+            return Ok(Err(Problem::new(axum::http::StatusCode::NOT_FOUND, "unknown-version", detail)));
+        }
+        let all = found.as_ref().map_or(&[][..], |found| &found.corrections);
+        let page = all.iter().skip(offset).take(limit).map(serde_json::to_value);
+        let corrections = page.collect::<Result<Vec<_>, _>>()?;
+        Ok(Ok(Corrections {
+            view,
+            version: found.as_ref().map(|found| found.audit.version),
+            next_cursor: (offset + corrections.len() < all.len()).then_some(offset + corrections.len()),
+            total: found.as_ref().map_or(0, |found| found.audit.corrections),
+            corrections,
+            versions,
+        }))
+    });
+    read.await?.map_err(unreadable)?.map(Json)
+}
+
+fn newest_with_corrections(
+    view: &str,
+    versions: &[u64],
+    log: &anabranch_shared::audit::AuditLog,
+) -> std::io::Result<Option<Findings>> {
+    for &version in versions {
+        if let Some(found) = log.read(view, version)?.filter(|found| !found.corrections.is_empty()) {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
