@@ -27,6 +27,7 @@
 //! the connector's own (`m`) make none.
 
 mod debezium;
+mod plain;
 mod record;
 mod time;
 
@@ -56,6 +57,8 @@ pub const MAX_RECORD_BYTES: usize = 1 << 20;
 pub struct Decoder {
     table: Arc<Table>,
     schema: SchemaRef,
+    /// Which columns are made; the others are checked only.
+    made: Vec<usize>,
     layout: Layout,
     /// Strings of the current record whose escapes had to be resolved.
     scratch: String,
@@ -117,7 +120,17 @@ impl Decoder {
             is_given(i).then(|| (column.name.clone(), is_json))
         });
         let layout = Layout { columns: columns.collect(), order: Vec::new() };
-        Self { schema: arrow_schema(&table), layout, scratch: String::new(), table }
+        let made = (0..table.columns.len()).collect();
+        Self { schema: arrow_schema(&table), made, layout, scratch: String::new(), table }
+    }
+
+    /// A decoder that makes only those columns for which `is_read` says so, and the event time. Records are good or bad all the
+    /// same.
+    pub fn reading(table: Arc<Table>, is_read: impl Fn(&str) -> bool) -> Self {
+        let mut decoder = Self::new(table.clone());
+        decoder.made.retain(|&i| i == table.event_time || is_read(&table.columns[i].name));
+        decoder.schema = Arc::new(arrow_schema(&table).project(&decoder.made).expect("columns of the table"));
+        decoder
     }
 
     /// The table whose records it decodes.
@@ -146,9 +159,9 @@ impl Decoder {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
-        let mut builders =
-            self.table.columns.iter().map(|c| Builder::new(&c.data_type, payloads.len())).collect::<Vec<_>>();
-        let mut slots = vec![Slot::Null; builders.len()];
+        let builder = |&i: &usize| (i, Builder::new(&self.table.columns[i].data_type, payloads.len()));
+        let mut builders = self.made.iter().map(builder).collect::<Vec<_>>();
+        let mut slots = vec![Slot::Null; self.table.columns.len()];
         let (mut kept, mut rejects) = (Vec::with_capacity(payloads.len()), Vec::new());
         let mut start = 0;
         for (index, (&end, &log_time)) in (0..).zip(payloads.ends().iter().zip(log_times)) {
@@ -164,16 +177,17 @@ impl Decoder {
                 Ok(false) => {}
                 Ok(true) => {
                     kept.push(index);
-                    for (builder, slot) in builders.iter_mut().zip(&slots) {
-                        builder.append(*slot, &self.scratch);
+                    for (column, builder) in &mut builders {
+                        builder.append(slots[*column], &self.scratch);
                     }
                 }
                 Err(reason) => rejects.push(Reject { index, reason }),
             }
         }
-        let columns = builders.into_iter().map(Builder::finish).collect();
+        let event_time = builders.iter().position(|(column, _)| *column == self.table.event_time).unwrap_or(0);
+        let columns = builders.into_iter().map(|(_, builder)| builder.finish()).collect();
         let batch = RecordBatch::try_new(self.schema.clone(), columns).expect("columns of the schema, equally long");
-        Decoded { batch, kept, rejects, event_time: self.table.event_time }
+        Decoded { batch, kept, rejects, event_time }
     }
 
     /// Reads a record and fits each slot to its column. Whether the record makes a row.
@@ -193,7 +207,9 @@ impl Decoder {
             Format::DebeziumJson => debezium::after(record)?,
         };
         let Some(row) = row else { return Ok(false) };
-        record::read(row, &mut self.layout, slots, &mut self.scratch)?;
+        if !plain::read(row, &mut self.layout, slots) {
+            record::read(row, &mut self.layout, slots, &mut self.scratch)?;
+        }
         if let Some(column) = self.table.key.filter(|_| !key.is_empty()) {
             slots[column] = Slot::Text(beside("key", key)?);
         }

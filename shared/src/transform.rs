@@ -1,6 +1,10 @@
 //! The one lowering of row expressions to Polars, which evaluates them in every layer: the speed layer on each
 //! micro-batch, the batch layer on a scan of the archive.
 
+mod text;
+
+use std::sync::Arc;
+
 use polars::prelude::*;
 
 use crate::expr::{BinaryOp, Expr, Function, Literal, TimeUnit as Unit};
@@ -140,7 +144,7 @@ fn lower_call(function: &Function, arguments: &[Expr]) -> polars::prelude::Expr 
     use polars::prelude::DataType as P;
     let x = lower(&arguments[0]);
     match function {
-        Function::Lower => x.str().to_lowercase(),
+        Function::Lower => x.map(|texts| Ok(text::lower(texts.str()?).into_column()), |_, field| Ok(field.clone())),
         Function::Upper => x.str().to_uppercase(),
         Function::Trim => x.str().strip_chars(lit(NULL)),
         Function::Length => x.str().len_chars().cast(P::Int64),
@@ -157,7 +161,16 @@ fn lower_call(function: &Function, arguments: &[Expr]) -> polars::prelude::Expr 
             let found = x.clone().str().extract(lit(pattern.as_str()), *group).fill_null(lit(""));
             ternary_expr(x.is_null(), lower_null(&DataType::Text), found)
         }
-        Function::RegexpExtractAll(pattern) => x.str().extract_all(lit(pattern.as_str())),
+        Function::RegexpExtractAll(pattern) => {
+            let pattern = text::Pattern::new(pattern).map(Arc::new).map_err(|error| error.to_string());
+            x.map(
+                move |texts| {
+                    let pattern = pattern.as_ref().map_err(|error| polars_err!(ComputeError: "{error}"))?;
+                    Ok(pattern.extract_all(texts.str()?)?.into_column())
+                },
+                |_, field| Ok(Field::new(field.name().clone(), P::List(Box::new(P::String)))),
+            )
+        }
         Function::RegexpReplace { pattern, with } => {
             x.str().replace_all(lit(pattern.as_str()), lit(with.as_str()), false)
         }

@@ -203,6 +203,13 @@ impl View {
         }
     }
 
+    /// Whether any of its expressions reads a column.
+    pub fn reads(&self, column: &str) -> bool {
+        let values = self.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
+        let rows = self.unnest.iter().map(|unnest| &unnest.list).chain(&self.filter);
+        rows.chain(self.keys.iter().map(|key| &key.expr)).chain(values).any(|expr| expr.reads(column))
+    }
+
     /// Whether the view is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.
     pub fn is_top_k_by_count(&self) -> bool {
         let by_count = self.order.first().is_some_and(|by| by.descending && by.column == OutputColumn::Aggregate(0));

@@ -221,6 +221,7 @@ impl SpeedLayer {
         let reader = Reader {
             log: log.clone(),
             table: table.clone(),
+            views: views.clone(),
             settings: settings.clone(),
             clock: clock.clone(),
             fixed: owned.is_some(),
@@ -234,7 +235,7 @@ impl SpeedLayer {
             name: name.clone(),
             shutdown: self.shutdown.clone(),
         };
-        let replay = Replay::new(log, clock.clone(), table.clone(), settings.read_limit());
+        let replay = Replay::new(log, clock.clone(), table.clone(), &views, settings.read_limit());
         let versions = Bases { versions, only };
         let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
         self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;

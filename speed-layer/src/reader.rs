@@ -11,6 +11,7 @@ use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::{Log, LogError, LogReader};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
+use anabranch_shared::view::View;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
@@ -29,9 +30,15 @@ pub(crate) struct Reader {
     pub table: Arc<Table>,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
+    pub views: Vec<Arc<View>>,
     /// Whether the partitions are those that it begins with, for ever.
     pub fixed: bool,
     pub shutdown: CancellationToken,
+}
+
+/// A decoder that makes what the views read.
+pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>]) -> Decoder {
+    Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column)))
 }
 
 impl Reader {
@@ -49,7 +56,7 @@ impl Reader {
 
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let mut reader = self.open(&positions)?;
-        let mut decoder = Decoder::new(self.table.clone());
+        let mut decoder = decoder(&self.table, &self.views);
         let (mut failures, mut looked) = (0, self.clock.now());
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();

@@ -28,6 +28,7 @@ use crate::error::SpeedError;
 use crate::fold::fold;
 use crate::journal::{self, Entry};
 use crate::micro_batch::MicroBatch;
+use crate::reader::decoder;
 use crate::state::ViewState;
 use crate::watermark::Tracker;
 
@@ -114,8 +115,14 @@ pub(crate) struct Replay {
 }
 
 impl Replay {
-    pub fn new(log: Arc<dyn Log>, clock: Arc<dyn Clock>, table: Arc<Table>, limit: ReadLimit) -> Self {
-        Self { log, clock, decoder: Decoder::new(table), limit }
+    pub fn new(
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        table: Arc<Table>,
+        views: &[Arc<View>],
+        limit: ReadLimit,
+    ) -> Self {
+        Self { log, clock, decoder: decoder(&table, views), limit }
     }
 
     /// The table whose log it is.

@@ -42,7 +42,7 @@ pub(super) struct Layout {
 
 impl Layout {
     /// The column that the key at a place in the object names.
-    fn column(&mut self, place: usize, key: &str) -> Option<usize> {
+    pub fn column(&mut self, place: usize, key: &str) -> Option<usize> {
         if let Some((expected, column)) = self.order.get(place)
             && expected == key
         {

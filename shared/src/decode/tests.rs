@@ -470,3 +470,92 @@ fn a_tombstone_is_neither_a_row_nor_bad() {
     let decoded = decode(&["", r#"{"id":"a","ts":0}"#, ""]);
     assert_eq!((decoded.kept, decoded.rejects), (vec![1], vec![]));
 }
+
+/// Texts that are JSON, or nearly.
+fn nearly_json() -> impl Strategy<Value = String> {
+    let key =
+        prop::sample::select(vec!["id", "bytes", "price", "ok", "data", "ts", "other", "", "a\\\"b", "ü", "\\u0069d"]);
+    let value = prop::sample::select(vec![
+        "\"\"",
+        "\"plain\"",
+        "\"a longer string without escapes, ünïcode\"",
+        "\"tab\\t\"",
+        "\"\\u00e9\"",
+        "\"raw\ttab\"",
+        "0",
+        "-0",
+        "01",
+        "7",
+        "-12",
+        "123456789012345678",
+        "1234567890123456789",
+        "99999999999999999999",
+        "1.5",
+        "1e3",
+        "-",
+        "true",
+        "false",
+        "null",
+        "nul",
+        "tru",
+        "[1]",
+        "{\"a\":1}",
+        "[",
+        "\"open",
+        "\"\\\"\"",
+        "\"{}\"",
+        "2024-01-15",
+    ]);
+    let space = prop::sample::select(vec!["", "", "", " ", "\n", "\t ", "\r", "\u{b}"]);
+    let pair = (space.clone(), key, space.clone(), value, space.clone())
+        .prop_map(|(a, key, b, value, c)| format!("{a}\"{key}\"{b}:{c}{value}{a}"));
+    let ends = (
+        prop::sample::select(vec!["{", "{", "{", "{", "[", " {", "{,"]),
+        prop::sample::select(vec!["}", "}", "}", "} ", "}}", "", ",}", "}x"]),
+    );
+    (prop::collection::vec(pair, 0..5), ends)
+        .prop_map(|(pairs, (open, close))| format!("{open}{}{close}", pairs.join(",")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_read_without_the_parser_is_what_the_parser_reads(record in nearly_json()) {
+        let layout = || Decoder::new(table()).layout;
+        let (mut slots, mut parsed) = (vec![Slot::Null; 6], vec![Slot::Null; 6]);
+        if plain::read(&record, &mut layout(), &mut slots) {
+            let read = record::read(&record, &mut layout(), &mut parsed, &mut String::new());
+            prop_assert_eq!(read, Ok(()), "{}", record);
+            prop_assert_eq!(slots, parsed, "{}", record);
+        }
+    }
+}
+
+#[test]
+fn the_plainest_records_need_no_parser() {
+    let mut slots = vec![Slot::Null; 6];
+    let record =
+        r#" {"id" : "x", "bytes":-12,"ok":true,"price":null,"data":"a string of JSON","more":"ünïcode","ts":17}"#;
+    assert!(plain::read(record, &mut Decoder::new(table()).layout, &mut slots));
+    let expected = [
+        Slot::Text("x"),
+        Slot::Integer(-12),
+        Slot::Null,
+        Slot::Boolean(true),
+        Slot::Json("\"a string of JSON\""),
+        Slot::Integer(17),
+    ];
+    assert_eq!(slots, expected);
+}
+
+#[test]
+fn columns_that_nobody_reads_are_checked_all_the_same() {
+    let records = [r#"{"id":"a","bytes":1,"ts":0}"#, r#"{"id":"b","bytes":"none","ts":0}"#, r#"{"bytes":1,"ts":0}"#];
+    let decoded =
+        Decoder::reading(table(), |column| column == "price").decode(&records.iter().collect(), &[LOG_TIME; 3]);
+    let names: Vec<String> = decoded.batch.schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["price", "ts"]);
+    assert_eq!((decoded.kept.as_slice(), decoded.rejects.len()), (&[0][..], 2));
+    assert_eq!(decoded.event_times(), [0]);
+}
