@@ -375,7 +375,8 @@ impl Log for KafkaLog {
         let partitions = self.cluster.partitions(topic)?;
         let Some(age) = retention.age else { return Ok(()) };
         let age = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
-        let time = (self.clock.now() / 1_000).saturating_sub(age);
+        // Brokers name the first record of a time or later. One of just that age is old enough.
+        let time = (self.clock.now() / 1_000).saturating_sub(age) + 1;
         let young = self.cluster.offsets(topic, 0..partitions, At::Time(time))?;
         let held = self.cluster.bounds(topic)?;
         let before = keep_from.iter().filter_map(|(&partition, &keep)| {
