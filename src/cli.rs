@@ -336,6 +336,15 @@ pub enum BenchKind {
         #[arg(long, default_value_t = 20)]
         deaths: usize,
     },
+    /// More distinct keys than memory: what the process takes at most, and whether the answers' bounds hold.
+    Memory {
+        /// How many distinct keys.
+        #[arg(long, default_value_t = 50_000_000)]
+        keys: u64,
+        /// How many bytes of state.
+        #[arg(long, default_value = "2 GiB", value_parser = anabranch_shared::unit::parse_bytes)]
+        limit: u64,
+    },
     /// Recompute of a view from Parquet, beside DuckDB on the same files.
     Batch {
         /// How many events.

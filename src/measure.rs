@@ -27,6 +27,7 @@ pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) 
         ),
         gauge("anabranch_speed_checkpoint_bytes", "Size of the last checkpoint", numbers.checkpoint_bytes as f64),
         gauge("anabranch_speed_state_rows", "Rows of state over all views", numbers.state_rows as f64),
+        gauge("anabranch_speed_state_bytes", "Bytes of state over all views", numbers.state_bytes as f64),
         gauge("anabranch_speed_stopped", "1 if the source has stopped", stopped),
     ];
     let help = "From the log's taking a record to the snapshot that has it";

@@ -20,7 +20,7 @@ use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::{Catalog, Output};
-use anabranch_speed_layer::{Checkpoints, Context, OutputStates, OutputStatus, Settings, SpeedLayer};
+use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -131,6 +131,7 @@ impl Platform {
             outlets: opened.outlets.clone(),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
+            memory: Memory::new(usize::try_from(self.config.speed.memory).unwrap_or(usize::MAX)),
         })
     }
 

@@ -12,6 +12,7 @@ mod observe;
 mod oracle;
 mod output;
 mod python;
+mod random;
 mod retention;
 mod s3;
 mod support;

@@ -73,6 +73,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
         allowed_lateness: 0,
         schedule: None,
         max_rows: 1_000_000,
+        memory: None,
     }
 }
 

@@ -131,6 +131,9 @@ pub struct Speed {
     /// After how long without records a partition no longer holds the watermark back.
     #[serde(with = "value::duration")]
     pub idle_after: Duration,
+    /// How many bytes of state its views may keep together; beyond it the largest degrade.
+    #[serde(with = "value::bytes")]
+    pub memory: u64,
 }
 
 /// The archive of events.
@@ -200,6 +203,7 @@ impl Default for Speed {
             checkpoint_interval: Duration::from_secs(10),
             chunk_interval: Duration::from_secs(30),
             idle_after: Duration::from_secs(10),
+            memory: 4 << 30,
         }
     }
 }

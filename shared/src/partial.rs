@@ -190,6 +190,16 @@ impl<'v> Partials<'v> {
         Ok(())
     }
 
+    /// How many there are.
+    pub fn groups(&self) -> usize {
+        self.panes.values().map(Groups::len).sum()
+    }
+
+    /// The bytes that they take.
+    pub fn bytes(&self) -> usize {
+        self.panes.values().map(Groups::bytes).sum()
+    }
+
     /// The frame of them, in order of pane.
     pub fn into_frame(self) -> PolarsResult<DataFrame> {
         let mut all = DataFrame::empty_with_schema(&schema(self.view));

@@ -71,6 +71,8 @@ pub struct View {
     pub schedule: Option<String>,
     /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
     pub max_rows: usize,
+    /// Bytes of state that it keeps exactly, if there is a limit of the view's own.
+    pub memory: Option<usize>,
 }
 
 /// `CROSS JOIN UNNEST(list) AS t(column)`.

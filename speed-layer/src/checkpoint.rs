@@ -188,7 +188,7 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
     let (coverage, journal) = (chunk.coverage, Arc::new(chunk.journal));
-    Ok(Closed { chunk: Arc::new(Chunk { coverage, panes }), journal })
+    Ok(Closed::new(Chunk { coverage, panes }, journal))
 }
 
 #[cfg(test)]

@@ -27,9 +27,20 @@ pub(crate) struct Closed {
     pub chunk: Arc<Chunk>,
     /// The micro-batches that it was folded from.
     pub journal: Arc<Vec<Entry>>,
+    /// The bytes that it takes.
+    pub bytes: usize,
 }
 
 impl Closed {
+    pub fn new(chunk: Chunk, journal: Arc<Vec<Entry>>) -> Self {
+        Self::of(Arc::new(chunk), journal)
+    }
+
+    pub fn of(chunk: Arc<Chunk>, journal: Arc<Vec<Entry>>) -> Self {
+        let bytes = chunk.panes.values().map(|pane| bytes(&pane.partials)).sum();
+        Self { chunk, journal, bytes }
+    }
+
     /// The rows of its panes.
     pub fn rows(&self) -> usize {
         self.chunk.panes.values().map(|pane| pane.partials.height()).sum()
@@ -62,7 +73,7 @@ impl Closed {
             }
         }
         let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
-        Ok(Closed { chunk: Arc::new(Chunk { coverage, panes }), journal: Arc::new(journal) })
+        Ok(Self::new(Chunk { coverage, panes }, Arc::new(journal)))
     }
 
     /// The chunk with one pane's keys halved, by a sketch.
@@ -77,9 +88,18 @@ impl Closed {
         let degraded = Pane { partials, late: pane.late.clone(), slack };
         let mut chunk = Chunk::clone(&self.chunk);
         chunk.panes.insert(start, Arc::new(degraded));
-        self.chunk = Arc::new(chunk);
+        *self = Self::new(chunk, self.journal.clone());
         Ok(())
     }
+}
+
+/// The bytes of a frame. Texts are counted by their own lengths, as they may share memory with other panes'.
+fn bytes(frame: &DataFrame) -> usize {
+    let column = |column: &Column| match column.str() {
+        Ok(texts) => texts.downcast_iter().map(|array| array.len() * 16 + array.total_bytes_len()).sum(),
+        Err(_) => column.as_materialized_series().estimated_size(),
+    };
+    frame.columns().iter().map(column).sum()
 }
 
 /// Adds up two parts of a pane. Where a sketch made them, each count is first brought down to its lower end, and the
@@ -147,6 +167,11 @@ impl Open {
         self.panes.values().map(OpenPane::rows).sum()
     }
 
+    /// The bytes that it takes, what others see of it included.
+    pub fn bytes(&self) -> usize {
+        self.panes.values().map(OpenPane::bytes).sum()
+    }
+
     /// The chunk as others see it.
     pub fn export(&mut self, view: &View) -> Result<Arc<Chunk>, SpeedError> {
         if let Some(exported) = &self.exported {
@@ -161,6 +186,6 @@ impl Open {
 
     /// Closes it.
     pub fn close(mut self, view: &View) -> Result<Closed, SpeedError> {
-        Ok(Closed { chunk: self.export(view)?, journal: Arc::new(self.journal) })
+        Ok(Closed::of(self.export(view)?, Arc::new(self.journal)))
     }
 }

@@ -20,6 +20,7 @@ mod chunk;
 mod error;
 mod fold;
 mod journal;
+mod memory;
 mod metrics;
 mod micro_batch;
 mod output;
@@ -56,6 +57,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::checkpoint::Checkpoints;
 pub use crate::error::SpeedError;
+pub use crate::memory::Memory;
 pub use crate::metrics::SpeedMetrics;
 pub use crate::output::{OutputStates, OutputStatus};
 pub use crate::publish::claim;
@@ -90,6 +92,8 @@ pub struct Context {
     pub clock: Arc<dyn Clock>,
     /// How often and how much.
     pub settings: Settings,
+    /// How much memory there is for state.
+    pub memory: Memory,
 }
 
 /// The speed layer at work.
@@ -198,7 +202,7 @@ impl SpeedLayer {
         views: Vec<Arc<View>>,
         owned: Option<Owned>,
     ) -> Result<(), SpeedError> {
-        let Context { log, versions, checkpoints, clock, settings, .. } = context.clone();
+        let Context { log, versions, checkpoints, clock, settings, memory, .. } = context.clone();
         let only = owned.map(|owned| owned.partition);
         let (mut name, mut epoch) = (table.name.clone(), 0);
         if let Some(owned) = owned {
@@ -237,7 +241,9 @@ impl SpeedLayer {
         };
         let replay = Replay::new(log, clock.clone(), table.clone(), &views, settings.read_limit());
         let versions = Bases { versions, only };
-        let parts = Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders };
+        let memory = memory.share();
+        let parts =
+            Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders, memory };
         self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
         self.spawn(format!("fold-{name}"), move || pipeline::run(parts, &origin, &begin, &received))
     }

@@ -41,6 +41,8 @@ pub struct SpeedMetrics {
     pub checkpoint_bytes: u64,
     /// Rows of state, over all views.
     pub state_rows: u64,
+    /// Bytes of state, over all views.
+    pub state_bytes: u64,
     /// The table's watermark.
     pub watermark: Option<Micros>,
     /// How long after the log took a record a snapshot had it, in seconds.
@@ -65,6 +67,7 @@ pub(crate) struct Counters {
     pub checkpoint_at: AtomicI64,
     pub checkpoint_bytes: AtomicU64,
     pub state_rows: AtomicU64,
+    pub state_bytes: AtomicU64,
     pub watermark: AtomicI64,
     pub freshness: Histogram,
     pub stopped: Mutex<Option<Stop>>,
@@ -85,6 +88,7 @@ impl Default for Counters {
             checkpoint_at: AtomicI64::new(watermark::NONE),
             checkpoint_bytes: AtomicU64::default(),
             state_rows: AtomicU64::default(),
+            state_bytes: AtomicU64::default(),
             watermark: AtomicI64::new(watermark::NONE),
             freshness: Histogram::new(FRESHNESS),
             stopped: Mutex::default(),
@@ -118,6 +122,7 @@ impl Counters {
             checkpoint_at: watermark::known(self.checkpoint_at.load(Ordering::Relaxed)),
             checkpoint_bytes: count(&self.checkpoint_bytes),
             state_rows: count(&self.state_rows),
+            state_bytes: count(&self.state_bytes),
             watermark: watermark::known(self.watermark.load(Ordering::Relaxed)),
             freshness: self.freshness.read(),
             stopped: stopped.as_ref().map(|stop| stop.reason.clone()),

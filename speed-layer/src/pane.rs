@@ -73,6 +73,15 @@ impl OpenPane {
         self.groups.values().map(Groups::len).sum::<usize>() + sketched
     }
 
+    /// The bytes that it takes: of what is added up, and of what others see of it, which while it is made anew is there twice.
+    pub fn bytes(&self) -> usize {
+        let sketched = match &self.degraded {
+            Some(Degraded::Sketch(sketch)) => sketch.bytes(),
+            _ => 0,
+        };
+        3 * (self.groups.values().map(Groups::bytes).sum::<usize>() + sketched)
+    }
+
     /// Whether degrading it (further) would save memory.
     pub fn can_degrade(&self, view: &View) -> bool {
         match &self.degraded {
@@ -90,7 +99,9 @@ impl OpenPane {
             _ if view.is_top_k_by_count() => {
                 let in_time = self.groups.remove(&0).unwrap_or_else(|| Groups::new(view, Keep::Bounded));
                 let mut sketch = KeySketch::for_rows(in_time.len(), 0)?;
-                sketch.add(view, &partials(view, &in_time, 0, 0)?, 0)?;
+                let counts = partials(view, &in_time, 0, 0)?;
+                drop(in_time);
+                sketch.add(view, &counts, 0)?;
                 Degraded::Sketch(sketch)
             }
             _ => Degraded::Refusing(0),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
 use crate::error::{SpeedError, Stop, reason};
+use crate::memory::Share;
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Bases, Bounds, Origin, Start};
@@ -50,6 +51,7 @@ pub(crate) struct Parts {
     pub writer: Option<Writer>,
     pub counters: Arc<Counters>,
     pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    pub memory: Share,
 }
 
 /// The folding side of a pipeline.
@@ -195,6 +197,7 @@ impl Pipeline {
         for state in &mut self.states {
             state.apply(batch, met, &each)?;
         }
+        self.limit()?;
         fail::fail_point!("speed::after_fold");
         if let Some(newest) = batch.newest() {
             self.tracker.end(batch.partition, newest);
@@ -209,6 +212,19 @@ impl Pipeline {
         add(&counters.late, late(&self.states) - late_before);
         add_time(&counters.fold_micros, begun.elapsed());
         Ok(())
+    }
+
+    /// Keeps the process to its limit: the view that takes most gives way, one pane at a time.
+    fn limit(&mut self) -> Result<(), SpeedError> {
+        loop {
+            let bytes = self.states.iter().map(ViewState::bytes).sum();
+            let is_within = self.parts.memory.take(bytes);
+            let largest = self.states.iter_mut().max_by_key(|state| state.bytes());
+            let Some(largest) = largest.filter(|_| !is_within) else { return Ok(()) };
+            if !largest.degrade()? {
+                return Ok(());
+            }
+        }
     }
 
     /// Moves views to the frontiers of versions that were published.
@@ -307,6 +323,7 @@ impl Pipeline {
         add(&counters.snapshots, 1);
         add_time(&counters.snapshot_micros, self.cost);
         counters.state_rows.store(rows, Ordering::Relaxed);
+        counters.state_bytes.store(self.parts.memory.used() as u64, Ordering::Relaxed);
         counters.watermark.store(watermark.unwrap_or(watermark::NONE), Ordering::Relaxed);
         fail::fail_point!("speed::after_publish");
         Ok(())

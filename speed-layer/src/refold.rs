@@ -93,7 +93,7 @@ impl ViewState {
             };
             let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
             let journal = Arc::new(entries.cloned().collect());
-            kept.push(Closed { chunk: Arc::new(Chunk { coverage: above, panes }), journal });
+            kept.push(Closed::new(Chunk { coverage: above, panes }, journal));
         }
         let mut ends = self.open.coverage.ends();
         for (&p, &offset) in frontier {

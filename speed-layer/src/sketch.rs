@@ -22,7 +22,16 @@ pub(crate) struct KeySketch {
     sketch: FrequentItemsSketch<String>,
     /// How far off the counts were that came from elsewhere.
     before: u64,
+    /// How many items came, and their bytes.
+    items: usize,
+    bytes: usize,
 }
+
+/// So many partials become items at a time.
+const SLICE: usize = 65_536;
+
+/// What the sketch takes for each item that it tracks, beside the item's own bytes.
+const ITEM: usize = 80;
 
 impl KeySketch {
     /// With fewer rows there is nothing to save.
@@ -32,12 +41,13 @@ impl KeySketch {
     pub fn for_rows(rows: usize, error: i64) -> Result<Self, SpeedError> {
         let size = 1_usize << (rows * 2 / 3).max(8).ilog2().min(30);
         let sketch = FrequentItemsSketch::new(size).map_err(|error| broken(&error))?;
-        Ok(Self { sketch, before: u64::try_from(error).unwrap_or(0) })
+        Ok(Self { sketch, before: u64::try_from(error).unwrap_or(0), items: 0, bytes: 0 })
     }
 
     /// The same counts in half the memory.
     pub fn halved(self) -> Result<Self, SpeedError> {
-        let mut half = Self::for_rows(self.rows(), self.error())?;
+        let half = Self::for_rows(self.rows(), self.error())?;
+        let mut half = Self { items: self.items, bytes: self.bytes, ..half };
         for row in self.tracked() {
             half.sketch.update_with_count_ref(row.item().as_str(), row.lower_bound());
         }
@@ -46,11 +56,17 @@ impl KeySketch {
 
     /// Adds partials, whose counts are `above` too high.
     pub fn add(&mut self, view: &View, partials: &DataFrame, above: i64) -> Result<(), SpeedError> {
-        let items = encode(view, partials).map_err(failed(view, "reading keys"))?;
-        let counts = partials.column("a0").and_then(|c| c.i64().cloned()).map_err(failed(view, "reading counts"))?;
-        for (item, count) in items.iter().zip(counts.iter()) {
-            let count = u64::try_from(count.unwrap_or(0) - above).unwrap_or(0);
-            self.sketch.update_with_count_ref(item.as_str(), count);
+        for start in (0..partials.height()).step_by(SLICE) {
+            let partials = partials.slice(start as i64, SLICE);
+            let items = encode(view, &partials).map_err(failed(view, "reading keys"))?;
+            let counts =
+                partials.column("a0").and_then(|c| c.i64().cloned()).map_err(failed(view, "reading counts"))?;
+            for (item, count) in items.iter().zip(counts.iter()) {
+                let count = u64::try_from(count.unwrap_or(0) - above).unwrap_or(0);
+                self.sketch.update_with_count_ref(item.as_str(), count);
+                self.bytes += item.len();
+            }
+            self.items += items.len();
         }
         Ok(())
     }
@@ -58,6 +74,11 @@ impl KeySketch {
     /// How many keys are tracked.
     pub fn rows(&self) -> usize {
         self.sketch.num_active_items()
+    }
+
+    /// The bytes that it takes, by the items' average length.
+    pub fn bytes(&self) -> usize {
+        self.rows() * (ITEM + self.bytes / self.items.max(1))
     }
 
     /// How far off a count may be.

@@ -109,25 +109,34 @@ impl ViewState {
         self.closed.iter().map(Closed::rows).sum::<usize>() + self.open.rows()
     }
 
-    /// Keeps to the view's limit: degrades one pane at a time, the one with most rows.
+    /// The bytes of state.
+    pub fn bytes(&self) -> usize {
+        self.closed.iter().map(|closed| closed.bytes).sum::<usize>() + self.open.bytes()
+    }
+
+    /// Keeps to the view's limits.
     pub fn limit(&mut self) -> Result<(), SpeedError> {
-        loop {
-            let rows = self.rows();
-            let Some((chunk, start)) = self.largest().filter(|_| rows > self.view.max_rows) else { break };
-            match chunk {
-                Some(i) => self.closed[i].degrade(&self.view, start)?,
-                None => {
-                    let Some(pane) = self.open.panes.get_mut(&start) else { break };
-                    pane.degrade(&self.view)?;
-                    self.open.touch();
-                }
-            }
-            tracing::warn!(view = self.view.name, pane = start, max_rows = self.view.max_rows, "a pane was degraded");
-            if self.rows() >= rows {
-                break;
+        let is_over = |state: &Self| {
+            state.rows() > state.view.max_rows || state.view.memory.is_some_and(|memory| state.bytes() > memory)
+        };
+        while is_over(self) && self.degrade()? {}
+        Ok(())
+    }
+
+    /// Degrades the pane with most rows. Whether that made the state smaller.
+    pub fn degrade(&mut self) -> Result<bool, SpeedError> {
+        let (rows, bytes) = (self.rows(), self.bytes());
+        let Some((chunk, start)) = self.largest() else { return Ok(false) };
+        match chunk {
+            Some(i) => self.closed[i].degrade(&self.view, start)?,
+            None => {
+                let Some(pane) = self.open.panes.get_mut(&start) else { return Ok(false) };
+                pane.degrade(&self.view)?;
+                self.open.touch();
             }
         }
-        Ok(())
+        tracing::warn!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded");
+        Ok(self.rows() < rows || self.bytes() < bytes)
     }
 
     /// The pane with most rows that can be degraded, and the closed chunk that it is in. A closed pane takes no keys,
@@ -166,7 +175,7 @@ impl ViewState {
         let mut chunks = self.closed.clone();
         if !self.open.coverage.is_empty() {
             let journal = Arc::new(self.open.journal.clone());
-            chunks.push(Closed { chunk: self.open.export(&self.view)?, journal });
+            chunks.push(Closed::of(self.open.export(&self.view)?, journal));
         }
         Ok(chunks)
     }

@@ -17,7 +17,7 @@ use anabranch_shared::sql;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::Catalog;
-use anabranch_speed_layer::{Checkpoints, Context, Settings, run};
+use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings, run};
 use fail::FailScenario;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -72,6 +72,7 @@ fn child() {
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
         clock: Arc::new(ManualClock::new(0)),
+        memory: Memory::new(usize::MAX),
         settings: Settings {
             batch_records: 5,
             chunk_records: 10,

@@ -1,13 +1,16 @@
 //! `anabranch bench`: figures that mean something on any machine, as each stands beside a peer or a limit that was
 //! measured in the same run.
 
+mod aggregate;
 mod batch;
 mod freshness;
+mod memory;
 mod rebalance;
 mod serve;
 mod speed;
 mod stream;
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -17,7 +20,11 @@ use crate::failure::Failure;
 /// Runs a benchmark and prints its figures.
 pub async fn run(what: BenchKind) -> Result<ExitCode, Failure> {
     match what {
-        BenchKind::Speed { events } => blocking(move || speed::run(events)).await?,
+        BenchKind::Speed { events } => {
+            blocking(move || speed::run(events)).await?;
+            blocking(aggregate::run).await?;
+        }
+        BenchKind::Memory { keys, limit } => blocking(move || memory::run(keys, limit)).await?,
         BenchKind::Kafka { brokers, events } => blocking(move || speed::run_kafka(&brokers, events)).await?,
         BenchKind::Rebalance { brokers, deaths } => rebalance::run(&brokers, deaths).await?,
         BenchKind::Batch { events, keep } => batch::run(events, keep).await?,
@@ -25,6 +32,7 @@ pub async fn run(what: BenchKind) -> Result<ExitCode, Failure> {
         BenchKind::Serve { seconds } => serve::run(seconds).await?,
         BenchKind::All => {
             blocking(|| speed::run(8_000_000)).await?;
+            blocking(aggregate::run).await?;
             batch::run(20_000_000, None).await?;
             freshness::run(10_000, 30).await?;
             serve::run(10).await?;
@@ -54,4 +62,13 @@ fn timed<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<(T, Duration), 
     let started = Instant::now();
     let value = work()?;
     Ok((value, started.elapsed()))
+}
+
+/// Works in a folder that is gone afterwards.
+fn in_folder(work: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+    let folder = std::env::temp_dir().join(format!("anabranch-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder)?;
+    let outcome = work(&folder);
+    std::fs::remove_dir_all(&folder)?;
+    outcome
 }

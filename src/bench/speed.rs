@@ -17,13 +17,13 @@ use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::View;
-use anabranch_speed_layer::{Checkpoints, Context, Settings};
+use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
-use super::{millions, per_second, report, timed};
+use super::{in_folder, millions, per_second, report, timed};
 use crate::failure::Failure;
 
 const LIMIT: ReadLimit = ReadLimit { records: 65_536, bytes: 32 << 20 };
@@ -74,14 +74,6 @@ fn read_and_drop(brokers: &str, topic: &str, partitions: i32, events: u64) -> Re
     Ok(per_second(events, started.elapsed()))
 }
 
-fn in_folder(work: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
-    let folder = std::env::temp_dir().join(format!("anabranch-bench-{}", std::process::id()));
-    std::fs::create_dir_all(&folder)?;
-    let outcome = work(&folder);
-    std::fs::remove_dir_all(&folder)?;
-    outcome
-}
-
 /// `peer` gives the rate that ours is compared to, from our own bare read.
 fn measure(
     name: &str,
@@ -129,6 +121,7 @@ fn measure(
         outlets: None,
         clock,
         settings: Settings::default(),
+        memory: Memory::new(usize::MAX),
     };
     let shutdown = CancellationToken::new();
     let started = Instant::now();

@@ -270,29 +270,41 @@ impl Server {
 
     /// Runs batch for a view, waits for the version, and for the merged answer to stand on it.
     pub fn batch(&self, view: &str) -> u64 {
-        let request = self.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "views": [view]}));
+        self.batch_all(&[view])[view].as_u64().expect("a version")
+    }
+
+    /// Runs batch for views in one job, waits for the versions, and for the merged answers to stand on them.
+    pub fn batch_all(&self, views: &[&str]) -> Value {
+        let request = self.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "views": views}));
         let response = request.send().expect("an answer");
         assert_eq!(response.status(), 202);
         let job: Value = response.json().expect("a job");
         let id = job["id"].as_str().expect("an id").to_owned();
         let started = Instant::now();
-        let version = loop {
+        let versions = loop {
             let job = self.get(&format!("/v1/jobs/{id}"));
             match job["state"].as_str() {
                 Some("queued" | "running") => assert!(started.elapsed() < PATIENCE, "{job}"),
-                Some("succeeded") => break job["versions"][view].as_u64().expect("a version"),
+                Some("succeeded") => break job["versions"].clone(),
                 _ => panic!("the run failed: {job}"),
             }
             std::thread::yield_now();
         };
-        let started = Instant::now();
-        loop {
-            let rows = self.get(&format!("/v1/views/{view}/rows?limit=1"));
-            if rows["sources"]["batch"]["version"] == version || rows["rows"].as_array().is_some_and(Vec::is_empty) {
-                return version;
+        for &view in views {
+            let is_there = |rows: &Value| {
+                rows["sources"]["batch"]["version"] == versions[view]
+                    || rows["rows"].as_array().is_some_and(Vec::is_empty)
+            };
+            let started = Instant::now();
+            loop {
+                let rows = self.get(&format!("/v1/views/{view}/rows?limit=1"));
+                if is_there(&rows) {
+                    break;
+                }
+                assert!(started.elapsed() < PATIENCE, "the merged answer never stood on its version: {rows}");
             }
-            assert!(started.elapsed() < PATIENCE, "the merged answer never stood on version {version}: {rows}");
         }
+        versions
     }
 
     /// All rows of a range, page by page, with the parts of the answer that are the same on every page.

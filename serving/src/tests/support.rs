@@ -107,6 +107,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         allowed_lateness: MINUTE,
         schedule: Some("*/15 * * * *".into()),
         max_rows: 1_000_000,
+        memory: None,
     })
 }
 

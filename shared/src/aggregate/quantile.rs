@@ -30,6 +30,8 @@ pub(super) struct Quantile {
     /// Where memory is bounded, one of a group, which then has all its values. Where it isn't they stay apart, and values that
     /// come beside them too: a sketch throws dice, and everybody who adds up the same is to say the same.
     sketches: BTreeMap<u32, Vec<Sketch>>,
+    /// How many values there are in no sketch.
+    held: usize,
 }
 
 fn broken(error: impl std::fmt::Display) -> PolarsError {
@@ -38,14 +40,17 @@ fn broken(error: impl std::fmt::Display) -> PolarsError {
 
 impl Quantile {
     pub fn new(fraction: f64, keep: Keep) -> Self {
-        Self { fraction, keep, values: Vec::new(), sketches: BTreeMap::new() }
+        Self { fraction, keep, values: Vec::new(), sketches: BTreeMap::new(), held: 0 }
     }
 
     fn add(&mut self, group: usize, value: f64) {
         match self.sketches.get_mut(&(group as u32)).map(Vec::as_mut_slice) {
             Some([sketch]) if self.keep == Keep::Bounded => update(sketch, value),
             _ if value.is_nan() => {}
-            _ => self.values[group].push(value),
+            _ => {
+                self.values[group].push(value);
+                self.held += 1;
+            }
         }
     }
 
@@ -65,7 +70,7 @@ impl Quantile {
                 if self.values[group as usize].len() > if is_sketched { 0 } else { MOST_VALUES } {
                     let sketch = self.sketch(group)?;
                     self.sketches.insert(group, vec![sketch]);
-                    self.values[group as usize] = Vec::new();
+                    self.held -= std::mem::take(&mut self.values[group as usize]).len();
                 }
             }
         }
@@ -184,7 +189,8 @@ impl State for Quantile {
     }
 
     fn bytes(&self) -> usize {
-        let values: usize = self.values.iter().map(|values| values.capacity() * 8).sum();
+        // A vector may have room for twice as many, and has half of that on average.
+        let values = self.held * 12;
         let sketches: usize = self.sketches.values().flatten().map(|sketch| sketch.num_retained() * 8 + 256).sum();
         self.values.capacity() * size_of::<Vec<f64>>() + values + sketches
     }

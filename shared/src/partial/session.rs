@@ -71,7 +71,7 @@ impl Fragments {
     }
 
     pub fn bytes(&self) -> usize {
-        self.group.capacity() * 24 + self.of_group.iter().map(|all| 24 + all.capacity() * 4).sum::<usize>()
+        self.group.capacity() * (20 + 8) + self.of_group.capacity() * 24
     }
 }
 

@@ -188,6 +188,8 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
     down.resize(height, 0);
     up.resize(height, 0);
     let end = view.window.map_or(0, |window| window.end_of(start));
+    // What came too late alone is left out.
+    let is_whole = all.is_none() || named.iter().all(|named| *named);
     let shape = Shape {
         starts: vec![start; height],
         ends: vec![end; height],
@@ -201,7 +203,7 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
     let all = all.as_deref().map(finished).transpose()?;
     let mut finished = finish(view, shape, finished(in_time.states())?, all)?;
     let is_exact = finished.is_certain && slack.is_none() && !finished.is_sketched;
-    finished.is_certain = is_exact || is_certain(view, &finished.rows, slack.unwrap_or(0))?;
+    finished.is_certain = is_exact || (is_whole && is_certain(view, &finished.rows, slack.unwrap_or(0))?);
     if let Some(limit) = view.limit {
         finished.rows = finished.rows.head(Some(limit));
     }

@@ -8,7 +8,7 @@ use sqlparser::tokenizer::Location;
 use super::error::{Fault, list, suggestion};
 use super::simple_name;
 use crate::clock::Micros;
-use crate::unit::parse_duration;
+use crate::unit::{parse_bytes, parse_duration};
 
 /// The options that were given, each to be taken once.
 pub(super) struct Options(BTreeMap<String, Given>);
@@ -69,6 +69,11 @@ impl Options {
     /// A duration.
     pub fn duration(&mut self, name: &str) -> Result<Option<Micros>, Fault> {
         self.parse(name, parse_duration)
+    }
+
+    /// A number of bytes.
+    pub fn bytes(&mut self, name: &str) -> Result<Option<u64>, Fault> {
+        self.parse(name, parse_bytes)
     }
 
     /// A whole number in a range.

@@ -300,18 +300,20 @@ pub(super) fn view(
         allowed_lateness: options.allowed_lateness,
         schedule: options.schedule,
         max_rows: options.max_rows,
+        memory: options.memory,
         name,
     });
     Ok(view.map(Planned::View))
 }
 
 /// The options of a view without a sink.
-const OPTIONS: [&str; 3] = ["allowed_lateness", "batch", "max_rows"];
+const OPTIONS: [&str; 4] = ["allowed_lateness", "batch", "max_rows", "memory"];
 
 struct ViewOptions {
     allowed_lateness: Micros,
     schedule: Option<String>,
     max_rows: usize,
+    memory: Option<usize>,
 }
 
 fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
@@ -319,6 +321,7 @@ fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
         allowed_lateness: options.duration("allowed_lateness")?.unwrap_or(0),
         schedule: options.text("batch").map(schedule).transpose()?,
         max_rows: options.number("max_rows", 1..=u64::from(u32::MAX))?.unwrap_or(MAX_ROWS) as usize,
+        memory: options.bytes("memory")?.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
     };
     match options.rest() {
         None => Ok(read),

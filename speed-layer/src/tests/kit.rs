@@ -91,6 +91,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         allowed_lateness,
         schedule: None,
         max_rows: 1_000_000,
+        memory: None,
     }
 }
 

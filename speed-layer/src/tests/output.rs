@@ -17,7 +17,7 @@ use rdkafka::client::DefaultClientContext;
 use tokio_util::sync::CancellationToken;
 
 use super::kit::{SECOND, event};
-use crate::{Context, OutputStatus, Owned, Settings, SpeedLayer, run, run_partition};
+use crate::{Context, Memory, OutputStatus, Owned, Settings, SpeedLayer, run, run_partition};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -53,6 +53,7 @@ fn rig(view: &str, partitions: u32, written: u32) -> Option<Rig> {
         outlets: Some(log.outlets(&name)),
         clock: clock.clone(),
         settings: Settings { idle_after: Duration::from_millis(200), ..Settings::default() },
+        memory: Memory::new(usize::MAX),
     };
     Some(Rig { options, log, clock, context })
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table, top};
 use super::log::TestLog;
-use crate::{Context, Settings, SpeedLayer, SpeedMetrics, run};
+use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
 
 struct Rig {
     log: TestLog,
@@ -54,6 +54,7 @@ impl Rig {
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
             clock: clock.clone(),
+            memory: Memory::new(usize::MAX),
             settings: Settings {
                 batch_wait: Duration::from_millis(1),
                 snapshot_interval: Duration::from_millis(1),

@@ -33,7 +33,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
-        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
