@@ -73,13 +73,14 @@ impl OpenPane {
         self.groups.values().map(Groups::len).sum::<usize>() + sketched
     }
 
-    /// The bytes that it takes: of what is added up, and of what others see of it, which while it is made anew is there twice.
+    /// The bytes that it takes: of what is added up, and of what others see of it, which is there up to three times: as they
+    /// have it, as it is made anew, and as a checkpoint is made of it.
     pub fn bytes(&self) -> usize {
         let sketched = match &self.degraded {
             Some(Degraded::Sketch(sketch)) => sketch.bytes(),
             _ => 0,
         };
-        3 * (self.groups.values().map(Groups::bytes).sum::<usize>() + sketched)
+        4 * (self.groups.values().map(Groups::bytes).sum::<usize>() + sketched)
     }
 
     /// Whether degrading it (further) would save memory.

@@ -88,12 +88,17 @@ impl KeySketch {
 
     /// The tracked keys as partials that missed nothing, with the upper ends of their counts.
     pub fn frame(&self, view: &View, pane: i64) -> Result<DataFrame, SpeedError> {
-        let rows = self.tracked();
-        let error = self.error();
-        let counts: Vec<i64> =
-            rows.iter().map(|row| i64::try_from(row.lower_bound()).unwrap_or(i64::MAX).saturating_add(error)).collect();
-        let items: Vec<&str> = rows.iter().map(|row| row.item().as_str()).collect();
-        decode(view, pane, &items, counts).map_err(failed(view, "listing a sketch's keys"))
+        let (rows, error) = (self.tracked(), self.error());
+        let mut all = DataFrame::empty_with_schema(&partial::schema(view));
+        for rows in rows.chunks(SLICE) {
+            let upper = |count: u64| i64::try_from(count).unwrap_or(i64::MAX).saturating_add(error);
+            let counts = rows.iter().map(|row| upper(row.lower_bound())).collect();
+            let items: Vec<&str> = rows.iter().map(|row| row.item().as_str()).collect();
+            let slice = decode(view, pane, &items, counts);
+            let stacked = slice.and_then(|slice| all.vstack_mut(&slice).map(drop));
+            stacked.map_err(failed(view, "listing a sketch's keys"))?;
+        }
+        Ok(all)
     }
 
     fn tracked(&self) -> Vec<datasketches::frequencies::Row<String>> {

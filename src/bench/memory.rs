@@ -18,9 +18,9 @@ use crate::failure::Failure;
 
 const SQL: &str = r"
 CREATE TABLE clicks (k TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts');
-CREATE MATERIALIZED VIEW top AS SELECT window_start, window_end, k, count(*) AS n
+CREATE MATERIALIZED VIEW top WITH (max_rows = 4000000000) AS SELECT window_start, window_end, k, count(*) AS n
 FROM TUMBLE(clicks, ts, INTERVAL '1 hour') GROUP BY window_start, window_end, k ORDER BY n DESC LIMIT 10;
-CREATE MATERIALIZED VIEW each AS SELECT window_start, window_end, k, count(*) AS n
+CREATE MATERIALIZED VIEW each WITH (max_rows = 4000000000) AS SELECT window_start, window_end, k, count(*) AS n
 FROM TUMBLE(clicks, ts, INTERVAL '1 hour') GROUP BY window_start, window_end, k;
 ";
 

@@ -169,14 +169,13 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
     let of_session: Vec<IdxSize> = in_time.sessions.iter().map(|(group, ..)| *group as IdxSize).collect();
     let of_session = IdxCa::from_vec(PlSmallStr::EMPTY, of_session);
     let keys = keys.columns()?.iter().map(|column| column.take(&of_session)).collect::<PolarsResult<Vec<_>>>()?;
-    let unnamed: i64 = pieces.iter().filter_map(|piece| piece.slack).map(|slack| slack.up).sum();
     let shape = Shape {
         starts: in_time.sessions.iter().map(|(_, first, _)| *first).collect(),
         ends: in_time.sessions.iter().map(|(_, _, last)| last.saturating_add(gap)).collect(),
         keys,
         down: vec![0; height],
-        // Which sessions of a group a pane refused isn't known.
-        up: pieces.iter().any(|piece| piece.slack.is_some()).then(|| vec![unnamed; height]),
+        // How much a session lacks isn't known: an event that a pane refused may have held two of them together.
+        up: pieces.iter().any(|piece| piece.slack.is_some()).then(|| vec![0; height]),
         named: None,
     };
     let mut finished = finish(view, shape, in_time_finished, all)?;

@@ -257,7 +257,9 @@ pub(super) fn finish(
                     most = better(&most, &all_most, Expr::gt)?;
                 }
                 if let Some(up) = &up {
-                    let is_count = view.aggregates[i].function == AggregateFunction::Count;
+                    // An event that was refused may have held two sessions together.
+                    let is_session = view.window.is_some_and(Window::is_session);
+                    let is_count = view.aggregates[i].function == AggregateFunction::Count && !is_session;
                     (least, most) = if is_count {
                         let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
                         ((least - moved(&down))?, (most + moved(up))?)
