@@ -14,4 +14,5 @@ mod output;
 mod python;
 mod retention;
 mod s3;
+mod scenarios;
 mod support;
