@@ -134,21 +134,18 @@ impl Compared {
         let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
         let names: Vec<String> =
             bounds.iter().map(|name| (*name).to_owned()).chain(view.keys.iter().map(|key| key.name.clone())).collect();
-        let by: Vec<Expr> = names.iter().map(|name| col(name.as_str())).chain([lit(1).alias("__one")]).collect();
         // A view without keys and windows has one row; the constant joins it.
-        let with_one = |rows: &DataFrame| rows.clone().lazy().with_column(lit(1_i32).alias("__one"));
-        let by: Vec<Expr> = if names.is_empty() { vec![col("__one")] } else { by[..names.len()].to_vec() };
+        let on: Vec<&str> = if names.is_empty() { vec!["__one"] } else { names.iter().map(String::as_str).collect() };
+        let by: Vec<Expr> = on.into_iter().map(col).collect();
         let renamed = |rows: &DataFrame, mark: &str| {
             let values = view
                 .aggregates
                 .iter()
                 .flat_map(|aggregate| ["", "_lower", "_upper"].map(|suffix| format!("{}{suffix}", aggregate.name)));
             let values = values.map(|name| col(name.as_str()).alias(format!("{name}{mark}")));
-            let kept = names
-                .iter()
-                .map(|name| col(name.as_str()))
-                .chain([col("__one"), lit(true).alias(format!("__is{mark}"))]);
-            with_one(rows).select(kept.chain(values).collect::<Vec<_>>())
+            let kept = by.iter().cloned().chain([lit(true).alias(format!("__is{mark}"))]);
+            let with_one = rows.clone().lazy().with_column(lit(1_i32).alias("__one"));
+            with_one.select(kept.chain(values).collect::<Vec<_>>())
         };
         let args =
             JoinArgs { nulls_equal: true, coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(JoinType::Full) };

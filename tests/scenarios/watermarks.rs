@@ -63,7 +63,16 @@ fn a_window_closes_where_the_picture_says() {
     for frontier in [None, Some(4)] {
         let project = project(FIVE_SECONDS, "2 seconds");
         let server = Server::start(&project);
-        let states = [(1, "open"), (3, "open"), (2, "open"), (5, "open"), (4, "open"), (7, "closed"), (6, "closed"), (9, "closed")];
+        let states = [
+            (1, "open"),
+            (3, "open"),
+            (2, "open"),
+            (5, "open"),
+            (4, "open"),
+            (7, "closed"),
+            (6, "closed"),
+            (9, "closed"),
+        ];
         for (event, state) in states {
             post(&server, &at(&[event]));
             server.settle("contents");

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 use super::{Content, Event, after, check, contents, minute, of_some, second};
 use crate::support::{Project, Server};
 
+/// A window's start and end in some unit, and the numbers of its events.
+type Window = (i64, i64, &'static [u32]);
+
 /// The picture's timeline, in minutes. As in the picture, 3 and 4, and 5 and 6, are three minutes apart.
 const TIMELINE: [i64; 8] = [1, 2, 4, 7, 8, 11, 12, 14];
 
@@ -62,11 +65,11 @@ fn tumbling_windows_are_those_of_the_picture() {
 /// The picture leaves 8 out of its second sliding window, although it lies in the third tumbling one, which is a half of that.
 #[test]
 fn sliding_windows_are_those_of_the_picture() {
-    let before_the_picture = (-5, 5, [1, 2, 3].as_slice());
-    let picture = [(0, 10, [1, 2, 3, 4, 5].as_slice()), (5, 15, &[4, 5, 6, 7, 8]), (10, 20, &[6, 7, 8])];
-    let all: Vec<_> = [before_the_picture].into_iter().chain(picture).collect();
-    let windows = "HOP(events, ts, INTERVAL '5 minutes', INTERVAL '10 minutes')";
-    check_fixed(windows, &timeline(), &contents(minute, &all));
+    // The first began before the picture does.
+    let windows: [Window; 4] =
+        [(-5, 5, &[1, 2, 3]), (0, 10, &[1, 2, 3, 4, 5]), (5, 15, &[4, 5, 6, 7, 8]), (10, 20, &[6, 7, 8])];
+    let hop = "HOP(events, ts, INTERVAL '5 minutes', INTERVAL '10 minutes')";
+    check_fixed(hop, &timeline(), &contents(minute, &windows));
 }
 
 #[test]
@@ -120,19 +123,19 @@ fn an_event_on_a_boundary_is_in_the_window_that_starts_there() {
 
 #[test]
 fn windows_may_start_at_an_offset() {
-    let sliding =
-        [(-8, 2, [1].as_slice()), (-3, 7, &[1, 2, 3]), (2, 12, &[2, 3, 4, 5, 6]), (7, 17, &[4, 5, 6, 7, 8]), (12, 22, &[7, 8])];
+    let sliding: [Window; 5] =
+        [(-8, 2, &[1]), (-3, 7, &[1, 2, 3]), (2, 12, &[2, 3, 4, 5, 6]), (7, 17, &[4, 5, 6, 7, 8]), (12, 22, &[7, 8])];
     let windows = "HOP(events, ts, INTERVAL '5 minutes', INTERVAL '10 minutes', INTERVAL '2 minutes')";
     check_fixed(windows, &timeline(), &contents(minute, &sliding));
-    let tumbling = [(-3, 2, [1].as_slice()), (2, 7, &[2, 3]), (7, 12, &[4, 5, 6]), (12, 17, &[7, 8])];
+    let tumbling: [Window; 4] = [(-3, 2, &[1]), (2, 7, &[2, 3]), (7, 12, &[4, 5, 6]), (12, 17, &[7, 8])];
     let windows = "TUMBLE(events, ts, INTERVAL '5 minutes', INTERVAL '2 minutes')";
     check_fixed(windows, &timeline(), &contents(minute, &tumbling));
 }
 
 #[test]
 fn a_slide_need_not_divide_the_size() {
-    let windows = [
-        (-8, 2, [1].as_slice()),
+    let windows: [Window; 6] = [
+        (-8, 2, &[1]),
         (-4, 6, &[1, 2, 3]),
         (0, 10, &[1, 2, 3, 4, 5]),
         (4, 14, &[3, 4, 5, 6, 7]),
@@ -147,13 +150,8 @@ fn a_slide_need_not_divide_the_size() {
 fn windows_before_1970_are_as_those_after() {
     let epoch = |minutes: i64| after("1970-01-01T00:00:00Z", minutes * 60);
     let times = [-7, -1, 0, 3];
-    let windows = [
-        (-16, -6, [1].as_slice()),
-        (-12, -2, &[1]),
-        (-8, 2, &[1, 2, 3]),
-        (-4, 6, &[2, 3, 4]),
-        (0, 10, &[3, 4]),
-    ];
+    let windows: [Window; 5] =
+        [(-16, -6, &[1]), (-12, -2, &[1]), (-8, 2, &[1, 2, 3]), (-4, 6, &[2, 3, 4]), (0, 10, &[3, 4])];
     let hop = "HOP(events, ts, INTERVAL '4 minutes', INTERVAL '10 minutes')";
     check_fixed(hop, &numbered(times.map(epoch)), &contents(epoch, &windows));
     check_sessions(&times, 3, epoch, &[(-7, -4, &[1]), (-1, 3, &[2, 3]), (3, 6, &[4])]);
@@ -223,7 +221,8 @@ fn equal_counts_at_rank_k_go_by_key_in_every_layer() {
         for (mode, keys) in [("batch", &keys[..frontier]), ("speed", &keys[frontier..]), ("merged", &keys[..])] {
             let answer = server.get(&format!("/v1/views/top/rows?mode={mode}"));
             let rows = answer["rows"].as_array().expect("rows").iter();
-            let got = rows.map(|row| (row["k"].as_str().expect("a key").to_owned(), row["n"].as_i64().expect("a count")));
+            let got =
+                rows.map(|row| (row["k"].as_str().expect("a key").to_owned(), row["n"].as_i64().expect("a count")));
             assert_eq!(got.collect::<Vec<_>>(), ranked(keys), "{mode} at {frontier}: {answer}");
             assert_eq!(answer["certain"], true, "{mode} at {frontier}: {answer}");
         }

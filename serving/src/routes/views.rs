@@ -352,7 +352,11 @@ mod tests {
         assert_eq!(holding(&[late, early, late]), [1]);
         assert_eq!(holding(&[late, early, early]), [1, 2]);
         assert_eq!(holding(&[late, late, late]), [] as [Partition; 0], "nobody waits for anybody");
-        assert_eq!(holding(&[late, is(Some(10 * second), true), late]), [] as [Partition; 0], "nobody waits for an idle one");
+        assert_eq!(
+            holding(&[late, is(Some(10 * second), true), late]),
+            [] as [Partition; 0],
+            "nobody waits for an idle one"
+        );
         assert_eq!(holding(&[late, is(None, false), late]), [1], "it may have older events");
         assert_eq!(holding(&[late, late]), [2], "nothing is known of it yet");
     }

@@ -144,7 +144,8 @@ impl Encoder {
             }
             let Snapshot { base, coverage, watermark, partitions, late, stopped, lost, .. } = Snapshot::clone(snapshot);
             let definition = view.definition.clone();
-            let metadata = ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, lost, chunks };
+            let metadata =
+                ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, lost, chunks };
             all.insert(view.name.clone(), metadata);
         }
         let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::clock::Clock;
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
@@ -38,7 +37,11 @@ fn a_timestamp_in_2099_is_rejected_and_moves_no_watermark() {
     rig.append(0, &[event(85, "a", 1), event(160, "a", 1)]);
     let snapshot = rig.wait_for_all(&layer);
     rig.check(&snapshot);
-    assert_eq!((snapshot.watermark, layer.metrics()["clicks"].rejected), (Some(158 * SECOND), 1), "160 is just near enough");
+    assert_eq!(
+        (snapshot.watermark, layer.metrics()["clicks"].rejected),
+        (Some(158 * SECOND), 1),
+        "160 is just near enough"
+    );
     layer.stop();
 }
 
@@ -90,7 +93,11 @@ fn a_reader_that_was_paused_finds_no_partition_idle() {
     rig.log.hold_up(false);
     let snapshot = rig.wait_for_all(&layer);
     rig.check(&snapshot);
-    assert_eq!((snapshot.late, snapshot.watermark), (0, Some(53 * SECOND)), "partition 1 had unread records all the time");
+    assert_eq!(
+        (snapshot.late, snapshot.watermark),
+        (0, Some(53 * SECOND)),
+        "partition 1 had unread records all the time"
+    );
     layer.stop();
 }
 

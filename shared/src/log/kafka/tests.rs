@@ -134,7 +134,10 @@ fn offsets_that_compaction_left_out_are_no_gap() {
     assert_eq!(log.bounds("t").expect("bounds")[&0].end, 12);
     for offset in 1..10 {
         let mut reader = log.reader("t", &from(offset)).expect("reader");
-        assert!(drain(&mut *reader, MANY)[&0].ends_with(&["a5".to_owned(), "b5".to_owned()]), "from {offset}, in the hole");
+        assert!(
+            drain(&mut *reader, MANY)[&0].ends_with(&["a5".to_owned(), "b5".to_owned()]),
+            "from {offset}, in the hole"
+        );
         assert_eq!(reader.positions(), from(12));
     }
 }
