@@ -189,7 +189,8 @@ test('all panels fit a desktop and a phone, light and dark', async () => {
     for (const colorScheme of ['dark', 'light']) {
       const { page, wrong, close } = await open({ viewport, colorScheme, reducedMotion: 'reduce' })
       await live(page)
-      await panel(page, 'visits').locator('tbody tr').first().waitFor()
+      await panel(page, 'visits').getByText(/^Open: 1$/).waitFor()
+      await page.locator('[data-testid=trending-top_pages] li').waitFor()
       await page.locator('[data-testid=corrections]').waitFor()
       assert.equal(await scrollsSideways(page), false)
       await page.screenshot({ path: shot(`panels-${size}-${colorScheme}`), fullPage: true })

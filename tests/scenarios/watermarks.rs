@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Event, after, answered, check, contents, minute, numbers, of_some, post, project, second};
+use super::{Event, after, check, contents, minute, numbers, of_some, post, project, second};
 use crate::support::{Project, Server};
 
 const FIVE_SECONDS: &str = "TUMBLE(events, ts, INTERVAL '5 seconds')";

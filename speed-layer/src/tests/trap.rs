@@ -112,7 +112,7 @@ fn the_end_of_the_input_is_not_the_end_of_time() {
     let snapshot = rig.wait(&layer, "sums", Snapshot::is_idle);
     assert_eq!(snapshot.watermark, Some(98 * SECOND), "the newest window isn't complete because nothing comes");
     rig.check(&snapshot);
-    rig.append(1, &[event(99, "b", 1)]);
+    rig.append(1, &[event(101, "b", 1)]);
     let snapshot = rig.wait_for_all(&layer);
     assert_eq!((snapshot.late, idle(&snapshot)), (0, vec![0]));
     layer.stop();
