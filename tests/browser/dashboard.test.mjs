@@ -122,7 +122,7 @@ test('totals over time tell what is exact from what is not', async () => {
   const view = (await get('/v1/views')).views.find(charted)
   assert.ok(view, 'the example has no unlimited view over windows of page views')
   const panel = page.locator(`article[aria-labelledby="view-${view.name}"]`)
-  await page.waitForFunction(async (name) => (await (await fetch(`/v1/views/${name}`)).json()).lag === 0, view.name)
+  await support.settled(url, view.name)
   const figure = view.columns.find(({ role }) => role === 'aggregate').name
   const { rows } = await get(`/v1/views/${view.name}/rows?window=latest`)
   const total = rows.reduce((sum, row) => sum + row[figure], 0)

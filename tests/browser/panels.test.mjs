@@ -54,7 +54,7 @@ before(async () => {
     click('zoe', '/home', '30T10:59:00'), // much too late for its hour
   ])
   assert.deepEqual(rejected, [])
-  await settled('top_pages', 606)
+  await support.settled(url, 'top_pages')
 })
 
 after(async () => {
@@ -62,15 +62,6 @@ after(async () => {
   await server?.stop()
   rmSync(work, { recursive: true, force: true })
 })
-
-async function settled(view, events) {
-  const path = `/v1/views/${view}`
-  for (;;) {
-    const { lag, coverage } = await get(path)
-    const covered = Object.values(coverage.speed?.offsets ?? {}).reduce((sum, [, next]) => sum + next, 0)
-    if (lag === 0 && covered === events) return
-  }
-}
 
 test('sessions say from when to when they were, how long, and whose', async () => {
   const { page, wrong, close } = await open({ viewport: DESKTOP })
@@ -172,7 +163,7 @@ test('a partition that holds the watermark back is named', async () => {
   const holdUps = page.locator('[data-testid=hold-ups]')
   assert.equal(await holdUps.count(), 0)
   await support.post(url, 'readings', [{ device: 'one', ts: '2024-03-30T10:00:00Z' }])
-  await settled('readings_per_device', 1)
+  await support.settled(url, 'readings_per_device')
   const { partitions } = await get('/v1/views/readings_per_device')
   const { partition } = partitions.find(({ holds_back }) => holds_back)
   await holdUps.getByText(`Partition ${partition} of readings has had no event yet: the watermark waits for it.`).waitFor()

@@ -101,6 +101,11 @@ export async function get(url) {
   return response.json()
 }
 
+/** Waits until a view covers the log to its end. */
+export async function settled(url, view) {
+  while ((await get(`${url}/v1/views/${view}`)).lag > 0);
+}
+
 export async function post(url, topic, records) {
   const lines = records.map((record) => (typeof record === 'string' ? record : JSON.stringify(record)))
   const response = await fetch(`${url}/v1/topics/${topic}/events`, {
