@@ -15,4 +15,5 @@ mod python;
 mod random;
 mod retention;
 mod s3;
+mod scenarios;
 mod support;

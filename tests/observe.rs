@@ -166,6 +166,26 @@ fn what_the_dashboard_asks_for_is_what_the_roles_expose() {
 }
 
 #[test]
+fn a_partition_that_stalls_is_shown_by_name_by_those_that_serve() {
+    let Some(brokers) = kafka() else { return };
+    let project = Project::with_sql(SQL).on_kafka(&brokers);
+    let left_out = format!("kafka::assign {}/0=return", topic(&project, "events"));
+    let stall = [("ANABRANCH__KAFKA__STALL", "1 s"), ("ANABRANCH_FAIL_AT", left_out.as_str())];
+    let start = |role, settings: &[(&str, &str)]| Server::start_role(role, &project, settings).expect("started");
+    let (ingest, serve) = (start("ingest", &[]), start("serve", &[]));
+    ingest.post("events", events(0..100));
+    let _speed = start("speed", &stall);
+    let detail = serve.until("ever", |detail| {
+        let [stalls, goes_on] = [0, 1].map(|p| &detail["partitions"][p]);
+        stalls["stalled"] == true && goes_on["watermark"] == "2024-01-15T10:00:00Z"
+    });
+    let [stalls, goes_on] = [0, 1].map(|p| &detail["partitions"][p]);
+    let expected = json!({"partition": 0, "watermark": null, "idle": false, "stalled": true, "holds_back": true});
+    assert_eq!(stalls, &expected, "{detail}");
+    assert_eq!((&goes_on["stalled"], &detail["watermark"]), (&json!(false), &Value::Null), "{detail}");
+}
+
+#[test]
 fn a_partition_that_stalls_is_counted_and_goes_on_from_its_position() {
     let Some(brokers) = kafka() else { return };
     let project = Project::with_sql(SQL).on_kafka(&brokers);

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { Answer } from '../src/lib/api'
+import type { Answer, ViewWindow } from '../src/lib/api'
 import * as format from '../src/lib/format'
 
 describe('spans of time', () => {
@@ -35,12 +35,43 @@ describe('spans of time', () => {
 describe('windows', () => {
   const label = (start: string, end: string) => format.windowLabel({ start, end })
   it('name the day once', () =>
-    expect(label('2017-08-27T00:00:00Z', '2017-08-27T00:05:00Z')).toBe('2017-08-27 00:00 – 00:05'))
+    expect(label('2017-08-27T00:00:00Z', '2017-08-27T00:05:00Z')).toBe('2017-08-27 00:00 – 00:05 UTC'))
   it('name both days where they span two', () =>
-    expect(label('2017-08-26T23:58:00Z', '2017-08-27T00:03:00Z')).toBe('2017-08-26 23:58 – 2017-08-27 00:03'))
+    expect(label('2017-08-26T23:58:00Z', '2017-08-27T00:03:00Z')).toBe('2017-08-26 23:58 – 2017-08-27 00:03 UTC'))
   it('show seconds where they matter', () =>
-    expect(label('2017-08-27T00:00:10Z', '2017-08-27T00:00:20Z')).toBe('2017-08-27 00:00:10 – 00:00:20'))
+    expect(label('2017-08-27T00:00:10Z', '2017-08-27T00:00:20Z')).toBe('2017-08-27 00:00:10 – 00:00:20 UTC'))
+  it('are the days that a time zone has, however long', () => {
+    const paris = (start: string, end: string) => format.windowLabel({ start, end }, 'Europe/Paris')
+    expect(paris('2024-03-30T23:00:00Z', '2024-03-31T22:00:00Z')).toBe('2024-03-31 in Europe/Paris')
+    expect(paris('2024-10-26T22:00:00Z', '2024-10-27T23:00:00Z')).toBe('2024-10-27 in Europe/Paris')
+    expect(paris('2024-03-28T23:00:00Z', '2024-04-04T22:00:00Z')).toBe('2024-03-29 – 2024-04-04 in Europe/Paris')
+  })
   it('are all of time where there is none', () => expect(format.windowLabel(null)).toBe('all of time'))
+})
+
+it.each([
+  [null, 'none: all of time'],
+  [{ kind: 'tumble', size: 'PT5M', slide: 'PT5M' }, 'tumble, 5 min'],
+  [{ kind: 'hop', size: 'PT10M', slide: 'PT4M', offset: 'PT1M' }, 'hop, 10 min every 4 min, 1 min later than the full 4 min'],
+  [{ kind: 'tumble', size: 'P1D', slide: 'P1D', zone: 'Europe/Paris' }, 'tumble, 1 d, by the calendar of Europe/Paris'],
+  [{ kind: 'session', gap: 'PT30M' }, 'session, ended by 30 min without an event'],
+] as [ViewWindow | null, string][])('%j reads as %s', (window, expected) => expect(format.windowShape(window)).toBe(expected))
+
+it('partitions are named with what is to be said of them', () => {
+  const is = { watermark: '2017-08-27T00:04:31Z', idle: false, stalled: false, holds_back: false }
+  expect(
+    format.partitions([
+      { ...is, partition: 0 },
+      { ...is, partition: 1, idle: true },
+      { ...is, partition: 2, watermark: null, stalled: true, holds_back: true },
+    ]),
+  ).toBe('0: 2017-08-27 00:04:31 · 1: 2017-08-27 00:04:31, idle · 2: no event yet, stalled, waited for')
+  expect(format.partitions([])).toBe('none')
+})
+
+it('bounds hold for certain or with a probability', () => {
+  expect(format.confidence(1)).toBe('hold for certain')
+  expect(format.confidence(0.99)).toBe('each holds with a probability of 99 %')
 })
 
 describe('figures', () => {

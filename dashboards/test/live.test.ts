@@ -17,6 +17,8 @@ const update = (rows: Row[], change: Partial<Update> = {}): Update => ({
   late: 0,
   rejected: 0,
   definition: 'sha256:1',
+  certain: true,
+  confidence: 1,
   reset: false,
   removed: [],
   ...change,
@@ -104,6 +106,13 @@ describe('keys', () => {
   })
   it('tell null from the text null', () => {
     expect(keyOf(pair, { country: null, page: 'x' })).not.toBe(keyOf(pair, { country: 'null', page: 'x' }))
+  })
+  it('tell a user’s sessions apart by their start', () => {
+    const visits = view({ columns: [{ name: 'user', type: 'TEXT', role: 'key' }], window: { kind: 'session', gap: 'PT1M' }, limit: null })
+    const visit = (start: string, clicks: number): Row => ({ window_start: start, window_end: start, user: 'A', clicks })
+    const live = [update([visit('1', 1), visit('2', 1)]), update([visit('2', 5)], { removed: [{ window_start: '1', user: 'A' }] })]
+      .reduce<LiveView | undefined>((live, next) => applyUpdate(visits, live, next), undefined)
+    expect(ranked(visits, live)).toEqual([visit('2', 5)])
   })
   it('read as text', () => {
     expect(keyText(pair, { country: 'CH', page: '/' })).toBe('CH · /')

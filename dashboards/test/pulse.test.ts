@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { growth, perTopic, positions, rate, rates, watermark } from '../src/lib/pulse'
+import type { Partition } from '../src/lib/api'
+import { growth, holdUps, perTopic, positions, rate, rates, watermark } from '../src/lib/pulse'
 import { view } from './view'
 
 const covered = (topic: string, batch: number, speed: number) =>
@@ -55,4 +56,30 @@ describe('watermark', () => {
 it('figures of a topic are not counted once per view', () => {
   const views = [view({ rejected: 3 }), view({ rejected: 4 }), view({ topic: 'clicks', rejected: 2 })]
   expect(perTopic(views, ({ rejected }) => rejected)).toBe(6)
+})
+
+describe('what holds a watermark back', () => {
+  const is = { watermark: '2017-08-27T02:00:00Z', idle: false, stalled: false, holds_back: false }
+  const lines = (...partitions: Partial<Partition>[]) =>
+    holdUps([view({ partitions: partitions.map((change, partition) => ({ ...is, partition, ...change })) })])
+
+  it('is nothing while all go on', () => expect(lines({}, {})).toEqual([]))
+  it('is nothing worth a word while it is close behind', () =>
+    expect(lines({}, { watermark: '2017-08-27T01:59:30Z', holds_back: true })).toEqual([]))
+  it('is told with how far it is behind', () =>
+    expect(lines({}, { watermark: '2017-08-27T00:00:00Z', holds_back: true })).toEqual([
+      'Partition 1 of tweets is 2 h behind the others: the watermark waits for it.',
+    ]))
+  it('is told where there was no event yet', () =>
+    expect(lines({}, { watermark: null, holds_back: true })).toEqual([
+      'Partition 1 of tweets has had no event yet: the watermark waits for it.',
+    ]))
+  it('is told where a partition stalls', () =>
+    expect(lines({ stalled: true })).toEqual([
+      'Partition 0 of tweets holds records and delivers none: it has stalled, and the watermark waits for it.',
+    ]))
+  it('is told once, however many views there are', () => {
+    const stalled = view({ partitions: [{ ...is, partition: 0, stalled: true }] })
+    expect(holdUps([stalled, { ...stalled, name: 'another' }])).toHaveLength(1)
+  })
 })

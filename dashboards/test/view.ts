@@ -18,6 +18,7 @@ export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
   order: [{ column: 'mentions', descending: true }],
   limit: 3,
   watermark: '2017-08-27T00:04:31Z',
+  partitions: [{ partition: 0, watermark: '2017-08-27T00:04:31Z', idle: false, stalled: false, holds_back: false }],
   coverage: { batch: null, speed: { offsets: { '0': [0, 10] } } },
   log_end: { '0': 10 },
   lag: 0,

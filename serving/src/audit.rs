@@ -134,11 +134,9 @@ impl Compared {
         let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
         let names: Vec<String> =
             bounds.iter().map(|name| (*name).to_owned()).chain(view.keys.iter().map(|key| key.name.clone())).collect();
-        // A view without keys and windows has one row, which a constant joins.
-        let one = lit(1_i32).alias("__one");
-        let is_one_row = names.is_empty();
-        let by: Vec<Expr> =
-            if is_one_row { vec![col("__one")] } else { names.iter().map(|name| col(name.as_str())).collect() };
+        // A view without keys and windows has one row; the constant joins it.
+        let on: Vec<&str> = if names.is_empty() { vec!["__one"] } else { names.iter().map(String::as_str).collect() };
+        let by: Vec<Expr> = on.into_iter().map(col).collect();
         let renamed = |rows: &DataFrame, mark: &str| {
             let values = view
                 .aggregates
@@ -146,9 +144,8 @@ impl Compared {
                 .flat_map(|aggregate| ["", "_lower", "_upper"].map(|suffix| format!("{}{suffix}", aggregate.name)));
             let values = values.map(|name| col(name.as_str()).alias(format!("{name}{mark}")));
             let kept = by.iter().cloned().chain([lit(true).alias(format!("__is{mark}"))]);
-            let rows = rows.clone().lazy();
-            let rows = if is_one_row { rows.with_column(one.clone()) } else { rows };
-            rows.select(kept.chain(values).collect::<Vec<_>>())
+            let with_one = rows.clone().lazy().with_column(lit(1_i32).alias("__one"));
+            with_one.select(kept.chain(values).collect::<Vec<_>>())
         };
         let args =
             JoinArgs { nulls_equal: true, coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(JoinType::Full) };

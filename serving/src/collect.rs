@@ -107,11 +107,8 @@ impl Held {
 }
 
 fn says_the_same(one: &Snapshot, other: &Snapshot) -> bool {
-    let all = |snapshot: &Snapshot| {
-        let Snapshot { base, watermark, idle, late, .. } = *snapshot;
-        (base, watermark, idle, late, snapshot.coverage.clone(), snapshot.stopped.clone())
-    };
-    all(one) == all(other)
+    (one.base, one.watermark, one.late) == (other.base, other.watermark, other.late)
+        && (&one.partitions, &one.coverage, &one.stopped) == (&other.partitions, &other.coverage, &other.stopped)
 }
 
 impl Collector {
@@ -212,10 +209,11 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
     let in_common =
         |base: &&Option<u64>| known.values().all(|held| held.iter().any(|snapshot| snapshot.base == **base));
     let base = bases.iter().rev().find(in_common).or(bases.last()).copied().flatten();
-    let mut whole = Snapshot { base, idle: true, ..Snapshot::default() };
+    let mut whole = Snapshot { base, ..Snapshot::default() };
     let (mut awake, mut idle, mut coverage) = (Vec::new(), Vec::new(), BTreeMap::new());
     let (mut stopped, mut lost) = (Vec::new(), BTreeMap::new());
-    let mut is_known = !known.is_empty();
+    // One that nobody has told of yet may be behind all others.
+    let mut is_known = !known.is_empty() && known.len() == partitions.len();
     for (&partition, held) in &known {
         let Some(snapshot) = held.iter().find(|snapshot| snapshot.base == base).or(held.front()) else { continue };
         coverage.extend(snapshot.coverage.iter().filter(|(p, _)| *p == partition).map(|(p, range)| (p, range.clone())));
@@ -224,12 +222,12 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
         // How far the partition is follows from the newest, whatever it stands on.
         let newest = held.front().unwrap_or(snapshot);
         match newest.watermark {
-            None if newest.idle => {}
+            None if newest.is_idle() => {}
             None => is_known = false,
-            Some(watermark) if newest.idle => idle.push(watermark),
+            Some(watermark) if newest.is_idle() => idle.push(watermark),
             Some(watermark) => awake.push(watermark),
         }
-        whole.idle &= newest.idle;
+        whole.partitions.extend(&newest.partitions);
         stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
         lost.extend(newest.lost.iter().map(|(p, range)| (p, range.clone())));
     }

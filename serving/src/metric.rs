@@ -103,8 +103,17 @@ impl<T: 'static> Default for Asked<T> {
 pub(crate) struct Metrics {
     pub rows_seconds: Histogram,
     ingested: Mutex<BTreeMap<String, (u64, u64)>>,
-    /// By view and column: how many bounds were scored, how many held, and the largest error as a share of the truth.
-    audited: Mutex<BTreeMap<(String, String), (u64, u64, f64)>>,
+    /// By view and column.
+    audited: Mutex<BTreeMap<(String, String), Audited>>,
+}
+
+/// What audits have found of a column.
+#[derive(Debug, Default)]
+struct Audited {
+    bounded: u64,
+    held: u64,
+    /// The largest error that the last one found, as a share of the truth.
+    worst: f64,
 }
 
 impl Default for Metrics {
@@ -149,15 +158,16 @@ impl Metrics {
         let mut audited = self.audited.lock();
         for column in &audit.columns {
             let of_column = audited.entry((view.to_owned(), column.column.clone())).or_default();
-            let worst = column.late.worst_share.into_iter().chain(column.sketch.worst_share).fold(0.0, f64::max);
-            *of_column = (of_column.0 + column.bounded, of_column.1 + column.held, worst);
+            of_column.bounded += column.bounded;
+            of_column.held += column.held;
+            of_column.worst = column.late.worst_share.into_iter().chain(column.sketch.worst_share).fold(0.0, f64::max);
         }
     }
 
     /// What audits have found so far.
     pub fn audits(&self) -> Vec<Measure> {
         let audited = self.audited.lock();
-        let each = audited.iter().flat_map(|((view, column), &(bounded, held, worst))| {
+        let each = audited.iter().flat_map(|((view, column), &Audited { bounded, held, worst })| {
             let help = "Bounds of answers that were scored once batch knew the truth";
             let bounded = Measure::counter("anabranch_audit_bounds", help, bounded as f64);
             let help = "Bounds of answers that held";

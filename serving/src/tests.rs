@@ -1,6 +1,7 @@
 //! The API in process, over snapshots and versions made by hand.
 
 mod api;
+mod audit;
 mod collect;
 mod merge;
 mod rows;

@@ -9,10 +9,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::Micros;
-use crate::position::Coverage;
+use crate::position::{Coverage, Partition};
 
 /// A view's speed state at one instant.
 #[derive(Debug, Clone, Default)]
@@ -27,14 +28,32 @@ pub struct Snapshot {
     pub chunks: Vec<Arc<Chunk>>,
     /// No event with an earlier time is expected any more; none before any event.
     pub watermark: Option<Micros>,
-    /// Whether all its partitions are idle, so that it holds no other's watermark back.
-    pub idle: bool,
+    /// How far each partition is that it is made of.
+    pub partitions: BTreeMap<Partition, Progress>,
     /// How many events came too late for at least one of their windows since the state began.
     pub late: u64,
     /// Why the source has stopped, if it has: the state is served as it was then.
     pub stopped: Option<String>,
     /// What retention had taken when the source wanted it, which is why it has stopped.
     pub lost: Coverage,
+}
+
+impl Snapshot {
+    /// Whether all its partitions are idle, so that it holds no other's watermark back.
+    pub fn is_idle(&self) -> bool {
+        !self.partitions.is_empty() && self.partitions.values().all(|progress| progress.idle)
+    }
+}
+
+/// How far a partition is, as whoever reads it sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Its own watermark; none before any event.
+    pub watermark: Option<Micros>,
+    /// Whether it is caught up and has had nothing new for a while: the table's watermark doesn't wait for it.
+    pub idle: bool,
+    /// Whether it holds records and has delivered none for long.
+    pub stalled: bool,
 }
 
 /// "The sum of the events with an offset in `coverage`", by pane.

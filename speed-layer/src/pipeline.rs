@@ -1,6 +1,6 @@
 //! One table's pipeline: a thread that reads and decodes, and one that folds, publishes and keeps checkpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +36,8 @@ pub(crate) enum Input {
     Batch(MicroBatch),
     /// At that time, these partitions held nothing unread.
     CaughtUp(Vec<Partition>, Micros),
+    /// These partitions hold records and deliver none; all others don't stall.
+    Stalled(BTreeSet<Partition>),
     /// The reader can't go on.
     Failed(Stop),
 }
@@ -59,6 +61,7 @@ pub(crate) struct Pipeline {
     parts: Parts,
     tracker: Tracker,
     positions: Positions,
+    stalled: BTreeSet<Partition>,
     states: Vec<ViewState>,
     /// Versions that wait, by view, until the state has read as far.
     waiting: BTreeMap<String, u64>,
@@ -122,6 +125,7 @@ impl Pipeline {
             parts,
             tracker,
             positions,
+            stalled: BTreeSet::new(),
             states,
             waiting: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -179,9 +183,14 @@ impl Pipeline {
         match input {
             Input::Failed(stop) => return Ok(Some(stop)),
             Input::CaughtUp(partitions, at) => {
-                let before = (self.tracker.watermark(), self.tracker.is_idle());
+                let shown = |tracker: &Tracker| (tracker.watermark(), tracker.progress(&self.stalled));
+                let before = shown(&self.tracker);
                 self.tracker.caught_up(&partitions, at, micros(self.parts.settings.idle_after));
-                self.changed |= before != (self.tracker.watermark(), self.tracker.is_idle());
+                self.changed |= before != shown(&self.tracker);
+            }
+            Input::Stalled(partitions) => {
+                self.stalled = partitions;
+                self.changed = true;
             }
             Input::Batch(batch) => self.fold(&batch)?,
         }
@@ -305,10 +314,10 @@ impl Pipeline {
     fn publish(&mut self) -> Result<(), SpeedError> {
         let begun = Instant::now();
         self.sequence += 1;
-        let watermark = self.tracker.watermark();
+        let (watermark, partitions) = (self.tracker.watermark(), self.tracker.progress(&self.stalled));
         let mut rows = 0;
         for state in &mut self.states {
-            let snapshot = Snapshot { idle: self.tracker.is_idle(), ..state.snapshot(self.sequence, watermark)? };
+            let snapshot = Snapshot { partitions: partitions.clone(), ..state.snapshot(self.sequence, watermark)? };
             rows += state.rows() as u64;
             if let Some(sender) = self.parts.senders.get(&state.view.name) {
                 sender.send_replace(Arc::new(snapshot));

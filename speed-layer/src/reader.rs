@@ -1,6 +1,6 @@
 //! The reading side of a pipeline: records off the log, decoded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
@@ -57,10 +57,18 @@ impl Reader {
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let mut reader = self.open(&positions)?;
         let mut decoder = decoder(&self.table, &self.views);
-        let (mut failures, mut looked) = (0, self.clock.now());
+        let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();
-            let polled = match reader.poll(self.settings.read_limit(), self.settings.batch_wait) {
+            let polled = reader.poll(self.settings.read_limit(), self.settings.batch_wait);
+            let now_stalled = self.stalled();
+            if now_stalled != stalled {
+                stalled = now_stalled;
+                if inputs.send(Input::Stalled(stalled.clone())).is_err() {
+                    return Ok(());
+                }
+            }
+            let polled = match polled {
                 Ok(polled) => polled,
                 Err(error @ LogError::Backend { .. }) => {
                     tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
@@ -113,6 +121,12 @@ impl Reader {
         let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
         let new = bounds.keys().filter(|p| !self.fixed && !positions.contains_key(p));
         Ok((still.map(|(&p, _)| p).collect(), new.copied().collect()))
+    }
+
+    /// The partitions that hold records and deliver none.
+    fn stalled(&self) -> BTreeSet<Partition> {
+        let stalls = self.log.stalls().into_iter().filter(|(_, stalls)| stalls.stands);
+        stalls.filter(|((topic, _), _)| *topic == self.table.topic).map(|((_, partition), _)| partition).collect()
     }
 
     fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {

@@ -1,5 +1,6 @@
 //! A view's state: chunks that join without a gap, standing on the frontier of a batch version.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
@@ -45,7 +46,7 @@ impl ViewState {
     /// What the chunks cover together.
     pub fn coverage(&self) -> Coverage {
         let all = self.closed.iter().map(|closed| &closed.chunk.coverage).chain([&self.open.coverage]);
-        let mut sum: std::collections::BTreeMap<Partition, std::ops::Range<Offset>> = Default::default();
+        let mut sum: BTreeMap<Partition, std::ops::Range<Offset>> = Default::default();
         for (partition, range) in all.flat_map(Coverage::iter) {
             sum.entry(partition).or_insert(range.start..range.start).end = range.end;
         }
@@ -164,7 +165,7 @@ impl ViewState {
             chunks,
             watermark,
             late: self.late,
-            idle: false,
+            partitions: BTreeMap::new(),
             stopped: None,
             lost: Coverage::new(),
         })

@@ -15,10 +15,11 @@
 //!
 //! The end of the input is not the end of time: a caught-up reader moves no watermark.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::Partition;
+use anabranch_shared::snapshot::Progress;
 use serde::{Deserialize, Serialize};
 
 /// Stands for "no watermark yet", and in checkpoints too: it is before every event.
@@ -122,9 +123,13 @@ impl Tracker {
         known(self.merged)
     }
 
-    /// Whether no partition holds the watermark back.
-    pub fn is_idle(&self) -> bool {
-        self.partitions.values().all(|source| source.idle)
+    /// How far each partition is. Those that are `stalled` hold records and deliver none.
+    pub fn progress(&self, stalled: &BTreeSet<Partition>) -> BTreeMap<Partition, Progress> {
+        let each = self.partitions.iter().map(|(&partition, source)| {
+            let watermark = known(source.newest.saturating_sub(self.delay));
+            (partition, Progress { watermark, idle: source.idle, stalled: stalled.contains(&partition) })
+        });
+        each.collect()
     }
 
     /// What the next records of a partition meet. The partition isn't idle any more.

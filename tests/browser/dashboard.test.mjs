@@ -1,87 +1,36 @@
-// The dashboard as a person meets it: the real binary, a real browser, a fresh project.
-//
-//   ANABRANCH_BIN       the binary to start
-//   ANABRANCH_EXAMPLES  the folder that holds `social` and `clicks`; by default `examples` of this repository
-//   ANABRANCH_SHOTS     where screenshots go; by default a new temporary folder
-//   ANABRANCH_CHROMIUM  the browser; by default /usr/bin/chromium
+// The dashboard as a person meets it, on a fresh project: `support.mjs` says what it takes.
 
 import assert from 'node:assert/strict'
-import { spawn } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { cpSync, existsSync, rmSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { chromium } from 'playwright-core'
+import * as support from './support.mjs'
+import { DESKTOP, PHONE, launch, live, openDisclosures, scrollsSideways, shot, start, workFolder } from './support.mjs'
 
-const PATIENCE_MS = 30_000
 const HOSTILE = '<img src=x onerror="window.ranEventText=1">'
-const DESKTOP = { width: 1440, height: 1000 }
-const PHONE = { width: 375, height: 812 }
-
-const binary = process.env.ANABRANCH_BIN
 const examples = process.env.ANABRANCH_EXAMPLES ?? fileURLToPath(new URL('../../examples', import.meta.url))
-const work = mkdtempSync(join(tmpdir(), 'anabranch-browser-'))
-const shots = process.env.ANABRANCH_SHOTS ?? mkdtempSync(join(tmpdir(), 'anabranch-shots-'))
+const work = workFolder()
 const project = join(work, 'social')
-
-/** Starts the binary and waits for the address that it prints. */
-function start(listen) {
-  const child = spawn(binary, ['up', project, '--listen', listen], { stdio: ['ignore', 'pipe', 'pipe'] })
-  let printed = ''
-  const ended = new Promise((resolve) => child.once('close', resolve))
-  const url = new Promise((resolve, reject) => {
-    const fail = (why) => reject(new Error(`${why}; the server printed:\n${printed}`))
-    const timer = setTimeout(() => fail('no address within the time allowed'), PATIENCE_MS)
-    const read = (chunk) => {
-      printed += chunk
-      const address = /http:\/\/127\.0\.0\.1:\d+/.exec(printed)?.[0]
-      if (!address) return
-      clearTimeout(timer)
-      resolve(address)
-    }
-    child.stdout.on('data', read)
-    child.stderr.on('data', read)
-    child.once('error', (error) => fail(error.message))
-    child.once('close', (code) => fail(`the server ended with ${code}`))
-  })
-  return {
-    url,
-    printed: () => printed,
-    stop: () => {
-      child.kill('SIGTERM')
-      return ended
-    },
-  }
-}
 
 let server
 let url
 let browser
 
+const open = (options) => support.open(browser, url, options)
+const get = (path) => support.get(url + path)
+const post = (topic, records) => support.post(url, topic, records)
+
 before(async () => {
-  assert.ok(binary, 'ANABRANCH_BIN names no binary')
   // Both examples' views in one project: a ranking over tweets and totals over page views.
   for (const example of ['social', 'clicks']) {
     const source = join(examples, example)
     assert.ok(existsSync(source), `no example project at ${source}`)
     cpSync(source, project, { recursive: true, filter: (path) => basename(path) !== '.anabranch' })
   }
-  mkdirSync(shots, { recursive: true })
-  server = start('127.0.0.1:0')
+  server = start(project, '127.0.0.1:0')
   url = await server.url
-  browser = await chromium.launch({
-    executablePath: process.env.ANABRANCH_CHROMIUM ?? '/usr/bin/chromium',
-    args: [
-      '--no-sandbox',
-      '--disable-gpu',
-      '--disable-quic',
-      '--no-first-run',
-      '--disable-background-networking',
-      '--disable-component-update',
-      '--disable-sync',
-    ],
-  })
+  browser = await launch()
 })
 
 after(async () => {
@@ -90,48 +39,9 @@ after(async () => {
   rmSync(work, { recursive: true, force: true })
 })
 
-/** A page, and whatever goes wrong on it. */
-async function open(options) {
-  const context = await browser.newContext(options)
-  const page = await context.newPage()
-  page.setDefaultTimeout(PATIENCE_MS)
-  const wrong = []
-  page.on('pageerror', (error) => wrong.push(`exception: ${error.message}`))
-  page.on('console', (message) => {
-    if (message.type() === 'error' || message.type() === 'warning') wrong.push(`${message.type()}: ${message.text()}`)
-  })
-  await page.exposeFunction('reportViolation', (text) => wrong.push(`policy: ${text}`))
-  await page.addInitScript(() =>
-    document.addEventListener('securitypolicyviolation', (event) =>
-      window.reportViolation(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`),
-    ),
-  )
-  const response = await page.goto(url)
-  return { page, response, wrong, close: () => context.close() }
-}
-
-const live = (page) => page.locator('[data-testid=connection]', { hasText: /^\s*live\s*$/ }).waitFor()
-
-async function get(path) {
-  const response = await fetch(url + path)
-  assert.ok(response.ok, `GET ${path}: ${response.status}`)
-  return response.json()
-}
-
 // One moment for every event, so that no window ends in the middle of the test.
 const moment = new Date(Date.now() - 20_000).toISOString()
 let posted = 0
-
-async function post(topic, records) {
-  const lines = records.map((record) => (typeof record === 'string' ? record : JSON.stringify(record)))
-  const response = await fetch(`${url}/v1/topics/${topic}/events`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/x-ndjson' },
-    body: lines.map((line) => `${line}\n`).join(''),
-  })
-  assert.ok(response.ok, `POST: ${response.status} ${await response.clone().text()}`)
-  return response.json()
-}
 
 const tweets = (count, text, user = (at) => `user_${at}`) =>
   post(
@@ -172,18 +82,10 @@ const leads = (page, view, hashtag) =>
     [`trending-${view.name}`, hashtag],
   )
 
-const scrollsSideways = (page) =>
-  page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth)
-
-const openDisclosures = (page) =>
-  page.evaluate(() => {
-    for (const details of document.querySelectorAll('details')) details.open = true
-  })
-
 test('an empty project says how to fill it', async () => {
   const { page, wrong, close } = await open({ viewport: DESKTOP })
   await page.getByText(`${url}/v1/topics/tweets/events`).first().waitFor()
-  await page.screenshot({ path: join(shots, 'empty.png'), fullPage: true })
+  await page.screenshot({ path: shot('empty'), fullPage: true })
   assert.deepEqual(wrong, [])
   await close()
 })
@@ -206,7 +108,7 @@ test('a hashtag rises to first without a reload', async () => {
   await leads(page, view, '#rising')
 
   assert.equal(await page.evaluate(() => window.sameDocument), true)
-  await page.screenshot({ path: join(shots, 'desktop-dark.png') })
+  await page.screenshot({ path: shot('desktop-dark') })
   assert.deepEqual(wrong, [])
   await close()
 })
@@ -220,7 +122,7 @@ test('totals over time tell what is exact from what is not', async () => {
   const view = (await get('/v1/views')).views.find(charted)
   assert.ok(view, 'the example has no unlimited view over windows of page views')
   const panel = page.locator(`article[aria-labelledby="view-${view.name}"]`)
-  await page.waitForFunction(async (name) => (await (await fetch(`/v1/views/${name}`)).json()).lag === 0, view.name)
+  await support.settled(url, view.name)
   const figure = view.columns.find(({ role }) => role === 'aggregate').name
   const { rows } = await get(`/v1/views/${view.name}/rows?window=latest`)
   const total = rows.reduce((sum, row) => sum + row[figure], 0)
@@ -238,7 +140,7 @@ test('totals over time tell what is exact from what is not', async () => {
   assert.equal(job.status, 202)
   await panel.getByText(`batch, exact: ${total}`, { exact: true }).waitFor()
   await panel.getByText(/speed, [a-z ]+: 0$/).waitFor()
-  await panel.screenshot({ path: join(shots, 'over-time.png') })
+  await panel.screenshot({ path: shot('over-time') })
   assert.deepEqual(wrong, [])
   await close()
 })
@@ -260,7 +162,7 @@ test('event text is shown as text and runs nothing', async () => {
 
   await page.getByRole('button', { name: 'List rejects' }).click()
   await page.getByRole('dialog').getByText("<img src=x onerror='window.ranEventText=1'>").waitFor()
-  await page.screenshot({ path: join(shots, 'rejects.png') })
+  await page.screenshot({ path: shot('rejects') })
   await page.keyboard.press('Escape')
   await page.getByRole('dialog').waitFor({ state: 'hidden' })
 
@@ -303,7 +205,7 @@ test('the keyboard alone starts a batch run, and it succeeds', async () => {
   const panel = page.locator(`article[aria-labelledby="view-${view.name}"]`)
   await panel.getByText('Where this comes from').click()
   await panel.getByText(new RegExp(`version ${view.coverage.batch.version}, offsets`)).waitFor()
-  await page.screenshot({ path: join(shots, 'desktop-light.png'), fullPage: true })
+  await page.screenshot({ path: shot('desktop-light'), fullPage: true })
   assert.deepEqual(wrong, [])
   await close()
 })
@@ -316,7 +218,7 @@ test('a phone needs no sideways scrolling', async () => {
     await leads(page, view, '#rising')
     await page.locator('[data-testid=jobs]').waitFor()
     assert.equal(await scrollsSideways(page), false)
-    await page.screenshot({ path: join(shots, `phone-${colorScheme}.png`), fullPage: true })
+    await page.screenshot({ path: shot(`phone-${colorScheme}`), fullPage: true })
     await openDisclosures(page)
     assert.equal(await scrollsSideways(page), false)
     assert.deepEqual(wrong, [])
@@ -345,8 +247,8 @@ test('the page outlives its server', async () => {
   await server.stop()
   await page.locator('[data-testid=connection]', { hasText: 'reconnecting' }).waitFor()
   await page.getByRole('alert').getByText('the server can’t be reached').waitFor()
-  await page.screenshot({ path: join(shots, 'reconnecting.png') })
-  server = start(new URL(url).host)
+  await page.screenshot({ path: shot('reconnecting') })
+  server = start(project, new URL(url).host)
   assert.equal(await server.url, url)
   await live(page)
   await page.getByRole('alert').first().waitFor({ state: 'detached' })

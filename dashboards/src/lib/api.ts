@@ -11,6 +11,24 @@ export interface Column {
   function?: string
 }
 
+/** Lengths are ISO 8601. A session has a gap and no size, which is its own. */
+export interface ViewWindow {
+  kind: 'tumble' | 'hop' | 'session'
+  size?: string
+  slide?: string
+  offset?: string // how long after a multiple of the slide windows start
+  zone?: string // whose days they are
+  gap?: string
+}
+
+export interface Partition {
+  partition: number
+  watermark: string | null
+  idle: boolean
+  stalled: boolean
+  holds_back: boolean
+}
+
 export interface ViewDetail {
   kind: 'view'
   name: string
@@ -19,10 +37,11 @@ export interface ViewDetail {
   topic: string
   table: string
   columns: Column[]
-  window: { kind: string; size: string; slide: string } | null
+  window: ViewWindow | null
   order: { column: string; descending: boolean }[]
   limit: number | null
   watermark: string | null
+  partitions: Partition[]
   coverage: {
     batch: { version: number; offsets: Offsets; published: string; event_time: string | null } | null
     speed: { offsets: Offsets } | null
@@ -49,12 +68,58 @@ export interface Answer {
   late: number
   rejected: number
   definition: string
+  certain: boolean // whether these are surely the rows that a limit keeps
+  confidence: number // with which probability each bound holds
   next_cursor?: string | null
 }
 
 export interface Update extends Answer {
   reset: boolean
   removed: Row[]
+}
+
+/** How far off values were. */
+export interface Deviation {
+  values: number
+  median: number | null
+  worst: number | null
+  worst_share: number | null
+}
+
+export interface ColumnAudit {
+  column: string
+  values: number
+  bounded: number
+  held: number
+  late: Deviation
+  sketch: Deviation
+}
+
+/** What the answers that a version has replaced were worth. */
+export interface Audit {
+  version: number
+  at: string
+  windows: number
+  rows_missing: number
+  rows_extra: number
+  columns: ColumnAudit[]
+  corrections: number
+}
+
+export interface Correction {
+  window_start?: string
+  window_end?: string
+  key: Row
+  column: string
+  old: Cell
+  new: Cell
+  cause: 'late' | 'sketch' | 'redefined'
+}
+
+export interface Corrections {
+  version: number | null
+  corrections: Correction[]
+  total: number
 }
 
 export type JobState = 'queued' | 'running' | 'succeeded' | 'failed' | 'cancelled'
@@ -142,6 +207,13 @@ export const runBatch = (views: string[]) => request<Job>('/v1/jobs', post({ kin
 export const cancelJob = (id: string) => request<unknown>(`/v1/jobs/${encodeURIComponent(id)}/cancel`, post())
 
 export const listRejects = (limit: number) => request<Rejects>(`/v1/rejects?limit=${limit}`)
+
+/** The scores of a view's answers, newest first. */
+export const listAudits = async (view: string) => (await request<{ audits: Audit[] }>(`${viewPath(view)}/audit`)).audits
+
+/** What the newest version with corrections has corrected. */
+export const listCorrections = (view: string, limit: number) =>
+  request<Corrections>(`${viewPath(view)}/corrections?limit=${limit}`)
 
 export const streamPath = (views: string[]) => `/v1/stream?views=${views.map(encodeURIComponent).join(',')}`
 

@@ -1,5 +1,5 @@
 // Values to text. Times are UTC throughout, as in the API; nothing here returns HTML.
-import type { Answer, Cell, Column, Offsets } from './api'
+import type { Answer, Cell, Column, Offsets, Partition, ViewWindow } from './api'
 
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
 const decimal = new Intl.NumberFormat('en', { maximumSignificantDigits: 6 })
@@ -76,15 +76,56 @@ export function moment(time: string | null | undefined): string {
   return Number.isNaN(ms) ? '–' : `${day(ms)} ${clock(ms, true)}`
 }
 
-/** `2017-08-27 00:00 – 00:05`, the day once unless the window spans two. */
-export function windowLabel(window: Answer['window']): string {
-  const start = Date.parse(window?.start ?? '')
-  const end = Date.parse(window?.end ?? '')
-  if (Number.isNaN(start) || Number.isNaN(end)) return 'all of time'
+/** The day that a calendar shows in a time zone. */
+function dayIn(zone: string, ms: number): string {
+  const parts = new Intl.DateTimeFormat('en', { timeZone: zone, year: 'numeric', month: '2-digit', day: '2-digit' }).formatToParts(ms)
+  const part = (type: string) => parts.find((found) => found.type === type)?.value
+  return `${part('year')}-${part('month')}-${part('day')}`
+}
+
+/** `00:00 – 00:05`, with a day where a window spans two; the days themselves where it is made of a time zone's. */
+export function windowTimes(start: number, end: number, zone?: string): string {
+  if (zone) {
+    const [first, last] = [dayIn(zone, start), dayIn(zone, end - 1)]
+    return first === last ? first : `${first} – ${last}`
+  }
   const seconds = start % 60_000 !== 0 || end % 60_000 !== 0
   const tail = day(start) === day(end) ? clock(end, seconds) : `${day(end)} ${clock(end, seconds)}`
-  return `${day(start)} ${clock(start, seconds)} – ${tail}`
+  return `${clock(start, seconds)} – ${tail}`
 }
+
+/** `2017-08-27 00:00 – 00:05 UTC`, or `2024-03-31 in Europe/Paris`. */
+export function windowName(start: number, end: number, zone?: string): string {
+  return zone ? `${windowTimes(start, end, zone)} in ${zone}` : `${day(start)} ${windowTimes(start, end)} UTC`
+}
+
+export function windowLabel(window: Answer['window'], zone?: string): string {
+  const start = Date.parse(window?.start ?? '')
+  const end = Date.parse(window?.end ?? '')
+  return Number.isNaN(start) || Number.isNaN(end) ? 'all of time' : windowName(start, end, zone)
+}
+
+/** What windows a view has, in words. */
+export function windowShape(window: ViewWindow | null): string {
+  if (!window) return 'none: all of time'
+  const { kind, size = '', slide = size, offset, zone, gap } = window
+  if (kind === 'session') return `session, ended by ${duration(gap ?? '')} without an event`
+  const each = slide === size ? '' : ` every ${duration(slide)}`
+  return `${kind}, ${duration(size)}${each}${offset ? `, ${duration(offset)} later than the full ${duration(slide)}` : ''}${zone ? `, by the calendar of ${zone}` : ''}`
+}
+
+/** `0: 2017-08-27 00:04:31 · 1: idle · 2: no event yet, waited for`. */
+export function partitions(all: Partition[]): string {
+  const each = all.map(({ partition, watermark, idle, stalled, holds_back }) => {
+    const facts = [watermark ? moment(watermark) : 'no event yet', idle && 'idle', stalled && 'stalled', holds_back && 'waited for']
+    return `${partition}: ${facts.filter(Boolean).join(', ')}`
+  })
+  return each.join(' · ') || 'none'
+}
+
+/** How surely bounds hold. */
+export const confidence = (probability: number): string =>
+  probability >= 1 ? 'hold for certain' : `each holds with a probability of ${number(100 * probability)} %`
 
 /** `0: 0–1,200 · 1: 0–1,187`: per partition, from the first offset up to, not including, the next. */
 export function offsets(ranges: Offsets | undefined): string {

@@ -11,8 +11,9 @@ export interface LiveView {
   before: ReadonlyMap<string, number> | null
 }
 
+/** What tells a row from others: its keys, and of sessions the start too. */
 export function keyOf(view: ViewDetail, row: Row): string {
-  return JSON.stringify(columnsOf(view.columns, 'key').map(({ name }) => row[name] ?? null))
+  return JSON.stringify([...columnsOf(view.columns, 'key').map(({ name }) => row[name] ?? null), row.window_start ?? null])
 }
 
 /** A row's key for people: its key columns, or `all` where the view has none. */

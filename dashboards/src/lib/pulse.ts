@@ -1,5 +1,6 @@
 // Figures of the pulse strip, from one answer of `GET /v1/views` after another.
-import type { ViewDetail } from './api'
+import type { Partition, ViewDetail } from './api'
+import { span } from './format'
 
 /** Per `topic/partition`, the offset that either layer of any view has reached. */
 export function positions(views: ViewDetail[]): Map<string, number> {
@@ -53,4 +54,28 @@ export function perTopic(views: ViewDetail[], figure: (view: ViewDetail) => numb
   const largest = new Map<string, number>()
   for (const view of views) largest.set(view.topic, Math.max(largest.get(view.topic) ?? 0, figure(view)))
   return [...largest.values()].reduce((sum, value) => sum + value, 0)
+}
+
+/** How far a partition may be behind the others before it is worth a word. */
+const BEHIND_MS = 60_000
+
+/** Which partitions hold a topic's watermark back, and why: one line for each. */
+export function holdUps(views: ViewDetail[]): string[] {
+  const lines = new Set<string>()
+  for (const { topic, partitions } of views) {
+    const times = partitions.map(({ watermark }) => Date.parse(watermark ?? '')).filter((ms) => !Number.isNaN(ms))
+    for (const one of partitions) {
+      const why = holdUp(one, Math.max(...times))
+      if (why) lines.add(`Partition ${one.partition} of ${topic} ${why}`)
+    }
+  }
+  return [...lines]
+}
+
+function holdUp({ watermark, stalled, holds_back }: Partition, newest: number): string | null {
+  if (stalled) return 'holds records and delivers none: it has stalled, and the watermark waits for it.'
+  if (!holds_back) return null
+  if (watermark === null) return 'has had no event yet: the watermark waits for it.'
+  const behind = newest - Date.parse(watermark)
+  return behind >= BEHIND_MS ? `is ${span(behind)} behind the others: the watermark waits for it.` : null
 }

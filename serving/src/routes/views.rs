@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Micros, format_timestamp};
-use anabranch_shared::position::Positions;
+use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::DataType;
+use anabranch_shared::snapshot::{Progress, Snapshot};
 use anabranch_shared::view::{Catalog, OutputColumn, View};
 use anabranch_shared::window::Window;
 use axum::Json;
@@ -59,6 +60,8 @@ pub struct ViewDetail {
     limit: Option<usize>,
     /// No event with an earlier time is expected any more; null before any event.
     watermark: Option<String>,
+    /// How far each partition of the topic is, as the speed layer sees it; none if no speed layer is running.
+    partitions: Vec<ViewPartition>,
     /// How far each layer has come.
     coverage: ViewCoverage,
     /// Where the topic's partitions end.
@@ -124,6 +127,20 @@ pub struct ViewWindow {
 pub struct ViewOrder {
     column: String,
     descending: bool,
+}
+
+/// A partition of the topic.
+#[derive(Serialize, ToSchema)]
+pub struct ViewPartition {
+    partition: Partition,
+    /// Its own watermark; null before any event.
+    watermark: Option<String>,
+    /// It is caught up and has had nothing new for a while: the view's watermark doesn't wait for it.
+    idle: bool,
+    /// It holds records and has delivered none for long.
+    stalled: bool,
+    /// The view's watermark waits for it, though others are ahead.
+    holds_back: bool,
 }
 
 /// How far each layer has come.
@@ -239,6 +256,7 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
             .collect(),
         limit: view.limit,
         watermark: sources.watermark.map(format_timestamp),
+        partitions: layers.snapshot.as_ref().map_or_else(Vec::new, |snapshot| partitions(snapshot, log_end)),
         coverage: ViewCoverage {
             batch: batch.map(|published| BatchCoverage {
                 version: published.version,
@@ -254,6 +272,22 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         rejected,
         schedule: view.schedule.clone(),
     }
+}
+
+/// How far each partition is. One that the speed layer knows nothing of yet has had no event.
+fn partitions(snapshot: &Snapshot, log_end: &Positions) -> Vec<ViewPartition> {
+    let all: BTreeMap<Partition, Progress> =
+        log_end.keys().map(|&p| (p, snapshot.partitions.get(&p).copied().unwrap_or_default())).collect();
+    let awake = || all.values().filter(|progress| !progress.idle).map(|progress| progress.watermark);
+    let (least, most) = (awake().min(), awake().max());
+    let each = all.iter().map(|(&partition, progress)| ViewPartition {
+        partition,
+        watermark: progress.watermark.map(format_timestamp),
+        idle: progress.idle,
+        stalled: progress.stalled,
+        holds_back: !progress.idle && least < most && Some(progress.watermark) == least,
+    });
+    each.collect()
 }
 
 fn describe_column(view: &View, column: OutputColumn) -> ViewColumn {
@@ -302,6 +336,30 @@ fn iso_duration(length: Micros) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_partition_that_the_watermark_waits_for_is_named() {
+        let second = 1_000_000;
+        let is = |watermark: Option<i64>, idle| Progress { watermark, idle, stalled: false };
+        let holding = |told: &[Progress]| -> Vec<Partition> {
+            let snapshot = Snapshot { partitions: (0..).zip(told.iter().copied()).collect(), ..Snapshot::default() };
+            let log_end = (0..3).map(|partition| (partition, 9)).collect();
+            let all = partitions(&snapshot, &log_end);
+            assert_eq!(all.iter().map(|one| one.partition).collect::<Vec<_>>(), [0, 1, 2]);
+            all.into_iter().filter(|one| one.holds_back).map(|one| one.partition).collect()
+        };
+        let (early, late) = (is(Some(10 * second), false), is(Some(20 * second), false));
+        assert_eq!(holding(&[late, early, late]), [1]);
+        assert_eq!(holding(&[late, early, early]), [1, 2]);
+        assert_eq!(holding(&[late, late, late]), [] as [Partition; 0], "nobody waits for anybody");
+        assert_eq!(
+            holding(&[late, is(Some(10 * second), true), late]),
+            [] as [Partition; 0],
+            "nobody waits for an idle one"
+        );
+        assert_eq!(holding(&[late, is(None, false), late]), [1], "it may have older events");
+        assert_eq!(holding(&[late, late]), [2], "nothing is known of it yet");
+    }
 
     #[test]
     fn lengths_of_time_are_iso_8601() {

@@ -46,6 +46,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
         "window": {"kind": "hop", "size": "PT5M", "slide": "PT1M"},
         "order": [{"column": "mentions", "descending": true}], "limit": 100,
         "watermark": "2017-08-27T00:01:20Z",
+        "partitions": [{"partition": 0, "watermark": "2017-08-27T00:01:20Z", "idle": false, "stalled": false, "holds_back": false}],
         "coverage": {
             "batch": {"version": 7, "offsets": {"0": [0, 1]}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
             "speed": {"offsets": {"0": [1, 3]}},

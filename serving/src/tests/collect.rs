@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_shared::log::Payloads;
 use anabranch_shared::position::Partition;
 use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
-use anabranch_shared::snapshot::{Chunk, Snapshot};
+use anabranch_shared::snapshot::{Chunk, Progress, Snapshot};
 use anabranch_shared::view::View;
 
 use super::support::{Event, event, hop, snapshot, view};
@@ -42,6 +42,7 @@ impl Wire {
 
 fn assert_same(got: &Snapshot, expected: &Snapshot) {
     assert_eq!((got.base, got.watermark, got.late), (expected.base, expected.watermark, expected.late));
+    assert_eq!(got.partitions, expected.partitions);
     assert_eq!((&got.coverage, &got.stopped, &got.lost), (&expected.coverage, &expected.stopped, &expected.lost));
     assert_eq!(got.chunks.len(), expected.chunks.len());
     for (got, expected) in got.chunks.iter().zip(&expected.chunks) {
@@ -188,7 +189,9 @@ fn a_partition_that_nobody_tells_of_is_named() {
     let nothing = partitions.whole();
     assert!(nothing.stopped.is_some_and(|why| why.contains("no speed layer has told of it")));
     partitions.told(1, &wire.snapshot(None, &[0, 10]), |_| {});
-    assert!(partitions.whole().stopped.is_some_and(|why| why.starts_with("partition 0:")));
+    let whole = partitions.whole();
+    assert!(whole.stopped.is_some_and(|why| why.starts_with("partition 0:")));
+    assert_eq!(whole.watermark, None, "partition 0 may be behind");
     partitions.told(0, &wire.snapshot(None, &[0, 10]), |snapshot| snapshot.stopped = Some("lost events".to_owned()));
     assert_eq!(partitions.whole().stopped.as_deref(), Some("partition 0: lost events"));
     let lost = |partition, range| [(partition, range)].into_iter().collect();
@@ -206,9 +209,13 @@ fn the_watermark_is_the_least_of_the_partitions_that_are_not_idle() {
     let snapshot = wire.snapshot(None, &[0, 10]);
     let mut partitions = Partitions(BTreeMap::new());
     let mut told = |partition, watermark: Option<i64>, idle| {
-        partitions.told(partition, &snapshot, |snapshot| (snapshot.watermark, snapshot.idle) = (watermark, idle));
+        partitions.told(partition, &snapshot, |snapshot| {
+            snapshot.watermark = watermark;
+            snapshot.partitions = [(partition, Progress { watermark, idle, stalled: false })].into();
+        });
         let whole = partitions.whole();
-        (whole.watermark, whole.idle)
+        assert_eq!(whole.partitions[&partition], Progress { watermark, idle, stalled: false });
+        (whole.watermark, whole.is_idle())
     };
     assert_eq!(told(0, Some(50), false), (Some(50), false));
     assert_eq!(told(1, Some(20), false), (Some(20), false));

@@ -13,7 +13,7 @@ use anabranch_shared::log::{Append, Appended, Batch, Log, LogError, LogReader, R
 use anabranch_shared::partial::{self, MISSED, PANE};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::{Column as TableColumn, DataType, Table};
-use anabranch_shared::snapshot::{Chunk, Pane, Snapshot, Snapshots};
+use anabranch_shared::snapshot::{Chunk, Pane, Progress, Snapshot, Snapshots};
 use anabranch_shared::version::{PaneFile, Published, Version, Versions};
 use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
 use anabranch_shared::window::Window;
@@ -194,14 +194,15 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
     let missed = missed(view, events);
     let chunks: Vec<Arc<Chunk>> = cuts.windows(2).map(|cut| chunk(view, events, &missed, cut[0]..cut[1])).collect();
     let (first, last) = (cuts[0], cuts[cuts.len() - 1]);
+    let watermark = events[..last].iter().map(|event| event.time).max();
     Snapshot {
         sequence: 1,
         base,
         coverage: Coverage::from_iter([(0, first as u64..last as u64)]),
         chunks,
-        watermark: events[..last].iter().map(|event| event.time).max(),
+        watermark,
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
-        idle: false,
+        partitions: [(0, Progress { watermark, ..Progress::default() })].into(),
         stopped: None,
         lost: Coverage::new(),
     }

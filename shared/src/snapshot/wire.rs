@@ -28,11 +28,11 @@ use std::sync::Arc;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Chunk, Pane, Slack, Snapshot};
+use super::{Chunk, Pane, Progress, Slack, Snapshot};
 use crate::clock::Micros;
 use crate::log::Payloads;
 use crate::partial;
-use crate::position::Coverage;
+use crate::position::{Coverage, Partition};
 use crate::view::View;
 
 const MAGIC: &[u8; 4] = b"ANSP";
@@ -63,7 +63,8 @@ struct ViewMetadata {
     base: Option<u64>,
     coverage: Coverage,
     watermark: Option<Micros>,
-    idle: bool,
+    #[serde(default)]
+    partitions: BTreeMap<Partition, Progress>,
     late: u64,
     stopped: Option<String>,
     #[serde(default)]
@@ -141,9 +142,10 @@ impl Encoder {
                 }
                 chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
             }
-            let Snapshot { base, coverage, watermark, idle, late, stopped, lost, .. } = Snapshot::clone(snapshot);
+            let Snapshot { base, coverage, watermark, partitions, late, stopped, lost, .. } = Snapshot::clone(snapshot);
             let definition = view.definition.clone();
-            let metadata = ViewMetadata { definition, base, coverage, watermark, idle, late, stopped, lost, chunks };
+            let metadata =
+                ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, lost, chunks };
             all.insert(view.name.clone(), metadata);
         }
         let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })
@@ -266,8 +268,8 @@ impl Decoder {
                 }
                 chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes }));
             }
-            let ViewMetadata { base, coverage, watermark, idle, late, stopped, lost, .. } = told;
-            let snapshot = Snapshot { sequence: 0, base, coverage, chunks, watermark, idle, late, stopped, lost };
+            let ViewMetadata { base, coverage, watermark, partitions, late, stopped, lost, .. } = told;
+            let snapshot = Snapshot { sequence: 0, base, coverage, chunks, watermark, partitions, late, stopped, lost };
             snapshots.insert(name, Arc::new(snapshot));
         }
         self.panes = named;

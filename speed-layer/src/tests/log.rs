@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
@@ -16,12 +16,14 @@ struct Shared {
     topics: Mutex<BTreeMap<String, Vec<Held>>>,
     grown: Condvar,
     time: AtomicI64,
+    held_up: AtomicBool,
 }
 
 #[derive(Clone, Default)]
 struct Held {
     start: Offset,
-    records: Vec<Vec<u8>>,
+    /// None where compaction has left one out.
+    records: Vec<Option<Vec<u8>>>,
 }
 
 impl Held {
@@ -36,12 +38,25 @@ pub(crate) struct TestLog(Arc<Shared>);
 
 impl TestLog {
     pub fn add(&self, topic: &str, partition: Partition, record: &str) {
-        self.0.topics.lock().get_mut(topic).expect("a topic")[partition as usize].records.push(record.into());
+        self.0.topics.lock().get_mut(topic).expect("a topic")[partition as usize].records.push(Some(record.into()));
         self.0.grown.notify_all();
     }
 
     pub fn set_time(&self, time: Micros) {
         self.0.time.store(time, Ordering::Relaxed);
+    }
+
+    /// Leaves a record out, as compaction does. Its offset stays.
+    pub fn compact(&self, topic: &str, partition: Partition, offset: Offset) {
+        let mut topics = self.0.topics.lock();
+        topics.get_mut(topic).expect("a topic")[partition as usize].records[offset as usize] = None;
+    }
+
+    /// Whether readers are held up, as a process is that the machine has paused.
+    pub fn hold_up(&self, held_up: bool) {
+        let _topics = self.0.topics.lock();
+        self.0.held_up.store(held_up, Ordering::Relaxed);
+        self.0.grown.notify_all();
     }
 
     pub fn forget_before(&self, topic: &str, partition: Partition, start: Offset) {
@@ -106,12 +121,14 @@ impl Reader {
                 self.turn = (self.turn + i + 1) % partitions.len();
                 let end = held.end().min(wanted + records as u64);
                 self.positions.insert(partition, end);
+                let records = (wanted..end).filter_map(|at| Some((at, held.records[at as usize].as_ref()?)));
+                let (offsets, payloads): (Vec<Offset>, Vec<&Vec<u8>>) = records.unzip();
                 return Ok(Some(Batch {
                     partition,
                     coverage: wanted..end,
-                    offsets: (wanted..end).collect(),
-                    log_times: vec![self.log.0.time.load(Ordering::Relaxed); (end - wanted) as usize],
-                    payloads: held.records[wanted as usize..end as usize].iter().collect::<Payloads>(),
+                    log_times: vec![self.log.0.time.load(Ordering::Relaxed); offsets.len()],
+                    offsets,
+                    payloads: payloads.into_iter().collect::<Payloads>(),
                     keys: None,
                     headers: None,
                     log_end: held.end(),
@@ -126,10 +143,13 @@ impl LogReader for Reader {
     fn poll(&mut self, limit: ReadLimit, wait: Duration) -> Result<Option<Batch>, LogError> {
         let shared = self.log.0.clone();
         let mut topics = shared.topics.lock();
+        let is_held_up = |_: &mut _| shared.held_up.load(Ordering::Relaxed);
+        shared.grown.wait_while(&mut topics, is_held_up);
         if let Some(batch) = self.next(&topics, limit.records)? {
             return Ok(Some(batch));
         }
         shared.grown.wait_for(&mut topics, wait);
+        shared.grown.wait_while(&mut topics, is_held_up);
         self.next(&topics, limit.records)
     }
 

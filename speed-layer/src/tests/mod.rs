@@ -4,3 +4,4 @@ mod log;
 mod output;
 mod pipeline;
 mod property;
+mod trap;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anabranch_shared::clock::{Clock, ManualClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::storage::Location;
 use anabranch_shared::version::{Published, Version, Versions};
@@ -20,20 +21,23 @@ use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
 
-struct Rig {
-    log: TestLog,
-    clock: Arc<ManualClock>,
-    view: Arc<View>,
+pub(super) struct Rig {
+    pub log: TestLog,
+    pub clock: Arc<ManualClock>,
+    pub view: Arc<View>,
     versions: watch::Sender<Option<Arc<Version>>>,
-    context: Context,
-    oracle: Oracle,
+    pub context: Context,
+    pub oracle: Oracle,
     folder: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Rig {
-    fn new(partitions: u32) -> Self {
-        let table = table(2 * SECOND);
+    pub fn new(partitions: u32) -> Self {
+        Self::of(table(2 * SECOND), partitions)
+    }
+
+    pub fn of(table: Arc<Table>, partitions: u32) -> Self {
         let window = Some(Window::sliding(10 * SECOND, 5 * SECOND));
         let view = Arc::new(sums(&table, window, 0));
         let views = [view.clone(), Arc::new(top(&table, None, 1_000))];
@@ -65,11 +69,11 @@ impl Rig {
         Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), folder, runtime }
     }
 
-    fn start(&self) -> SpeedLayer {
+    pub fn start(&self) -> SpeedLayer {
         run(&self.context, &CancellationToken::new()).expect("started")
     }
 
-    fn append(&mut self, partition: Partition, events: &[Event]) {
+    pub fn append(&mut self, partition: Partition, events: &[Event]) {
         for event in events {
             let offset = self.log.bounds("clicks").expect("bounds")[&partition].end;
             self.oracle.take(&self.view, partition, offset, event);
@@ -78,7 +82,7 @@ impl Rig {
     }
 
     /// Waits for a snapshot that is as asked for.
-    fn wait(&self, layer: &SpeedLayer, view: &str, mut is: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
+    pub fn wait(&self, layer: &SpeedLayer, view: &str, mut is: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut receiver = layer.snapshots().0[view].clone();
         let waiting = async {
             let found = receiver.wait_for(|snapshot| is(snapshot)).await.map(|snapshot| snapshot.clone());
@@ -88,7 +92,7 @@ impl Rig {
         self.runtime.block_on(patient).unwrap_or_else(|_| panic!("in vain: {:?}", layer.snapshots().get(view)))
     }
 
-    fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
+    pub fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
         let ends: Positions = self.log.bounds("clicks").expect("bounds").into_iter().map(|(p, r)| (p, r.end)).collect();
         self.wait(layer, "sums", |snapshot| snapshot.coverage.ends() == ends)
     }
@@ -113,13 +117,13 @@ impl Rig {
         }
     }
 
-    fn check(&self, snapshot: &Snapshot) {
+    pub fn check(&self, snapshot: &Snapshot) {
         assert_eq!(snapshot.stopped, None);
         assert_eq!(rows_of(snapshot), self.oracle.rows(&self.view, &snapshot.coverage.starts()));
         assert_eq!((snapshot.late, snapshot.watermark), (self.oracle.late(), self.oracle.watermark));
     }
 
-    fn publish(&self, version: u64, frontier: &[(Partition, u64)], event_times: &[(Partition, i64)]) {
+    pub fn publish(&self, version: u64, frontier: &[(Partition, u64)], event_times: &[(Partition, i64)]) {
         let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
         let published = Published {
             version,

@@ -1,5 +1,6 @@
 //! On a real broker, which `scripts/with-kafka` starts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +9,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::{KafkaLog, KafkaOptions};
 use crate::clock::SystemClock;
-use crate::log::tests::{Open, append, behaviours, drain, read_all, strings};
-use crate::log::{Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
+use crate::log::tests::{Open, append, behaviours, drain, part, read_all, strings};
+use crate::log::{Append, Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
 pub(super) const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
@@ -104,6 +105,41 @@ fn aborted_records_are_not_there_and_markers_are_no_gap() {
     let batch = reader.poll(MANY, PATIENCE).expect("poll").expect("a batch");
     assert_eq!((strings(&batch), batch.coverage), (vec!["e".to_owned()], 12..13));
     assert_eq!(read_all(&log, "t", Positions::from([(0, 3)]))[&0], ["c", "d", "e"], "from inside an aborted one");
+}
+
+#[test]
+fn offsets_that_compaction_left_out_are_no_gap() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    // Each record has a segment of its own: all but the last can be compacted at once.
+    let compacted = [("cleanup.policy", "compact"), ("segment.ms", "1"), ("min.cleanable.dirty.ratio", "0.01")];
+    log.cluster.create("t", 1, &compacted).expect("create");
+    for round in 0..6 {
+        for key in ["a", "b"] {
+            let keys = BTreeMap::from([(0, Payloads::from_iter([key]))]);
+            log.append("t", Append { keys, ..part(0, &[&format!("{key}{round}")]) }).expect("append");
+        }
+    }
+    let from = |offset| Positions::from([(0, offset)]);
+    let begun = Instant::now();
+    // What is read joins without a gap, whatever compaction leaves.
+    let left = loop {
+        let left = read_all(&log, "t", from(0)).remove(&0).expect("records");
+        if left.len() <= 4 {
+            break left;
+        }
+        assert!(begun.elapsed() < PATIENCE, "it was never compacted: {left:?}");
+    };
+    assert_eq!(left[left.len() - 2..], ["a5", "b5"]);
+    assert_eq!(log.bounds("t").expect("bounds")[&0].end, 12);
+    for offset in 1..10 {
+        let mut reader = log.reader("t", &from(offset)).expect("reader");
+        assert!(
+            drain(&mut *reader, MANY)[&0].ends_with(&["a5".to_owned(), "b5".to_owned()]),
+            "from {offset}, in the hole"
+        );
+        assert_eq!(reader.positions(), from(12));
+    }
 }
 
 #[test]
