@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
 use crate::error::{SpeedError, Stop, reason};
+use crate::late::LateWriter;
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Bases, Bounds, Origin, Start};
@@ -47,6 +48,7 @@ pub(crate) struct Parts {
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub replay: Replay,
+    pub late: LateWriter,
     pub writer: Option<Writer>,
     pub counters: Arc<Counters>,
     pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
@@ -193,7 +195,8 @@ impl Pipeline {
         let late = |states: &[ViewState]| states.iter().map(|state| state.late).sum::<u64>();
         let late_before = late(&self.states);
         for state in &mut self.states {
-            state.apply(batch, met, &each)?;
+            let late = state.apply(batch, met, &each)?;
+            self.parts.late.write(&state.view, batch, &late)?;
         }
         fail::fail_point!("speed::after_fold");
         if let Some(newest) = batch.newest() {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anabranch_shared::clock::{Clock, ManualClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::storage::Location;
 use anabranch_shared::version::{Published, Version, Versions};
@@ -53,6 +54,7 @@ impl Rig {
             versions: Versions([(view.name.clone(), receiver)].into()),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
+            rejects: Arc::new(RejectLog::open(Arc::new(log.clone()), clock.clone()).expect("rejects")),
             clock: clock.clone(),
             settings: Settings {
                 batch_wait: Duration::from_millis(1),
