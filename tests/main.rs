@@ -14,4 +14,6 @@ mod output;
 mod python;
 mod retention;
 mod s3;
+mod scenarios;
+mod stream;
 mod support;
