@@ -19,7 +19,7 @@ use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
-use anabranch_shared::view::{Catalog, Output};
+use anabranch_shared::view::{Catalog, Late, Output};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -111,6 +111,13 @@ impl Platform {
                 created => created?,
             }
         }
+        for view in catalog.views.values() {
+            let Late::Topic(topic) = &view.late else { continue };
+            match log.create_topic(topic, log.bounds(&view.table.topic)?.len() as u32) {
+                Err(LogError::FewerPartitions { .. }) => {}
+                created => created?,
+            }
+        }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
         Ok(Opened { url, listener, data, log, outlets, ingest, clock })
     }
@@ -129,6 +136,7 @@ impl Platform {
             versions: Versions::default(),
             checkpoints: Some(Checkpoints::new(storage, Handle::current())),
             outlets: opened.outlets.clone(),
+            rejects: Arc::clone(opened.ingest.rejects()),
             clock: Arc::clone(&opened.clock),
             settings: speed_settings(&self.config),
             memory: Memory::new(usize::try_from(self.config.speed.memory).unwrap_or(usize::MAX)),

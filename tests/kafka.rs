@@ -181,6 +181,38 @@ fn keys_and_headers_are_columns_in_both_layers() {
 }
 
 #[test]
+fn late_events_in_a_topic_have_their_keys_and_headers() {
+    let Some(brokers) = kafka() else { return };
+    let sql = "CREATE TABLE taps (page TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts', partitions = 1);
+        CREATE MATERIALIZED VIEW per_minute WITH (late = 'topic', late_topic = 'taps.late') AS
+        SELECT window_start, window_end, count(*) AS n FROM TUMBLE(taps, ts, INTERVAL '1 minute')
+        GROUP BY window_start, window_end;";
+    let project = Project::with_sql(sql).on_kafka(&brokers);
+    let _server = Server::start(&project);
+    let tap = |second: u32| json!({"page": "/", "ts": format!("2024-01-15T10:01:{second:02}Z")});
+    let late = json!({"page": "/", "ts": "2024-01-15T10:00:59.250Z"});
+    let records = [
+        format!("source:app\tann\t{}", tap(1)),
+        format!("source:web,trace:7\tbob\t{late}"),
+        format!("NULL\tNULL\t{late}"),
+    ];
+    console_producer(&brokers, &topic(&project, "taps"), &records, &["parse.headers=true"]);
+    let records = read(&brokers, &topic(&project, "taps.late"), 1, 2);
+    let told = |offset: u64| {
+        json!({
+            "view": "per_minute", "topic": "taps", "partition": 0, "offset": offset, "event_time": "2024-01-15T10:00:59.250Z",
+            "watermark": "2024-01-15T10:01:01Z", "behind_ms": 1750, "missed": 1, "windows": 1, "record": late,
+        })
+    };
+    let mut of_bob = told(1);
+    (of_bob["key"], of_bob["headers"]) = (json!("bob"), json!({"source": "web", "trace": "7"}));
+    for ((_, key, record), expected) in records.iter().zip([("bob", of_bob), ("", told(2))]) {
+        let record: serde_json::Value = serde_json::from_str(record).expect("JSON");
+        assert_eq!((key.as_str(), record), expected);
+    }
+}
+
+#[test]
 fn lag_tools_see_how_far_the_roles_are() {
     let Some(brokers) = kafka() else { return };
     let project = Project::with_sql(SQL).on_kafka(&brokers);

@@ -16,4 +16,5 @@ mod random;
 mod retention;
 mod s3;
 mod scenarios;
+mod stream;
 mod support;

@@ -71,6 +71,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit: None,
         allowed_lateness: 0,
+        late: anabranch_shared::view::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,

@@ -24,7 +24,7 @@ use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
 use crate::output::{Outputs, StoppedOutput};
 use crate::problem::Problem;
-use crate::routes::stream::Frame;
+use crate::routes::stream::{Finals, Frame};
 use crate::source::{LayerStore, Layers, follows_the_log};
 
 /// Whether this process is fit to answer.
@@ -155,6 +155,7 @@ pub(crate) struct Server {
     pub metrics: Arc<Metrics>,
     pub answers: Cache<Stamp, Rendered>,
     pub frames: Cache<Stamp, Frame>,
+    pub finals: Cache<Stamp, Option<Finals>>,
     pub computing: Arc<Semaphore>,
     pub streams: Arc<Semaphore>,
     pub openapi: Bytes,
@@ -169,6 +170,7 @@ impl Server {
             metrics: Arc::new(Metrics::default()),
             answers: Cache::new(app.limits.cache_bytes),
             frames: Cache::new(app.limits.cache_bytes / 2),
+            finals: Cache::new(app.limits.cache_bytes / 8),
             computing: Arc::new(Semaphore::new(app.limits.computing)),
             streams: Arc::new(Semaphore::new(app.limits.streams)),
             openapi,

@@ -3,6 +3,7 @@
 //! The batch part and the chunks of the speed part are partials of disjoint offsets that join exactly
 //! ([`crate::source`]), so laying them end to end and merging is the whole of it.
 
+mod finals;
 mod session;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::*;
 
+pub use self::finals::{Final, finals};
 use crate::source::Sources;
 
 /// Which windows are asked for.
@@ -114,8 +116,8 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
         Ask::Start(start) => Some(start),
         // The window that ends there starts where the last instant before is first in one.
         Ask::End(end) => Some(window.first_start(end - 1)),
-        Ask::Latest => newest_pane(view, sources, None)?.map(|pane| window.last_start(pane)),
-        Ask::Current => newest_pane(view, sources, None)?.map(|pane| window.first_start(pane)),
+        Ask::Latest => newest_pane(view, sources)?.map(|pane| window.last_start(pane)),
+        Ask::Current => newest_pane(view, sources)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
     };
     match start {
@@ -188,9 +190,13 @@ fn oldest_pane(sources: &Sources) -> Option<Micros> {
     speed.chain(batch).min()
 }
 
+/// The newest pane with data.
+fn newest_pane(view: &View, sources: &Sources) -> PolarsResult<Option<Micros>> {
+    newest_before(view, sources, Micros::MAX)
+}
+
 /// The newest pane with data that starts before `before`.
-fn newest_pane(view: &View, sources: &Sources, before: Option<Micros>) -> PolarsResult<Option<Micros>> {
-    let before = before.unwrap_or(Micros::MAX);
+fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsResult<Option<Micros>> {
     let speed = sources.chunks.iter().filter_map(|chunk| {
         let mut panes = chunk.panes.range(..before).rev();
         panes.find(|(_, pane)| pane.partials.height() > 0).map(|(&start, _)| start)
@@ -213,7 +219,7 @@ fn newest_pane(view: &View, sources: &Sources, before: Option<Micros>) -> Polars
 fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult<Option<Micros>> {
     let Some(watermark) = sources.watermark else { return Ok(None) };
     let (_, last_closed) = window.inside(Micros::MIN / 2, watermark);
-    let newest = newest_pane(view, sources, Some(window.end_of(last_closed)))?;
+    let newest = newest_before(view, sources, window.end_of(last_closed))?;
     Ok(newest.map(|pane| window.last_start(pane).min(last_closed)))
 }
 

@@ -92,7 +92,8 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     let time = col(time).cast(DataType::Int64);
     // A literal's type is otherwise narrowed to what holds it.
     let pane = match view.window {
-        None => lit(0_i64).cast(DataType::Int64),
+        // Of each event: a frame of nothing but constants would have one row.
+        None => time.clone() * lit(0_i64).cast(DataType::Int64),
         Some(Window::Sliding(sliding)) => {
             (time.clone() - lit(sliding.offset)).floor_div(lit(sliding.pane())) * lit(sliding.pane())
                 + lit(sliding.offset)

@@ -1,9 +1,11 @@
 //! The rejects log: records that are no row of their table, kept with the reason in the topic [`TOPIC`], so that they
-//! can be listed, and replayed after a fix.
+//! can be listed, and replayed after a fix. Events that came too late for a view are listed there as well, if it asks for it.
+//! They are rows, which are in the archive and in the next version: to replay them would count them twice.
 //!
-//! A record that was found bad in the log itself is recorded once, also if its finder does its work again after a
+//! A record that was found in the log itself is recorded once, also if its finder does its work again after a
 //! crash: the rejects of a partition are recorded in the order of their offsets, and nothing at or below the highest
-//! one recorded is recorded again.
+//! one recorded is recorded again. What is late is so for each view by itself: it and the bad records, which others find,
+//! each have a highest offset of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -43,6 +45,12 @@ pub struct Rejected {
     /// Its line in what a client sent, if it never reached the log.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
+    /// The view that it came too late for, if it is a row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub view: Option<String>,
+    /// How far behind the watermark it came then, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<i64>,
     /// What is wrong with it.
     pub reason: String,
     /// Its text: at most [`MAX_RECORD_BYTES`], what is not UTF-8 replaced.
@@ -71,8 +79,10 @@ pub struct RejectLog {
 #[derive(Debug, Default)]
 struct Seen {
     next: Offset,
-    counts: BTreeMap<String, u64>,
-    recorded: BTreeMap<(String, Partition), Offset>,
+    /// How many of each topic are no rows, and how many are late.
+    counts: BTreeMap<String, [u64; 2]>,
+    /// The highest offset recorded: of what is no row, or came too late for a view.
+    recorded: BTreeMap<(String, Partition, Option<String>), Offset>,
     /// When it was; none if something was recorded since.
     at: Option<Instant>,
 }
@@ -99,6 +109,8 @@ impl RejectLog {
             partition: None,
             offset: None,
             line: None,
+            view: None,
+            behind_ms: None,
             reason,
             record: excerpt(record),
             rejected_at: format_timestamp(self.clock.now()),
@@ -112,7 +124,8 @@ impl RejectLog {
         self.catch_up(&mut seen)?;
         let is_new = |reject: &&Rejected| {
             let (Some(partition), Some(offset)) = (reject.partition, reject.offset) else { return true };
-            seen.recorded.get(&(reject.topic.clone(), partition)).is_none_or(|&recorded| offset > recorded)
+            let kind = (reject.topic.clone(), partition, reject.view.clone());
+            seen.recorded.get(&kind).is_none_or(|&recorded| offset > recorded)
         };
         let new = rejects.iter().filter(is_new).collect::<Vec<_>>();
         seen.at = None;
@@ -138,15 +151,25 @@ impl RejectLog {
         Ok(())
     }
 
-    /// How many rejects there are, of one topic or of all: those held when this was opened, and those since. Those that
+    /// How many records are no rows, of one topic or of all: those held when this was opened, and those since. Those that
     /// another process recorded are counted a moment later.
     pub fn count(&self, topic: Option<&str>) -> Result<u64, LogError> {
+        Ok(self.counts(topic)?[0])
+    }
+
+    /// The same with those that came too late.
+    pub fn total(&self, topic: Option<&str>) -> Result<u64, LogError> {
+        Ok(self.counts(topic)?.iter().sum())
+    }
+
+    fn counts(&self, topic: Option<&str>) -> Result<[u64; 2], LogError> {
         let mut seen = self.seen.lock();
         if seen.at.is_none_or(|at| at.elapsed() >= COUNTED_FOR) {
             self.catch_up(&mut seen)?;
             seen.at = Some(Instant::now());
         }
-        Ok(seen.counts.iter().filter(|(name, _)| topic.is_none_or(|topic| topic == *name)).map(|(_, n)| n).sum())
+        let counts = seen.counts.iter().filter(|(name, _)| topic.is_none_or(|topic| topic == *name));
+        Ok(counts.fold([0, 0], |[bad, late], (_, counts)| [bad + counts[0], late + counts[1]]))
     }
 
     /// The newest rejects, of one topic or of all, before the cursor if there is one.
@@ -180,9 +203,9 @@ impl RejectLog {
         let held = self.log.bounds(TOPIC)?.remove(&0).unwrap_or(0..0);
         let Seen { next, counts, recorded, .. } = seen;
         self.read((*next).max(held.start), held.end, |_, reject| {
-            *counts.entry(reject.topic.clone()).or_default() += 1;
+            counts.entry(reject.topic.clone()).or_default()[usize::from(reject.view.is_some())] += 1;
             if let (Some(partition), Some(offset)) = (reject.partition, reject.offset) {
-                let highest = recorded.entry((reject.topic, partition)).or_default();
+                let highest = recorded.entry((reject.topic, partition, reject.view)).or_default();
                 *highest = offset.max(*highest);
             }
         })?;
@@ -264,6 +287,31 @@ mod tests {
             log.records(TOPIC, 0)[1],
             r#"{"topic":"a","partition":0,"offset":7,"reason":"not JSON","record":"{","rejected_at":"2024-01-15T10:30:45.123Z"}"#
         );
+    }
+
+    /// The archive finds bad records long after the speed layer has found late events behind them, or long before.
+    #[test]
+    fn what_is_late_and_what_is_bad_are_recorded_each_in_its_own_order() {
+        let log = MemoryLog::default();
+        let rejects = open(&log);
+        let late = |view: &str, offset| {
+            let reject = at(&rejects, "a", 0, offset);
+            Rejected { view: Some(view.to_owned()), behind_ms: Some(1_500), reason: "late".to_owned(), ..reject }
+        };
+        rejects.record(&[late("v", 2), late("v", 9)]).expect("recorded");
+        rejects.record(&[at(&rejects, "a", 0, 3), at(&rejects, "a", 0, 9)]).expect("recorded");
+        rejects.record(&[late("w", 2)]).expect("recorded");
+        let again = [late("v", 2), at(&rejects, "a", 0, 3), late("v", 9), at(&rejects, "a", 0, 9), late("w", 2)];
+        open(&log).record(&[&again[..], &[late("v", 10)]].concat()).expect("recorded");
+        for rejects in [&rejects, &open(&log)] {
+            // Only what is no row counts as rejected.
+            assert_eq!((rejects.count(Some("a")).expect("count"), rejects.total(None).expect("total")), (2, 6));
+        }
+        let listed = rejects.list(None, None, 10).expect("page").rejects;
+        let listed = listed.iter().map(|reject| (reject.offset, reject.view.as_deref())).collect::<Vec<_>>();
+        let (v, w) = (Some("v"), Some("w"));
+        assert_eq!(listed, [(Some(10), v), (Some(2), w), (Some(9), None), (Some(3), None), (Some(9), v), (Some(2), v)]);
+        assert!(log.records(TOPIC, 0)[0].contains(r#""view":"v","behind_ms":1500,"reason":"late""#));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use polars::prelude::*;
 use crate::expr;
 use crate::schema::Table;
 use crate::transform::lower;
-use crate::view::{Output, Unnest};
+use crate::view::{Output, Unnest, View};
 
 /// The rows of events, in their order. `events` has the table's columns and perhaps more. What remains are at least the
 /// columns that `later` reads and those of `also`.
@@ -46,6 +46,19 @@ fn conjuncts(expr: &expr::Expr) -> Vec<&expr::Expr> {
         expr::Expr::Binary(left, expr::BinaryOp::And, right) => [conjuncts(left), conjuncts(right)].concat(),
         other => vec![other],
     }
+}
+
+/// Numbers events, for [`taken`].
+pub const ROW: &str = "__row";
+
+/// Those of events that a view makes a row of, by their numbers. `events` has what the view reads of its table, and [`ROW`].
+pub fn taken(view: &View, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
+    let View { table, unnest, filter, .. } = view;
+    let rows = rows(events, table, unnest.as_ref(), filter.as_ref(), std::iter::empty(), &[ROW]);
+    let rows = rows.select([col(ROW)]).collect()?;
+    let mut taken: Vec<IdxSize> = rows.column(ROW)?.as_materialized_series().idx()?.iter().flatten().collect();
+    taken.dedup();
+    Ok(taken)
 }
 
 /// What an output makes of events, in their order: its fields. `events` has the table's columns.

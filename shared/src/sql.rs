@@ -66,10 +66,10 @@ pub fn plan(files: &[(String, String)]) -> Result<Catalog, Vec<SqlError>> {
         if let Definition::View(create) = &source.definition {
             match statement::view(create, source, &catalog, &broken) {
                 Ok(Some(Planned::View(view))) => {
-                    catalog.views.insert(view.name.clone(), Arc::new(view));
+                    catalog.views.insert(view.name.clone(), view);
                 }
                 Ok(Some(Planned::Output(output))) => {
-                    catalog.outputs.insert(output.name.clone(), Arc::new(output));
+                    catalog.outputs.insert(output.name.clone(), output);
                 }
                 Ok(None) => {}
                 Err(faults) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::Micros;
 use crate::expr::Expr;
+use crate::log::Extras;
 use crate::schema::{DataType, Table};
 use crate::window::Window;
 
@@ -28,6 +29,17 @@ impl Catalog {
     /// The views that read a table.
     pub fn views_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<View>> {
         self.views.values().filter(move |view| view.table.name == table)
+    }
+
+    /// The topics that views write: each with the view's name and the topic that it reads.
+    pub fn written(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let outputs = self.outputs.values();
+        let outputs = outputs.map(|output| (output.name.as_str(), output.table.topic.as_str(), output.topic.as_str()));
+        let late = self.views.values().filter_map(|view| match &view.late {
+            Late::Topic(topic) => Some((view.name.as_str(), view.table.topic.as_str(), topic.as_str())),
+            _ => None,
+        });
+        outputs.chain(late)
     }
 
     /// The outputs that read a table.
@@ -67,12 +79,27 @@ pub struct View {
     pub limit: Option<usize>,
     /// For how long after its end, by the watermark, a window takes late events.
     pub allowed_lateness: Micros,
+    /// Where events go that come after that.
+    pub late: Late,
     /// When the batch layer recomputes it: a cron expression, in UTC.
     pub schedule: Option<String>,
     /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
     pub max_rows: usize,
     /// Bytes of state that it keeps exactly, if there is a limit of the view's own.
     pub memory: Option<usize>,
+}
+
+/// Where an event goes that came after windows which would have held it were closed for good. Everywhere it is counted, kept
+/// in the archive, and part of the next batch version.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Late {
+    /// Nowhere else.
+    #[default]
+    Discard,
+    /// To the rejects log.
+    Rejects,
+    /// To this topic. No two views write one.
+    Topic(String),
 }
 
 /// `CROSS JOIN UNNEST(list) AS t(column)`.
@@ -210,6 +237,13 @@ impl View {
         let values = self.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
         let rows = self.unnest.iter().map(|unnest| &unnest.list).chain(&self.filter);
         rows.chain(self.keys.iter().map(|key| &key.expr)).chain(values).any(|expr| expr.reads(column))
+    }
+
+    /// What has to be read beside the records' bytes: what late events are written with, too.
+    pub fn extras(&self) -> Extras {
+        let Extras { keys, headers } = self.table.extras();
+        let all = matches!(self.late, Late::Topic(_));
+        Extras { keys: keys || all, headers: headers || all }
     }
 
     /// Whether the view is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.

@@ -50,6 +50,15 @@ pub enum SpeedError {
         #[source]
         source: LogError,
     },
+    /// Late events couldn't be stored where the view wants them.
+    #[error("view `{view}`: writing late events failed")]
+    Late {
+        /// The view.
+        view: String,
+        /// Why it failed.
+        #[source]
+        source: LogError,
+    },
     /// Records would have been counted twice, or skipped.
     #[error("view `{view}`: records don't join what is covered")]
     Position {

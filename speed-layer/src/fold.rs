@@ -20,16 +20,14 @@ pub(crate) struct Added {
     pub late: BTreeMap<i32, u64>,
 }
 
+/// What events add to each pane, and how many windows each had missed, if any had missed any.
+pub(crate) type Folded = (BTreeMap<Micros, Added>, Option<Vec<i32>>);
+
 /// Folds events. The i-th had the time `times[i]` and met the watermark `met[i]`; `met` never falls.
-pub(crate) fn fold(
-    view: &View,
-    events: DataFrame,
-    times: &[Micros],
-    met: &[Micros],
-) -> Result<BTreeMap<Micros, Added>, SpeedError> {
+pub(crate) fn fold(view: &View, events: DataFrame, times: &[Micros], met: &[Micros]) -> Result<Folded, SpeedError> {
     let mut panes: BTreeMap<Micros, Added> = BTreeMap::new();
     if times.is_empty() {
-        return Ok(panes);
+        return Ok((panes, None));
     }
     let missed = missed(view, times, met);
     let mut events = events;
@@ -43,10 +41,10 @@ pub(crate) fn fold(
     let rows = partial::rows(view, events.lazy(), missed.is_some())
         .collect()
         .map_err(failed(view, "evaluating a micro-batch"))?;
-    for ((pane, missed), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
-        panes.entry(pane).or_default().rows.push((missed, rows));
+    for ((pane, of), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
+        panes.entry(pane).or_default().rows.push((of, rows));
     }
-    Ok(panes)
+    Ok((panes, missed))
 }
 
 /// How many windows each event had missed; none if no event had missed any.

@@ -20,6 +20,7 @@ mod chunk;
 mod error;
 mod fold;
 mod journal;
+mod late;
 mod memory;
 mod metrics;
 mod micro_batch;
@@ -48,6 +49,7 @@ use anabranch_shared::clock::Clock;
 use anabranch_shared::log::Log;
 use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::position::Partition;
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::{Snapshot, Snapshots};
 use anabranch_shared::version::Versions;
@@ -63,6 +65,7 @@ pub use crate::output::{OutputStates, OutputStatus};
 pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
+use crate::late::LateWriter;
 use crate::metrics::Counters;
 use crate::output::OutputWriter;
 use crate::pipeline::Parts;
@@ -88,6 +91,8 @@ pub struct Context {
     pub checkpoints: Option<Checkpoints>,
     /// Where outputs are written; none writes none.
     pub outlets: Option<Outlets>,
+    /// Where late events are recorded, of views that ask for it.
+    pub rejects: Arc<RejectLog>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// How often and how much.
@@ -202,7 +207,7 @@ impl SpeedLayer {
         views: Vec<Arc<View>>,
         owned: Option<Owned>,
     ) -> Result<(), SpeedError> {
-        let Context { log, versions, checkpoints, clock, settings, memory, .. } = context.clone();
+        let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = context.clone();
         let only = owned.map(|owned| owned.partition);
         let (mut name, mut epoch) = (table.name.clone(), 0);
         if let Some(owned) = owned {
@@ -239,11 +244,11 @@ impl SpeedLayer {
             name: name.clone(),
             shutdown: self.shutdown.clone(),
         };
+        let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
         let replay = Replay::new(log, clock.clone(), table.clone(), &views, settings.read_limit());
         let versions = Bases { versions, only };
-        let memory = memory.share();
-        let parts =
-            Parts { table: table.clone(), views, versions, settings, clock, replay, writer, counters, senders, memory };
+        let (table, memory) = (table.clone(), memory.share());
+        let parts = Parts { table, views, versions, settings, clock, replay, late, writer, counters, senders, memory };
         self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
         self.spawn(format!("fold-{name}"), move || pipeline::run(parts, &origin, &begin, &received))
     }

@@ -30,6 +30,8 @@ pub(crate) struct MicroBatch {
     pub rejected: usize,
     /// When it was read, by the clock.
     pub at: Micros,
+    /// The records as they are in the log, if a view wants them of late events.
+    pub records: Option<Box<Batch>>,
 }
 
 impl MicroBatch {
@@ -47,6 +49,7 @@ impl MicroBatch {
             taken: batch.log_times.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u64)).collect(),
             rejected: decoded.rejects.len(),
             at,
+            records: None,
         })
     }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::checkpoint::{Image, ViewImage};
 use crate::error::{SpeedError, Stop, reason};
+use crate::late::LateWriter;
 use crate::memory::Share;
 use crate::metrics::{Counters, add, add_time};
 use crate::micro_batch::MicroBatch;
@@ -50,6 +51,7 @@ pub(crate) struct Parts {
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub replay: Replay,
+    pub late: LateWriter,
     pub writer: Option<Writer>,
     pub counters: Arc<Counters>,
     pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
@@ -204,7 +206,8 @@ impl Pipeline {
         let late = |states: &[ViewState]| states.iter().map(|state| state.late).sum::<u64>();
         let late_before = late(&self.states);
         for state in &mut self.states {
-            state.apply(batch, met, &each)?;
+            let late = state.apply(batch, met, &each)?;
+            self.parts.late.write(&state.view, batch, &late)?;
         }
         self.limit()?;
         fail::fail_point!("speed::after_fold");

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::decode::Decoder;
-use anabranch_shared::log::{Log, LogError, LogReader};
+use anabranch_shared::log::{Extras, Log, LogError, LogReader};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
-use anabranch_shared::view::View;
+use anabranch_shared::view::{Late, View};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
@@ -57,6 +57,7 @@ impl Reader {
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let mut reader = self.open(&positions)?;
         let mut decoder = decoder(&self.table, &self.views);
+        let keeps_records = self.views.iter().any(|view| view.late != Late::Discard);
         let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();
@@ -83,7 +84,8 @@ impl Reader {
                 Some(batch) => {
                     fail::fail_point!("speed::after_read");
                     positions.insert(batch.partition, batch.coverage.end);
-                    Input::Batch(MicroBatch::decode(&mut decoder, &batch, self.clock.now())?)
+                    let decoded = MicroBatch::decode(&mut decoder, &batch, self.clock.now())?;
+                    Input::Batch(MicroBatch { records: keeps_records.then(|| Box::new(batch)), ..decoded })
                 }
                 None => Input::CaughtUp(positions.keys().copied().collect(), at),
             };
@@ -131,7 +133,9 @@ impl Reader {
 
     fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {
         let mut reader = self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))?;
-        reader.bring(self.table.extras());
+        let extras = self.views.iter().map(|view| view.extras());
+        let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
+        reader.bring(extras.fold(Extras::default(), any));
         Ok(reader)
     }
 

@@ -178,7 +178,7 @@ impl Replay {
                 let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
                 let rows = batch.rows(range);
                 let events = batch.events.slice(rows.start as i64, rows.len());
-                open.add(view, fold(view, events, &batch.times[rows.clone()], &each[rows])?)?;
+                open.add(view, fold(view, events, &batch.times[rows.clone()], &each[rows])?.0)?;
             }
         }
         Ok(open.export(view)?.panes.clone())

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::view::View;
+use anabranch_shared::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::SpeedError;
 use crate::fold::fold;
 use crate::journal::{self, Entry};
+use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
 use crate::sketch::KeySketch;
 use crate::watermark::Met;
@@ -58,11 +59,12 @@ impl ViewState {
         self.open.coverage.next(partition)
     }
 
-    /// Folds what it lacks of a micro-batch, whose records met `each`, which follows from `met`. Whether it lacked any.
-    pub fn apply(&mut self, batch: &MicroBatch, met: Met, each: &[Micros]) -> Result<bool, SpeedError> {
+    /// Folds what it lacks of a micro-batch, whose records met `each`, which follows from `met`. Hands out what came too late,
+    /// if the view wants to know.
+    pub fn apply(&mut self, batch: &MicroBatch, met: Met, each: &[Micros]) -> Result<Vec<LateEvent>, SpeedError> {
         let (partition, next) = (batch.partition, self.next(batch.partition));
         if batch.coverage.end <= next {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let range = batch.coverage.start.max(next)..batch.coverage.end;
         let mut coverage = self.open.coverage.clone();
@@ -71,14 +73,18 @@ impl ViewState {
             .map_err(|source| SpeedError::Position { view: self.view.name.clone(), source })?;
         let rows = batch.rows(&range);
         let events = batch.events.slice(rows.start as i64, rows.len());
-        let added = fold(&self.view, events, &batch.times[rows.clone()], &each[rows])?;
+        let (added, missed) = fold(&self.view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?;
+        let late = match missed {
+            Some(missed) if self.view.late != Late::Discard => late::events(&self.view, events, &missed, rows, each)?,
+            _ => Vec::new(),
+        };
         self.late += added.values().flat_map(|added| added.late.values()).sum::<u64>();
         self.open.add(&self.view, added)?;
         self.open.coverage = coverage;
         let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
         journal::push(&mut self.open.journal, entry, self.delay);
         self.limit()?;
-        Ok(true)
+        Ok(late)
     }
 
     /// Closes the open chunk if it has taken records since `before`, or more than `records`. It stays open while

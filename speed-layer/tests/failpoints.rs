@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use anabranch_shared::clock::ManualClock;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Append, Log};
+use anabranch_shared::log::{Append, Log, ReadLimit};
 use anabranch_shared::position::{Coverage, Positions};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::sql;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::{Published, Version, Versions};
@@ -23,8 +24,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 const FOLDER: &str = "ANABRANCH_FAILPOINTS_FOLDER";
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "speed::after_read",
+    "speed::after_late",
     "speed::after_fold",
     "speed::after_publish",
     "speed::before_checkpoint",
@@ -39,9 +41,12 @@ const FRONTIER: u64 = 17;
 fn catalog() -> Catalog {
     let table = "CREATE TABLE clicks (k TEXT, v BIGINT NOT NULL, ts TIMESTAMP NOT NULL) \
         WITH (topic = 'clicks', format = 'json', event_time = 'ts', watermark = '2 seconds');";
-    let view = "CREATE MATERIALIZED VIEW sums AS SELECT window_start, window_end, k, count(*) AS n, sum(v) AS total \
+    let sums = "CREATE MATERIALIZED VIEW sums WITH (late = 'topic', late_topic = 'late') AS SELECT window_start, window_end, k, count(*) AS n, sum(v) AS total \
         FROM HOP(clicks, ts, INTERVAL '5 seconds', INTERVAL '10 seconds') GROUP BY window_start, window_end, k;";
-    let files = [("clicks.sql".to_owned(), table.to_owned()), ("sums.sql".to_owned(), view.to_owned())];
+    let of_a = "CREATE MATERIALIZED VIEW of_a WITH (late = 'rejects') AS SELECT window_start, window_end, count(*) AS n \
+        FROM TUMBLE(clicks, ts, INTERVAL '5 seconds') WHERE k = 'a' GROUP BY window_start, window_end;";
+    let files = [("clicks.sql", table), ("sums.sql", sums), ("of_a.sql", of_a)];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
     sql::plan(&files).unwrap_or_else(|errors| panic!("{errors:?}"))
 }
 
@@ -49,7 +54,20 @@ fn open(folder: &Path) -> EmbeddedLog {
     let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
     let log = EmbeddedLog::open(folder.join("log"), options, Arc::new(ManualClock::new(0))).expect("open");
     log.create_topic("clicks", 1).expect("create");
+    log.create_topic("late", 1).expect("create");
     log
+}
+
+/// The offsets that a topic tells of, in order.
+fn told(log: &dyn Log, topic: &str) -> Vec<u64> {
+    let mut reader = log.reader(topic, &Positions::from([(0, 0)])).expect("a reader");
+    let limit = ReadLimit { records: 1_000, bytes: 1 << 20 };
+    let mut offsets = Vec::new();
+    while let Some(batch) = reader.poll(limit, Duration::ZERO).expect("records") {
+        let offset = |record| serde_json::from_slice::<serde_json::Value>(record).expect("JSON")["offset"].as_u64();
+        offsets.extend(batch.payloads.iter().filter_map(offset));
+    }
+    offsets
 }
 
 /// Runs as a child: folds everything, moves to a version, and prints what the snapshot holds.
@@ -65,8 +83,10 @@ fn child() {
     let (versions, receiver) = watch::channel(None);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new()).expect("a folder");
+    let log: Arc<dyn Log> = Arc::new(open(&folder));
     let context = Context {
-        log: Arc::new(open(&folder)),
+        rejects: Arc::new(RejectLog::open(log.clone(), Arc::new(ManualClock::new(0))).expect("rejects")),
+        log: log.clone(),
         catalog: Arc::new(catalog),
         versions: Versions([("sums".to_owned(), receiver)].into()),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
@@ -119,6 +139,7 @@ fn child() {
         println!("ANSWER {} {:?} {sums:?}", snapshot.late, snapshot.watermark);
     }
     layer.stop();
+    println!("ANSWER late {:?} {:?}", told(&*log, "late"), told(&*log, anabranch_shared::reject::TOPIC));
     scenario.teardown();
 }
 
@@ -151,8 +172,10 @@ fn folder_with_events() -> tempfile::TempDir {
 fn death_at_any_step_changes_no_answer() {
     let straight = run_child(folder_with_events().path(), "");
     let expected = answers(&straight);
-    assert_eq!(expected.len(), 2, "{}", String::from_utf8_lossy(&straight.stderr));
+    assert_eq!(expected.len(), 3, "{}", String::from_utf8_lossy(&straight.stderr));
     assert!(!expected[0].starts_with("0 "), "some events are late: {}", expected[0]);
+    let late = expected[2].matches(", ").count();
+    assert!(late > 4 && !expected[2].contains("[]"), "and told of on the side: {}", expected[2]);
     for step in STEPS {
         let mut deaths = 0;
         for hits in [0, 1, 4] {

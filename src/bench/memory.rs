@@ -7,6 +7,7 @@ use anabranch_shared::clock::SystemClock;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::{Append, Log, Payloads};
 use anabranch_shared::partial::{self, Part, Scope};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::sql;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
@@ -67,13 +68,15 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
             catalog.map_err(|errors| Failure::new(errors.iter().map(ToString::to_string).collect::<String>()))?;
         let catalog = Arc::new(catalog);
         let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
+        let clock = Arc::new(SystemClock);
         let context = Context {
+            rejects: Arc::new(RejectLog::open(log.clone(), clock.clone())?),
             log,
             catalog: Arc::clone(&catalog),
             versions: Versions::default(),
             checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
             outlets: None,
-            clock: Arc::new(SystemClock),
+            clock,
             settings: Settings::default(),
             memory: Memory::new(usize::try_from(limit).unwrap_or(usize::MAX)),
         };

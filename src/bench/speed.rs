@@ -13,6 +13,7 @@ use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_shared::log::{Log, ReadLimit};
 use anabranch_shared::partial::{self, Part, Scope};
 use anabranch_shared::position::Positions;
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
@@ -114,6 +115,7 @@ fn measure(
 
     let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
     let context = Context {
+        rejects: Arc::new(RejectLog::open(Arc::clone(&log), clock.clone())?),
         log,
         catalog: Arc::clone(&catalog),
         versions: Versions::default(),

@@ -2,6 +2,7 @@
 //! those of a book's chapter on stream processing.
 
 mod aggregation;
+mod late;
 mod watermarks;
 mod windows;
 

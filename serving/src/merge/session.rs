@@ -5,7 +5,7 @@ use anabranch_shared::partial::{Finished, whole_sessions};
 use anabranch_shared::view::View;
 use polars::prelude::*;
 
-use super::{Answer, Ask, Span, newest_pane, oldest_pane, parts, quality};
+use super::{Answer, Ask, Final, Span, newest_pane, oldest_pane, parts, quality};
 use crate::source::Sources;
 
 /// Merges what the sources hold of the sessions asked for.
@@ -29,22 +29,13 @@ pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<A
         }
         // The one that ends last is that of the newest event.
         Ask::Latest => {
-            let newest = newest_pane(view, sources, None)?.unwrap_or(held.0);
+            let newest = newest_pane(view, sources)?.unwrap_or(held.0);
             one(view, sources, overlapping(view, sources, held, newest, held.1)?)
         }
-        Ask::Closed => {
-            let Some(watermark) = sources.watermark else { return nothing(view, sources) };
-            let mut step = held.1.saturating_sub(held.0).clamp(1, 3_600_000_000);
-            loop {
-                let from = watermark.saturating_sub(step);
-                let mut finished = overlapping(view, sources, held, from, watermark.saturating_add(1))?;
-                keep(&mut finished, |_, end| end <= watermark)?;
-                if finished.rows.height() > 0 || from <= held.0 {
-                    return one(view, sources, finished);
-                }
-                step = step.saturating_mul(4);
-            }
-        }
+        Ask::Closed => match sources.watermark {
+            Some(watermark) => newest_closed(view, sources, held, watermark),
+            None => nothing(view, sources),
+        },
         Ask::Current => {
             let open = sources.watermark.unwrap_or(Micros::MIN);
             let mut finished = overlapping(view, sources, held, open.max(held.0), held.1)?;
@@ -54,10 +45,72 @@ pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<A
     }
 }
 
+/// The last of the sessions that have ended by `closed`.
+fn newest_closed(view: &View, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Answer> {
+    let mut step = held.1.saturating_sub(held.0).clamp(1, 3_600_000_000);
+    loop {
+        let from = closed.saturating_sub(step);
+        let mut finished = overlapping(view, sources, held, from, closed.saturating_add(1))?;
+        keep(&mut finished, |_, end| end <= closed)?;
+        if finished.rows.height() > 0 || from <= held.0 {
+            return one(view, sources, finished);
+        }
+        step = step.saturating_mul(4);
+    }
+}
+
+/// The sessions that have ended by `closed` and come next after one, in order; without one, the last.
+pub(super) fn finals(
+    view: &View,
+    sources: &Sources,
+    closed: Micros,
+    after: Option<Final>,
+) -> PolarsResult<Vec<(Final, Answer)>> {
+    let Some(held) = held(view, sources)? else { return Ok(Vec::new()) };
+    let Some(after) = after else {
+        let answer = newest_closed(view, sources, held, closed)?;
+        let Span::Session { start, end } = answer.span else { return Ok(Vec::new()) };
+        return Ok(vec![(Final { end, start }, answer)]);
+    };
+    let (from, last) = (after.end.max(held.0), closed.min(held.1));
+    let mut step = view.window.map_or(1, |window| window.end_of(0));
+    if from > last {
+        return Ok(Vec::new());
+    }
+    loop {
+        let to = last.min(from.saturating_add(step));
+        let mut finished = overlapping(view, sources, held, from - 1, to.saturating_add(1))?;
+        keep(&mut finished, |start, end| Final { end, start } > after && end <= to)?;
+        if finished.rows.height() > 0 {
+            return each(view, sources, &finished);
+        }
+        if to == last {
+            return Ok(Vec::new());
+        }
+        step = step.saturating_mul(4);
+    }
+}
+
+/// The answers of sessions that are in order, one for all that begin and end alike.
+fn each(view: &View, sources: &Sources, finished: &Finished) -> PolarsResult<Vec<(Final, Answer)>> {
+    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
+    let bounds: Vec<_> = starts.iter().zip(ends.iter()).filter_map(|(start, end)| start.zip(end)).collect();
+    let mut first = 0;
+    let answers = bounds.chunk_by(|a, b| a == b).map(|alike| {
+        let (start, end) = alike[0];
+        let rows = finished.rows.slice(first as i64, alike.len());
+        first += alike.len();
+        let Finished { is_degraded, is_sketched, is_certain, .. } = *finished;
+        let finished = Finished { rows, is_degraded, is_sketched, is_certain };
+        Ok((Final { end, start }, alone(view, sources, (start, end), finished)?))
+    });
+    answers.collect()
+}
+
 /// Where the first pane begins and the last ends; none without any.
 fn held(view: &View, sources: &Sources) -> PolarsResult<Option<(Micros, Micros)>> {
     let (Some(window), Some(oldest)) = (view.window, oldest_pane(sources)) else { return Ok(None) };
-    let newest = newest_pane(view, sources, None)?.unwrap_or(oldest);
+    let newest = newest_pane(view, sources)?.unwrap_or(oldest);
     Ok(Some((oldest, window.end_of(newest))))
 }
 
@@ -93,7 +146,12 @@ fn one(view: &View, sources: &Sources, mut finished: Finished) -> PolarsResult<A
     let spans = ends.iter().flatten().zip(starts.iter().flatten());
     let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources) };
     keep(&mut finished, |start, end| (start, end) == (last_start, last_end))?;
-    let mut answer = whole(view, sources, Span::Session { start: last_start, end: last_end }, finished)?;
+    alone(view, sources, (last_start, last_end), finished)
+}
+
+/// Sessions that all begin and end alike.
+fn alone(view: &View, sources: &Sources, (start, end): (Micros, Micros), finished: Finished) -> PolarsResult<Answer> {
+    let mut answer = whole(view, sources, Span::Session { start, end }, finished)?;
     answer.rows = answer.rows.drop_many(["window_start", "window_end"]);
     Ok(answer)
 }

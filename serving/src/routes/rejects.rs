@@ -1,4 +1,4 @@
-//! `GET /v1/rejects`: records that are no rows, with the reason.
+//! `GET /v1/rejects`: records that are no rows, with the reason; and events that came too late, of views that ask for it.
 
 use std::sync::Arc;
 
@@ -49,6 +49,10 @@ pub struct Reject {
     offset: Option<u64>,
     /// Its line in what a client sent, if it never reached the log.
     line: Option<u64>,
+    /// The view that it came too late for; null if it is no row.
+    view: Option<String>,
+    /// How far behind the watermark it came, in milliseconds.
+    behind_ms: Option<i64>,
     /// What is wrong with it.
     reason: String,
     /// Its text, perhaps cut.
@@ -59,8 +63,8 @@ pub struct Reject {
 
 impl From<Rejected> for Reject {
     fn from(reject: Rejected) -> Self {
-        let Rejected { topic, partition, offset, line, reason, record, rejected_at } = reject;
-        Self { topic, partition, offset, line, reason, record, rejected_at }
+        let Rejected { topic, partition, offset, line, view, behind_ms, reason, record, rejected_at } = reject;
+        Self { topic, partition, offset, line, view, behind_ms, reason, record, rejected_at }
     }
 }
 
@@ -97,7 +101,7 @@ pub(crate) async fn list_rejects(
     let rejects = Arc::clone(&server.app.rejects);
     let page = blocking(move || {
         let topic = parameters.topic.as_deref();
-        Ok((rejects.list(topic, cursor, limit)?, rejects.count(topic)?))
+        Ok((rejects.list(topic, cursor, limit)?, rejects.total(topic)?))
     });
     let (page, total) = page.await?.map_err(|error| log_problem(&error))?;
     Ok(Json(RejectsPage {

@@ -1,8 +1,17 @@
 //! `GET /v1/views/{view}/stream` and `GET /v1/stream`: changes as they happen, as Server-Sent Events.
 //!
+//! | `mode` | an event is | `Last-Event-ID` |
+//! |---|---|---|
+//! | `update` | what has changed in the newest answer since the last event | if that is still the newest answer, nothing is sent again; else the whole of it |
+//! | `complete` | the whole newest answer | the same |
+//! | `append` | a window that is closed for good | the windows after that one are sent, each once |
+//!
 //! A connection holds what it was sent last. When a view's layers change, the newest answer, computed once for all
-//! connections, is compared with that, and the difference is sent. A client that doesn't keep up skips what lies
-//! between; nothing is queued for it but the one event that is under way.
+//! connections, is compared with that. A client that doesn't keep up skips what lies between, but no window in mode
+//! `append`; nothing is queued for it but the one event that is under way.
+//!
+//! An event's id says how far each view of the stream has been sent, `view=position` with commas between. The position of an
+//! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name.
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -14,10 +23,11 @@ use anabranch_shared::position::Positions;
 use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, Stream, StreamExt};
+use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
@@ -25,8 +35,8 @@ use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use utoipa::IntoParams;
 
 use crate::app::{Server, rejected};
-use crate::merge::{self, Ask, Span};
-use crate::problem::Problem;
+use crate::merge::{self, Answer, Ask, Final, Span};
+use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::source::{Layers, Mode, Sources};
 
@@ -35,8 +45,34 @@ const TICK: Duration = Duration::from_millis(100);
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// A client that takes nothing for so long is dropped.
 const STALL: Duration = Duration::from_secs(15);
-/// How many rows of a view without a limit are sent.
+/// How many rows of a view without a limit are sent of an answer that changes.
 const DEFAULT_ROWS: usize = 1_000;
+
+/// What a client says that it was sent last.
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// What the events of a stream are. Each is named for its stream's mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OutputMode {
+    /// What has changed in the newest answer.
+    Update,
+    /// The windows that are closed for good.
+    Append,
+    /// The newest answer, each time that it changes.
+    Complete,
+}
+
+impl OutputMode {
+    const ALL: [Self; 3] = [Self::Update, Self::Append, Self::Complete];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Update => "update",
+            Self::Append => "append",
+            Self::Complete => "complete",
+        }
+    }
+}
 
 /// The newest answer of a view, cut into what a difference is made of.
 #[derive(Debug)]
@@ -70,8 +106,9 @@ impl Frame {
             rows.push((Arc::from(key), row));
         }
         let index = rows.iter().enumerate().map(|(i, (key, _))| (Arc::clone(key), i)).collect();
-        let (sequence, version) = layers.stamp();
-        let id = format!("{}-{}-{}", view.name, sequence.unwrap_or(0), version.unwrap_or(0));
+        let mut hash = Sha256::new();
+        [&head, &tail].into_iter().chain(rows.iter().map(|(_, row)| row)).for_each(|part| hash.update(part));
+        let id = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
         Ok(Self { head, tail, span: answer.span, id, rows, index })
     }
 
@@ -79,31 +116,57 @@ impl Frame {
         self.rows.iter().map(|(key, row)| 2 * key.len() + row.len() + 96).sum::<usize>() + 1_024
     }
 
-    /// What has changed since `sent`, as the data of an event; none if nothing has.
-    fn since(&self, sent: Option<&Frame>) -> Option<Vec<u8>> {
+    /// What has changed since `sent`, as the data of an event.
+    fn since(&self, sent: Option<&Frame>) -> Vec<u8> {
         let kept = sent.filter(|sent| sent.span == self.span);
         let was = |key: &Arc<[u8]>| kept.and_then(|kept| kept.index.get(key).map(|&i| &kept.rows[i].1));
-        let changed: Vec<&Vec<u8>> =
-            self.rows.iter().filter(|(key, row)| was(key) != Some(row)).map(|(_, row)| row).collect();
-        let gone = kept.map_or(&[][..], |kept| &kept.rows).iter().map(|(key, _)| key);
-        let removed: Vec<&Arc<[u8]>> = gone.filter(|key| !self.index.contains_key(*key)).collect();
-        if let Some(kept) = kept
-            && changed.is_empty()
-            && removed.is_empty()
-            && (&kept.head, &kept.tail) == (&self.head, &self.tail)
-        {
-            return None;
-        }
+        let changed: Vec<_> = self.rows.iter().filter(|(key, row)| was(key) != Some(row)).collect();
+        let gone = kept.map_or(&[][..], |kept| &kept.rows).iter().filter(|(key, _)| !self.index.contains_key(key));
+        let gone: Vec<_> = gone.collect();
+        let retracted = changed.iter().filter_map(|(key, _)| was(key)).chain(gone.iter().map(|(_, row)| row));
         let mut data = self.head.clone();
         data.extend_from_slice(b",\"rows\":[");
-        join(&mut data, changed.into_iter().map(Vec::as_slice));
+        join(&mut data, changed.iter().map(|(_, row)| row.as_slice()));
         data.extend_from_slice(b"],");
         data.extend_from_slice(&self.tail);
         data.extend_from_slice(format!(",\"reset\":{},\"removed\":[", kept.is_none()).as_bytes());
-        join(&mut data, removed.into_iter().map(|key| &**key));
+        join(&mut data, gone.iter().map(|(key, _)| &**key));
+        data.extend_from_slice(b"],\"retracted\":[");
+        join(&mut data, retracted.map(Vec::as_slice));
         data.extend_from_slice(b"]}");
-        Some(data)
+        data
     }
+}
+
+/// Finals as they are sent: each window, and the data of its event.
+pub(crate) type Finals = Vec<(Final, String)>;
+
+/// The finals that come next after one, see [`merge::finals`]; none if that can't be told yet.
+fn compute_finals(
+    view: &View,
+    layers: &Layers,
+    log_end: &Positions,
+    after: Option<Final>,
+    rejected: u64,
+) -> Result<Option<Finals>, Problem> {
+    let sources = Sources::choose(view, Mode::Merged, layers, log_end);
+    let Some(finals) = merge::finals(view, &sources, after).map_err(|error| Problem::internal(&error))? else {
+        return Ok(None);
+    };
+    let data = |(window, Answer { span, rows, quality, late }): (Final, Answer)| {
+        let rows = Rows::of(&rows).map_err(|error| Problem::internal(&error))?;
+        let proof = Proof { view, sources: &sources, span, quality, late, rejected };
+        let mut data = Vec::with_capacity(512 + rows.height() * 64);
+        proof.write_head(&mut data);
+        data.extend_from_slice(b",\"rows\":");
+        rows.write_json_array(&mut data);
+        data.push(b',');
+        proof.write_tail(&mut data);
+        data.push(b'}');
+        let data = String::from_utf8(data).map_err(|error| Problem::internal(&error))?;
+        Ok((window, data))
+    };
+    finals.into_iter().map(data).collect::<Result<_, _>>().map(Some)
 }
 
 /// What tells a row from others. Of one key there may be several sessions.
@@ -127,20 +190,31 @@ fn join<'a>(out: &mut Vec<u8>, parts: impl Iterator<Item = &'a [u8]>) {
 pub struct StreamParameters {
     /// Names with commas between.
     views: String,
-    /// `update`, which is the default.
+    /// `update`, which is the default, `append` or `complete`.
     mode: Option<String>,
 }
 
-/// A view's newest window, and from then on what changes in it.
+/// A view's newest window, and from then on what changes in it; or the windows that are closed for good.
+///
+/// `mode=update`: events `update`, each a rows answer whose `rows` are those that are new or changed. `retracted` has the rows
+/// that they replace and those that are gone, as they were sent last: a table is kept up by deleting these and inserting
+/// those. `removed` has the keys of those that are gone. With `reset`, which comes with another window too, all that was sent
+/// before is to be forgotten.
+///
+/// `mode=complete`: events `complete`, each the whole answer, with `reset`.
+///
+/// `mode=append`: events `append`, each a rows answer of one window that is closed for good, in order, each once: those
+/// without data are left out. Without `Last-Event-ID` it begins with the newest. While the answer is `incomplete`, none is sent.
 #[utoipa::path(
     get, path = "/v1/views/{view}/stream", tag = "views",
     params(
         ("view" = String, Path, description = "The view's name"),
-        ("mode" = Option<String>, Query, description = "`update`, which is the default"),
+        ("mode" = Option<String>, Query, description = "`update`, which is the default, `append` or `complete`"),
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event of this stream that came: it goes on from there. In mode `append` any window can be named, as `view=start/end`, or none by `view=`, which begins with the oldest; in the other modes the whole answer is sent unless it is the one that the id names"),
     ),
     responses(
-        (status = 200, description = "Events `update`: a rows answer whose `rows` are those that are new or changed, with `reset` (forget what you had) and `removed` (keys that are gone)", body = String, content_type = "text/event-stream"),
-        (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 200, description = "Events, each with an id", body = String, content_type = "text/event-stream"),
+        (status = 400, description = "A parameter can't be; or mode `append` of a view without windows, or after what is no window of it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
@@ -149,17 +223,22 @@ pub(crate) async fn stream_view(
     State(server): State<Arc<Server>>,
     Path(name): Path<String>,
     Query(parameters): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    check(&parameters, &["mode"])?;
+    let mode = output_mode(&parameters, &["mode"])?;
     let view = Arc::clone(server.view(&name)?);
-    open(server, vec![view])
+    open(server, vec![view], mode, &headers)
 }
 
 /// Several views over one connection.
 #[utoipa::path(
-    get, path = "/v1/stream", tag = "views", params(StreamParameters),
+    get, path = "/v1/stream", tag = "views",
+    params(
+        StreamParameters,
+        ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that came: it goes on from there"),
+    ),
     responses(
-        (status = 200, description = "Events `update` of all of them; `view` says of which", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events of all of them; `view` says of which", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
@@ -168,39 +247,105 @@ pub(crate) async fn stream_view(
 pub(crate) async fn stream_views(
     State(server): State<Arc<Server>>,
     Query(parameters): Query<Vec<(String, String)>>,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    check(&parameters, &["mode", "views"])?;
+    let mode = output_mode(&parameters, &["mode", "views"])?;
     let names = parameters.iter().find(|(name, _)| name == "views").map(|(_, names)| names.as_str());
     let names: BTreeSet<&str> = names.unwrap_or_default().split(',').filter(|name| !name.is_empty()).collect();
     if names.is_empty() {
         return Err(Problem::bad_request("bad-parameter", "name the views: `?views=a,b`"));
     }
     let views = names.into_iter().map(|name| server.view(name).cloned()).collect::<Result<_, _>>()?;
-    open(server, views)
+    open(server, views, mode, &headers)
 }
 
-fn check(parameters: &[(String, String)], known: &[&str]) -> Result<(), Problem> {
+/// The mode asked for. There may be no other parameters than the known ones.
+fn output_mode(parameters: &[(String, String)], known: &[&str]) -> Result<OutputMode, Problem> {
+    let mut mode = OutputMode::Update;
     for (name, value) in parameters {
         if !known.contains(&name.as_str()) {
-            let known = crate::problem::quoted(known.iter().copied());
-            let detail = format!("there is no parameter `{name}`; there are {known}");
+            let detail = format!("there is no parameter `{name}`; there are {}", quoted(known.iter().copied()));
             return Err(Problem::bad_request("unknown-parameter", detail));
         }
-        if name == "mode" && value != "update" {
-            let detail = format!("`mode` `{value}` is not supported yet: `update`");
-            return Err(Problem::bad_request("bad-mode", detail));
+        if name == "mode" {
+            mode = OutputMode::ALL.into_iter().find(|mode| mode.name() == value).ok_or_else(|| {
+                let detail = format!("`mode` is `{value}`; it can be `update`, `append` or `complete`");
+                Problem::bad_request("bad-mode", detail)
+            })?;
         }
     }
-    Ok(())
+    Ok(mode)
 }
 
-fn open(server: Arc<Server>, views: Vec<Arc<View>>) -> Result<Response, Problem> {
+/// How far a view has been sent.
+#[derive(Debug, Clone)]
+enum Sent {
+    /// Not at all.
+    Nothing,
+    /// An answer, over another connection: its id is known.
+    Id(String),
+    /// An answer.
+    Answer(Arc<Frame>),
+    /// The finals up to this one.
+    Finals(Final),
+}
+
+impl Sent {
+    /// What a client says of a view that it was sent before it came back. An id that says nothing of the newest answer is as
+    /// good as none: that is sent then. But no window may be left out unseen.
+    fn before(view: &View, mode: OutputMode, headers: &HeaderMap) -> Result<Self, Problem> {
+        if mode == OutputMode::Append && view.window.is_none() {
+            let name = &view.name;
+            let detail = format!("view `{name}` has no windows, so no row of it is final; use `update` or `complete`");
+            return Err(Problem::bad_request("no-windows", detail));
+        }
+        let id = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()).map(|id| id.to_str().unwrap_or("?"));
+        let parts = || id.into_iter().flat_map(|id| id.split(','));
+        let of_view = parts().find_map(|part| part.strip_prefix(view.name.as_str())?.strip_prefix('='));
+        if mode != OutputMode::Append {
+            return Ok(of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())));
+        }
+        let is_one = parts().all(|part| part.contains('='));
+        let sent = match of_view {
+            None => is_one.then_some(Self::Nothing),
+            Some(name) => Final::named(view, name).map(Self::Finals),
+        };
+        sent.ok_or_else(|| {
+            let detail = format!(
+                "`Last-Event-ID` is `{}`, which names no window of view `{name}`; send the id of an event of this stream as it \
+                 came, such as `{name}=2017-08-27T00:00:00Z/2017-08-27T00:05:00Z`, or none",
+                id.unwrap_or_default(),
+                name = view.name,
+            );
+            Problem::bad_request("bad-event-id", detail)
+        })
+    }
+
+    fn position(&self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Id(id) => Some(id.clone()),
+            Self::Answer(frame) => Some(frame.id.clone()),
+            Self::Finals(last) => Some(last.name()),
+        }
+    }
+}
+
+fn open(
+    server: Arc<Server>,
+    views: Vec<Arc<View>>,
+    mode: OutputMode,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let sent = views.iter().map(|view| Sent::before(view, mode, headers)).collect::<Result<_, _>>()?;
     let permit = Arc::clone(&server.streams).try_acquire_owned().map_err(|_| {
         let detail = format!("{} streams are open, which is as many as may be", server.app.limits.streams);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-streams", detail).retry_after(10)
     })?;
     let (events, receiver) = mpsc::channel(1);
-    tokio::spawn(feed(server, views, events, permit));
+    let shutdown = server.shutdown.clone();
+    let feed = Feed { server, views, mode, sent, events, shutdown };
+    tokio::spawn(feed.run(permit));
     let events = ReceiverStream::new(receiver).map(Ok::<Event, Infallible>);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
@@ -227,33 +372,99 @@ fn changes(server: &Server, views: &[Arc<View>]) -> StreamMap<(usize, bool), Cha
     changes
 }
 
-async fn feed(server: Arc<Server>, views: Vec<Arc<View>>, events: mpsc::Sender<Event>, _permit: OwnedSemaphorePermit) {
-    let mut shutdown = server.shutdown.clone();
-    let mut changes = changes(&server, &views);
-    let mut sent: Vec<Option<Arc<Frame>>> = vec![None; views.len()];
-    let mut changed: BTreeSet<usize> = (0..views.len()).collect();
-    loop {
-        let tick = Instant::now() + TICK;
-        for i in std::mem::take(&mut changed) {
-            // Room first: what is sent then is the newest.
-            let Ok(Ok(room)) = tokio::time::timeout(STALL, events.reserve()).await else { return };
-            let Ok(frame) = newest(&server, &views[i]).await else { continue };
-            if let Some(data) = frame.since(sent[i].as_deref()) {
-                let Ok(data) = String::from_utf8(data) else { continue };
-                room.send(Event::default().event("update").id(frame.id.clone()).data(data));
+/// What feeds one connection.
+struct Feed {
+    server: Arc<Server>,
+    views: Vec<Arc<View>>,
+    mode: OutputMode,
+    /// How far each view has been sent.
+    sent: Vec<Sent>,
+    events: mpsc::Sender<Event>,
+    shutdown: watch::Receiver<bool>,
+}
+
+impl Feed {
+    async fn run(mut self, _permit: OwnedSemaphorePermit) {
+        let (mut shutdown, events) = (self.shutdown.clone(), self.events.clone());
+        let mut changes = changes(&self.server, &self.views);
+        let mut changed: BTreeSet<usize> = (0..self.views.len()).collect();
+        loop {
+            let tick = Instant::now() + TICK;
+            for i in std::mem::take(&mut changed) {
+                let told = match self.mode {
+                    OutputMode::Append => self.tell_finals(i).await,
+                    OutputMode::Update | OutputMode::Complete => self.tell_answer(i).await,
+                };
+                if told.is_none() {
+                    return;
+                }
             }
-            sent[i] = Some(frame);
-        }
-        tokio::select! {
-            () = events.closed() => return,
-            () = stopped(&mut shutdown) => return,
-            Some(((i, _), ())) = changes.next(), if !changes.is_empty() => {
+            tokio::select! {
+                () = events.closed() => return,
+                () = stopped(&mut shutdown) => return,
+                Some(((i, _), ())) = changes.next(), if !changes.is_empty() => {
+                    changed.insert(i);
+                }
+            }
+            tokio::time::sleep_until(tick).await;
+            while let Some(Some(((i, _), ()))) = changes.next().now_or_never() {
                 changed.insert(i);
             }
         }
-        tokio::time::sleep_until(tick).await;
-        while let Some(Some(((i, _), ()))) = changes.next().now_or_never() {
-            changed.insert(i);
+    }
+
+    /// Room for an event; none once nobody takes it.
+    async fn room(&mut self) -> Option<mpsc::OwnedPermit<Event>> {
+        tokio::select! {
+            room = tokio::time::timeout(STALL, self.events.clone().reserve_owned()) => room.ok()?.ok(),
+            () = stopped(&mut self.shutdown) => None,
+        }
+    }
+
+    fn event(&self, data: String) -> Event {
+        let views = self.views.iter().zip(&self.sent);
+        let parts = views.filter_map(|(view, sent)| Some(format!("{}={}", view.name, sent.position()?)));
+        let id = parts.collect::<Vec<_>>().join(",");
+        Event::default().event(self.mode.name()).id(id).data(data)
+    }
+
+    /// Sends the newest answer, or what has changed in it. None once the client is gone.
+    async fn tell_answer(&mut self, i: usize) -> Option<()> {
+        // Room first: what is sent then is the newest.
+        let room = self.room().await?;
+        let Ok(frame) = newest(&self.server, &self.views[i]).await else { return Some(()) };
+        let sent = std::mem::replace(&mut self.sent[i], Sent::Answer(frame.clone()));
+        if sent.position().as_ref() != Some(&frame.id) {
+            let before = match &sent {
+                Sent::Answer(before) if self.mode == OutputMode::Update => Some(&**before),
+                _ => None,
+            };
+            if let Ok(data) = String::from_utf8(frame.since(before)) {
+                room.send(self.event(data));
+            }
+        }
+        Some(())
+    }
+
+    /// Sends all finals after the last that was sent. None once the client is gone.
+    async fn tell_finals(&mut self, i: usize) -> Option<()> {
+        loop {
+            let after = match self.sent[i] {
+                Sent::Finals(last) => Some(last),
+                _ => None,
+            };
+            let Ok(finals) = next_finals(&self.server, &self.views[i], after).await else { return Some(()) };
+            let Some(finals) = &*finals else { return Some(()) };
+            if finals.is_empty() {
+                // Those that close from now on all come after this.
+                self.sent[i] = Sent::Finals(after.unwrap_or(Final::BEFORE_ALL));
+                return Some(());
+            }
+            for (window, data) in finals {
+                let room = self.room().await?;
+                self.sent[i] = Sent::Finals(*window);
+                room.send(self.event(data.clone()));
+            }
         }
     }
 }
@@ -278,4 +489,25 @@ async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Result<Arc<Frame>, Pr
         })
     };
     server.frames.get_or_compute(view.name.clone(), stamp, Frame::weight, compute).await
+}
+
+async fn next_finals(
+    server: &Arc<Server>,
+    view: &Arc<View>,
+    after: Option<Final>,
+) -> Result<Arc<Option<Finals>>, Problem> {
+    let (layers, log_end, stamp) = server.instant(view).await?;
+    let question = format!("{}\0{}", view.name, after.map_or("newest".to_owned(), Final::name));
+    if let Some(finals) = server.finals.get(&question, stamp) {
+        return Ok(finals);
+    }
+    let compute = || {
+        let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+        server.compute(move || {
+            let rejected = rejected(&rejects, &view.table.topic)?;
+            compute_finals(&view, &layers, &log_end, after, rejected)
+        })
+    };
+    let weigh = |finals: &Option<Finals>| finals.iter().flatten().map(|(_, data)| data.len() + 64).sum();
+    server.finals.get_or_compute(question, stamp, weigh, compute).await
 }

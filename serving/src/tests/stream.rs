@@ -1,5 +1,11 @@
-//! Server-Sent Events: differences only, bounded, ended with the server.
+//! Server-Sent Events: differences, finals and whole answers; resumed, bounded, ended with the server.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anabranch_shared::clock::{Micros, parse_timestamp};
+use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::StreamExt;
@@ -13,33 +19,51 @@ use crate::Limits;
 struct Events {
     body: axum::body::BodyDataStream,
     buffer: String,
+    /// The id of the last event.
+    id: String,
 }
 
 impl Events {
     async fn open(platform: &Platform, path: &str) -> Self {
-        let request = Request::get(path).header("last-event-id", "trending-1-0").body(Body::empty());
+        Self::resume(platform, path, "").await
+    }
+
+    async fn resume(platform: &Platform, path: &str, id: &str) -> Self {
+        let request = Request::get(path).header("last-event-id", id).body(Body::empty());
         let response = platform.router.clone().oneshot(request.expect("a request")).await.expect("a response");
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-cache");
-        Self { body: response.into_body().into_data_stream(), buffer: String::new() }
+        Self { body: response.into_body().into_data_stream(), buffer: String::new(), id: id.to_owned() }
     }
 
-    /// The next event's data; none once the stream has ended.
-    async fn next(&mut self) -> Option<Value> {
+    /// The next event's name and data; none once the stream has ended.
+    async fn next_named(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let event: String = self.buffer.drain(..end + 2).collect();
                 if event.starts_with(':') {
                     continue;
                 }
-                assert!(event.contains("event: update\n") && event.contains("id: "), "{event}");
-                let data = event.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
-                return Some(serde_json::from_str(data).expect("JSON"));
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                self.id = field("id").expect("an id").to_owned();
+                let data = serde_json::from_str(field("data").expect("data")).expect("JSON");
+                return Some((field("event").expect("a name").to_owned(), data));
             }
             let bytes = self.body.next().await?.expect("a body");
             self.buffer.push_str(std::str::from_utf8(&bytes).expect("text"));
         }
+    }
+
+    /// The next event's data; none once the stream has ended.
+    async fn next(&mut self) -> Option<Value> {
+        Some(self.next_named().await?.1)
+    }
+
+    /// The end of the next event's window.
+    async fn next_end(&mut self) -> Micros {
+        let data = self.next().await.expect("an event");
+        parse_timestamp(data["window"]["end"].as_str().expect("an end")).expect("a time")
     }
 }
 
@@ -70,11 +94,13 @@ async fn only_what_changed_is_sent() {
         (&json!(false), &json!("b"), &json!(2))
     );
     assert_eq!(second["rows"].as_array().map(Vec::len), Some(1));
+    assert_eq!((&second["retracted"][0]["tag"], &second["retracted"][0]["mentions"]), (&json!("b"), &json!(1)));
 
     // `c` takes the place of `a` among the two that are kept.
     show(5);
     let third = stream.next().await.expect("an event");
     assert_eq!((&third["rows"][0]["tag"], &third["removed"]), (&json!("c"), &json!([{"tag": "a"}])));
+    assert_eq!((&third["retracted"][0]["tag"], &third["retracted"][0]["total"]), (&json!("a"), &json!(1)));
 
     show(6);
     let moved = stream.next().await.expect("an event");
@@ -102,15 +128,16 @@ async fn one_connection_carries_several_views() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_are_bounded_and_refuse_what_does_not_exist() {
-    let view = view("trending", Some(hop()), true, None);
-    let platform = Platform::with_limits(&[view], Limits { streams: 1, ..Limits::default() });
+    let views = [view("trending", Some(hop()), true, None), view("totals", None, true, None)];
+    let platform = Platform::with_limits(&views, Limits { streams: 1, ..Limits::default() });
     let mut open = Events::open(&platform, "/v1/views/trending/stream").await;
     open.next().await.expect("an event");
     let request = Request::get("/v1/views/trending/stream").body(Body::empty()).expect("a request");
     let (status, headers, _) = platform.send(request).await;
     assert_eq!((status, headers["retry-after"].as_bytes()), (StatusCode::SERVICE_UNAVAILABLE, &b"10"[..]));
     for (path, status, kind) in [
-        ("/v1/views/trending/stream?mode=append", 400, "bad-mode"),
+        ("/v1/views/trending/stream?mode=fast", 400, "bad-mode"),
+        ("/v1/stream?views=totals,trending&mode=append", 400, "no-windows"),
         ("/v1/views/trending/stream?modus=update", 400, "unknown-parameter"),
         ("/v1/stream", 400, "bad-parameter"),
         ("/v1/stream?views=trending,x", 404, "unknown-view"),
@@ -118,8 +145,12 @@ async fn streams_are_bounded_and_refuse_what_does_not_exist() {
         let (got, problem, _) = platform.get_problem(path).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{path}");
     }
-    let (_, _, detail) = platform.get_problem("/v1/views/trending/stream?mode=complete").await;
-    assert!(detail.contains("not supported yet: `update`"), "{detail}");
+    for id in ["x", "trending=", "trending=x", "trending=2017-08-27T00:00:30Z/2017-08-27T00:05:30Z"] {
+        let request = Request::get("/v1/views/trending/stream?mode=append").header("last-event-id", id);
+        let (status, kind, _) = platform.problem(request.body(Body::empty()).expect("a request")).await;
+        let expected = if id == "trending=" { (503, "too-many-streams") } else { (400, "bad-event-id") };
+        assert_eq!((status, kind.as_str()), expected, "{id}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,4 +187,307 @@ async fn a_connection_on_which_nothing_moves_is_closed() {
     silent.read_to_end(&mut bytes).await.expect("it ends");
     assert_eq!(bytes, b"");
     serving.abort();
+}
+
+/// Numbers that are the same in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (number ^ (number >> 31)) % limit
+    }
+
+    /// Events that move on by about `step` seconds, some of them late.
+    fn events(&mut self, count: usize, step: u64) -> Vec<Event> {
+        let mut now = 0;
+        let each = (0..count).map(|_| {
+            now += self.below(2 * step) as i64;
+            let behind = if self.below(4) == 0 { self.below(20 * step) as i64 } else { 0 };
+            event(now - behind, ["a", "b", "c", "d"][self.below(4) as usize], self.below(9) as i64)
+        });
+        each.collect()
+    }
+}
+
+/// Layers that grow: how many events there are, and how many of them the newest version has.
+struct Growing {
+    view: Arc<View>,
+    events: Vec<Event>,
+    shown: usize,
+    batch: usize,
+    number: u64,
+}
+
+impl Growing {
+    fn new(view: &Arc<View>, events: Vec<Event>) -> Self {
+        Self { view: view.clone(), events, shown: 0, batch: 0, number: 0 }
+    }
+
+    fn grow(&mut self, random: &mut Random, platform: &Platform) {
+        self.shown = (self.shown + 1 + random.below(4) as usize).min(self.events.len());
+        if random.below(5) == 0 {
+            self.batch = self.shown - (random.below(3) as usize).min(self.shown - 1);
+            self.number += 1;
+            self.publish(platform);
+        }
+        self.show(platform);
+    }
+
+    fn publish(&self, platform: &Platform) {
+        let Self { view, events, batch, number, .. } = self;
+        if *batch > 0 {
+            platform.publish(view, version(platform.folder.path(), view, *number, &events[..*batch]));
+        }
+    }
+
+    fn show(&self, platform: &Platform) {
+        let Self { view, events, shown, batch, number } = self;
+        let base = (*batch > 0).then_some(*number);
+        platform.show(view, snapshot(view, events, base, &[*batch, *shown]));
+    }
+
+    /// The offset after the last one that an answer has.
+    fn covered(answer: &Value) -> u64 {
+        answer["sources"]["speed"]["offsets"]["0"][1].as_u64().unwrap_or(0)
+    }
+
+    /// Reads until an answer has all that is shown, and hands out each.
+    async fn read(&self, stream: &mut Events, mut each: impl FnMut(&Value)) {
+        loop {
+            let answer = stream.next().await.expect("an event");
+            each(&answer);
+            let number = answer["sources"]["batch"]["version"].as_u64();
+            if (Self::covered(&answer), number.unwrap_or(0)) == (self.shown as u64, self.number) {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn updates_add_up_to_the_complete_answer() {
+    for (seed, window) in (0..8).zip([hop(), Window::Session { gap: MINUTE }].into_iter().cycle()) {
+        let mut random = Random(seed);
+        let view = view("trending", Some(window), true, Some(3).filter(|_| seed % 4 < 2));
+        let platform = Platform::new(std::slice::from_ref(&view));
+        let mut growing = Growing::new(&view, random.events(60, 15));
+        growing.shown = 1;
+        growing.show(&platform);
+        let mut updates = Events::open(&platform, "/v1/views/trending/stream").await;
+        let mut complete = Events::open(&platform, "/v1/views/trending/stream?mode=complete").await;
+        // One table goes by whole rows, the other by keys.
+        let (mut table, mut by_key) = (BTreeSet::new(), BTreeMap::new());
+        let key = |row: &Value| (row["tag"].to_string(), row["window_start"].to_string());
+        while growing.shown < growing.events.len() {
+            let mut whole = Value::Null;
+            growing.read(&mut complete, |answer| whole = answer["rows"].clone()).await;
+            let read = growing.read(&mut updates, |update| {
+                let rows = |name: &str| update[name].as_array().expect("rows").clone();
+                if update["reset"] == true {
+                    table.clear();
+                    by_key.clear();
+                    assert_eq!(rows("retracted"), Vec::<Value>::new());
+                }
+                for row in rows("retracted") {
+                    assert!(table.remove(&row.to_string()), "seed {seed}: {row} was never inserted");
+                }
+                for row in rows("rows") {
+                    assert!(table.insert(row.to_string()), "seed {seed}: {row} is there already");
+                }
+                rows("removed").iter().for_each(|row| drop(by_key.remove(&key(row)).expect("a row of that key")));
+                by_key.extend(rows("rows").iter().map(|row| (key(row), row.to_string())));
+            });
+            read.await;
+            let whole: BTreeSet<String> = whole.as_array().expect("rows").iter().map(Value::to_string).collect();
+            assert_eq!(table, whole, "seed {seed}");
+            assert_eq!(by_key.into_values().collect::<BTreeSet<_>>(), whole, "seed {seed}");
+            by_key = whole.iter().map(|row| (key(&serde_json::from_str(row).expect("JSON")), row.clone())).collect();
+            growing.grow(&mut random, &platform);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_known_answer_is_not_sent_again() {
+    let view = view("trending", Some(hop()), true, None);
+    let events = [event(10, "a", 1), event(20, "b", 1), event(30, "b", 1)];
+    let platform = Platform::new(std::slice::from_ref(&view));
+    platform.show(&view, snapshot(&view, &events, None, &[0, 2]));
+    for mode in ["update", "complete"] {
+        let path = format!("/v1/views/trending/stream?mode={mode}");
+        let mut stream = Events::open(&platform, &path).await;
+        let (name, first) = stream.next_named().await.expect("an event");
+        assert_eq!((name.as_str(), &first["reset"]), (mode, &json!(true)));
+        let id = stream.id.clone();
+        // Another server has the same answer, whatever number its snapshot has.
+        let other = Platform::new(std::slice::from_ref(&view));
+        other.show(&view, snapshot(&view, &events, None, &[0, 1]));
+        other.show(&view, snapshot(&view, &events, None, &[0, 2]));
+        let mut resumed = Events::resume(&other, &path, &id).await;
+        // Only what comes after it is sent; and from then on differences.
+        tokio::time::timeout(std::time::Duration::from_millis(150), resumed.next()).await.expect_err("nothing new");
+        other.show(&view, snapshot(&view, &events, None, &[0, 3]));
+        let next = resumed.next().await.expect("an event");
+        assert_eq!((&next["reset"], &next["rows"][0]["tag"]), (&json!(mode == "complete"), &json!("b")));
+        assert_eq!(next["rows"].as_array().map(Vec::len), Some(if mode == "update" { 1 } else { 2 }));
+        // An id of an older answer, of another view or of nothing is answered with the whole of the newest.
+        for id in [id.as_str(), "other=1", "garbage"] {
+            let mut reset = Events::resume(&other, &path, id).await;
+            let whole = reset.next().await.expect("an event");
+            assert_eq!((&whole["reset"], whole["rows"].as_array().map(Vec::len)), (&json!(true), Some(2)), "{id}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finals_begin_with_the_newest_and_leave_none_out() {
+    let (a, b) = (view("a", Some(hop()), true, None), view("b", Some(hop()), true, Some(1)));
+    let platform = Platform::new(&[a.clone(), b.clone()]);
+    // Closed are windows that end at 00:01 to 00:03; those that end at 00:04 and later wait for the watermark.
+    let events = [event(10, "x", 1), event(20, "y", 2), event(21, "y", 2), event(240, "x", 4), event(7_200, "x", 8)];
+    platform.show(&a, snapshot(&a, &events, None, &[0, 4]));
+    let mut both = Events::open(&platform, "/v1/stream?views=a,b&mode=append").await;
+    let (name, newest) = both.next_named().await.expect("an event");
+    assert_eq!((name.as_str(), &newest["view"]), ("append", &json!("a")));
+    assert_eq!(
+        newest["window"],
+        json!({"start": "2017-08-26T23:58:00Z", "end": "2017-08-27T00:03:00Z", "state": "closed"})
+    );
+    assert_eq!(newest["rows"], platform.ok("/v1/views/a/rows?window=2017-08-27T00:03:00Z").await["rows"]);
+    // Whether `b` was looked at before, its id tells: all of its windows come after that.
+    let id = both.id.clone();
+    assert!(id.starts_with("a=2017-08-26T23:58:00Z/2017-08-27T00:03:00Z"), "{id}");
+    let id = format!("{},b=", id.trim_end_matches(",b="));
+    drop(both);
+    platform.show(&b, snapshot(&b, &events, None, &[0, 5]));
+    let mut both = Events::resume(&platform, "/v1/stream?views=a,b&mode=append", &id).await;
+    for minute in 1..=5 {
+        let data = both.next().await.expect("an event");
+        assert_eq!(
+            (&data["view"], &data["window"]["end"]),
+            (&json!("b"), &json!(format!("2017-08-27T00:0{minute}:00Z")))
+        );
+        // A view with a limit sends the whole window that it makes.
+        assert_eq!(data["rows"].as_array().map(Vec::len), Some(1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_final_while_offsets_are_missing() {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(std::slice::from_ref(&view));
+    let events = [event(10, "a", 1), event(70, "b", 1), event(1_000, "c", 1)];
+    platform.log.fill("posts", 3);
+    let stopped = Some("its speed layer hasn't been heard of for a while".to_owned());
+    let cut = anabranch_shared::snapshot::Snapshot { stopped, ..snapshot(&view, &events, None, &[0, 2]) };
+    let watermark = Some(T0 + 1_000_000_000);
+    platform.show(&view, anabranch_shared::snapshot::Snapshot { watermark, ..cut });
+    let path = "/v1/views/trending/stream?mode=append";
+    let mut stream = Events::resume(&platform, path, "trending=2017-08-26T23:57:00Z/2017-08-27T00:02:00Z").await;
+    tokio::time::timeout(std::time::Duration::from_millis(150), stream.next()).await.expect_err("nothing is final");
+    platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
+    assert_eq!(stream.next_end().await, T0 + 3 * MINUTE);
+}
+
+/// Each window is sent once and in order, also to clients that come back, to this server or to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_window_is_final_once_however_often_clients_come_back() {
+    for seed in 0..40 {
+        let mut random = Random(seed);
+        let window = [hop(), Window::sliding(MINUTE, MINUTE), Window::Session { gap: MINUTE }][seed as usize % 3];
+        let view = view("trending", Some(window), true, Some(2).filter(|_| seed % 2 == 0));
+        // The last two events close all windows of the others, and one more for the end to be seen by.
+        let mut events = random.events(70, 25);
+        let newest = events.iter().map(|event| event.time).max().expect("events");
+        let after = |minutes| Event { time: newest + minutes * MINUTE, ..events[0].clone() };
+        events.extend([after(60), after(120)]);
+        let (in_time, held) = windows(&view, &events);
+        let last = *in_time.last().expect("windows");
+
+        let mut platform = Platform::new(std::slice::from_ref(&view));
+        let mut growing = Growing::new(&view, events);
+        // Sessions that late events make longer are others: versions would bring them.
+        let versions = !window.is_session();
+        let path = "/v1/views/trending/stream?mode=append";
+        let mut stream = Events::resume(&platform, path, "trending=").await;
+        let mut finals = Vec::new();
+        while finals.last() != Some(&last) {
+            match random.below(if growing.shown == growing.events.len() { 4 } else { 8 }) {
+                0 => stream = Events::resume(&platform, path, &stream.id).await,
+                1 => {
+                    platform = Platform::new(std::slice::from_ref(&view));
+                    growing.publish(&platform);
+                    growing.show(&platform);
+                    stream = Events::resume(&platform, path, &stream.id).await;
+                }
+                // Some of what is there to be read.
+                2 | 3 => {
+                    let due: Vec<_> = due(&view, &growing, &in_time).filter(|due| finals.last() < Some(due)).collect();
+                    for _ in 0..random.below(due.len() as u64 + 1) {
+                        let data = stream.next().await.expect("an event");
+                        let bound = |name: &str| parse_timestamp(data["window"][name].as_str()?);
+                        let window = bound("end").zip(bound("start")).expect("a window");
+                        assert!(held.contains(&window), "seed {seed}: {window:?} holds nothing");
+                        assert!(finals.last().is_none_or(|before| *before < window), "seed {seed}: {window:?} again");
+                        assert_eq!(data["window"]["state"], "closed", "seed {seed}");
+                        finals.push(window);
+                        if finals.last() >= due.last().copied() {
+                            break;
+                        }
+                    }
+                }
+                _ if versions => growing.grow(&mut random, &platform),
+                _ => {
+                    growing.shown = (growing.shown + 2).min(growing.events.len());
+                    growing.show(&platform);
+                }
+            }
+        }
+        let sent: BTreeSet<_> = finals.into_iter().collect();
+        let missed: Vec<_> = in_time.iter().filter(|window| !sent.contains(window)).collect();
+        assert!(missed.is_empty(), "seed {seed}: {missed:?} never came");
+    }
+}
+
+type Bounds = (Micros, Micros);
+
+/// The windows that are final once all events are there, as (end, start): those with events in time, and those with any.
+fn windows(view: &View, events: &[Event]) -> (BTreeSet<Bounds>, BTreeSet<Bounds>) {
+    let window = view.window.expect("windows");
+    let watermark = events.iter().map(|event| event.time).max().expect("events");
+    let missed = missed(view, events);
+    let (mut in_time, mut held) = (BTreeSet::new(), BTreeSet::new());
+    if let Window::Session { gap } = window {
+        let mut of_tag: BTreeMap<&str, Vec<Micros>> = BTreeMap::new();
+        for (event, _) in events.iter().zip(&missed).filter(|(_, missed)| **missed == 0) {
+            of_tag.entry(&event.tag).or_default().push(event.time);
+        }
+        for times in of_tag.values_mut() {
+            times.sort_unstable();
+            let sessions = times.chunk_by(|a, b| b - a < gap).map(|all| (all[all.len() - 1] + gap, all[0]));
+            in_time.extend(sessions.filter(|(end, _)| end + gap + view.allowed_lateness <= watermark));
+        }
+        return (in_time.clone(), in_time);
+    }
+    for (event, missed) in events.iter().zip(missed) {
+        for (i, start) in (0..).zip(window.starts(event.time)) {
+            let bounds = (window.end_of(start), start);
+            if bounds.0 + view.allowed_lateness <= watermark {
+                held.insert(bounds);
+                in_time.extend((i >= missed).then_some(bounds));
+            }
+        }
+    }
+    (in_time, held)
+}
+
+/// Those of the windows that are final by now.
+fn due<'a>(view: &View, growing: &Growing, windows: &'a BTreeSet<Bounds>) -> impl Iterator<Item = &'a Bounds> {
+    let watermark = growing.events[..growing.shown].iter().map(|event| event.time).max().unwrap_or(Micros::MIN);
+    let gap = if let Some(Window::Session { gap }) = view.window { gap } else { 0 };
+    let closed = watermark.saturating_sub(view.allowed_lateness + gap);
+    windows.iter().filter(move |(end, _)| *end <= closed)
 }

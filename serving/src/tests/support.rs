@@ -105,6 +105,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit,
         allowed_lateness: MINUTE,
+        late: anabranch_shared::view::Late::Discard,
         schedule: Some("*/15 * * * *".into()),
         max_rows: 1_000_000,
         memory: None,

@@ -92,17 +92,16 @@ fn field_named(given: &Given, fields: &[Field]) -> Result<usize, Fault> {
     })
 }
 
-/// Refuses a topic that another output writes, that its own table can't read, or that leads back to the events that it is
+/// Refuses a topic that another view writes, that its own table can't read, or that leads back to the events that it is
 /// made of. A table may read it otherwise, so that views go on where others end.
-fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> Result<(), Fault> {
+pub(super) fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::new(topic.at, message));
     let to = &topic.text;
     // The topics that records come to from here.
     let mut reached = vec![to.as_str()];
-    while let Some(next) = catalog.outputs.values().find_map(|output| {
-        let goes_on = reached.contains(&output.table.topic.as_str()) && !reached.contains(&output.topic.as_str());
-        goes_on.then_some(output.topic.as_str())
-    }) {
+    while let Some((_, _, next)) =
+        catalog.written().find(|(_, from, to)| reached.contains(from) && !reached.contains(to))
+    {
         reached.push(next);
     }
     if reached.contains(&table.topic.as_str()) {
@@ -113,8 +112,7 @@ fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> R
              another topic"
         ));
     }
-    if let Some(other) = catalog.outputs.values().find(|other| other.topic == *to) {
-        let other = &other.name;
+    if let Some((other, ..)) = catalog.written().find(|(.., written)| written == to) {
         return refuse(format!(
             "views `{other}` and `{view}` would both write topic `{to}`; a topic's records come from one view"
         ));

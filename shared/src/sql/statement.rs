@@ -1,11 +1,13 @@
 //! `CREATE TABLE` and `CREATE MATERIALIZED VIEW`.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 use sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 use sqlparser::ast::{ColumnDef, ColumnOption, CreateTable, CreateView, Ident, ObjectName, Spanned};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
-use sqlparser::tokenizer::Token;
+use sqlparser::tokenizer::{Location, Token};
 
 use super::error::{Fault, list, suggestion};
 use super::expression::Scope;
@@ -15,7 +17,7 @@ use super::{Broken, Source, Tokens, fold, output, select, simple_name};
 use crate::clock::Micros;
 use crate::expr::Expr;
 use crate::schema::{Column, DataType, Format, Table};
-use crate::view::{Catalog, Output, View};
+use crate::view::{Catalog, Late, Output, View};
 
 /// How many partitions a topic may have.
 const MAX_PARTITIONS: u64 = 1_024;
@@ -220,8 +222,8 @@ pub(super) fn topic(given: Given) -> Result<String, Fault> {
 
 /// What a view is planned as.
 pub(super) enum Planned {
-    View(View),
-    Output(Output),
+    View(Arc<View>),
+    Output(Arc<Output>),
 }
 
 /// Plans a view. `None` if it is sound as far as can be told but its table isn't.
@@ -269,7 +271,7 @@ pub(super) fn view(
     let options = match options.map(|mut options| (options.text("sink"), options)) {
         Ok((Some(sink), options)) => {
             let planned = output::plan(name, create, (sink, options), source, catalog, broken)?;
-            return Ok(planned.map(Planned::Output));
+            return Ok(planned.map(|output| Planned::Output(Arc::new(output))));
         }
         Ok((None, options)) => view_options(options),
         Err(fault) => Err(fault),
@@ -284,7 +286,12 @@ pub(super) fn view(
         (Err(fault), _) => return Err(one(fault)),
         (_, Err(faults)) => return Err(faults),
     };
-    let view = query.map(|query| View {
+    let Some(query) = query else { return Ok(None) };
+    let late = match options.late {
+        Some((late, at)) => check_late(&name, late, at, &query, catalog).map_err(one)?,
+        None => Late::default(),
+    };
+    let view = View {
         sql: source.text.clone(),
         definition: definition(&query.table, options.allowed_lateness, create),
         table: query.table,
@@ -298,27 +305,67 @@ pub(super) fn view(
         order: query.order,
         limit: query.limit,
         allowed_lateness: options.allowed_lateness,
+        late,
         schedule: options.schedule,
         max_rows: options.max_rows,
         memory: options.memory,
         name,
-    });
-    Ok(view.map(Planned::View))
+    };
+    Ok(Some(Planned::View(Arc::new(view))))
+}
+
+/// Refuses a side output of what can't be late, and a topic that can't be written.
+fn check_late(name: &str, late: Late, at: Location, query: &select::Query, catalog: &Catalog) -> Result<Late, Fault> {
+    if query.window.is_none() {
+        let message = format!("`{name}` has no windows that an event could be late for; leave `late` out");
+        return Err(Fault::new(at, message));
+    }
+    if let Late::Topic(topic) = &late {
+        output::check_topic(name, &Given { text: topic.clone(), at }, &query.table, catalog)?;
+    }
+    Ok(late)
 }
 
 /// The options of a view without a sink.
-const OPTIONS: [&str; 4] = ["allowed_lateness", "batch", "max_rows", "memory"];
+const OPTIONS: [&str; 6] = ["allowed_lateness", "late", "late_topic", "batch", "max_rows", "memory"];
 
 struct ViewOptions {
     allowed_lateness: Micros,
+    late: Option<(Late, Location)>,
     schedule: Option<String>,
     max_rows: usize,
     memory: Option<usize>,
 }
 
+/// Where late events go, and where that is said.
+fn late(options: &mut Options) -> Result<Option<(Late, Location)>, Fault> {
+    let (kind, to) = (options.text("late"), options.text("late_topic"));
+    let Some(Given { text, at }) = kind else {
+        return to.map_or(Ok(None), |to| Err(Fault::new(to.at, "option `late_topic` goes with late = 'topic'")));
+    };
+    let late = match (text.as_str(), to) {
+        ("topic", Some(to)) => {
+            let at = to.at;
+            return Ok(Some((Late::Topic(topic(to)?), at)));
+        }
+        ("topic", None) => return Err(Fault::new(at, "late = 'topic' needs to know which; add late_topic = 'name'")),
+        ("discard" | "rejects", Some(to)) => {
+            return Err(Fault::new(to.at, "option `late_topic` goes with late = 'topic'"));
+        }
+        ("discard", None) => Late::Discard,
+        ("rejects", None) => Late::Rejects,
+        (other, _) => {
+            let message = format!("late = `{other}`: late events go to `rejects`, to a `topic`, or are `discard`ed");
+            return Err(Fault::new(at, message));
+        }
+    };
+    Ok(Some((late, at)))
+}
+
 fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
     let read = ViewOptions {
         allowed_lateness: options.duration("allowed_lateness")?.unwrap_or(0),
+        late: late(&mut options)?,
         schedule: options.text("batch").map(schedule).transpose()?,
         max_rows: options.number("max_rows", 1..=u64::from(u32::MAX))?.unwrap_or(MAX_ROWS) as usize,
         memory: options.bytes("memory")?.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),

@@ -89,6 +89,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         order: vec![],
         limit: None,
         allowed_lateness,
+        late: anabranch_shared::view::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,
@@ -132,6 +133,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         taken: Vec::new(),
         rejected: 0,
         at: 0,
+        records: None,
     }
 }
 

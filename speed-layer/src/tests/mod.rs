@@ -1,4 +1,5 @@
 pub(crate) mod kit;
+mod late;
 mod limit;
 mod log;
 mod output;

@@ -8,6 +8,7 @@ use anabranch_shared::clock::{ManualClock, SystemClock};
 use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_shared::log::{Append, Log, ReadLimit, Retention};
 use anabranch_shared::position::{Partition, Positions};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::sql;
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Output;
@@ -51,6 +52,7 @@ fn rig(view: &str, partitions: u32, written: u32) -> Option<Rig> {
         versions: Versions::default(),
         checkpoints: None,
         outlets: Some(log.outlets(&name)),
+        rejects: Arc::new(RejectLog::open(log.clone(), clock.clone()).expect("rejects")),
         clock: clock.clone(),
         settings: Settings { idle_after: Duration::from_millis(200), ..Settings::default() },
         memory: Memory::new(usize::MAX),

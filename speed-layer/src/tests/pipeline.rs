@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anabranch_shared::clock::{Clock, ManualClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::storage::Location;
@@ -57,6 +58,7 @@ impl Rig {
             versions: Versions([(view.name.clone(), receiver)].into()),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
+            rejects: Arc::new(RejectLog::open(Arc::new(log.clone()), clock.clone()).expect("rejects")),
             clock: clock.clone(),
             memory: Memory::new(usize::MAX),
             settings: Settings {

@@ -4,7 +4,7 @@ use super::{TABLES, condition, plan, plan_beside_tables, planned, planned_output
 use crate::expr::BinaryOp as Op;
 use crate::expr::{Expr, Function as F, Literal, TimeUnit};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
-use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, OrderBy, OutputColumn, Unnest};
+use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, Late, OrderBy, OutputColumn, Unnest};
 use crate::window::Window;
 
 const MINUTE: i64 = 60_000_000;
@@ -123,8 +123,17 @@ ORDER BY mentions DESC LIMIT 100";
     assert_eq!(view.columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
     assert_eq!(view.order, [OrderBy { column: O::Aggregate(0), descending: true }]);
     assert_eq!((view.limit, view.allowed_lateness, view.max_rows), (Some(100), 10 * MINUTE, 5_000_000));
-    assert_eq!(view.schedule.as_deref(), Some("*/15 * * * *"));
+    assert_eq!((view.schedule.as_deref(), &view.late), (Some("*/15 * * * *"), &Late::Discard));
     assert!(view.is_top_k_by_count());
+    // Where late events go changes no answer.
+    for (option, late) in [
+        ("late = 'discard'", Late::Discard),
+        ("late = 'rejects'", Late::Rejects),
+        ("late = 'topic', late_topic = 'late'", Late::Topic("late".to_owned())),
+    ] {
+        let other = planned(&sql.replace("allowed_lateness", &format!("{option}, allowed_lateness")));
+        assert_eq!((other.late, &other.definition), (late, &view.definition));
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
-        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `batch`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `late`, `late_topic`, `batch`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
@@ -42,6 +42,34 @@ const STATEMENTS: &[(&str, &str)] = &[
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1 s', allowed_lateness = '2 s') AS SELECT count(*) AS n FROM tweets",
         "1:60: option `allowed_lateness` is given twice",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'reject') AS SELECT count(*) AS n FROM tweets",
+        "1:41: late = `reject`: late events go to `rejects`, to a `topic`, or are `discard`ed",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'rejects') AS SELECT count(*) AS n FROM tweets",
+        "1:41: `v` has no windows that an event could be late for; leave `late` out",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'topic') AS SELECT count(*) AS n FROM tweets",
+        "1:41: late = 'topic' needs to know which; add late_topic = 'name'",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'rejects', late_topic = 'u') AS SELECT count(*) AS n FROM tweets",
+        "1:65: option `late_topic` goes with late = 'topic'",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late_topic = 'u') AS SELECT count(*) AS n FROM tweets",
+        "1:47: option `late_topic` goes with late = 'topic'",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'topic', late_topic = 'tweets') AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_start, window_end",
+        "1:63: what `v` writes would come back into topic `tweets`, which it reads, and go round for ever; choose another topic",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (late = 'topic', late_topic = 'clicks.big') AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_start, window_end",
+        "1:63: views `big` and `v` would both write topic `clicks.big`; a topic's records come from one view",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (batch = 'every day') AS SELECT count(*) AS n FROM tweets",

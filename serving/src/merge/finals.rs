@@ -1,0 +1,97 @@
+//! Finals: windows that are closed for good, each once, in the order of their ends.
+//!
+//! A window is final once no event can be in time for it any more: when the watermark has passed its end and the view's
+//! allowed lateness. A session is only after another gap, as until then an event in time may still join it.
+
+use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
+use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
+use polars::prelude::*;
+
+use super::{Answer, Span, newest_before, oldest_pane, one, session};
+use crate::source::Sources;
+
+/// A window by its bounds. Finals are in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Final {
+    /// The first instant after it.
+    pub end: Micros,
+    /// Its first instant.
+    pub start: Micros,
+}
+
+impl Final {
+    /// Stands before every window.
+    pub const BEFORE_ALL: Self = Self { end: Micros::MIN, start: Micros::MIN };
+
+    /// Its name in event ids: its start and its end as ISO 8601 has intervals. What stands before all has an empty one.
+    pub fn name(self) -> String {
+        let Self { end, start } = self;
+        if self == Self::BEFORE_ALL {
+            return String::new();
+        }
+        format!("{}/{}", format_timestamp(start), format_timestamp(end))
+    }
+
+    /// The window of the view that has this name.
+    pub fn named(view: &View, name: &str) -> Option<Self> {
+        if name.is_empty() {
+            return Some(Self::BEFORE_ALL);
+        }
+        let (start, end) = name.split_once('/')?;
+        let (start, end) = (parse_timestamp(start)?, parse_timestamp(end)?);
+        let is_window = match view.window? {
+            Window::Session { .. } => start < end,
+            window => window.end_of(start) == end && window.first_start(end - 1) == start,
+        };
+        is_window.then_some(Self { end, start })
+    }
+}
+
+/// Those finals with data that come next after one; without one, the newest. There may be more after them, unless there are
+/// none. It can't be told while offsets are missing from the sources, or while there is data but no watermark.
+pub fn finals(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
+    let Some(window) = view.window.filter(|_| sources.missing.is_empty()) else { return Ok(None) };
+    let Some(oldest) = oldest_pane(sources) else { return Ok(Some(Vec::new())) };
+    let Some(watermark) = sources.watermark else { return Ok(None) };
+    let closed = watermark.saturating_sub(view.allowed_lateness);
+    if let Window::Session { gap } = window {
+        return session::finals(view, sources, closed.saturating_sub(gap), after).map(Some);
+    }
+    let (_, last) = window.inside(Micros::MIN / 2, closed);
+    let pane = match after {
+        None => newest_before(view, sources, window.end_of(last))?.map(|pane| window.last_start(pane).min(last)),
+        Some(after) => {
+            let first = window.first_start(oldest);
+            let from = if after.start < first { first } else { window.inside(after.start + 1, after.start + 1).0 };
+            let pane = oldest_between(view, sources, from, window.end_of(last))?;
+            pane.map(|pane| window.first_start(pane).max(from)).filter(|start| *start <= last)
+        }
+    };
+    let Some(start) = pane else { return Ok(Some(Vec::new())) };
+    let end = window.end_of(start);
+    Ok(Some(vec![(Final { end, start }, one(view, sources, Span::One(start), start, end)?)]))
+}
+
+/// The oldest pane with data that starts in `[from, to)`.
+fn oldest_between(view: &View, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Option<Micros>> {
+    if from >= to {
+        return Ok(None);
+    }
+    let speed = sources.chunks.iter().filter_map(|chunk| {
+        let mut panes = chunk.panes.range(from..to);
+        panes.find(|(_, pane)| pane.partials.height() > 0).map(|(&start, _)| start)
+    });
+    let mut oldest = speed.min();
+    if let Some(version) = &sources.version {
+        let files = version.published.panes.iter().filter(|file| file.rows > 0 && from <= file.last && file.first < to);
+        let (whole, cut): (Vec<_>, Vec<_>) = files.partition(|file| from <= file.first);
+        oldest = oldest.into_iter().chain(whole.iter().map(|file| file.first)).min();
+        if !cut.is_empty() {
+            for partials in version.partials(view, from, oldest.unwrap_or(to))? {
+                oldest = oldest.into_iter().chain(partials.column(super::PANE)?.i64()?.min()).min();
+            }
+        }
+    }
+    Ok(oldest)
+}
