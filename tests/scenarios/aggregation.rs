@@ -25,6 +25,9 @@ CREATE MATERIALIZED VIEW total_spent AS
 SELECT user_id, sum(amount) AS n FROM events WHERE event_type = 'purchase' GROUP BY user_id;
 ";
 
+/// Where a window starts, in minutes, the key, and the figure.
+type Row = (i64, &'static str, f64);
+
 fn events() -> Vec<String> {
     let visit = |at: i64, user: &str, url: &str| {
         json!({"event_type": "page_view", "user_id": user, "url": url, "ts": minute(at)}).to_string()
@@ -74,7 +77,7 @@ fn rows(server: &Server, view: &str, key: &str) -> Vec<(i64, String, f64)> {
 fn aggregations_are_those_of_the_book_at_every_frontier() {
     let events = events();
     let (one, other) = ("user_123", "user_456");
-    let outcomes: [(&str, &str, &[(i64, &str, f64)]); 6] = [
+    let outcomes: [(&str, &str, &[Row]); 6] = [
         ("purchases_tumbling", "user_id", &[(0, one, 1.0), (0, other, 1.0), (5, other, 2.0)]),
         (
             "purchases_sliding",
