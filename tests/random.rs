@@ -358,8 +358,12 @@ fn run(case: Case, on: impl Fn(Project) -> Project) {
     run.check(&server);
 }
 
+/// The same cases in every run, unless the environment has another seed.
 fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig { cases, max_shrink_iters: 60, failure_persistence: None, ..Default::default() }
+    let seed = std::env::var("ANABRANCH_TEST_SEED").map_or(1, |seed| seed.parse().expect("a seed"));
+    eprintln!("seed {seed}; ANABRANCH_TEST_SEED gives another");
+    let rng_seed = proptest::test_runner::RngSeed::Fixed(seed);
+    ProptestConfig { cases, rng_seed, max_shrink_iters: 60, failure_persistence: None, ..Default::default() }
 }
 
 proptest! {
