@@ -5,7 +5,6 @@ mod cluster;
 mod crash;
 mod edges;
 mod faults;
-mod generated;
 mod ingest;
 mod kafka;
 mod observe;
