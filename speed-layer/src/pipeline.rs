@@ -230,9 +230,11 @@ impl Pipeline {
     fn limit(&mut self) -> Result<(), SpeedError> {
         loop {
             let bytes = self.states.iter().map(ViewState::bytes).sum();
-            let is_within = self.parts.memory.take(bytes);
+            if self.parts.memory.take(bytes) {
+                return Ok(());
+            }
             let largest = self.states.iter_mut().max_by_key(|state| state.bytes());
-            let Some(largest) = largest.filter(|_| !is_within) else { return Ok(()) };
+            let Some(largest) = largest else { return Ok(()) };
             if !largest.degrade()? {
                 return Ok(());
             }

@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anabranch_shared::clock::Micros;
 use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{Partials, rows};
-use anabranch_shared::sql;
 use anabranch_shared::view::View;
 use polars::prelude::{Column, DataFrame, DataType, IntoLazy, PlSmallStr, TimeUnit};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 
+use super::stream::planned;
 use crate::failure::Failure;
 
 const BATCH: usize = 65_536;
@@ -111,9 +111,7 @@ fn view(from: &str, aggregates: &str) -> Result<View, Failure> {
         "CREATE TABLE events (k TEXT, v BIGINT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
          CREATE MATERIALIZED VIEW view AS SELECT {bounds}k, {aggregates} FROM {from} GROUP BY {bounds}k;"
     );
-    let catalog = sql::plan(&[("bench.sql".to_owned(), sql)]);
-    let catalog = catalog.map_err(|errors| Failure::new(errors.iter().map(ToString::to_string).collect::<String>()))?;
-    Ok(View::clone(&catalog.views["view"]))
+    Ok(View::clone(&planned(&sql)?.views["view"]))
 }
 
 /// Prints the tables.

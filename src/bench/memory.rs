@@ -7,14 +7,11 @@ use anabranch_shared::clock::SystemClock;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::{Append, Log, Payloads};
 use anabranch_shared::partial::{self, Part, Scope};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::sql;
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::version::Versions;
-use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
+use anabranch_speed_layer::Memory;
 use tokio_util::sync::CancellationToken;
 
-use super::{in_folder, millions, per_second, report, timed};
+use super::stream::planned;
+use super::{in_folder, millions, per_second, report, speed_context, timed};
 use crate::failure::Failure;
 
 const SQL: &str = r"
@@ -63,23 +60,9 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
             log.append("clicks", Append { parts: vec![(0, records)], ..Append::default() })?;
         }
 
-        let catalog = sql::plan(&[("bench.sql".to_owned(), SQL.to_owned())]);
-        let catalog =
-            catalog.map_err(|errors| Failure::new(errors.iter().map(ToString::to_string).collect::<String>()))?;
-        let catalog = Arc::new(catalog);
-        let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
-        let clock = Arc::new(SystemClock);
-        let context = Context {
-            rejects: Arc::new(RejectLog::open(log.clone(), clock.clone())?),
-            log,
-            catalog: Arc::clone(&catalog),
-            versions: Versions::default(),
-            checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
-            outlets: None,
-            clock,
-            settings: Settings::default(),
-            memory: Memory::new(usize::try_from(limit).unwrap_or(usize::MAX)),
-        };
+        let catalog = planned(SQL)?;
+        let memory = Memory::new(usize::try_from(limit).unwrap_or(usize::MAX));
+        let context = speed_context(folder, log, &catalog, memory)?;
         // From here on its own peak counts.
         std::fs::write("/proc/self/clear_refs", "5")?;
         let before = status("VmRSS")?;

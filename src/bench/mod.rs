@@ -10,9 +10,19 @@ mod serve;
 mod speed;
 mod stream;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use anabranch_shared::clock::SystemClock;
+use anabranch_shared::log::Log;
+use anabranch_shared::reject::RejectLog;
+use anabranch_shared::storage::{Location, Storage};
+use anabranch_shared::version::Versions;
+use anabranch_shared::view::Catalog;
+use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
 
 use crate::cli::BenchKind;
 use crate::failure::Failure;
@@ -71,4 +81,21 @@ fn in_folder(work: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Fail
     let outcome = work(&folder);
     std::fs::remove_dir_all(&folder)?;
     outcome
+}
+
+/// A speed layer that keeps its checkpoints in that folder.
+fn speed_context(folder: &Path, log: Arc<dyn Log>, catalog: &Arc<Catalog>, memory: Memory) -> Result<Context, Failure> {
+    let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
+    let clock = Arc::new(SystemClock);
+    Ok(Context {
+        rejects: Arc::new(RejectLog::open(Arc::clone(&log), clock.clone())?),
+        log,
+        catalog: Arc::clone(catalog),
+        versions: Versions::default(),
+        checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
+        outlets: None,
+        clock,
+        settings: Settings::default(),
+        memory,
+    })
 }

@@ -1,6 +1,5 @@
 //! The speed layer end to end, beside reading the log alone and decoding alone.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,18 +12,15 @@ use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_shared::log::{Log, ReadLimit};
 use anabranch_shared::partial::{self, Part, Scope};
 use anabranch_shared::position::Positions;
-use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::version::Versions;
 use anabranch_shared::view::View;
-use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
+use anabranch_speed_layer::Memory;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
-use super::{in_folder, millions, per_second, report, timed};
+use super::{in_folder, millions, per_second, report, speed_context, timed};
 use crate::failure::Failure;
 
 const LIMIT: ReadLimit = ReadLimit { records: 65_536, bytes: 32 << 20 };
@@ -85,7 +81,6 @@ fn measure(
     peer: impl FnOnce(f64) -> Result<f64, Failure>,
 ) -> Result<(), Failure> {
     let catalog = catalog()?;
-    let clock = Arc::new(SystemClock);
     log.create_topic("tweets", partitions)?;
     let ((), took) = timed(|| Tweets::fill(&*log, "tweets", partitions, events))?;
     report(&format!("{name}: generate and append, acknowledged"), millions(per_second(events, took)), "");
@@ -113,18 +108,7 @@ fn measure(
     })?;
     report("read and decode, one thread", millions(per_second(events, decoded)), "");
 
-    let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new())?;
-    let context = Context {
-        rejects: Arc::new(RejectLog::open(Arc::clone(&log), clock.clone())?),
-        log,
-        catalog: Arc::clone(&catalog),
-        versions: Versions::default(),
-        checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
-        outlets: None,
-        clock,
-        settings: Settings::default(),
-        memory: Memory::new(usize::MAX),
-    };
+    let context = speed_context(folder, log, &catalog, Memory::new(usize::MAX))?;
     let shutdown = CancellationToken::new();
     let started = Instant::now();
     let layer = anabranch_speed_layer::run(&context, &shutdown)?;

@@ -30,7 +30,12 @@ const HASHTAGS: u32 = 100_000;
 
 /// The catalog of [`SQL`].
 pub fn catalog() -> Result<Arc<Catalog>, Failure> {
-    let catalog = sql::plan(&[("bench.sql".to_owned(), SQL.to_owned())]);
+    planned(SQL)
+}
+
+/// The catalog of a benchmark's tables and views.
+pub fn planned(sql: &str) -> Result<Arc<Catalog>, Failure> {
+    let catalog = sql::plan(&[("bench.sql".to_owned(), sql.to_owned())]);
     Ok(Arc::new(catalog.map_err(|errors| Failure::new(errors.iter().map(ToString::to_string).collect::<String>()))?))
 }
 
