@@ -20,6 +20,8 @@ use anabranch_shared::partial;
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::snapshot::{Chunk, Pane, Slack};
 use anabranch_shared::view::View;
+use bytes::Bytes;
+use object_store::PutPayload;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +35,6 @@ pub use store::Checkpoints;
 
 const MAGIC: &[u8; 8] = b"ANABSPD\n";
 const FORMAT: u32 = 1;
-const HEADER: usize = 8 + 4 + 8;
 
 /// All that a table's pipeline needs to go on.
 #[derive(Debug)]
@@ -88,9 +89,9 @@ struct PaneMetadata {
 }
 
 impl Image {
-    /// The bytes of a checkpoint.
-    pub fn encode(&self, table: &str) -> PolarsResult<Vec<u8>> {
-        let mut frames = Vec::new();
+    /// The bytes of a checkpoint, in pieces: there is never a second copy of it.
+    pub fn encode(&self, table: &str) -> PolarsResult<PutPayload> {
+        let mut frames = Frames::default();
         let mut views = BTreeMap::new();
         for (name, image) in &self.views {
             let chunks =
@@ -102,14 +103,13 @@ impl Image {
         let (tracker, positions) = (self.tracker.clone(), self.positions.clone());
         let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, views })
             .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
-        let mut bytes = Vec::with_capacity(HEADER + metadata.len() + frames.len() + 4);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&FORMAT.to_le_bytes());
-        bytes.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&metadata);
-        bytes.extend_from_slice(&frames);
-        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
-        Ok(bytes)
+        let header = [&MAGIC[..], &FORMAT.to_le_bytes(), &(metadata.len() as u64).to_le_bytes()].concat();
+        let mut pieces: Vec<Bytes> = vec![header.into(), metadata.into()];
+        pieces.extend(frames.pieces);
+        let mut sum = crc32fast::Hasher::new();
+        pieces.iter().for_each(|piece| sum.update(piece));
+        pieces.push(sum.finalize().to_le_bytes().to_vec().into());
+        Ok(pieces.into_iter().collect())
     }
 
     /// Reads a checkpoint of a table: those of its views that are still defined as they were. Says what is wrong with
@@ -146,28 +146,46 @@ impl Image {
     }
 }
 
-fn encode_chunk(closed: &Closed, frames: &mut Vec<u8>) -> PolarsResult<ChunkMetadata> {
+/// The Parquet files of a checkpoint, one after the other.
+#[derive(Default)]
+struct Frames {
+    pieces: Vec<Bytes>,
+    length: usize,
+}
+
+/// The rows of a row group: of small panes as many as make one.
+const ROWS: usize = 262_144;
+
+fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetadata> {
     let pane = |pane: &Pane| PaneMetadata { late: pane.late.clone(), slack: pane.slack.map(|s| (s.down, s.up)) };
     let panes = closed.chunk.panes.iter().map(|(&start, it)| (start, pane(it))).collect();
-    let held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0);
-    let mut all: Option<DataFrame> = None;
-    for frame in held {
-        match &mut all {
-            None => all = Some(frame.clone()),
-            Some(all) => {
-                all.vstack_mut(frame)?;
+    let mut held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0).peekable();
+    let mut place = None;
+    if let Some(first) = held.peek() {
+        let mut file = Vec::new();
+        let writer = ParquetWriter::new(&mut file).with_compression(ParquetCompression::Lz4Raw).set_parallel(false);
+        let mut writer = writer.batched(first.schema())?;
+        let mut rows: Option<DataFrame> = None;
+        while let Some(frame) = held.next() {
+            let mut all = match rows.take() {
+                None => frame.clone(),
+                Some(mut all) => all.vstack_mut(frame).cloned()?,
+            };
+            if all.height() < ROWS && held.peek().is_some() {
+                rows = Some(all);
+                continue;
+            }
+            all.rechunk_mut();
+            for start in (0..all.height()).step_by(ROWS) {
+                writer.write_batch(&all.slice(start as i64, ROWS))?;
             }
         }
-    }
-    let mut place = None;
-    if let Some(mut all) = all {
-        all.rechunk_mut();
-        let start = frames.len();
-        ParquetWriter::new(&mut *frames)
-            .with_compression(ParquetCompression::Lz4Raw)
-            .set_parallel(false)
-            .finish(&mut all)?;
-        place = Some((start, frames.len() - start));
+        writer.finish()?;
+        drop(writer);
+        file.shrink_to_fit();
+        place = Some((frames.length, file.len()));
+        frames.length += file.len();
+        frames.pieces.push(file.into());
     }
     let (coverage, journal) = (closed.chunk.coverage.clone(), closed.journal.to_vec());
     Ok(ChunkMetadata { coverage, journal, panes, frame: place })

@@ -8,7 +8,6 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::MISSED;
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::snapshot::{Chunk, Pane, Slack};
 use anabranch_shared::view::View;
@@ -17,8 +16,8 @@ use polars::prelude::*;
 use crate::error::SpeedError;
 use crate::fold::{Added, failed, merge};
 use crate::journal::Entry;
-use crate::pane::{OpenPane, split_late};
-use crate::sketch::KeySketch;
+use crate::pane::OpenPane;
+use crate::sketch;
 
 /// A chunk that takes no more records.
 #[derive(Debug, Clone)]
@@ -37,7 +36,8 @@ impl Closed {
     }
 
     pub fn of(chunk: Arc<Chunk>, journal: Arc<Vec<Entry>>) -> Self {
-        let bytes = chunk.panes.values().map(|pane| bytes(&pane.partials)).sum();
+        // Half of it again is the most that a checkpoint takes of it while it is encoded.
+        let bytes = chunk.panes.values().map(|pane| bytes(&pane.partials)).sum::<usize>() * 3 / 2;
         Self { chunk, journal, bytes }
     }
 
@@ -76,28 +76,46 @@ impl Closed {
         Ok(Self::new(Chunk { coverage, panes }, Arc::new(journal)))
     }
 
-    /// The chunk with one pane's keys halved, by a sketch.
-    pub fn degrade(&mut self, view: &View, start: Micros) -> Result<(), SpeedError> {
-        let Some(pane) = self.chunk.panes.get(&start) else { return Ok(()) };
-        let above = pane.slack.map_or(0, |slack| slack.down);
-        let (in_time, late) = split_late(view, pane.partials.clone())?;
-        let mut sketch = KeySketch::for_rows(in_time.height(), above)?;
-        sketch.add(view, &in_time, above)?;
-        let slack = Some(Slack { down: sketch.error(), up: sketch.error() });
-        let partials = merge(view, vec![sketch.frame(view, start)?, late])?;
-        let degraded = Pane { partials, late: pane.late.clone(), slack };
+    /// Forgets the smaller half of one pane's keys. Whether it had before.
+    pub fn degrade(&mut self, view: &View, start: Micros) -> Result<bool, SpeedError> {
+        let Some(pane) = self.chunk.panes.get(&start) else { return Ok(false) };
+        let again = pane.slack.is_some();
+        let before = pane.slack.map_or(0, |slack| slack.down);
+        let halve = || {
+            let (taken, left) = sketch::cut(&sketch::raise(&pane.partials, -before)?)?;
+            let taken = before + taken;
+            let partials = compact(sketch::raise(&left, taken)?)?;
+            PolarsResult::Ok(Pane { partials, late: pane.late.clone(), slack: Some(Slack { down: taken, up: taken }) })
+        };
+        let halved = halve().map_err(failed(view, "forgetting keys"))?;
         let mut chunk = Chunk::clone(&self.chunk);
-        chunk.panes.insert(start, Arc::new(degraded));
+        chunk.panes.insert(start, Arc::new(halved));
         *self = Self::new(chunk, self.journal.clone());
-        Ok(())
+        Ok(again)
     }
+}
+
+/// A frame whose texts take no more memory than they need: those of a part otherwise lie in the memory of the whole.
+fn compact(frame: DataFrame) -> PolarsResult<DataFrame> {
+    let columns = frame.columns().iter().map(|column| match column.str() {
+        Ok(texts) => {
+            let arrays = texts.downcast_iter().map(|array| array.clone().gc());
+            StringChunked::from_chunk_iter(texts.name().clone(), arrays).into_column()
+        }
+        Err(_) => column.clone(),
+    });
+    DataFrame::new(frame.height(), columns.collect())
 }
 
 /// The bytes of a frame. Texts are counted by their own lengths, as they may share memory with other panes'.
 fn bytes(frame: &DataFrame) -> usize {
-    let column = |column: &Column| match column.str() {
-        Ok(texts) => texts.downcast_iter().map(|array| array.len() * 16 + array.total_bytes_len()).sum(),
-        Err(_) => column.as_materialized_series().estimated_size(),
+    let column = |column: &Column| match column {
+        // It takes that only once it is looked at as a column.
+        Column::Scalar(scalar) => scalar.len() * 8,
+        Column::Series(series) => match series.str() {
+            Ok(texts) => texts.downcast_iter().map(|array| array.len() * 16 + array.total_bytes_len()).sum(),
+            Err(_) => series.estimated_size(),
+        },
     };
     frame.columns().iter().map(column).sum()
 }
@@ -111,21 +129,12 @@ fn merge_panes(view: &View, one: &Pane, other: &Pane) -> Result<Pane, SpeedError
     }
     let error = |pane: &Pane| pane.slack.map_or(0, |slack| slack.down);
     let sum = error(one) + error(other);
-    let partials = merge(view, vec![raise(view, one, -error(one))?, raise(view, other, -error(other))?])?;
+    let lowered =
+        |pane: &Pane| sketch::raise(&pane.partials, -error(pane)).map_err(failed(view, "merging degraded panes"));
+    let partials = merge(view, vec![lowered(one)?, lowered(other)?])?;
     let slack = (one.slack.is_some() || other.slack.is_some()).then_some(Slack { down: sum, up: sum });
-    let merged = Pane { partials, late, slack };
-    let partials = raise(view, &merged, sum)?;
-    Ok(Pane { partials, ..merged })
-}
-
-/// Adds to the counts of events in time.
-fn raise(view: &View, pane: &Pane, by: i64) -> Result<DataFrame, SpeedError> {
-    if by == 0 {
-        return Ok(pane.partials.clone());
-    }
-    let by = ternary_expr(col(MISSED).eq(lit(0_i32)), lit(by), lit(0_i64));
-    let raised = pane.partials.clone().lazy().with_column((col("a0") + by).alias("a0"));
-    raised.collect().map_err(failed(view, "merging degraded panes"))
+    let partials = sketch::raise(&partials, sum).map_err(failed(view, "merging degraded panes"))?;
+    Ok(Pane { partials, late, slack })
 }
 
 /// The chunk that takes records.

@@ -226,19 +226,23 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Keeps the process to its limit: the view that takes most gives way, one pane at a time.
+    /// Keeps the process to its limit: the view that takes most gives way, one pane at a time, or else the next.
     fn limit(&mut self) -> Result<(), SpeedError> {
-        loop {
-            let bytes = self.states.iter().map(ViewState::bytes).sum();
-            if self.parts.memory.take(bytes) {
-                return Ok(());
+        while !self.parts.memory.take(self.states.iter().map(ViewState::bytes).sum()) {
+            let mut states: Vec<&mut ViewState> = self.states.iter_mut().collect();
+            states.sort_by_key(|state| std::cmp::Reverse(state.bytes()));
+            let mut is_smaller = false;
+            for state in states {
+                is_smaller = state.degrade()?;
+                if is_smaller {
+                    break;
+                }
             }
-            let largest = self.states.iter_mut().max_by_key(|state| state.bytes());
-            let Some(largest) = largest else { return Ok(()) };
-            if !largest.degrade()? {
-                return Ok(());
+            if !is_smaller {
+                break;
             }
         }
+        Ok(())
     }
 
     /// Moves views to the frontiers of versions that were published.

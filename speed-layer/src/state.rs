@@ -14,7 +14,7 @@ use crate::fold::fold;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
-use crate::sketch::KeySketch;
+use crate::sketch::LEAST_ROWS;
 use crate::watermark::Met;
 
 /// With more closed chunks, neighbours are merged.
@@ -134,15 +134,19 @@ impl ViewState {
     pub fn degrade(&mut self) -> Result<bool, SpeedError> {
         let (rows, bytes) = (self.rows(), self.bytes());
         let Some((chunk, start)) = self.largest() else { return Ok(false) };
-        match chunk {
+        let again = match chunk {
             Some(i) => self.closed[i].degrade(&self.view, start)?,
             None => {
-                let Some(pane) = self.open.panes.get_mut(&start) else { return Ok(false) };
-                pane.degrade(&self.view)?;
                 self.open.touch();
+                let Some(pane) = self.open.panes.get_mut(&start) else { return Ok(false) };
+                pane.degrade(&self.view)?
             }
+        };
+        if again {
+            tracing::debug!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded further");
+        } else {
+            tracing::warn!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded: memory has run out");
         }
-        tracing::warn!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded");
         Ok(self.rows() < rows || self.bytes() < bytes)
     }
 
@@ -152,7 +156,7 @@ impl ViewState {
         let closed = self.closed.iter().enumerate().flat_map(|(i, closed)| {
             closed.chunk.panes.iter().map(move |(&start, pane)| (pane.partials.height(), (Some(i), start)))
         });
-        let closed = closed.filter(|(rows, _)| self.view.is_top_k_by_count() && *rows >= KeySketch::LEAST_ROWS);
+        let closed = closed.filter(|(rows, _)| self.view.is_top_k_by_count() && *rows >= LEAST_ROWS);
         let open = self.open.panes.iter().filter(|(_, pane)| pane.can_degrade(&self.view));
         let open = open.map(|(&start, pane)| (pane.rows(), (None, start)));
         closed.chain(open).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)

@@ -88,7 +88,7 @@ impl Writer {
 
 fn write(store: &Checkpoints, table: &str, epoch: u64, image: &Image) -> Result<u64, String> {
     let bytes = image.encode(table).map_err(|error| reason(&error))?;
-    let length = bytes.len() as u64;
+    let length = bytes.content_length() as u64;
     store.block_on(store.store(table, epoch, bytes)).map_err(|error| reason(&error))?;
     Ok(length)
 }

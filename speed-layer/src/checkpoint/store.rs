@@ -11,7 +11,7 @@ use anabranch_shared::storage::Storage;
 use anabranch_shared::view::View;
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStoreExt, PutMode};
+use object_store::{Error, ObjectStoreExt, PutMode, PutPayload};
 use tokio::runtime::Handle;
 
 use super::Image;
@@ -52,7 +52,7 @@ impl Checkpoints {
 
     /// Stores a checkpoint and keeps the one before it. Those of a later epoch stay the newest: whoever has lost a table
     /// to somebody else can't take it back by writing.
-    pub(crate) async fn store(&self, table: &str, epoch: u64, bytes: Vec<u8>) -> Result<Path, SpeedError> {
+    pub(crate) async fn store(&self, table: &str, epoch: u64, bytes: PutPayload) -> Result<Path, SpeedError> {
         let mut older = self.list(table).await?;
         older.retain(|((other, _), _)| *other <= epoch);
         let number = older.iter().filter(|((other, _), _)| *other == epoch).map(|((_, number), _)| number + 1).max();
@@ -71,10 +71,10 @@ impl Checkpoints {
         &self,
         table: &str,
         (epoch, number): (u64, u64),
-        bytes: Vec<u8>,
+        bytes: PutPayload,
     ) -> Result<Path, SpeedError> {
         let path = Path::from(table).join(format!("{epoch:020}-{number:020}.checkpoint"));
-        match self.storage.objects.put_opts(&path, bytes.into(), PutMode::Create.into()).await {
+        match self.storage.objects.put_opts(&path, bytes, PutMode::Create.into()).await {
             Ok(_) => Ok(path),
             Err(Error::AlreadyExists { .. }) => Err(SpeedError::CheckpointTaken { path: self.storage.shown(&path) }),
             Err(error) => Err(self.failed(&path, "writing it")(error)),

@@ -28,6 +28,10 @@ fn image(events: u64) -> (Arc<View>, Image) {
     (view, Image { tracker, positions: Positions::from([(0, 7 + events)]), views: views.into() })
 }
 
+fn encoded(image: &Image) -> Bytes {
+    image.encode("clicks").expect("bytes").into()
+}
+
 fn chunks(image: &Image) -> impl Iterator<Item = &Chunk> {
     image.views["sums"].chunks.iter().map(|closed| &*closed.chunk)
 }
@@ -36,7 +40,7 @@ fn chunks(image: &Image) -> impl Iterator<Item = &Chunk> {
 fn a_checkpoint_is_read_as_it_was_written() {
     for events in [0, 1, 23] {
         let (view, image) = image(events);
-        let read = Image::decode(&image.encode("clicks").expect("bytes"), "clicks", &[view]).expect("read");
+        let read = Image::decode(&encoded(&image), "clicks", &[view]).expect("read");
         assert_eq!((&read.tracker, &read.positions), (&image.tracker, &image.positions));
         let (one, other) = (&read.views["sums"], &image.views["sums"]);
         assert_eq!((one.base, one.late, &one.coverage), (other.base, other.late, &other.coverage));
@@ -53,16 +57,16 @@ fn a_checkpoint_is_read_as_it_was_written() {
 fn a_view_of_another_definition_is_left_out() {
     let (view, image) = image(5);
     let other = Arc::new(View { definition: "sha256:other".to_owned(), ..View::clone(&view) });
-    let read = Image::decode(&image.encode("clicks").expect("bytes"), "clicks", &[other]).expect("read");
+    let read = Image::decode(&encoded(&image), "clicks", &[other]).expect("read");
     assert!(read.views.is_empty());
 }
 
 #[test]
 fn damage_is_refused_wherever_it_is() {
     let (view, image) = image(23);
-    let bytes = image.encode("clicks").expect("bytes");
+    let bytes = encoded(&image);
     for at in (0..bytes.len()).step_by(bytes.len() / 97 + 1) {
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes.to_vec();
         damaged[at] ^= 0x10;
         assert!(Image::decode(&damaged, "clicks", std::slice::from_ref(&view)).is_err(), "byte {at}");
         assert!(Image::decode(&bytes[..at], "clicks", std::slice::from_ref(&view)).is_err(), "cut at {at}");
@@ -94,7 +98,7 @@ fn on_each_storage(test: impl Fn(&Checkpoints)) {
 }
 
 fn store(to: &Checkpoints, epoch: u64, bytes: &[u8]) -> Path {
-    to.block_on(to.store("clicks", epoch, bytes.to_vec())).expect("stored")
+    to.block_on(to.store("clicks", epoch, bytes.to_vec().into())).expect("stored")
 }
 
 fn load(from: &Checkpoints, table: &str, views: &[Arc<View>]) -> Option<Positions> {
@@ -111,7 +115,7 @@ fn the_one_before_is_kept_and_used_if_the_newest_is_damaged() {
         let mut view = None;
         for events in 1..=3 {
             let (of, image) = image(events);
-            store(all, 7, &image.encode("clicks").expect("bytes"));
+            store(all, 7, &encoded(&image));
             view = Some(of);
         }
         let views = [view.expect("a view")];
@@ -135,7 +139,7 @@ fn the_one_before_is_kept_and_used_if_the_newest_is_damaged() {
 #[test]
 fn of_many_under_one_name_the_first_is_stored_and_the_others_are_told() {
     on_each_storage(|all| {
-        let put = |writer: u8| (writer, all.block_on(all.put("clicks", (7, 1), vec![writer; 100_000])));
+        let put = |writer: u8| (writer, all.block_on(all.put("clicks", (7, 1), vec![writer; 100_000].into())));
         let done: Vec<_> = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || put(writer))).collect();
             writers.into_iter().map(|writer| writer.join().expect("ended")).collect()
@@ -160,7 +164,7 @@ fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
     }
     let nowhere = at("s3://nowhere/x".to_owned());
     let loaded = nowhere.block_on(nowhere.load("clicks", &[])).map(|image| image.is_some());
-    let stored = nowhere.block_on(nowhere.store("clicks", 7, vec![])).map(|_| true);
+    let stored = nowhere.block_on(nowhere.store("clicks", 7, vec![].into())).map(|_| true);
     for done in [loaded, stored] {
         let error = done.expect_err("no such bucket");
         assert_eq!(error.to_string(), "checkpoint `s3://nowhere/x/clicks`: listing failed");

@@ -114,7 +114,7 @@ impl World {
         };
         let views = [(self.view.name.clone(), image)].into();
         let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), views };
-        let bytes = image.encode("clicks").expect("encoded");
+        let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
         let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&self.view)).expect("decoded");
         let view = image.views.remove("sums").expect("the view");
         let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), 0);
