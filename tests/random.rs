@@ -382,7 +382,7 @@ fn two_thousand_random_views_answer_as_duckdb_does() {
     run_all(200, |project| project);
     let (held, all) = (HELD.load(Ordering::Relaxed), SKETCHED.load(Ordering::Relaxed));
     eprintln!("{held} of {all} bounds of sketches held");
-    assert!(all > 0, "some answers are sketches");
+    assert!(all > 0 && held * 100 >= all * 99, "bounds of sketches hold as often as answers say");
 }
 
 #[test]

@@ -98,7 +98,11 @@ fn of_sketches(parts: &[Sketch], values: &[f64], fraction: f64) -> Option<f64> {
     };
     let least = ends(Sketch::min_item, values.first()).into_iter().min_by(f64::total_cmp)?;
     let most = ends(Sketch::max_item, values.last()).into_iter().max_by(f64::total_cmp)?;
-    let wanted = total as f64 * fraction.clamp(0.0, 1.0);
+    // A sketch may have forgotten the largest value among the others, but not which it was.
+    if fraction >= 1.0 {
+        return Some(most);
+    }
+    let wanted = total as f64 * fraction;
     let views: Vec<_> = parts.iter().map(|part| (part.n() as f64, part.sorted_view())).collect();
     let at_or_below = |value: f64| {
         let below = values.partition_point(|other| *other <= value) as f64;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
@@ -464,6 +464,77 @@ fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
         windows(view, &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All).expect("rows");
     assert!(!exact.is_sketched);
     assert_eq!(exact.rows.column("texts").expect("texts").i64().expect("integers").get(0), Some(10_000));
+}
+
+/// Of 150 groups of 600 to 5,070 random values each, in three parts that are merged.
+#[test]
+fn bounds_of_sketches_hold_as_often_as_they_claim() {
+    let sql = "
+        CREATE TABLE events (k BIGINT, v BIGINT, d DOUBLE, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+        CREATE MATERIALIZED VIEW view AS SELECT k, count(DISTINCT v) AS values, approx_count_distinct(d) AS doubles,
+               approx_percentile(d, 0) AS p0, approx_percentile(d, 0.01) AS p1, approx_percentile(d, 0.5) AS p50,
+               approx_percentile(d, 0.95) AS p95, approx_percentile(d, 0.99) AS p99, approx_percentile(d, 1) AS p100
+        FROM events GROUP BY k;";
+    let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
+    let view = &catalog.views["view"];
+    let mut state = 7_u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 33) % below) as i64
+    };
+    let mut truth: BTreeMap<i64, (BTreeSet<i64>, Vec<f64>)> = BTreeMap::new();
+    let mut part = || {
+        let (mut keys, mut values, mut doubles) = (Vec::new(), Vec::new(), Vec::new());
+        for key in 0..150 {
+            for _ in 0..200 + 10 * key {
+                let (value, double) = (next(1_000_000), next(4_000) as f64 / 4.0);
+                let of_key = truth.entry(key).or_default();
+                of_key.0.insert(value);
+                of_key.1.push(double);
+                keys.push(key);
+                values.push(value);
+                doubles.push(double);
+            }
+        }
+        let rows_of = keys.len();
+        let times = Column::new("ts".into(), vec![0_i64; rows_of]).cast(&polars_type(&Type::Timestamp)).expect("times");
+        let columns = vec![
+            Column::new("k".into(), keys),
+            Column::new("v".into(), values),
+            Column::new("d".into(), doubles),
+            times,
+        ];
+        let frame = DataFrame::new(rows_of, columns).expect("alike").lazy();
+        let mut partials = Partials::new(view, Keep::Bounded);
+        partials.absorb(rows(view, frame, false).collect().expect("rows")).expect("absorbed");
+        partials.into_frame().expect("a frame")
+    };
+    let merged = merge(view, [part(), part()], Keep::Bounded).expect("merged");
+    let parts = [merged, part()].map(|partials| Part { partials, slack: None });
+    let answer = windows(view, &parts, Scope::All).expect("rows").rows;
+    let column = |name: &str| answer.column(name).expect("a column").cast(&DataType::Float64).expect("numbers");
+    for (name, share) in
+        [("values", None), ("doubles", None), ("p0", Some(0.0)), ("p1", Some(0.01)), ("p50", Some(0.5))]
+            .into_iter()
+            .chain([("p95", Some(0.95)), ("p99", Some(0.99)), ("p100", Some(1.0))])
+    {
+        let (lower, upper) = (column(&format!("{name}_lower")), column(&format!("{name}_upper")));
+        let (lower, upper) = (lower.f64().expect("numbers"), upper.f64().expect("numbers"));
+        let keys = column("k");
+        let keys = keys.f64().expect("numbers");
+        let holds = |row: usize| {
+            let (values, doubles) = &truth[&(keys.get(row).expect("a key") as i64)];
+            let distinct = |doubles: &[f64]| doubles.iter().map(|d| d.to_bits()).collect::<BTreeSet<_>>().len();
+            let truth = match share {
+                None if name == "values" => values.len() as f64,
+                None => distinct(doubles) as f64,
+                Some(share) => percentile_of_sorted(doubles, share),
+            };
+            lower.get(row).is_some_and(|lower| lower <= truth) && upper.get(row).is_some_and(|upper| truth <= upper)
+        };
+        let held = (0..answer.height()).filter(|&row| holds(row)).count();
+        assert!(held * 100 >= answer.height() * 99, "{name}: {held} of {}", answer.height());
+    }
 }
 
 fn percentile_of_sorted(values: &[f64], share: f64) -> f64 {
