@@ -4,8 +4,6 @@
 //! registers, which errs by 1.6 %; its bounds hold with 99.7 % certainty. Texts go in as their UTF-8 bytes, integers, times
 //! and truth values as 64-bit integers, so sketches of other programs can be merged with ours.
 
-use std::collections::BTreeMap;
-
 use datasketches::common::NumStdDev;
 use datasketches::hash::value::{canonical_float, raw_bytes};
 use datasketches::hll::{HllSketch, HllType, HllUnion};
@@ -26,27 +24,34 @@ const MOST_VALUES: u32 = 256;
 pub(super) struct Distinct {
     data_type: DataType,
     keep: Keep,
-    /// Pairs of a group that isn't sketched and a value.
+    /// Pairs of a group and a value. Those of a group that is sketched are of no use any more.
     pairs: Keys,
+    /// How many are of no use.
+    outdated: usize,
+    /// The pairs of each group that isn't sketched.
     counts: Vec<u32>,
-    sketches: BTreeMap<u32, HllSketch>,
+    sketches: Vec<Option<Box<HllSketch>>>,
 }
 
 impl Distinct {
     pub fn new(data_type: DataType, keep: Keep) -> Self {
-        let pairs = Keys::new(vec![DataType::Int64, data_type.clone()]);
-        Self { data_type, keep, pairs, counts: Vec::new(), sketches: BTreeMap::new() }
+        let pairs = pairs(&data_type);
+        Self { data_type, keep, pairs, outdated: 0, counts: Vec::new(), sketches: Vec::new() }
+    }
+
+    fn is_sketched(&self, group: u32) -> bool {
+        self.sketches[group as usize].is_some()
     }
 
     /// Adds values, each to its group. None is null.
     fn add(&mut self, groups: &[u32], values: &Column) -> PolarsResult<()> {
-        if self.sketches.is_empty() {
+        if !groups.iter().any(|&group| self.is_sketched(group)) {
             return self.add_values(groups, values);
         }
         let hashed = Hashed::of(values)?;
         let mut others = Vec::new();
-        for (row, group) in groups.iter().enumerate() {
-            match self.sketches.get_mut(group) {
+        for (row, &group) in groups.iter().enumerate() {
+            match &mut self.sketches[group as usize] {
                 Some(sketch) => hashed.add_to(sketch, row),
                 None => others.push(row as IdxSize),
             }
@@ -57,64 +62,77 @@ impl Distinct {
 
     /// Adds values to groups that aren't sketched.
     fn add_values(&mut self, groups: &[u32], values: &Column) -> PolarsResult<()> {
-        let numbers: Int64Chunked = groups.iter().map(|&group| Some(i64::from(group))).collect();
-        let known = self.pairs.len();
+        let numbers = groups.iter().map(|&group| i64::from(group)).collect();
+        let numbers = Int64Chunked::from_vec(PlSmallStr::EMPTY, numbers);
+        let mut next = self.pairs.len() as u32;
         let pairs = self.pairs.number(&[numbers.into_column(), values.clone()], groups.len())?;
-        let mut next = known as u32;
+        let mut large = Vec::new();
         for (&group, &pair) in groups.iter().zip(&pairs) {
             if pair == next {
                 next += 1;
-                self.counts[group as usize] += 1;
+                let count = &mut self.counts[group as usize];
+                *count += 1;
+                if *count == MOST_VALUES + 1 {
+                    large.push(group);
+                }
             }
         }
-        if self.keep == Keep::Bounded {
-            let is_large = |group: &u32| self.counts[*group as usize] > MOST_VALUES;
-            let mut large: Vec<u32> = groups.iter().copied().filter(is_large).collect();
-            large.sort_unstable();
-            large.dedup();
-            self.sketch(&large)?;
-        }
-        Ok(())
+        if self.keep == Keep::Bounded { self.sketch(&large) } else { Ok(()) }
     }
 
-    /// Lets groups go on as sketches, and forgets their values.
+    /// Lets groups that aren't sketched go on as sketches, and forgets their values.
     fn sketch(&mut self, groups: &[u32]) -> PolarsResult<()> {
         if groups.is_empty() {
             return Ok(());
         }
+        let mut is_new = vec![false; self.counts.len()];
         for &group in groups {
-            self.sketches.insert(group, empty()?);
+            is_new[group as usize] = true;
+            self.sketches[group as usize] = Some(Box::new(empty()?));
+            self.outdated += std::mem::take(&mut self.counts[group as usize]) as usize;
         }
         let columns = self.pairs.columns()?;
-        let owners = columns[0].i64()?.clone();
+        let owners = whole(&columns[0]);
+        let owners = owners.i64()?.cont_slice()?;
         let hashed = Hashed::of(&columns[1])?;
-        let mut kept = Vec::new();
-        for (row, owner) in owners.iter().enumerate() {
-            let owner = owner.map_or(u32::MAX, |owner| owner as u32);
-            match self.sketches.get_mut(&owner) {
-                Some(sketch) => hashed.add_to(sketch, row),
-                None => kept.push(row as IdxSize),
+        for (row, &owner) in owners.iter().enumerate().filter(|(_, owner)| is_new[**owner as usize]) {
+            if let Some(sketch) = &mut self.sketches[owner as usize] {
+                hashed.add_to(sketch, row);
             }
         }
-        let rows = IdxCa::from_vec(PlSmallStr::EMPTY, kept);
-        let columns: Vec<Column> = columns.iter().map(|column| column.take(&rows)).collect::<PolarsResult<_>>()?;
-        self.pairs = Keys::new(vec![DataType::Int64, self.data_type.clone()]);
-        self.pairs.number(&columns, rows.len())?;
+        if self.outdated * 2 > self.pairs.len() {
+            let kept = (0..).zip(owners).filter(|(_, owner)| !self.is_sketched(**owner as u32)).map(|(row, _)| row);
+            let kept = IdxCa::from_vec(PlSmallStr::EMPTY, kept.collect());
+            let columns: Vec<Column> = columns.iter().map(|column| column.take(&kept)).collect::<PolarsResult<_>>()?;
+            (self.pairs, self.outdated) = (pairs(&self.data_type), 0);
+            self.pairs.number(&columns, kept.len())?;
+        }
         Ok(())
     }
 
     /// The values of each group, null for those that are sketched.
     fn values(&self) -> PolarsResult<Column> {
         let columns = self.pairs.columns()?;
-        let owners: Vec<i64> = columns[0].i64()?.iter().flatten().collect();
-        let mut rows: Vec<IdxSize> = (0..owners.len() as IdxSize).collect();
-        rows.sort_by_key(|&row| owners[row as usize]);
+        let owners = whole(&columns[0]);
+        let mut next: Vec<usize> =
+            self.counts.iter().scan(0, |next, &count| Some(std::mem::replace(next, *next + count as usize))).collect();
+        let mut rows = vec![0; self.pairs.len() - self.outdated];
+        for (row, &owner) in (0..).zip(owners.i64()?.cont_slice()?) {
+            if !self.is_sketched(owner as u32) {
+                let next = &mut next[owner as usize];
+                rows[*next] = row;
+                *next += 1;
+            }
+        }
         let values = columns[1].take(&IdxCa::from_vec(PlSmallStr::EMPTY, rows))?;
-        let sketched = |group: u32| self.sketches.contains_key(&group);
-        let lengths =
-            (0..).zip(&self.counts).map(|(group, &count)| if sketched(group) { None } else { Some(count as usize) });
+        let lengths = self.counts.iter().zip(&self.sketches).map(|(&n, sketch)| sketch.is_none().then_some(n as usize));
         lists(&whole(&values), lengths)
     }
+}
+
+/// No pairs yet.
+fn pairs(data_type: &DataType) -> Keys {
+    Keys::new(vec![DataType::Int64, data_type.clone()])
 }
 
 /// Cuts values, one after the other, into lists of these lengths; without a length a list is null.
@@ -182,6 +200,7 @@ fn empty() -> PolarsResult<HllSketch> {
 impl State for Distinct {
     fn grow(&mut self, groups: usize) {
         self.counts.resize(groups, 0);
+        self.sketches.resize(groups, None);
     }
 
     fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()> {
@@ -201,19 +220,21 @@ impl State for Distinct {
 
     fn merge(&mut self, groups: &[u32], states: &[Column]) -> PolarsResult<()> {
         let (values, sketches) = (whole(&states[0]), whole(&states[1]));
-        let sketched: Vec<u32> = groups
+        let mut sketched: Vec<u32> = groups
             .iter()
             .zip(values.is_null().iter())
-            .filter(|(group, is_null)| *is_null == Some(true) && !self.sketches.contains_key(group))
+            .filter(|(group, is_null)| *is_null == Some(true) && !self.is_sketched(**group))
             .map(|(&group, _)| group)
             .collect();
+        sketched.sort_unstable();
+        sketched.dedup();
         self.sketch(&sketched)?;
         for (&group, bytes) in groups.iter().zip(sketches.binary()?.iter()) {
-            if let (Some(sketch), Some(bytes)) = (self.sketches.get_mut(&group), bytes) {
+            if let (Some(sketch), Some(bytes)) = (&mut self.sketches[group as usize], bytes) {
                 let mut union = HllUnion::new(LG_K).map_err(broken)?;
                 union.update(sketch);
                 union.update(&HllSketch::deserialize(bytes).map_err(broken)?);
-                *sketch = union.to_sketch(HllType::Hll4);
+                **sketch = union.to_sketch(HllType::Hll4);
             }
         }
         // A sketched group's values, if they are there too, are in its sketch.
@@ -227,18 +248,20 @@ impl State for Distinct {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        let sketches = (0..self.counts.len() as u32).map(|group| self.sketches.get(&group).map(HllSketch::serialize));
+        let sketches = self.sketches.iter().map(|sketch| sketch.as_ref().map(|sketch| sketch.serialize()));
         Ok(vec![self.values()?, sketches.collect::<BinaryChunked>().into_column()])
     }
 
     fn finish(&self) -> PolarsResult<Finished> {
         let each = |of: fn(&HllSketch) -> f64| {
-            i64::column((0..).zip(&self.counts).map(|(group, &count)| {
-                Some(self.sketches.get(&group).map_or(i64::from(count), |sketch| of(sketch) as i64))
-            }))
+            let groups = self.counts.iter().zip(&self.sketches);
+            i64::column(
+                groups
+                    .map(|(&count, sketch)| Some(sketch.as_ref().map_or(i64::from(count), |sketch| of(sketch) as i64))),
+            )
         };
         let value = each(|sketch| sketch.estimate().round());
-        if self.sketches.is_empty() {
+        if self.sketches.iter().all(Option::is_none) {
             return Ok(value.into());
         }
         let lower = each(|sketch| sketch.lower_bound(NumStdDev::Three).floor());
@@ -247,7 +270,7 @@ impl State for Distinct {
     }
 
     fn bytes(&self) -> usize {
-        let sketches: usize = self.sketches.values().map(|sketch| sketch.estimated_size() + 64).sum();
-        self.pairs.bytes() + self.counts.capacity() * 4 + sketches
+        let sketches: usize = self.sketches.iter().flatten().map(|sketch| sketch.estimated_size() + 64).sum();
+        self.pairs.bytes() + self.counts.capacity() * 4 + self.sketches.capacity() * 8 + sketches
     }
 }
