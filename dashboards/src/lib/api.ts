@@ -274,3 +274,35 @@ export function poll(milliseconds: () => number, task: () => Promise<void>): () 
     document.removeEventListener('visibilitychange', turn)
   }
 }
+
+const FOLLOW_MS = 2000
+
+/**
+ * Runs `task` at once and whenever `at` says something else than when it last succeeded. An `at` of `undefined` waits.
+ * Whatever goes wrong is told to `tell`, and nothing when all is well. Returns the function that stops it.
+ */
+export function follow(
+  at: () => string | undefined,
+  task: () => Promise<void>,
+  tell: (problem: string | undefined) => void,
+): () => void {
+  let pause = FOLLOW_MS
+  let last: string | undefined
+  return poll(
+    () => pause,
+    async () => {
+      const now = at()
+      if (now === undefined || now === last) return
+      const began = performance.now()
+      try {
+        await task()
+        last = now
+        tell(undefined)
+      } catch (error) {
+        tell(errorText(error))
+      }
+      // Where an answer takes long, ask more seldom: the page must not be the server's main work.
+      pause = Math.max(FOLLOW_MS, 5 * (performance.now() - began))
+    },
+  )
+}
