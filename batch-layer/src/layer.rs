@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
 use anabranch_shared::job::JobError;
 use anabranch_shared::log::Log;
@@ -101,6 +102,7 @@ impl BatchLayer {
         let worker = Worker {
             catalog: catalog.clone(),
             views,
+            audits: AuditLog::new(data.join("audit")),
             archivers,
             publishers,
             clock,
@@ -196,6 +198,7 @@ pub fn archive_root(data: &Path, table: &str) -> PathBuf {
 struct Worker {
     catalog: Catalog,
     views: PathBuf,
+    audits: AuditLog,
     archivers: BTreeMap<String, Arc<Archiver>>,
     publishers: Publishers,
     clock: Arc<dyn Clock>,
@@ -231,6 +234,7 @@ impl Work for Worker {
         let recompute = Recompute {
             view: view.clone(),
             views: self.views.clone(),
+            audits: self.audits.clone(),
             archive,
             full: run.full,
             times: run.times,

@@ -6,6 +6,7 @@
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
 mod output;
+mod redefined;
 mod session;
 
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anabranch_shared::audit::{AuditLog, Redefined};
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
@@ -46,6 +48,8 @@ pub struct Recompute {
     pub view: Arc<View>,
     /// The folder of all views' tables.
     pub views: PathBuf,
+    /// Where it is told what a new definition changed.
+    pub audits: AuditLog,
     /// The archive of its table.
     pub archive: ArchiveSnapshot,
     /// Every day, not only those with new events.
@@ -67,6 +71,7 @@ struct Computed {
     panes: Vec<PaneFile>,
     add: Vec<DataFile>,
     remove: Vec<DataFile>,
+    redefined: Option<Redefined>,
 }
 
 impl Recompute {
@@ -78,7 +83,10 @@ impl Recompute {
         let newest = committed_version(&table).await?;
         let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
         let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
-        let previous = newest.filter(|newest| !self.full && same_definition(newest));
+        let (previous, redefined) = match newest {
+            Some(newest) if same_definition(&newest) => (Some(newest).filter(|_| !self.full), None),
+            other => (None, other),
+        };
         let archive = self.archive_read();
         let touched = self.touched(previous.as_ref());
         if let Some(previous) = &previous
@@ -93,7 +101,8 @@ impl Recompute {
         let this = self.clone();
         let compute_root = root.clone();
         let computed =
-            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing)).await?;
+            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing, redefined))
+                .await?;
         fail_point!("batch::before_publish", |_| Err(BatchError::Failpoint("batch::before_publish")));
         if self.cancel.is_cancelled() {
             return Err(BatchError::Cancelled);
@@ -118,6 +127,11 @@ impl Recompute {
         let change =
             Change { add: computed.add, remove: computed.remove, transactions, note, layout, ..Change::default() };
         table.commit(change).await?;
+        if let Some(redefined) = &computed.redefined
+            && let Err(error) = self.audits.record_redefined(&self.view.name, version, redefined)
+        {
+            tracing::warn!(view = self.view.name, version, %error, "what the new definition changed can't be stored");
+        }
         fail_point!("batch::after_publish", |_| Err(BatchError::Failpoint("batch::after_publish")));
         (self.progress)(1.0);
         Ok(Some(published))
@@ -154,7 +168,8 @@ impl Recompute {
         move |source| BatchError::Query { step, view: self.view.name.clone(), source }
     }
 
-    /// `carried` holds the panes of the previous version, none if it is of no use.
+    /// `carried` holds the panes of the previous version, none if it is of no use; `other` is the previous version if it had
+    /// another definition.
     fn compute(
         &self,
         root: &std::path::Path,
@@ -162,6 +177,7 @@ impl Recompute {
         touched: &BTreeSet<i64>,
         carried: Option<Vec<PaneFile>>,
         existing: Vec<DataFile>,
+        other: Option<CommittedVersion>,
     ) -> Result<Computed, BatchError> {
         let is_partial = carried.is_some();
         let mut panes: Vec<PaneFile> = carried.unwrap_or_default();
@@ -191,7 +207,30 @@ impl Recompute {
             (self.write_totals(&version, stem)?, existing)
         };
         fail_point!("batch::windows_written", |_| Err(BatchError::Failpoint("batch::windows_written")));
-        Ok(Computed { panes: version.published.panes, add, remove })
+        let redefined = other.and_then(|other| self.redefined(root, &other, &remove, &add));
+        Ok(Computed { panes: version.published.panes, add, remove, redefined })
+    }
+
+    /// What the definition changes of the rows of a version with another. That it can't be told is no reason to fail.
+    fn redefined(
+        &self,
+        root: &std::path::Path,
+        other: &CommittedVersion,
+        old: &[DataFile],
+        new: &[DataFile],
+    ) -> Option<Redefined> {
+        let (now, then) = (self.archive_read().days, &other.archive.days);
+        let days: BTreeSet<i64> = now.keys().chain(then.keys()).copied().collect();
+        let others: BTreeSet<i64> = days.into_iter().filter(|day| now.get(day) != then.get(day)).collect();
+        if self.view.window.is_none() && !others.is_empty() {
+            return None;
+        }
+        let redefined = redefined::redefined(&self.view, root, (old, new), &others);
+        redefined
+            .inspect_err(
+                |error| tracing::warn!(view = self.view.name, %error, "what the new definition changed isn't known"),
+            )
+            .ok()
     }
 
     fn draft(&self, panes: Vec<PaneFile>) -> Published {

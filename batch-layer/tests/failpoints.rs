@@ -11,6 +11,7 @@ use std::time::Duration;
 use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
 use anabranch_batch_layer::recompute::Recompute;
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::table::{DeltaTable, committed_version};
 use anabranch_shared::window::Window;
 use fail::FailScenario;
@@ -112,6 +113,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
             let run = Recompute {
                 view: view.clone(),
                 views: dir.path().join("views"),
+                audits: AuditLog::new(dir.path().join("audit")),
                 archive,
                 full: false,
                 times: None,

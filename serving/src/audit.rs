@@ -8,13 +8,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::audit::{Audit, Cause, ColumnAudit, Correction, Deviation, Findings, MOST_CORRECTIONS};
+use anabranch_shared::audit::{Audit, Cause, ColumnAudit, Compared, Deviation, Findings, MOST_CORRECTIONS, is_same};
 use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::position::Positions;
-use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use polars::prelude::*;
-use serde_json::{Map, Value};
 
 use crate::app::Server;
 use crate::merge::{self, Ask};
@@ -88,8 +86,8 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
         chunks: old.chunks.iter().map(|chunk| in_time(view, chunk)).collect::<PolarsResult<_>>()?,
         ..old.clone()
     };
-    let compared = Compared::of(view, &rows(&old)?, &rows(&all)?, &rows(&new)?)?;
-    Ok(Some(compared.findings(view, version, before.base, exact.len() as u64, at)?))
+    let compared = compared(view, &rows(&old)?, &rows(&all)?, &rows(&new)?)?;
+    Ok(Some(scored(view, &compared, version, before.base, exact.len() as u64, at)?))
 }
 
 /// A chunk as if its events had all come in time.
@@ -120,139 +118,75 @@ fn inside(view: &View, rows: DataFrame, starts: &BTreeSet<Micros>) -> PolarsResu
     rows.filter(&wanted.collect())
 }
 
-/// Rows side by side: as they were said, as they would have been with late events, and as they are.
-struct Compared {
-    rows: DataFrame,
-    names: Vec<String>,
-}
-
+/// The rows as they were said, as they would have been said with late events, and as they are.
 const SAID: &str = "__said";
 const ALL: &str = "__all";
+const TRUE: &str = "";
 
-impl Compared {
-    fn of(view: &View, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -> PolarsResult<Self> {
-        let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
-        let names: Vec<String> =
-            bounds.iter().map(|name| (*name).to_owned()).chain(view.keys.iter().map(|key| key.name.clone())).collect();
-        // A view without keys and windows has one row; the constant joins it.
-        let on: Vec<&str> = if names.is_empty() { vec!["__one"] } else { names.iter().map(String::as_str).collect() };
-        let by: Vec<Expr> = on.into_iter().map(col).collect();
-        let renamed = |rows: &DataFrame, mark: &str| {
-            let values = view
-                .aggregates
-                .iter()
-                .flat_map(|aggregate| ["", "_lower", "_upper"].map(|suffix| format!("{}{suffix}", aggregate.name)));
-            let values = values.map(|name| col(name.as_str()).alias(format!("{name}{mark}")));
-            let kept = by.iter().cloned().chain([lit(true).alias(format!("__is{mark}"))]);
-            let with_one = rows.clone().lazy().with_column(lit(1_i32).alias("__one"));
-            with_one.select(kept.chain(values).collect::<Vec<_>>())
-        };
-        let args =
-            JoinArgs { nulls_equal: true, coalesce: JoinCoalesce::CoalesceColumns, ..JoinArgs::new(JoinType::Full) };
-        let joined = renamed(truth, "")
-            .join(renamed(said, SAID), &by, &by, args.clone())
-            .join(renamed(all, ALL), &by, &by, args)
-            .sort_by_exprs(&by, SortMultipleOptions::default().with_nulls_last(true))
-            .collect()?;
-        Ok(Self { rows: joined, names })
-    }
-
-    fn findings(
-        &self,
-        view: &View,
-        version: u64,
-        base: Option<u64>,
-        windows: u64,
-        at: String,
-    ) -> PolarsResult<Findings> {
-        let rows = &self.rows;
-        let is = |name: &str| {
-            PolarsResult::Ok(rows.column(name)?.bool()?.iter().map(|is| is == Some(true)).collect::<Vec<_>>())
-        };
-        let (is_true, was_said) = (is("__is")?, is(&format!("__is{SAID}"))?);
-        let cells = Rows::of(rows)?;
-        let key_of = |row: usize, wanted: &dyn Fn(&str) -> bool| -> Map<String, Value> {
-            let mut bytes = Vec::new();
-            cells.write_json_object(row, wanted, &mut bytes);
-            serde_json::from_slice(&bytes).unwrap_or_default()
-        };
-        let mut corrections = Vec::new();
-        let (mut columns, mut total) = (Vec::new(), 0);
-        for aggregate in &view.aggregates {
-            let name = aggregate.name.as_str();
-            let value =
-                |mark: &str, row: usize| rows.column(&format!("{name}{mark}")).and_then(|column| column.get(row));
-            let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
-            let (mut late, mut sketch) = (Vec::new(), Vec::new());
-            for row in 0..rows.height() {
-                let (said, all, truth) = (value(SAID, row)?, value(ALL, row)?, value("", row)?);
-                if is_true[row] && was_said[row] {
-                    score.values += 1;
-                    let bounds = [value(&format!("_lower{SAID}"), row)?, value(&format!("_upper{SAID}"), row)?];
-                    if let Some(held) = holds(&bounds, &said, &truth) {
-                        score.bounded += 1;
-                        score.held += u64::from(held);
-                    }
-                }
-                if same(&said, &truth) && is_true[row] == was_said[row] {
-                    continue;
-                }
-                // What counting late events in mends is theirs; the rest is the sketch's.
-                let cause = if same(&all, &truth) { Cause::Late } else { Cause::Sketch };
-                if is_true[row] && was_said[row] {
-                    if cause == Cause::Late {
-                        late.push((said.clone(), truth.clone()))
-                    } else {
-                        sketch.push((said.clone(), truth.clone()))
-                    }
-                }
-                total += 1;
-                if corrections.len() < MOST_CORRECTIONS {
-                    let time = |name: &str| {
-                        let time = rows.column(name).ok()?.get(row).ok()?;
-                        time.to_physical().extract::<i64>().map(format_timestamp)
-                    };
-                    let (old_name, new_name) = (format!("{name}{SAID}"), name.to_owned());
-                    let values = key_of(row, &|column| column == old_name || column == new_name);
-                    let take = |name: &str| values.get(name).cloned().unwrap_or(Value::Null);
-                    corrections.push(Correction {
-                        window_start: time("window_start"),
-                        window_end: time("window_end"),
-                        key: key_of(row, &|column| {
-                            self.names.iter().any(|name| name == column)
-                                && !matches!(column, "window_start" | "window_end")
-                        }),
-                        column: name.to_owned(),
-                        old: take(&old_name),
-                        new: take(&new_name),
-                        cause,
-                    });
-                }
-            }
-            (score.late, score.sketch) = (deviation(&late), deviation(&sketch));
-            columns.push(score);
-        }
-        corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
-        let audit = Audit {
-            version,
-            base,
-            at,
-            windows,
-            rows_missing: is_true.iter().zip(&was_said).filter(|(is_true, said)| **is_true && !**said).count() as u64,
-            rows_extra: is_true.iter().zip(&was_said).filter(|(is_true, said)| !**is_true && **said).count() as u64,
-            columns,
-            corrections: total,
-        };
-        Ok(Findings { audit, corrections })
-    }
+fn compared(view: &View, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -> PolarsResult<Compared> {
+    let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
+    let bounds = bounds.iter().map(|name| (*name).to_owned());
+    let names = bounds.chain(view.keys.iter().map(|key| key.name.clone())).collect();
+    let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.as_str());
+    let values: Vec<String> =
+        aggregates.flat_map(|name| ["", "_lower", "_upper"].map(|suffix| format!("{name}{suffix}"))).collect();
+    Compared::of(names, &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
 }
 
-/// Whether two values are one, but for the rounding of sums.
-fn same(one: &AnyValue, other: &AnyValue) -> bool {
-    match (one, other) {
-        (AnyValue::Float64(one), AnyValue::Float64(other)) => (one - other).abs() <= 1e-9 * one.abs().max(other.abs()),
-        (one, other) => one == other,
+fn scored(
+    view: &View,
+    compared: &Compared,
+    version: u64,
+    base: Option<u64>,
+    windows: u64,
+    at: String,
+) -> PolarsResult<Findings> {
+    let (mut columns, mut corrections, mut total) = (Vec::new(), Vec::new(), 0);
+    for aggregate in &view.aggregates {
+        let (score, changes) = score_column(compared, &aggregate.name)?;
+        columns.push(score);
+        total += changes.len() as u64;
+        let room = MOST_CORRECTIONS - corrections.len();
+        corrections.extend(compared.corrections(&aggregate.name, (SAID, TRUE), changes.into_iter().take(room))?);
     }
+    corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
+    let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
+    let only = |one: &[bool], other: &[bool]| one.iter().zip(other).filter(|(one, other)| **one && !**other).count();
+    let (missing, extra) = (only(&is_true, &was_said) as u64, only(&was_said, &is_true) as u64);
+    let audit =
+        Audit { version, base, at, windows, rows_missing: missing, rows_extra: extra, columns, corrections: total };
+    Ok(Findings { audit, corrections })
+}
+
+/// How well an aggregate was said, and the rows in which it has changed, each with the cause.
+fn score_column(compared: &Compared, name: &str) -> PolarsResult<(ColumnAudit, Vec<(usize, Cause)>)> {
+    let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
+    let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
+    let (mut late, mut sketch, mut changes) = (Vec::new(), Vec::new(), Vec::new());
+    for row in 0..compared.height() {
+        let value = |mark| compared.value(name, mark, row);
+        let (said, all, truth) = (value(SAID)?, value(ALL)?, value(TRUE)?);
+        let is_both = is_true[row] && was_said[row];
+        if is_both {
+            score.values += 1;
+            let bound = |which| compared.value(&format!("{name}_{which}"), SAID, row);
+            if let Some(held) = holds(&[bound("lower")?, bound("upper")?], &said, &truth) {
+                score.bounded += 1;
+                score.held += u64::from(held);
+            }
+        }
+        if is_same(&said, &truth) && is_true[row] == was_said[row] {
+            continue;
+        }
+        // What counting late events in mends is theirs; the rest is the sketch's.
+        let (cause, off) = if is_same(&all, &truth) { (Cause::Late, &mut late) } else { (Cause::Sketch, &mut sketch) };
+        if is_both {
+            off.push((said, truth));
+        }
+        changes.push((row, cause));
+    }
+    (score.late, score.sketch) = (deviation(&late), deviation(&sketch));
+    Ok((score, changes))
 }
 
 /// Whether bounds held; none if they weren't known.
@@ -260,7 +194,7 @@ fn holds([lower, upper]: &[AnyValue; 2], said: &AnyValue, truth: &AnyValue) -> O
     if lower.is_null() && upper.is_null() {
         return if said.is_null() { Some(truth.is_null()) } else { None };
     }
-    let not_above = |one: &AnyValue, other: &AnyValue| same(one, other) || one <= other;
+    let not_above = |one: &AnyValue, other: &AnyValue| is_same(one, other) || one <= other;
     Some(not_above(lower, truth) && not_above(truth, upper))
 }
 

@@ -95,3 +95,12 @@ impl IntoResponse for Problem {
 pub fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
+
+/// How many of something a request wants: as many as it says, from 1 to `most`.
+pub fn limited(limit: Option<usize>, default: usize, most: usize) -> Result<usize, Problem> {
+    let limit = limit.unwrap_or(default);
+    if (1..=most).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Problem::bad_request("bad-limit", format!("`limit` is {limit}; it can be 1 to {most}")))
+}

@@ -3,14 +3,20 @@
 //! Each published version makes windows exact of which the speed layer had a part in the answers until then. What was said of
 //! them is scored against what is true: how often the stated bounds held, how far off values were, and why. What changed is
 //! kept as corrections. Both are one file per view and version, written once: of several processes that serve, the first has
-//! its say, and the others would say the same.
+//! its say, and the others would say the same. A version whose definition is another than that of the version before it
+//! changes rows for that reason too: whoever publishes it writes these corrections to a file of their own.
+
+mod compare;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+pub use compare::{Compared, is_same};
 
 /// How many versions' findings are kept of each view.
 const KEPT: usize = 500;
@@ -111,11 +117,24 @@ pub struct Findings {
     pub corrections: Vec<Correction>,
 }
 
+/// What a view's new definition changed of the rows that the old one had given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Redefined {
+    /// How many values changed.
+    pub total: u64,
+    /// The first of them.
+    pub corrections: Vec<Correction>,
+}
+
 /// The findings about all views, in a folder.
 #[derive(Debug, Clone)]
 pub struct AuditLog {
     root: PathBuf,
 }
+
+/// How the names of files end.
+const FINDINGS: &str = ".json";
+const REDEFINED: &str = ".redefined.json";
 
 impl AuditLog {
     /// Findings in a folder, which is made when the first are recorded.
@@ -123,21 +142,29 @@ impl AuditLog {
         Self { root: root.into() }
     }
 
-    fn path(&self, view: &str, version: u64) -> PathBuf {
-        self.root.join(view).join(format!("{version:020}.json"))
+    fn path(&self, view: &str, version: u64, suffix: &str) -> PathBuf {
+        self.root.join(view).join(format!("{version:020}{suffix}"))
     }
 
     /// Records what was found out with a version, unless somebody has already. Whether it was recorded now.
     pub fn record(&self, view: &str, findings: &Findings) -> io::Result<bool> {
-        let path = self.path(view, findings.audit.version);
+        self.write(view, &self.path(view, findings.audit.version, FINDINGS), findings)
+    }
+
+    /// Records what the definition of a version changed, unless somebody has already.
+    pub fn record_redefined(&self, view: &str, version: u64, redefined: &Redefined) -> io::Result<bool> {
+        self.write(view, &self.path(view, version, REDEFINED), redefined)
+    }
+
+    fn write(&self, view: &str, path: &Path, what: &impl Serialize) -> io::Result<bool> {
         if path.exists() {
             return Ok(false);
         }
         fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
         // Whole or not at all: written under a name of its own, and linked to its place if nobody is there.
         let unfinished = path.with_extension(format!("{}.unfinished", uuid::Uuid::new_v4()));
-        fs::write(&unfinished, serde_json::to_vec(findings)?)?;
-        let linked = fs::hard_link(&unfinished, &path);
+        fs::write(&unfinished, serde_json::to_vec(what)?)?;
+        let linked = fs::hard_link(&unfinished, path);
         fs::remove_file(&unfinished)?;
         match linked {
             Ok(()) => {}
@@ -145,7 +172,12 @@ impl AuditLog {
             Err(error) => return Err(error),
         }
         for old in self.versions(view)?.into_iter().skip(KEPT) {
-            fs::remove_file(self.path(view, old))?;
+            for suffix in [FINDINGS, REDEFINED] {
+                match fs::remove_file(self.path(view, old, suffix)) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    _ => {}
+                }
+            }
         }
         Ok(true)
     }
@@ -157,22 +189,35 @@ impl AuditLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
-        let number = |path: &Path| path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok();
+        let number = |path: &Path| {
+            let name = path.file_name()?.to_str()?;
+            name.strip_suffix(REDEFINED).or_else(|| name.strip_suffix(FINDINGS))?.parse().ok()
+        };
         let mut versions: Vec<u64> = entries
             .map(|entry| Ok(number(&entry?.path())))
             .filter_map(io::Result::transpose)
             .collect::<Result<_, _>>()?;
         versions.sort_unstable_by(|a, b| b.cmp(a));
+        versions.dedup();
         Ok(versions)
     }
 
     /// What was found out with a version; none if there is nothing.
     pub fn read(&self, view: &str, version: u64) -> io::Result<Option<Findings>> {
-        match fs::read(self.path(view, version)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        read(&self.path(view, version, FINDINGS))
+    }
+
+    /// What the definition of a version changed.
+    pub fn redefined(&self, view: &str, version: u64) -> io::Result<Redefined> {
+        Ok(read(&self.path(view, version, REDEFINED))?.unwrap_or_default())
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -205,9 +250,16 @@ mod tests {
         assert_eq!(log.versions("v").expect("two"), [10, 9]);
         assert_eq!(log.read("v", 9).expect("read").map(|found| found.audit.windows), Some(1));
         assert_eq!(log.read("v", 8).expect("read"), None);
+        let redefined = Redefined { total: 3, corrections: Vec::new() };
+        assert!(log.record_redefined("v", 11, &redefined).expect("recorded"));
+        assert!(log.record_redefined("v", 10, &redefined).expect("recorded"));
+        assert!(!log.record_redefined("v", 11, &Redefined::default()).expect("known"));
+        assert_eq!(log.versions("v").expect("three"), [11, 10, 9]);
+        assert_eq!((log.redefined("v", 11).expect("read"), log.read("v", 11).expect("read")), (redefined, None));
+        assert_eq!(log.redefined("v", 9).expect("read"), Redefined::default());
         assert_eq!(
             fs::read_dir(folder.path().join("audit/v")).expect("a folder").count(),
-            2,
+            4,
             "nothing unfinished is left"
         );
     }

@@ -8,6 +8,7 @@ use anabranch_batch_layer::archive::ArchiveSnapshot;
 use anabranch_batch_layer::recompute::Recompute;
 use anabranch_batch_layer::scan::scan;
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
+use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::log::Log;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
@@ -110,6 +111,7 @@ async fn recompute(archive: &ArchiveSnapshot, view: &Arc<View>, views: &Path) ->
     let recompute = Recompute {
         view: Arc::clone(view),
         views: views.to_owned(),
+        audits: AuditLog::new(views.join("audit")),
         archive: archive.clone(),
         full: true,
         times: None,

@@ -2,6 +2,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_shared::audit::{AuditLog, Cause};
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::partial::{Part, Scope, windows};
 use anabranch_shared::table::{DeltaTable, Sweeper, TableError, committed_version};
@@ -50,6 +51,7 @@ impl Setup {
         Recompute {
             view: view.clone(),
             views: self.views.clone(),
+            audits: self.audits(),
             archive,
             full: false,
             times: None,
@@ -58,6 +60,10 @@ impl Setup {
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
         }
+    }
+
+    fn audits(&self) -> AuditLog {
+        AuditLog::new(self._dir.path().join("audit"))
     }
 
     async fn recompute(&self, view: &Arc<View>) -> Option<Published> {
@@ -221,6 +227,40 @@ async fn a_top_k_keeps_the_first_rows_of_each_window() {
     setup.recompute(&top).await.expect("a version");
     let expected = first(1, fold(top.window, &EVENTS));
     assert_eq!(rows(&read_table(&setup.root()).await), expected);
+}
+
+#[tokio::test]
+async fn what_a_new_definition_changed_is_told_of_windows_with_the_same_events() {
+    for window in [Some((DAY, DAY)), None] {
+        let setup = setup().await;
+        let old = view_of(window);
+        setup.source.append(&EVENTS);
+        setup.recompute(&old).await.expect("a version");
+        assert!(setup.audits().versions("sums").expect("listed").is_empty(), "nothing was redefined");
+        let mut new = View { definition: "sha256:another".into(), ..View::clone(&old) };
+        new.aggregates[1].function = new.aggregates[3].function;
+        let new = Arc::new(new);
+        // Whatever has changed on the day of this event is not the definition's doing alone.
+        let later = [("b", Some(100), DAY + 1)];
+        if window.is_some() {
+            setup.source.append(&later);
+        }
+        setup.recompute(&new).await.expect("a version");
+        let redefined = setup.audits().redefined("sums", 2).expect("read");
+        let told: Vec<_> = redefined.corrections.iter().map(|one| (&one.key["user"], &one.old, &one.new)).collect();
+        let (a, b) = (serde_json::json!("a"), serde_json::json!("b"));
+        let number = |number: i64| serde_json::json!(number);
+        match window {
+            Some(_) => assert_eq!(told, [(&a, &number(16), &number(9)), (&a, &number(-2), &number(3))]),
+            None => assert_eq!(told, [(&a, &number(16), &number(9)), (&b, &number(3), &number(2))]),
+        }
+        assert_eq!(redefined.total, told.len() as u64);
+        assert!(redefined.corrections.iter().all(|one| (&*one.column, one.cause) == ("total", Cause::Redefined)));
+        // A new version of the same definition tells nothing more.
+        setup.source.append(&later);
+        setup.recompute(&new).await.expect("a version");
+        assert_eq!(setup.audits().redefined("sums", 3).expect("read").total, 0);
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::audit::{Audit, Findings};
+use anabranch_shared::audit::{Audit, AuditLog, Correction, Redefined};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::{Server, blocking};
-use crate::problem::Problem;
+use crate::problem::{Problem, limited};
 
 const DEFAULT_AUDITS: usize = 20;
 const MAX_AUDITS: usize = 500;
@@ -111,10 +111,10 @@ pub struct Corrections {
     view: String,
     /// The version; null if there has been none with corrections.
     version: Option<u64>,
-    /// In order of window and key.
+    /// In order of window and key; those that a changed definition caused come first.
     #[schema(value_type = Vec<CorrectionShape>)]
     corrections: Vec<Value>,
-    /// How many there are in all; the first 10,000 are kept.
+    /// How many there are in all; of each kind the first 10,000 are kept.
     total: u64,
     /// Goes on where this page ends; null if it is the last.
     next_cursor: Option<usize>,
@@ -138,16 +138,9 @@ pub struct CorrectionShape {
     old: Value,
     /// What is true; null if there is no such row.
     new: Value,
-    /// `late`, `sketch` or `redefined`.
+    /// `late`: events came too late. `sketch`: memory had run out. `redefined`: the view's definition has changed since the
+    /// version before; of days that have had no events since.
     cause: String,
-}
-
-fn limited(limit: Option<usize>, default: usize, most: usize) -> Result<usize, Problem> {
-    let limit = limit.unwrap_or(default);
-    if (1..=most).contains(&limit) {
-        return Ok(limit);
-    }
-    Err(Problem::bad_request("bad-limit", format!("`limit` is {limit}; it can be 1 to {most}")))
 }
 
 fn unreadable(error: std::io::Error) -> Problem {
@@ -204,38 +197,39 @@ pub(crate) async fn corrections(
     let read = blocking(move || -> std::io::Result<Result<Corrections, Problem>> {
         let log = &server.app.audits;
         let versions = log.versions(&view)?;
-        let found = match wanted {
-            Some(version) => log.read(&view, version)?,
+        let version = match wanted {
+            Some(version) if !versions.contains(&version) => {
+                let detail = format!("nothing is kept of version {version}; there are {versions:?}");
+                return Ok(Err(Problem::new(axum::http::StatusCode::NOT_FOUND, "unknown-version", detail)));
+            }
+            Some(version) => Some(version),
             None => newest_with_corrections(&view, &versions, log)?,
         };
-        if let (Some(version), None) = (wanted, &found) {
-            let detail = format!("nothing is kept of version {version}; there are {versions:?}");
-            return Ok(Err(Problem::new(axum::http::StatusCode::NOT_FOUND, "unknown-version", detail)));
-        }
-        let all = found.as_ref().map_or(&[][..], |found| &found.corrections);
+        let (all, total) = version.map_or(Ok((Vec::new(), 0)), |version| of_version(&view, version, log))?;
         let page = all.iter().skip(offset).take(limit).map(serde_json::to_value);
         let corrections = page.collect::<Result<Vec<_>, _>>()?;
-        Ok(Ok(Corrections {
-            view,
-            version: found.as_ref().map(|found| found.audit.version),
-            next_cursor: (offset + corrections.len() < all.len()).then_some(offset + corrections.len()),
-            total: found.as_ref().map_or(0, |found| found.audit.corrections),
-            corrections,
-            versions,
-        }))
+        let next = offset + corrections.len();
+        let next_cursor = (next < all.len()).then_some(next);
+        Ok(Ok(Corrections { view, version, next_cursor, total, corrections, versions }))
     });
     read.await?.map_err(unreadable)?.map(Json)
 }
 
-fn newest_with_corrections(
-    view: &str,
-    versions: &[u64],
-    log: &anabranch_shared::audit::AuditLog,
-) -> std::io::Result<Option<Findings>> {
+fn newest_with_corrections(view: &str, versions: &[u64], log: &AuditLog) -> std::io::Result<Option<u64>> {
     for &version in versions {
-        if let Some(found) = log.read(view, version)?.filter(|found| !found.corrections.is_empty()) {
-            return Ok(Some(found));
+        if of_version(view, version, log)?.1 > 0 {
+            return Ok(Some(version));
         }
     }
     Ok(None)
+}
+
+/// The corrections of a version that are kept, and how many there are: those of its definition first.
+fn of_version(view: &str, version: u64, log: &AuditLog) -> std::io::Result<(Vec<Correction>, u64)> {
+    let Redefined { mut corrections, mut total } = log.redefined(view, version)?;
+    if let Some(found) = log.read(view, version)? {
+        corrections.extend(found.corrections);
+        total += found.audit.corrections;
+    }
+    Ok((corrections, total))
 }

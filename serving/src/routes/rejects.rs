@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::app::{Server, blocking, log_problem};
-use crate::problem::Problem;
+use crate::problem::{Problem, limited};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;
@@ -82,11 +82,7 @@ pub(crate) async fn list_rejects(
     parameters: Result<Query<RejectsParameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<RejectsPage>, Problem> {
     let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
-    let limit = parameters.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MAX_LIMIT).contains(&limit) {
-        let detail = format!("`limit` is {limit}; it can be 1 to {MAX_LIMIT}");
-        return Err(Problem::bad_request("bad-limit", detail));
-    }
+    let limit = limited(parameters.limit, DEFAULT_LIMIT, MAX_LIMIT)?;
     let cursor = parameters.cursor.as_deref().map(|cursor| {
         cursor.parse().map_err(|_| {
             let detail = "the cursor is not one of this server's; begin again without `cursor`";

@@ -1,0 +1,87 @@
+//! What a new definition changes of the rows that the old one had given.
+//!
+//! Rows differ for events that have come since, too. So only windows are compared of whose days the archive holds as many
+//! events as it did: of the same events, whatever differs is the definition's doing.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anabranch_shared::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
+use anabranch_shared::table::DataFile;
+use anabranch_shared::view::View;
+use polars::prelude::*;
+
+use crate::day::day_of;
+
+const OLD: &str = "__old";
+const NEW: &str = "";
+
+/// Compares the rows of two versions, but for windows that touch one of the days with other events. Nothing can be said if
+/// the old rows have other keys.
+pub(super) fn redefined(
+    view: &View,
+    root: &Path,
+    (old, new): (&[DataFile], &[DataFile]),
+    others: &BTreeSet<i64>,
+) -> PolarsResult<Redefined> {
+    let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
+    let names: Vec<String> =
+        bounds.iter().copied().chain(view.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect();
+    let (Some(old), Some(new)) = (read(view, root, old, others)?, read(view, root, new, others)?) else {
+        return Ok(Redefined::default());
+    };
+    let is_alike = |name: &String| old.schema().get(name).is_some_and(|old| new.schema().get(name) == Some(old));
+    let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.clone());
+    let values: Vec<String> = aggregates.filter(is_alike).collect();
+    let is_keyed = |rows: &DataFrame| {
+        let distinct = rows.unique_stable(Some(&names), UniqueKeepStrategy::Any, None)?.height();
+        PolarsResult::Ok(if names.is_empty() { rows.height() <= 1 } else { distinct == rows.height() })
+    };
+    if !names.iter().all(is_alike) || !is_keyed(&old)? {
+        return Ok(Redefined::default());
+    }
+    let compared = Compared::of(names, &values, &[(NEW, &new), (OLD, &old)])?;
+    let (is_new, was_old) = (compared.is_in(NEW)?, compared.is_in(OLD)?);
+    let mut all = Redefined::default();
+    for name in &values {
+        let mut changes = Vec::new();
+        for row in 0..compared.height() {
+            let (old, new) = (compared.value(name, OLD, row)?, compared.value(name, NEW, row)?);
+            if !is_same(&old, &new) || is_new[row] != was_old[row] {
+                changes.push((row, Cause::Redefined));
+            }
+        }
+        all.total += changes.len() as u64;
+        let kept = changes.into_iter().take(MOST_CORRECTIONS - all.corrections.len());
+        all.corrections.extend(compared.corrections(name, (OLD, NEW), kept)?);
+    }
+    all.corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
+    Ok(all)
+}
+
+/// The rows of files but for those of windows that touch one of these days; none if there are no files.
+fn read(view: &View, root: &Path, files: &[DataFile], others: &BTreeSet<i64>) -> PolarsResult<Option<DataFrame>> {
+    let mut all: Option<DataFrame> = None;
+    for file in files {
+        let path = PlRefPath::try_from_pathbuf(root.join(&file.path))?;
+        let rows = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?.collect()?;
+        let rows = if view.window.is_some() { outside(&rows, others)? } else { rows };
+        all = Some(match all {
+            None => rows,
+            Some(mut all) => all.vstack_mut(&rows).cloned()?,
+        });
+    }
+    Ok(all)
+}
+
+fn outside(rows: &DataFrame, others: &BTreeSet<i64>) -> PolarsResult<DataFrame> {
+    let (Ok(starts), Ok(ends)) = (rows.column("window_start"), rows.column("window_end")) else {
+        return Ok(rows.clear());
+    };
+    let (starts, ends) = (starts.cast(&DataType::Int64)?, ends.cast(&DataType::Int64)?);
+    let is_outside = starts.i64()?.iter().zip(ends.i64()?.iter()).map(|(start, end)| match (start, end) {
+        (Some(start), Some(end)) => others.range(day_of(start)..=day_of(end - 1)).next().is_none(),
+        _ => false,
+    });
+    rows.filter(&is_outside.collect())
+}
