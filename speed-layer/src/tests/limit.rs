@@ -9,6 +9,8 @@ use anabranch_shared::window::Window;
 use proptest::prelude::*;
 
 use super::kit::{Event, SECOND, event, micro_batch, sums, table, top};
+use super::pipeline::Rig;
+use crate::Memory;
 use crate::chunk::Closed;
 use crate::state::ViewState;
 use crate::watermark::Tracker;
@@ -111,6 +113,28 @@ fn a_view_within_its_limit_is_exact() {
     let (bounds, unnamed) = bounds(&mut state);
     assert_eq!(unnamed, 0);
     assert!(bounds.values().all(|(lower, upper)| lower == upper));
+}
+
+/// One of them can only refuse keys, and it is the larger one.
+#[test]
+fn a_view_that_gives_nothing_back_keeps_no_other_from_it() {
+    const LIMIT: usize = 600_000;
+    let mut rig = Rig::new(1);
+    rig.context.memory = Memory::new(LIMIT);
+    let layer = rig.start();
+    let (mut named, mut is_degraded) = (0, false);
+    for first in (0..6_000).step_by(500) {
+        let events: Vec<Event> = (first..first + 500).map(|i| event(1, &format!("key {i}"), 1)).collect();
+        rig.append(0, &events);
+        rig.wait_for_all(&layer);
+        let top = rig.wait(&layer, "top", |snapshot| snapshot.coverage.len() == first + 500);
+        let panes: Vec<_> = top.chunks.iter().flat_map(|chunk| chunk.panes.values()).collect();
+        named = panes.iter().map(|pane| pane.partials.height()).max().unwrap_or(0).max(named);
+        is_degraded |= panes.iter().any(|pane| pane.slack.is_some());
+    }
+    Rig::wait_for_metrics(&layer, |metrics| metrics.events == 6_000 && metrics.state_bytes <= LIMIT as u64);
+    assert!(is_degraded && named < 6_000, "{named} keys were named at once");
+    layer.stop();
 }
 
 proptest! {

@@ -100,7 +100,7 @@ impl Rig {
     }
 
     /// Waits for numbers that are as asked for.
-    fn wait_for_metrics(layer: &SpeedLayer, is: impl Fn(&SpeedMetrics) -> bool) {
+    pub fn wait_for_metrics(layer: &SpeedLayer, is: impl Fn(&SpeedMetrics) -> bool) {
         let begun = Instant::now();
         while !is(&layer.metrics()["clicks"]) {
             assert!(begun.elapsed() < Duration::from_secs(60), "in vain: {:?}", layer.metrics());
