@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many bytes of state the pipelines of a process may keep together.
+/// How many bytes the pipelines of a process may take together: four fifths of them for state, the rest for records on their
+/// way and the process itself.
 #[derive(Debug, Clone)]
 pub struct Memory(Arc<Shared>);
 
@@ -16,7 +17,7 @@ struct Shared {
 impl Memory {
     /// So many bytes at most.
     pub fn new(limit: usize) -> Self {
-        Self(Arc::new(Shared { limit, used: AtomicUsize::new(0) }))
+        Self(Arc::new(Shared { limit: limit - limit / 5, used: AtomicUsize::new(0) }))
     }
 
     /// What a pipeline takes of it: nothing yet.

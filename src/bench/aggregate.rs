@@ -68,6 +68,29 @@ impl Events {
         Ok((nanos(took, batches), partials.bytes() as f64 / partials.groups().max(1) as f64))
     }
 
+    /// Up to each so many million events: nanoseconds an event in one state that grows, in a state that begins anew with each
+    /// million, and the bytes of a group. The two take turns in what they find in the caches.
+    fn growth(&self, view: &View, millions: usize) -> Result<Vec<(f64, f64, f64)>, Failure> {
+        let of_million = 1_000_000 / BATCH;
+        let (mut grows, mut took, mut all) = (Partials::new(view, Keep::Bounded), [Duration::ZERO; 2], Vec::new());
+        for million in 0..millions {
+            let mut begins = Partials::new(view, Keep::Bounded);
+            for batch in million * of_million..(million + 1) * of_million {
+                let frame = self.frame(batch)?;
+                for turn in [batch % 2, 1 - batch % 2] {
+                    let frame = frame.clone();
+                    let partials = if turn == 0 { &mut grows } else { &mut begins };
+                    let started = Instant::now();
+                    partials.absorb(rows(view, frame.lazy(), false).collect()?)?;
+                    took[turn] += started.elapsed();
+                }
+            }
+            let [ours, anew] = took.map(|took| nanos(took, (million + 1) * of_million));
+            all.push((ours, anew, grows.bytes() as f64 / grows.groups().max(1) as f64));
+        }
+        Ok(all)
+    }
+
     /// Nanoseconds an event through the loop.
     fn plain(&self, batches: usize, mut add: impl FnMut(&str, i64, Micros)) -> f64 {
         let mut took = Duration::ZERO;
@@ -173,14 +196,13 @@ pub fn run() -> Result<(), Failure> {
         let plain = events.by_minute(128, |s: &mut i64, _, _| *s += 1);
         line(&format!("windows of {panes} panes"), events.engine(&view(&from, "count(*) AS a")?, 128)?, plain);
     }
-    for millions in [1, 10, 100] {
-        let batches = millions * 1_000_000 / BATCH;
-        let plain = events.by_minute(batches, |s: &mut i64, _, _| *s += 1);
-        line(
-            &format!("{millions} million events by minute"),
-            events.engine(&view(TUMBLE, "count(*) AS a")?, batches)?,
-            plain,
-        );
+    println!(
+        "\n{:<58} {:>9} {:>9} {:>7} {:>11}",
+        "count(*) by minute and key, 100 million events", "ns/event", "anew", "times", "bytes/key"
+    );
+    let grown = events.growth(&view(TUMBLE, "count(*) AS a")?, 100)?;
+    for (million, (ours, anew, bytes)) in (1..).zip(grown).filter(|(million, _)| [1, 10, 50, 100].contains(million)) {
+        line(&format!("up to {million} million, beside each million anew"), (ours, bytes), anew);
     }
     Ok(())
 }

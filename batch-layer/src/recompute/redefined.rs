@@ -3,7 +3,7 @@
 //! Rows differ for events that have come since, too. So only windows are compared of whose days the archive holds as many
 //! events as it did: of the same events, whatever differs is the definition's doing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anabranch_shared::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
@@ -17,32 +17,52 @@ const OLD: &str = "__old";
 const NEW: &str = "";
 
 /// Compares the rows of two versions, but for windows that touch one of the days with other events. Nothing can be said if
-/// the old rows have other keys.
+/// the old rows have other keys. Rows of windows that start on one day are in memory at a time.
 pub(super) fn redefined(
     view: &View,
     root: &Path,
     (old, new): (&[DataFile], &[DataFile]),
     others: &BTreeSet<i64>,
 ) -> PolarsResult<Redefined> {
+    let mut days: BTreeMap<Option<&str>, [Vec<&DataFile>; 2]> = BTreeMap::new();
+    for (side, files) in [old, new].into_iter().enumerate() {
+        for file in files {
+            let day = file.partition.values().next().and_then(Option::as_deref);
+            days.entry(day).or_default()[side].push(file);
+        }
+    }
+    let mut all = Redefined::default();
+    for [old, new] in days.into_values() {
+        let (old, new) = match (read(view, root, &old, others)?, read(view, root, &new, others)?) {
+            (Some(old), Some(new)) => (old, new),
+            (Some(old), None) => (old.clone(), old.clear()),
+            (None, Some(new)) => (new.clear(), new),
+            (None, None) => continue,
+        };
+        compare(view, &old, &new, &mut all)?;
+    }
+    all.corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
+    Ok(all)
+}
+
+fn compare(view: &View, old: &DataFrame, new: &DataFrame, all: &mut Redefined) -> PolarsResult<()> {
     let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
     let names: Vec<String> =
         bounds.iter().copied().chain(view.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect();
-    let (Some(old), Some(new)) = (read(view, root, old, others)?, read(view, root, new, others)?) else {
-        return Ok(Redefined::default());
-    };
     let is_alike = |name: &String| old.schema().get(name).is_some_and(|old| new.schema().get(name) == Some(old));
+    let is_keyed = if names.is_empty() {
+        old.height() <= 1
+    } else {
+        names.iter().all(is_alike)
+            && old.unique_stable(Some(&names), UniqueKeepStrategy::Any, None)?.height() == old.height()
+    };
+    if !is_keyed || old.schema().contains("window_start") != view.window.is_some() {
+        return Ok(());
+    }
     let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.clone());
     let values: Vec<String> = aggregates.filter(is_alike).collect();
-    let is_keyed = |rows: &DataFrame| {
-        let distinct = rows.unique_stable(Some(&names), UniqueKeepStrategy::Any, None)?.height();
-        PolarsResult::Ok(if names.is_empty() { rows.height() <= 1 } else { distinct == rows.height() })
-    };
-    if !names.iter().all(is_alike) || !is_keyed(&old)? {
-        return Ok(Redefined::default());
-    }
-    let compared = Compared::of(names, &values, &[(NEW, &new), (OLD, &old)])?;
+    let compared = Compared::of(names, &values, &[(NEW, new), (OLD, old)])?;
     let (is_new, was_old) = (compared.is_in(NEW)?, compared.is_in(OLD)?);
-    let mut all = Redefined::default();
     for name in &values {
         let mut changes = Vec::new();
         for row in 0..compared.height() {
@@ -55,12 +75,11 @@ pub(super) fn redefined(
         let kept = changes.into_iter().take(MOST_CORRECTIONS - all.corrections.len());
         all.corrections.extend(compared.corrections(name, (OLD, NEW), kept)?);
     }
-    all.corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
-    Ok(all)
+    Ok(())
 }
 
 /// The rows of files but for those of windows that touch one of these days; none if there are no files.
-fn read(view: &View, root: &Path, files: &[DataFile], others: &BTreeSet<i64>) -> PolarsResult<Option<DataFrame>> {
+fn read(view: &View, root: &Path, files: &[&DataFile], others: &BTreeSet<i64>) -> PolarsResult<Option<DataFrame>> {
     let mut all: Option<DataFrame> = None;
     for file in files {
         let path = PlRefPath::try_from_pathbuf(root.join(&file.path))?;
