@@ -104,3 +104,35 @@ fn aggregations_are_those_of_the_book_at_every_frontier() {
         }
     }
 }
+
+/// What a view had said until it was defined anew is corrected, with the cause, once batch has published what it says now.
+#[test]
+fn a_new_definition_corrects_what_the_old_one_had_said() {
+    let sql = |what: &str| {
+        format!(
+            "CREATE TABLE events (user_id TEXT NOT NULL, amount BIGINT, ts TIMESTAMP NOT NULL)
+             WITH (topic = 'events', event_time = 'ts', watermark = '1 minute');
+             CREATE MATERIALIZED VIEW spent AS SELECT window_start, window_end, user_id, {what} AS n
+             FROM TUMBLE(events, ts, INTERVAL '1 hour') GROUP BY window_start, window_end, user_id;"
+        )
+    };
+    let event = |user: &str, amount: i64| json!({"user_id": user, "amount": amount, "ts": minute(5)}).to_string();
+    let project = Project::with_sql(&sql("sum(amount)"));
+    let server = Server::start(&project);
+    server.post_lines("events", &[event("user_123", 5), event("user_123", 7), event("user_456", 9)]);
+    assert_eq!(server.batch("spent"), 1);
+    server.stop();
+
+    project.write("views/views.sql", &sql("max(amount)"));
+    let server = Server::start(&project);
+    assert_eq!(server.batch("spent"), 2);
+    let told = server.get("/v1/views/spent/corrections");
+    let correction = json!({
+        "window_start": minute(0), "window_end": minute(60), "key": {"user_id": "user_123"},
+        "column": "n", "old": 12, "new": 7, "cause": "redefined",
+    });
+    assert_eq!((&told["version"], &told["total"]), (&json!(2), &json!(1)), "{told}");
+    assert_eq!(told["corrections"], json!([correction]), "{told}");
+    let problem = server.problem(server.request(reqwest::Method::GET, "/v1/views/spent/corrections?version=7"));
+    assert_eq!((problem.0, &problem.1["title"]), (404, &json!("unknown version")), "{}", problem.1);
+}
