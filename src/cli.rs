@@ -341,7 +341,7 @@ pub enum BenchKind {
         /// How many distinct keys.
         #[arg(long, default_value_t = 50_000_000)]
         keys: u64,
-        /// How many bytes of state.
+        /// How many bytes the process may take.
         #[arg(long, default_value = "2 GiB", value_parser = anabranch_shared::unit::parse_bytes)]
         limit: u64,
     },

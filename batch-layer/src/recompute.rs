@@ -83,9 +83,9 @@ impl Recompute {
         let newest = committed_version(&table).await?;
         let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
         let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
-        let (previous, redefined) = match newest {
+        let (previous, other) = match newest {
             Some(newest) if same_definition(&newest) => (Some(newest).filter(|_| !self.full), None),
-            other => (None, other),
+            newest => (None, newest),
         };
         let archive = self.archive_read();
         let touched = self.touched(previous.as_ref());
@@ -101,7 +101,7 @@ impl Recompute {
         let this = self.clone();
         let compute_root = root.clone();
         let computed =
-            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing, redefined))
+            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing, other))
                 .await?;
         fail_point!("batch::before_publish", |_| Err(BatchError::Failpoint("batch::before_publish")));
         if self.cancel.is_cancelled() {

@@ -124,13 +124,10 @@ const ALL: &str = "__all";
 const TRUE: &str = "";
 
 fn compared(view: &View, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -> PolarsResult<Compared> {
-    let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
-    let bounds = bounds.iter().map(|name| (*name).to_owned());
-    let names = bounds.chain(view.keys.iter().map(|key| key.name.clone())).collect();
     let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.as_str());
     let values: Vec<String> =
         aggregates.flat_map(|name| ["", "_lower", "_upper"].map(|suffix| format!("{name}{suffix}"))).collect();
-    Compared::of(names, &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
+    Compared::of(view.identity(), &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
 }
 
 fn scored(
@@ -141,16 +138,16 @@ fn scored(
     windows: u64,
     at: String,
 ) -> PolarsResult<Findings> {
+    let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
     let (mut columns, mut corrections, mut total) = (Vec::new(), Vec::new(), 0);
     for aggregate in &view.aggregates {
-        let (score, changes) = score_column(compared, &aggregate.name)?;
+        let (score, changes) = score_column(compared, &aggregate.name, &is_true, &was_said)?;
         columns.push(score);
         total += changes.len() as u64;
         let room = MOST_CORRECTIONS - corrections.len();
         corrections.extend(compared.corrections(&aggregate.name, (SAID, TRUE), changes.into_iter().take(room))?);
     }
     corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
-    let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
     let only = |one: &[bool], other: &[bool]| one.iter().zip(other).filter(|(one, other)| **one && !**other).count();
     let (missing, extra) = (only(&is_true, &was_said) as u64, only(&was_said, &is_true) as u64);
     let audit =
@@ -159,8 +156,12 @@ fn scored(
 }
 
 /// How well an aggregate was said, and the rows in which it has changed, each with the cause.
-fn score_column(compared: &Compared, name: &str) -> PolarsResult<(ColumnAudit, Vec<(usize, Cause)>)> {
-    let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
+fn score_column(
+    compared: &Compared,
+    name: &str,
+    is_true: &[bool],
+    was_said: &[bool],
+) -> PolarsResult<(ColumnAudit, Vec<(usize, Cause)>)> {
     let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
     let (mut late, mut sketch, mut changes) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..compared.height() {

@@ -246,6 +246,12 @@ impl View {
         Extras { keys: keys || all, headers: headers || all }
     }
 
+    /// The columns that tell a row of an answer from all others: the window's bounds, and the keys.
+    pub fn identity(&self) -> Vec<String> {
+        let bounds: &[&str] = if self.window.is_some() { &["window_start", "window_end"] } else { &[] };
+        bounds.iter().copied().chain(self.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect()
+    }
+
     /// Whether the view is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.
     pub fn is_top_k_by_count(&self) -> bool {
         let by_count = self.order.first().is_some_and(|by| by.descending && by.column == OutputColumn::Aggregate(0));

@@ -80,14 +80,11 @@ impl Closed {
     pub fn degrade(&mut self, view: &View, start: Micros) -> Result<bool, SpeedError> {
         let Some(pane) = self.chunk.panes.get(&start) else { return Ok(false) };
         let again = pane.slack.is_some();
-        let before = pane.slack.map_or(0, |slack| slack.down);
-        let halve = || {
-            let (taken, left) = sketch::cut(&sketch::raise(&pane.partials, -before)?)?;
-            let taken = before + taken;
-            let partials = compact(sketch::raise(&left, taken)?)?;
-            PolarsResult::Ok(Pane { partials, late: pane.late.clone(), slack: Some(Slack { down: taken, up: taken }) })
-        };
-        let halved = halve().map_err(failed(view, "forgetting keys"))?;
+        // The counts are upper ends: what was taken is in them, and stays in those that are left.
+        let cut = sketch::cut(&pane.partials).and_then(|(taken, left)| Ok((taken, compact(left)?)));
+        let (taken, partials) = cut.map_err(failed(view, "forgetting keys"))?;
+        let taken = taken.max(pane.slack.map_or(0, |slack| slack.down));
+        let halved = Pane { partials, late: pane.late.clone(), slack: Some(Slack { down: taken, up: taken }) };
         let mut chunk = Chunk::clone(&self.chunk);
         chunk.panes.insert(start, Arc::new(halved));
         *self = Self::new(chunk, self.journal.clone());

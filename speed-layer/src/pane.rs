@@ -92,7 +92,8 @@ impl OpenPane {
         let Some(in_time) = self.groups.remove(&0) else { return Ok(false) };
         let counts = partials(view, &in_time, 0, 0)?;
         drop(in_time);
-        let (taken, kept) = sketch::cut(&counts).map_err(failed(view, "forgetting keys"))?;
+        let cut = sketch::cut(&counts).and_then(|(taken, kept)| Ok((taken, sketch::raise(&kept, -taken)?)));
+        let (taken, kept) = cut.map_err(failed(view, "forgetting keys"))?;
         drop(counts);
         let mut groups = Groups::new(view, Keep::Bounded);
         groups.merge(view, &kept).map_err(failed(view, "forgetting keys"))?;

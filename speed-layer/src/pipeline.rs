@@ -226,23 +226,22 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Keeps the process to its limit: the view that takes most gives way, one pane at a time, or else the next.
+    /// Keeps the process to its limit.
     fn limit(&mut self) -> Result<(), SpeedError> {
-        while !self.parts.memory.take(self.states.iter().map(ViewState::bytes).sum()) {
-            let mut states: Vec<&mut ViewState> = self.states.iter_mut().collect();
-            states.sort_by_key(|state| std::cmp::Reverse(state.bytes()));
-            let mut is_smaller = false;
-            for state in states {
-                is_smaller = state.degrade()?;
-                if is_smaller {
-                    break;
-                }
-            }
-            if !is_smaller {
-                break;
+        while !self.parts.memory.take(self.states.iter().map(ViewState::bytes).sum()) && self.degrade()? {}
+        Ok(())
+    }
+
+    /// The view that takes most gives way by one pane, or else the next. Whether that made any smaller.
+    fn degrade(&mut self) -> Result<bool, SpeedError> {
+        let mut states: Vec<&mut ViewState> = self.states.iter_mut().collect();
+        states.sort_by_key(|state| std::cmp::Reverse(state.bytes()));
+        for state in states {
+            if state.degrade()? {
+                return Ok(true);
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Moves views to the frontiers of versions that were published.

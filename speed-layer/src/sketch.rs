@@ -14,13 +14,12 @@ use polars::prelude::*;
 /// With fewer rows there is nothing to save.
 pub(crate) const LEAST_ROWS: usize = 24;
 
-/// What was taken from each count of events in time, and what is left of them. Late events stay as they are.
+/// What is to be taken from each count of events in time, and the rows of which that leaves something. Late events stay.
 pub(crate) fn cut(partials: &DataFrame) -> PolarsResult<(i64, DataFrame)> {
     let in_time = partials.column(MISSED)?.i32()?.equal(0);
     let counts = partials.column("a0")?.i64()?;
     let taken = excess(&counts.filter(&in_time)?);
-    let left = partials.filter(&(counts.gt(taken) | !in_time))?;
-    Ok((taken, raise(&left, -taken)?))
+    Ok((taken, partials.filter(&(counts.gt(taken) | !in_time))?))
 }
 
 /// Adds to the counts of events in time.

@@ -46,9 +46,7 @@ pub(super) fn redefined(
 }
 
 fn compare(view: &View, old: &DataFrame, new: &DataFrame, all: &mut Redefined) -> PolarsResult<()> {
-    let bounds: &[&str] = if view.window.is_some() { &["window_start", "window_end"] } else { &[] };
-    let names: Vec<String> =
-        bounds.iter().copied().chain(view.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect();
+    let names = view.identity();
     let is_alike = |name: &String| old.schema().get(name).is_some_and(|old| new.schema().get(name) == Some(old));
     let is_keyed = if names.is_empty() {
         old.height() <= 1
