@@ -65,3 +65,28 @@ pub fn format_timestamp(time: Micros) -> String {
         None => format!("{time} µs since 1970"),
     }
 }
+
+/// Reads a time as SQL writes it: a date, alone or with hours and minutes, seconds and an offset as far as they are given. Without
+/// an offset it is UTC.
+pub fn read_timestamp(text: &str) -> Option<Micros> {
+    const FORMS: [&str; 7] = [
+        "%Y-%m-%d",
+        "%Y-%m-%d %H:%M",
+        "%Y-%m-%dT%H:%M",
+        "%Y-%m-%d %H:%M%#z",
+        "%Y-%m-%dT%H:%M%#z",
+        "%Y-%m-%d %H:%M:%S%.f%#z",
+        "%Y-%m-%dT%H:%M:%S%.f%#z",
+    ];
+    let text = text.trim();
+    parse_timestamp(text).or_else(|| {
+        let read = |form: &&str| match *form {
+            "%Y-%m-%d" => Some(chrono::NaiveDate::parse_from_str(text, form).ok()?.and_time(chrono::NaiveTime::MIN)),
+            form if form.ends_with('z') => Some(chrono::DateTime::parse_from_str(text, form).ok()?.naive_utc()),
+            form => chrono::NaiveDateTime::parse_from_str(text, form).ok(),
+        };
+        let time = FORMS.iter().find_map(read)?;
+        let is_in_range = (1..=9999).contains(&chrono::Datelike::year(&time.date()));
+        is_in_range.then(|| time.and_utc().timestamp_micros())
+    })
+}

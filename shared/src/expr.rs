@@ -96,6 +96,19 @@ pub enum BinaryOp {
     Concat,
 }
 
+impl BinaryOp {
+    /// The comparison that says the same of operands that have changed places.
+    pub fn mirrored(self) -> Self {
+        match self {
+            Self::Less => Self::Greater,
+            Self::LessOrEqual => Self::GreaterOrEqual,
+            Self::Greater => Self::Less,
+            Self::GreaterOrEqual => Self::LessOrEqual,
+            other => other,
+        }
+    }
+}
+
 /// The scalar functions. Patterns, paths and separators are constants, checked when the project is loaded.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Function {
@@ -103,7 +116,7 @@ pub enum Function {
     Lower,
     /// `upper(text)`.
     Upper,
-    /// `trim(text)`, of white space.
+    /// `trim(text)`, of spaces.
     Trim,
     /// `length(text)` in characters.
     Length,
@@ -138,12 +151,14 @@ pub enum Function {
     },
     /// `regexp_extract_all(text, pattern)`: every match, as a list.
     RegexpExtractAll(String),
-    /// `regexp_replace(text, pattern, with)`: every match; `$1` in `with` is a group.
+    /// `regexp_replace(text, pattern, with[, 'g'])`: the first match, or every one.
     RegexpReplace {
         /// The pattern.
         pattern: String,
         /// What stands in a match's place.
-        with: String,
+        with: Vec<Part>,
+        /// Every match.
+        all: bool,
     },
     /// `string_split(text, separator)`, as a list.
     StringSplit(String),
@@ -155,16 +170,25 @@ pub enum Function {
     NullIf,
     /// `abs(x)`.
     Abs,
-    /// `round(x)` to a whole number, half away from zero, as a `DOUBLE`.
+    /// `round(x)` of a `DOUBLE` to a whole number, half away from zero.
     Round,
-    /// `floor(x)` as a `DOUBLE`.
+    /// `floor(x)` of a `DOUBLE`.
     Floor,
-    /// `ceil(x)` as a `DOUBLE`.
+    /// `ceil(x)` of a `DOUBLE`.
     Ceil,
     /// `date_trunc(unit, timestamp)` in UTC.
     DateTrunc(TimeUnit),
     /// `extract(unit FROM timestamp)` in UTC, a `BIGINT`.
     Extract(TimeUnit),
+}
+
+/// A part of what `regexp_replace` puts in a match's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Part {
+    /// A text as it is.
+    Text(String),
+    /// What a group of the pattern has matched; 0 is the whole match.
+    Group(usize),
 }
 
 /// A part of a timestamp.

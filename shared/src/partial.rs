@@ -32,7 +32,7 @@ use crate::aggregate;
 use crate::clock::Micros;
 use crate::group::{Groups, Keep};
 use crate::row;
-use crate::transform::{lower, polars_type};
+use crate::transform::{column, constant, lower, polars_type};
 use crate::view::{Aggregate, View};
 use crate::window::Window;
 
@@ -89,18 +89,17 @@ pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
     let also = [time, MISSED];
     let also = if has_missed { &also[..] } else { &also[..1] };
     let events = row::rows(events, table, unnest.as_ref(), filter.as_ref(), later, also);
-    let time = col(time).cast(DataType::Int64);
-    // A literal's type is otherwise narrowed to what holds it.
+    let time = column(time).cast(DataType::Int64);
     let pane = match view.window {
         // Of each event: a frame of nothing but constants would have one row.
-        None => time.clone() * lit(0_i64).cast(DataType::Int64),
+        None => time.clone() * constant(0_i64),
         Some(Window::Sliding(sliding)) => {
-            (time.clone() - lit(sliding.offset)).floor_div(lit(sliding.pane())) * lit(sliding.pane())
-                + lit(sliding.offset)
+            let (offset, pane) = (constant(sliding.offset), constant(sliding.pane()));
+            (time.clone() - offset.clone()).floor_div(pane.clone()) * pane + offset
         }
         Some(window) => time.clone().map(move |times| Ok(panes_of(window, times.i64()?)), |_, field| Ok(field.clone())),
     };
-    let missed = if has_missed { col(MISSED) } else { lit(0_i32).cast(DataType::Int32) };
+    let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
     let mut columns = vec![pane.alias(PANE), missed.alias(MISSED)];
     if view.window.is_some_and(Window::is_session) {
         columns.extend([time.clone().alias(FIRST), time.alias(LAST)]);

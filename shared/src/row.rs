@@ -5,7 +5,7 @@ use polars::prelude::*;
 
 use crate::expr;
 use crate::schema::Table;
-use crate::transform::lower;
+use crate::transform::{column, lower};
 use crate::view::{Output, Unnest, View};
 
 /// The rows of events, in their order. `events` has the table's columns and perhaps more. What remains are at least the
@@ -34,9 +34,10 @@ pub(crate) fn rows<'a>(
         let readers: Vec<&expr::Expr> = later.chain(late.iter().copied()).collect();
         let names = table.columns.iter().map(|column| column.name.as_str());
         let read = names.filter(|name| !also.contains(name) && readers.iter().any(|expr| expr.reads(name)));
-        let kept = [lower(&unnest.list).alias(item)].into_iter().chain(also.iter().copied().chain(read).map(col));
-        let kept: Vec<Expr> = kept.collect();
-        events = events.select(kept).explode(by_name([item], true, false), options).filter(col(item).is_not_null());
+        let kept: Vec<Expr> = [item].into_iter().chain(also.iter().copied()).chain(read).map(column).collect();
+        // The list stands beside the events first, as one that is constant would make one row.
+        let listed = events.with_column(lower(&unnest.list).alias(item));
+        events = listed.select(kept).explode(by_name([item], true, false), options).filter(column(item).is_not_null());
     }
     late.into_iter().fold(events, |events, condition| events.filter(lower(condition)))
 }
@@ -65,8 +66,11 @@ pub fn taken(view: &View, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
 pub fn of_output(output: &Output, events: LazyFrame) -> LazyFrame {
     let Output { table, unnest, filter, fields, .. } = output;
     let later = fields.iter().map(|field| &field.expr);
-    let fields: Vec<Expr> = fields.iter().map(|field| lower(&field.expr).alias(field.name.as_str())).collect();
-    rows(events, table, unnest.as_ref(), filter.as_ref(), later, &[]).select(fields)
+    // Beside the events, as constants alone would make one row.
+    let made = |i: usize| format!("__field{i}");
+    let values: Vec<Expr> = (0..).zip(fields).map(|(i, field)| lower(&field.expr).alias(made(i))).collect();
+    let named: Vec<Expr> = (0..).zip(fields).map(|(i, field)| column(&made(i)).alias(field.name.as_str())).collect();
+    rows(events, table, unnest.as_ref(), filter.as_ref(), later, &[]).with_columns(values).select(named)
 }
 
 #[cfg(test)]

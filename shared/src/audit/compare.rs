@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use super::{Cause, Correction};
 use crate::clock::format_timestamp;
 use crate::render::Rows;
+use crate::transform::column;
 
 /// Rows side by side. Each side has a mark, which its columns' names end in.
 pub struct Compared {
@@ -20,9 +21,9 @@ impl Compared {
     pub fn of(names: Vec<String>, values: &[String], sides: &[(&str, &DataFrame)]) -> PolarsResult<Self> {
         // A view without keys and windows has one row; the constant joins it.
         let on: Vec<&str> = if names.is_empty() { vec!["__one"] } else { names.iter().map(String::as_str).collect() };
-        let by: Vec<Expr> = on.into_iter().map(col).collect();
+        let by: Vec<Expr> = on.into_iter().map(column).collect();
         let marked = |(mark, rows): &(&str, &DataFrame)| {
-            let values = values.iter().map(|name| col(name.as_str()).alias(format!("{name}{mark}")));
+            let values = values.iter().map(|name| column(name).alias(format!("{name}{mark}")));
             let kept = by.iter().cloned().chain([lit(true).alias(format!("__is{mark}"))]);
             let with_one = (*rows).clone().lazy().with_column(lit(1_i32).alias("__one"));
             with_one.select(kept.chain(values).collect::<Vec<_>>())

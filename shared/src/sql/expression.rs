@@ -104,7 +104,9 @@ impl<'a> Scope<'a> {
 
     fn unknown_column(&self, name: &str) -> String {
         if matches!(name, "window_start" | "window_end") {
-            return if self.is_windowed {
+            return if self.selected.is_some() {
+                format!("`{name}` needs windows, and the view has none: read FROM TUMBLE(…), HOP(…) or SESSION(…)")
+            } else if self.is_windowed {
                 format!(
                     "`{name}` can only be selected and grouped by as it is; filter on `{}`",
                     self.table.event_time_column().name
@@ -239,10 +241,10 @@ impl<'a> Scope<'a> {
                 Ok(Expr::Call(Function::Extract(unit), vec![self.typed(x, &DataType::Timestamp, "extract")?]))
             }
             E::Floor { expr: x, field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime) } => {
-                Ok(Expr::Call(Function::Floor, vec![self.double(x, "floor")?]))
+                self.rounded(Function::Floor, x, "floor")
             }
             E::Ceil { expr: x, field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime) } => {
-                Ok(Expr::Call(Function::Ceil, vec![self.double(x, "ceil")?]))
+                self.rounded(Function::Ceil, x, "ceil")
             }
             E::Interval(_) => {
                 Err(Fault::of(expr, "intervals are the lengths of windows only; there is no arithmetic with them"))
@@ -269,7 +271,13 @@ impl<'a> Scope<'a> {
             let number = literal::number(&format!("-{digits}")).map_err(|message| Fault::of(expr, message))?;
             return Ok(Expr::Literal(number));
         }
-        Ok(Expr::Negate(Box::new(self.numeric(expr, "-")?)))
+        match self.numeric(expr, "-")? {
+            Expr::Literal(Literal::BigInt(number)) => match number.checked_neg() {
+                Some(number) => Ok(Expr::Literal(Literal::BigInt(number))),
+                None => Err(Fault::of(expr, format!("`-{expr}` is beyond BIGINT"))),
+            },
+            number => Ok(Expr::Negate(Box::new(number))),
+        }
     }
 
     fn binary(
@@ -311,6 +319,12 @@ impl<'a> Scope<'a> {
             _ => return Err(Fault::of(whole, format!("unsupported operator `{op}`"))),
         };
         let (left, right) = (self.numeric(left, what)?, self.numeric(right, what)?);
+        if let (Expr::Literal(Literal::BigInt(x)), Expr::Literal(Literal::BigInt(y))) = (&left, &right)
+            && let Some(folded) = fold_whole(*x, op, *y)
+        {
+            let message = || format!("`{whole}` is beyond BIGINT; write one of its numbers as a DOUBLE, such as 60.0");
+            return folded.map(|number| Expr::Literal(Literal::BigInt(number))).ok_or_else(|| Fault::of(whole, message()));
+        }
         let is_double =
             op == BinaryOp::Divide || left.data_type() == DataType::Double || right.data_type() == DataType::Double;
         let (left, right) = if is_double { (to_double(left), to_double(right)) } else { (left, right) };
@@ -318,6 +332,14 @@ impl<'a> Scope<'a> {
     }
 
     fn compare(&self, left: &ast::Expr, op: BinaryOp, right: &ast::Expr) -> Result<Expr, Fault> {
+        for (x, op, decimal) in [(left, op, literal::decimal(right)), (right, op.mirrored(), literal::decimal(left))] {
+            if let Some(decimal) = decimal {
+                let x = self.value(x)?;
+                if x.data_type() == DataType::BigInt && !is_null(&x) {
+                    return Ok(compare_whole(x, op, &decimal));
+                }
+            }
+        }
         let (x, y) = self.same_type(left, right)?;
         let data_type = x.data_type();
         if data_type == DataType::Json {
@@ -365,6 +387,20 @@ impl<'a> Scope<'a> {
     }
 
     fn in_list(&self, x: &ast::Expr, items: &[ast::Expr]) -> Result<Expr, Fault> {
+        let planned = self.value(x)?;
+        if planned.data_type() == DataType::BigInt && !is_null(&planned) {
+            // As a DOUBLE, a whole number could be equal to one beside it.
+            let (decimals, others): (Vec<_>, Vec<_>) =
+                items.iter().map(|item| (item, literal::decimal(item))).partition(|(_, decimal)| decimal.is_some());
+            let others: Vec<&ast::Expr> = std::iter::once(x).chain(others.into_iter().map(|(item, _)| item)).collect();
+            let mut typed = self.one_type(&others)?;
+            if !decimals.is_empty() && typed[0].data_type() == DataType::BigInt {
+                let whole = decimals.into_iter().filter_map(|(_, decimal)| decimal).filter(|decimal| decimal.is_whole);
+                let whole = whole.filter_map(|decimal| i64::try_from(decimal.floor).ok());
+                let items = typed.drain(1..).chain(whole.map(|number| Expr::Literal(Literal::BigInt(number)))).collect();
+                return Ok(Expr::In(Box::new(planned), items));
+            }
+        }
         let all: Vec<&ast::Expr> = std::iter::once(x).chain(items).collect();
         let mut planned = self.one_type(&all)?.into_iter();
         match planned.next() {
@@ -507,6 +543,37 @@ fn to_double(expr: Expr) -> Expr {
         Expr::Literal(Literal::Null(_)) => Expr::Literal(Literal::Null(DataType::Double)),
         expr if expr.data_type() == DataType::Double => expr,
         expr => Expr::Cast(Box::new(expr), DataType::Double),
+    }
+}
+
+/// Computes what is constant; none inside if it is beyond 64 bits, none at all if it isn't a whole number.
+fn fold_whole(x: i64, op: BinaryOp, y: i64) -> Option<Option<i64>> {
+    match op {
+        BinaryOp::Add => Some(x.checked_add(y)),
+        BinaryOp::Subtract => Some(x.checked_sub(y)),
+        BinaryOp::Multiply => Some(x.checked_mul(y)),
+        BinaryOp::Modulo if y != 0 => Some(Some(x.wrapping_rem(y))),
+        _ => None,
+    }
+}
+
+/// A whole number against one that may have a fraction, without rounding either.
+fn compare_whole(x: Expr, op: BinaryOp, decimal: &literal::Decimal) -> Expr {
+    use BinaryOp as O;
+    let whole = |op: BinaryOp, number: i64| {
+        Expr::Binary(Box::new(x.clone()), op, Box::new(Expr::Literal(Literal::BigInt(number))))
+    };
+    let itself = |op: BinaryOp| Expr::Binary(Box::new(x.clone()), op, Box::new(x.clone()));
+    match (i64::try_from(decimal.floor), op) {
+        (Ok(number), op) if decimal.is_whole => whole(op, number),
+        (_, O::Equal) => itself(O::NotEqual),
+        (_, O::NotEqual) => itself(O::Equal),
+        (Ok(number), O::Less | O::LessOrEqual) => whole(O::LessOrEqual, number),
+        (Ok(number), _) => whole(O::Greater, number),
+        (Err(_), O::Less | O::LessOrEqual) if decimal.floor > 0 => whole(O::LessOrEqual, i64::MAX),
+        (Err(_), O::Less | O::LessOrEqual) => whole(O::Less, i64::MIN),
+        (Err(_), _) if decimal.floor > 0 => whole(O::Greater, i64::MAX),
+        (Err(_), _) => whole(O::GreaterOrEqual, i64::MIN),
     }
 }
 

@@ -169,11 +169,15 @@ impl Scope<'_> {
             ("regexp_extract_all", [x, pattern]) => {
                 self.text_call(F::RegexpExtractAll(self.pattern(pattern, 0)?), x, name)
             }
-            ("regexp_replace", [x, pattern, with]) => self.regexp_replace(x, pattern, with),
+            ("regexp_replace", [x, pattern, with]) => self.regexp_replace(x, pattern, with, false),
             ("regexp_replace", [x, pattern, with, flags]) if self.constant_text(flags, "the flags")? == "g" => {
-                self.regexp_replace(x, pattern, with)
+                self.regexp_replace(x, pattern, with, true)
             }
-            ("regexp_matches" | "regexp_like" | "regexp_extract_all" | "regexp_replace", [_, _, .., extra]) => {
+            ("regexp_replace", [_, _, _, flags]) => {
+                let message = "the flags of `regexp_replace` are 'g', for every match; write (?i) at the start of the pattern";
+                Err(Fault::of(*flags, message))
+            }
+            ("regexp_matches" | "regexp_like" | "regexp_extract_all", [_, _, .., extra]) => {
                 Err(Fault::of(*extra, format!("`{name}` has no flags; write (?i) at the start of the pattern")))
             }
             ("string_split" | "split", [x, separator]) => {
@@ -192,9 +196,9 @@ impl Scope<'_> {
                 Ok(Expr::Call(F::NullIf, vec![planned, other]))
             }
             ("abs", [x]) => Ok(Expr::Call(F::Abs, vec![self.numeric(x, name)?])),
-            ("round", [x]) => Ok(Expr::Call(F::Round, vec![self.double(x, name)?])),
-            ("floor", [x]) => Ok(Expr::Call(F::Floor, vec![self.double(x, name)?])),
-            ("ceil" | "ceiling", [x]) => Ok(Expr::Call(F::Ceil, vec![self.double(x, name)?])),
+            ("round", [x]) => self.rounded(F::Round, x, name),
+            ("floor", [x]) => self.rounded(F::Floor, x, name),
+            ("ceil" | "ceiling", [x]) => self.rounded(F::Ceil, x, name),
             ("date_trunc", [unit, x]) => {
                 let text = self.constant_text(unit, "the unit")?;
                 let planned = literal::time_unit(&text).map_err(|message| Fault::of(*unit, message))?;
@@ -220,13 +224,23 @@ impl Scope<'_> {
         self.text_call(Function::Substring { from, length }, x, "substring")
     }
 
-    fn regexp_replace(&self, x: &ast::Expr, pattern: &ast::Expr, with: &ast::Expr) -> Result<Expr, Fault> {
-        let replacement = self.constant_text(with, "the replacement")?;
-        if replacement.as_bytes().windows(2).any(|pair| pair[0] == b'\\' && pair[1].is_ascii_digit()) {
-            return Err(Fault::of(with, format!("`{replacement}`: a group is written $1, not \\1")));
-        }
-        let function = Function::RegexpReplace { pattern: self.pattern(pattern, 0)?, with: replacement };
-        self.text_call(function, x, "regexp_replace")
+    /// A number without a fraction; a whole one is that already.
+    pub(super) fn rounded(&self, function: Function, x: &ast::Expr, name: &str) -> Result<Expr, Fault> {
+        let number = self.numeric(x, name)?;
+        Ok(if number.data_type() == DataType::Double { Expr::Call(function, vec![number]) } else { number })
+    }
+
+    fn regexp_replace(
+        &self,
+        x: &ast::Expr,
+        pattern: &ast::Expr,
+        with: &ast::Expr,
+        all: bool,
+    ) -> Result<Expr, Fault> {
+        let template = self.constant_text(with, "the replacement")?;
+        let pattern = self.pattern(pattern, 0)?;
+        let parts = literal::replacement(&template, &pattern).map_err(|message| Fault::of(with, message))?;
+        self.text_call(Function::RegexpReplace { pattern, with: parts, all }, x, "regexp_replace")
     }
 
     /// A regular expression that has a group.
@@ -252,7 +266,7 @@ fn refusal(name: &str, arguments: usize) -> String {
         "contains" => "(text, part)",
         "regexp_matches" | "regexp_like" | "regexp_extract_all" => "(text, pattern)",
         "regexp_extract" => "(text, pattern[, group])",
-        "regexp_replace" => "(text, pattern, with)",
+        "regexp_replace" => "(text, pattern, with[, 'g'])",
         "string_split" | "split" => "(text, separator)",
         "json_extract_string" => "(json, path)",
         "coalesce" => "(x, …)",

@@ -3,8 +3,8 @@
 use sqlparser::ast::{self, DateTimeField, Value};
 
 use super::error::Fault;
-use crate::clock::{Micros, parse_timestamp};
-use crate::expr::{Literal, TimeUnit};
+use crate::clock::{Micros, read_timestamp};
+use crate::expr::{Literal, Part, TimeUnit};
 use crate::schema::DataType;
 use crate::unit::parse_duration;
 
@@ -49,11 +49,111 @@ pub(super) fn number(digits: &str) -> Result<Literal, String> {
 
 /// Reads the text of a timestamp.
 pub(super) fn timestamp(text: &str) -> Result<Literal, String> {
-    let date = chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d");
-    let midnight = date.ok().map(|_| format!("{text} 00:00:00"));
-    parse_timestamp(midnight.as_deref().unwrap_or(text))
+    read_timestamp(text)
         .map(Literal::Timestamp)
         .ok_or_else(|| format!("`{text}` isn't a timestamp; write '2024-01-15T10:30:00Z' or '2024-01-15 10:30:00'"))
+}
+
+/// A number with a fraction or an exponent, as far as whole numbers are compared with it.
+pub(super) struct Decimal {
+    /// The greatest whole number that isn't above it, kept within the range of 65 bits.
+    pub floor: i128,
+    /// Whether it is that number.
+    pub is_whole: bool,
+}
+
+/// Reads a number that is written with a fraction or an exponent, to the last digit.
+pub(super) fn decimal(expr: &ast::Expr) -> Option<Decimal> {
+    let (digits, is_negative) = match expr {
+        ast::Expr::Nested(inner) => return decimal(inner),
+        ast::Expr::UnaryOp { op: ast::UnaryOperator::Minus, expr } => match &**expr {
+            ast::Expr::Value(ast::ValueWithSpan { value: Value::Number(digits, false), .. }) => (digits, true),
+            _ => return None,
+        },
+        ast::Expr::Value(ast::ValueWithSpan { value: Value::Number(digits, false), .. }) => (digits, false),
+        _ => return None,
+    };
+    let digits = digits.replace('_', "").to_ascii_lowercase();
+    let (mantissa, exponent) = match digits.split_once('e') {
+        Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),
+        None => (digits.as_str(), 0),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if fraction.is_empty() && !digits.contains(['.', 'e']) {
+        return None;
+    }
+    let all = format!("{whole}{fraction}");
+    // How many of the digits stand before the point.
+    let before = i64::try_from(whole.len()).ok()?.saturating_add(exponent);
+    let significant = all.trim_start_matches('0');
+    let leading = i64::try_from(all.len() - significant.len()).ok()?;
+    const MOST: i128 = 1 << 64;
+    let before = before.saturating_sub(leading);
+    let (whole, rest) = match usize::try_from(before) {
+        _ if significant.is_empty() => (0, ""),
+        Ok(before) if before > 20 => (MOST, ""),
+        Ok(before) => {
+            let (whole, rest) = significant.split_at(before.min(significant.len()));
+            let zeros = "0".repeat(before - whole.len());
+            (format!("0{whole}{zeros}").parse::<i128>().ok()?.min(MOST), rest)
+        }
+        Err(_) => (0, significant),
+    };
+    let is_whole = rest.bytes().all(|digit| digit == b'0');
+    let floor = match (is_negative, is_whole) {
+        (false, _) => whole,
+        (true, true) => -whole,
+        (true, false) => -whole - 1,
+    };
+    Some(Decimal { floor, is_whole })
+}
+
+/// What stands in the place of a match: `$1` or `\1` is a group, of as many digits as name one after `$` and of one after `\`;
+/// `${name}` is one too, `$$` and `\\` are a `$` and a `\`.
+pub(super) fn replacement(template: &str, pattern: &str) -> Result<Vec<Part>, String> {
+    let regex = regex::Regex::new(pattern).map_err(|error| error.to_string())?;
+    let groups = regex.captures_len();
+    let known = |group: usize| {
+        let message = || format!("`{template}`: the regular expression `{pattern}` has no group {group}");
+        (group < groups).then_some(group).ok_or_else(message)
+    };
+    let (mut parts, mut text, mut rest) = (Vec::new(), String::new(), template);
+    while let Some(at) = rest.find(['$', '\\']) {
+        let (before, after) = rest.split_at(at);
+        text.push_str(before);
+        let (sign, after) = after.split_at(1);
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (group, next) = if after.starts_with(sign) {
+            text.push_str(sign);
+            rest = &after[1..];
+            continue;
+        } else if sign == "$" && after.starts_with('{') {
+            let (name, next) = after[1..].split_once('}').ok_or_else(|| format!("`{template}`: `${{` has no end"))?;
+            let named = regex.capture_names().position(|other| other == Some(name));
+            let group = named.or_else(|| name.parse().ok());
+            (group.ok_or_else(|| format!("`{template}`: the regular expression has no group `{name}`"))?, next)
+        } else if digits > 0 {
+            // `$12` is the group 12 if there is one, else group 1 and a 2.
+            let most = if sign == "$" { digits } else { 1 };
+            let longest = (1..=most).rev().find(|&n| after[..n].parse::<usize>().is_ok_and(|group| group < groups));
+            let (number, next) = after.split_at(longest.unwrap_or(1));
+            (number.parse().unwrap_or(usize::MAX), next)
+        } else {
+            text.push_str(sign);
+            rest = after;
+            continue;
+        };
+        if !text.is_empty() {
+            parts.push(Part::Text(std::mem::take(&mut text)));
+        }
+        parts.push(Part::Group(known(group)?));
+        rest = next;
+    }
+    text.push_str(rest);
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    Ok(parts)
 }
 
 /// Reads `INTERVAL '1 minute'` or `INTERVAL '1' MINUTE`, of more than no time.

@@ -490,10 +490,13 @@ fn having(
     source: &from::Source,
 ) -> Result<Option<Expr>, Fault> {
     let Some(condition) = &select.having else { return Ok(None) };
-    let keys = keys.iter().map(|key| (&key.name, key.expr.data_type()));
-    let aggregated = aggregates.iter().map(|aggregate| (&aggregate.name, aggregate.data_type()));
-    let column = |(name, data_type): (&String, DataType)| Column { name: name.clone(), data_type, nullable: true };
-    let columns = keys.chain(aggregated).map(column).collect();
+    let keys = keys.iter().map(|key| (key.name.as_str(), key.expr.data_type()));
+    let aggregated = aggregates.iter().map(|aggregate| (aggregate.name.as_str(), aggregate.data_type()));
+    let bounds = ["window_start", "window_end"].map(|bound| (bound, DataType::Timestamp)).into_iter();
+    let bounds = bounds.filter(|_| source.window.is_some());
+    let columns = bounds.chain(keys).chain(aggregated);
+    let column = |(name, data_type): (&str, DataType)| Column { name: name.to_owned(), data_type, nullable: true };
+    let columns = columns.map(column).collect();
     let answer = Table { columns, name: "the SELECT list".to_owned(), ..Table::clone(&source.table) };
     Scope::of_answer(&answer, &source.scope, aggregates).condition(condition, "HAVING").map(Some)
 }

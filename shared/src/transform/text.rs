@@ -9,6 +9,8 @@ use regex_automata::util::iter::Searcher;
 use regex_automata::{Anchored, Input};
 use regex_syntax::hir::literal::Extractor;
 
+use crate::expr::Part;
+
 /// Texts in lower case. Most are ASCII, whose bytes are lowered many at once.
 pub(super) fn lower(texts: &StringChunked) -> StringChunked {
     let mut lowered = MutableBinaryViewArray::<str>::with_capacity(texts.len());
@@ -91,6 +93,35 @@ impl Pattern {
         let validity = there.into_opt_validity();
         let lists = ListArray::try_new(data_type, ends.try_into()?, Box::new(matches), validity)?;
         Ok(ListChunked::with_chunk(texts.name().clone(), lists))
+    }
+}
+
+/// What stands in the place of a pattern's matches.
+pub(super) struct Replacement {
+    regex: regex::Regex,
+    with: Vec<Part>,
+    all: bool,
+}
+
+impl Replacement {
+    /// A pattern that was checked when the project was loaded.
+    pub fn new(pattern: &str, with: &[Part], all: bool) -> PolarsResult<Self> {
+        let regex = regex::Regex::new(pattern)
+            .map_err(|error| polars_err!(ComputeError: "the pattern `{pattern}` can't be used: {error}"))?;
+        Ok(Self { regex, with: with.to_vec(), all })
+    }
+
+    /// Each text with its first match replaced, or with all.
+    pub fn replace(&self, texts: &StringChunked) -> StringChunked {
+        let with = |found: &regex::Captures<'_>| {
+            let part = |part: &Part| match part {
+                Part::Text(text) => text.clone(),
+                Part::Group(group) => found.get(*group).map_or_else(String::new, |group| group.as_str().to_owned()),
+            };
+            self.with.iter().map(part).collect::<String>()
+        };
+        let most = if self.all { 0 } else { 1 };
+        texts.apply_values(|text| self.regex.replacen(text, most, with))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{TABLES, condition, plan, plan_beside_tables, planned, planned_output, view};
 use crate::expr::BinaryOp as Op;
-use crate::expr::{Expr, Function as F, Literal, TimeUnit};
+use crate::expr::{Expr, Function as F, Literal, Part, TimeUnit};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
 use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, Late, OrderBy, OutputColumn, Unnest};
 use crate::window::Window;
@@ -288,7 +288,7 @@ fn expressions_are_typed() {
         ("regexp_extract(text, 'a(b)', 1)", call_text(F::RegexpExtract { pattern: "a(b)".to_owned(), group: 1 })),
         (
             "regexp_replace(text, 'a(b)', '$1', 'g')",
-            call_text(F::RegexpReplace { pattern: "a(b)".to_owned(), with: "$1".to_owned() }),
+            call_text(F::RegexpReplace { pattern: "a(b)".to_owned(), with: vec![Part::Group(1)], all: true }),
         ),
         ("payload ->> 'a'", call(F::JsonText("$.a".to_owned()), [column("payload")])),
         ("payload -> 'a' -> 0 ->> '$.b'", call(F::JsonText("$.a[0].b".to_owned()), [column("payload")])),
@@ -297,7 +297,7 @@ fn expressions_are_typed() {
         ("coalesce(NULL, likes, 0.5)", call(F::Coalesce, [null(Double), cast(column("likes"), Double), double(0.5)])),
         ("nullif(text, '')", call(F::NullIf, [column("text"), text("")])),
         ("abs(likes)", call(F::Abs, [column("likes")])),
-        ("round(likes)", call(F::Round, [cast(column("likes"), Double)])),
+        ("round(likes)", column("likes")),
         ("floor(score)", call(F::Floor, [column("score")])),
         ("ceil(score)", call(F::Ceil, [column("score")])),
         ("date_trunc('HOUR', created)", call(F::DateTrunc(TimeUnit::Hour), [column("created")])),

@@ -525,7 +525,11 @@ const CONDITIONS: &[(&str, &str)] = &[
     ("regexp_matches(text, user_id)", "3:22: a regular expression must be a constant text"),
     ("regexp_matches(text, 'a', 'i')", "3:27: `regexp_matches` has no flags; write (?i) at the start of the pattern"),
     ("regexp_extract(text, '(a)(b)', 3) = 'x'", "3:22: regular expression `(a)(b)` has 2 groups; there is no group 3"),
-    (r#"regexp_replace(text, 'a', '\1') = 'x'"#, r#"3:27: `\1`: a group is written $1, not \1"#),
+    (
+        r#"regexp_replace(text, 'a', '\1') = 'x'"#,
+        r#"3:27: `\1`: the regular expression `a` has no group 1"#,
+    ),
+    ("likes > 9223372036854775807 + 1", "3:9: `9223372036854775807 + 1` is beyond BIGINT; write one of its numbers as a DOUBLE, such as 60.0"),
     ("text LIKE user_id", "3:11: the pattern of LIKE must be a constant text"),
     (r#"text LIKE 'a\'"#, r#"3:11: LIKE pattern `a\` ends in an escape; write `\\` for a backslash"#),
     ("text LIKE 'a!%' ESCAPE '!'", r#"3:24: LIKE … ESCAPE isn't supported; the escape is `\`"#),
