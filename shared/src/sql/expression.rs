@@ -261,11 +261,6 @@ impl<'a> Scope<'a> {
         }
     }
 
-    /// A number as a `DOUBLE`.
-    pub fn double(&self, expr: &ast::Expr, what: &str) -> Result<Expr, Fault> {
-        Ok(to_double(self.numeric(expr, what)?))
-    }
-
     fn negate(&self, expr: &ast::Expr) -> Result<Expr, Fault> {
         if let ast::Expr::Value(ast::ValueWithSpan { value: ast::Value::Number(digits, false), .. }) = expr {
             let number = literal::number(&format!("-{digits}")).map_err(|message| Fault::of(expr, message))?;

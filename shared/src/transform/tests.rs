@@ -20,8 +20,8 @@ fn rows() -> DataFrame {
     let time = polars_type(&crate::schema::DataType::Timestamp);
     let times = |times: [Option<i64>; 3]| Series::new("".into(), times).cast(&time).expect("times");
     df!(
-        "n" => [Some(12), None, Some(-7)],
-        "m" => [Some(5), Some(0), None],
+        "n" => [Some(12_i64), None, Some(-7)],
+        "m" => [Some(5_i64), Some(0), None],
         "d" => [Some(2.5), None, Some(-0.0)],
         "e" => [Some(1e17), Some(0.0), Some(f64::NAN)],
         "b" => [Some(true), Some(false), None],

@@ -228,7 +228,10 @@ fn expressions_are_typed() {
         ("likes % 2", binary(column("likes"), Op::Modulo, int(2))),
         ("likes + NULL", binary(column("likes"), Op::Add, null(BigInt))),
         ("text || '!'", binary(column("text"), Op::Concat, text("!"))),
-        ("likes = 1.5", binary(cast(column("likes"), Double), Op::Equal, double(1.5))),
+        ("likes = score", binary(cast(column("likes"), Double), Op::Equal, column("score"))),
+        ("likes < 1.5", binary(column("likes"), Op::LessOrEqual, int(1))),
+        ("1e3 >= likes", binary(column("likes"), Op::LessOrEqual, int(1_000))),
+        ("60 * 60 * 24 * 365 * 1000", int(31_536_000_000)),
         ("likes <> NULL", binary(column("likes"), Op::NotEqual, null(BigInt))),
         ("created >= '2017-08-27T00:00:00Z'", binary(column("created"), Op::GreaterOrEqual, time(micros))),
         ("'2017-08-27' < created", binary(time(micros), Op::Less, column("created"))),
@@ -364,4 +367,18 @@ fn what_an_outputs_rows_mean_is_its_definition() {
     };
     assert_eq!(of("", "id"), of(", topic = 'x', delivery = 'at_least_once'", "  id -- the number\n"));
     assert_ne!(of("", "id"), of("", "text"));
+}
+
+#[test]
+fn having_reads_the_bounds_of_windows() {
+    let having = |condition: &str| {
+        let from = "FROM TUMBLE(tweets, timestamp, INTERVAL '1 hour') GROUP BY window_start, window_end";
+        planned(&view(&format!("SELECT window_start, window_end, count(*) AS n {from} HAVING {condition}"))).having
+    };
+    let start = || Expr::Column("window_start".to_owned(), Timestamp);
+    let at = time(1_503_792_000_000_000);
+    assert_eq!(having("window_start >= '2017-08-27'"), Some(binary(start(), Op::GreaterOrEqual, at)));
+    let end = Expr::Column("window_end".to_owned(), Timestamp);
+    let midnight = call(F::Extract(TimeUnit::Hour), [end]);
+    assert_eq!(having("extract(hour FROM window_end) = 0"), Some(binary(midnight, Op::Equal, int(0))));
 }
