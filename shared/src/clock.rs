@@ -1,6 +1,7 @@
 //! Time is an argument: nothing outside this module reads the wall clock.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Microseconds since the Unix epoch, UTC: the unit of every timestamp in the platform.
@@ -45,17 +46,24 @@ impl Clock for ManualClock {
     }
 }
 
+/// The times that four digits of a year can write: from 0001-01-01 to the end of 9999. What [`format_timestamp`] writes of one
+/// of them, [`parse_timestamp`] reads as the same.
+pub const TIMES: Range<Micros> = -62_135_596_800_000_000..253_402_300_800_000_000;
+
+/// The times at which an event may happen: the years 0200 to 9799. A window, a session's gap, a watermark's delay and an
+/// allowed lateness are at most a hundred years long ([`crate::unit`]), so what is computed from an event time stays within
+/// [`TIMES`] and can be written, asked for and read again.
+pub const EVENT_TIMES: Range<Micros> = -55_855_785_600_000_000..247_090_953_600_000_000;
+
 /// Reads RFC 3339, `2024-01-15T10:30:45.123Z`; a space may stand for the `T`, and without an offset it is UTC.
-/// Digits beyond microseconds are cut off. `None` if it is something else, or outside the years 1 to 9999.
+/// Digits beyond microseconds are cut off. `None` if it is something else, or outside [`TIMES`].
 pub fn parse_timestamp(text: &str) -> Option<Micros> {
     let text = text.trim();
     let time = chrono::DateTime::parse_from_rfc3339(text).map(|time| time.naive_utc()).or_else(|_| {
         chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f")
             .or_else(|_| chrono::NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f"))
     });
-    time.ok()
-        .filter(|time| (1..=9999).contains(&chrono::Datelike::year(&time.date())))
-        .map(|time| time.and_utc().timestamp_micros())
+    time.ok().map(|time| time.and_utc().timestamp_micros()).filter(|time| TIMES.contains(time))
 }
 
 /// Writes RFC 3339 in UTC, with as many digits of a second as are needed: `2024-01-15T10:30:45.123Z`.
@@ -85,8 +93,10 @@ pub fn read_timestamp(text: &str) -> Option<Micros> {
             form if form.ends_with('z') => Some(chrono::DateTime::parse_from_str(text, form).ok()?.naive_utc()),
             form => chrono::NaiveDateTime::parse_from_str(text, form).ok(),
         };
-        let time = FORMS.iter().find_map(read)?;
-        let is_in_range = (1..=9999).contains(&chrono::Datelike::year(&time.date()));
-        is_in_range.then(|| time.and_utc().timestamp_micros())
+        let time = FORMS.iter().find_map(read)?.and_utc().timestamp_micros();
+        TIMES.contains(&time).then_some(time)
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,13 @@
 //! it. A record is good if
 //! - it is at most [`MAX_RECORD_BYTES`] long, UTF-8, and one JSON object nested at most [`MAX_DEPTH`] levels deep;
 //! - each column's value has the column's type, or is `null` or absent where the column may be null;
-//! - its event time is there, and not further than the table's `max_future` ahead of the time the log took the record.
+//! - its event time is there, lies in the years 0200 to 9799 ([`EVENT_TIMES`]), and is not further than the table's
+//!   `max_future` ahead of the time the log took the record.
 //!
 //! | column      | JSON that it takes                                                                         |
 //! |-------------|--------------------------------------------------------------------------------------------|
 //! | `TEXT`      | a string                                                                                   |
-//! | `BIGINT`    | a number written without fraction and exponent, of 64 bits                                 |
+//! | `BIGINT`    | a whole number of 64 bits, however it is written: `5`, `-0`, `5.0`, `1e3`                  |
 //! | `DOUBLE`    | any finite number                                                                          |
 //! | `BOOLEAN`   | `true`, `false`                                                                            |
 //! | `TIMESTAMP` | RFC 3339 text, UTC if it names no offset, or a whole number of milliseconds since the Unix epoch |
@@ -27,6 +28,7 @@
 //! the connector's own (`m`) make none.
 
 mod debezium;
+mod number;
 mod plain;
 mod record;
 mod time;
@@ -45,7 +47,7 @@ use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondT
 pub use self::record::MAX_DEPTH;
 use self::record::{Layout, Slot};
 pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
-use crate::clock::{Micros, format_timestamp};
+use crate::clock::{EVENT_TIMES, Micros, format_timestamp};
 use crate::log::{Batch, Payloads};
 use crate::schema::{Column, DataType, Format, Table};
 
@@ -217,9 +219,17 @@ impl Decoder {
             slots[column] = Slot::Json(beside("headers", headers)?);
         }
         for (column, slot) in self.table.columns.iter().zip(slots.iter_mut()) {
+            if let (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) = (&column.data_type, *slot) {
+                *slot = Slot::Integer(whole(row, column)?);
+            }
             *slot = fit(*slot, column, &self.scratch)?;
         }
         match (slots[self.table.event_time], self.table.max_future) {
+            (Slot::Integer(time), _) if !EVENT_TIMES.contains(&time) => Err(format!(
+                "column `{}`, the event time: {} is outside the years 0200 to 9799",
+                self.table.event_time_column().name,
+                format_timestamp(time),
+            )),
             (Slot::Integer(time), Some(ahead)) if time > log_time.saturating_add(ahead) => Err(format!(
                 "column `{}`: {} is more than {} s ahead of the log's clock, which showed {}",
                 self.table.event_time_column().name,
@@ -236,6 +246,12 @@ impl Decoder {
 /// What stands beside a record, as text.
 fn beside<'a>(what: &str, bytes: &'a [u8]) -> Result<&'a str, String> {
     std::str::from_utf8(bytes).map_err(|error| format!("its {what}: not UTF-8 at byte {}", error.valid_up_to()))
+}
+
+/// The integer that the parser took for a number with a fraction, by its digits: a DOUBLE hasn't got them all.
+fn whole(row: &str, Column { name, data_type, .. }: &Column) -> Result<i64, String> {
+    let text = record::number(row, name).unwrap_or_default();
+    number::whole(text).map_err(|why| format!("column `{name}`: expected {data_type}, but {why}"))
 }
 
 /// What a column stores for a slot, or why it can't.
@@ -259,9 +275,6 @@ fn fit<'a>(slot: Slot<'a>, column: &Column, scratch: &str) -> Result<Slot<'a>, S
         (DataType::Timestamp, Slot::Integer(millis)) => time::from_millis(millis)
             .map(Slot::Integer)
             .ok_or_else(|| format!("column `{name}`: {millis} ms is outside the years 0001 to 9999")),
-        (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) => {
-            Err(format!("column `{name}`: expected {data_type}, found a number that is no 64-bit integer"))
-        }
         _ => Err(format!("column `{name}`: expected {data_type}, found {}", slot.kind())),
     }
 }

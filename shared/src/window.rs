@@ -10,11 +10,12 @@
 //! | days in a zone       | midnight there, which is 23, 24 or 25 hours after the last | the window          |
 //! | sessions             | an event that none preceded for `gap`; they end `gap` after their last event | as long as the gap, at least a minute and at most a day |
 
-use chrono::{DateTime, Days as ChronoDays, NaiveDate, NaiveTime, TimeDelta, TimeZone};
+use chrono::{DateTime, Days as ChronoDays, NaiveDate, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
 use crate::clock::Micros;
 
+const SECOND: Micros = 1_000_000;
 const MINUTE: Micros = 60_000_000;
 const DAY: Micros = 86_400_000_000;
 
@@ -256,21 +257,30 @@ impl Days {
         local.map_or(time.div_euclid(DAY), |date| date.signed_duration_since(NaiveDate::default()).num_days())
     }
 
-    /// The first instant of a day there. Where the clock is set forward over midnight the day begins later.
+    /// The first instant of a day there. Where the clock is set forward over midnight the day begins later, at the very
+    /// instant at which the clock is set.
     fn midnight(self, day: i64) -> Micros {
         let date = match u64::try_from(day) {
             Ok(day) => NaiveDate::default().checked_add_days(ChronoDays::new(day)),
             Err(_) => NaiveDate::default().checked_sub_days(ChronoDays::new(day.unsigned_abs())),
         };
-        let Some(mut local) = date.map(|date| date.and_time(NaiveTime::MIN)) else { return day.saturating_mul(DAY) };
-        // A gap may be a day long.
-        for _ in 0..=4 * 24 {
-            if let Some(time) = self.zone.from_local_datetime(&local).earliest() {
-                return time.timestamp_micros();
-            }
-            local += TimeDelta::minutes(15);
+        let Some(midnight) = date.map(|date| date.and_time(NaiveTime::MIN)) else { return day.saturating_mul(DAY) };
+        if let Some(time) = self.zone.from_local_datetime(&midnight).earliest() {
+            return time.timestamp_micros();
         }
-        day.saturating_mul(DAY)
+        // No clock there ever showed midnight. Clocks are less than a day away from UTC and are set forward by a day at most:
+        // they showed an earlier time two days before, a later one two days after, and between these the one that skipped it.
+        // Zones change at whole seconds.
+        let shown = |second: i64| {
+            let utc = DateTime::from_timestamp(second, 0).map(|time| time.naive_utc());
+            utc.map_or(midnight, |utc| self.zone.from_utc_datetime(&utc).naive_local())
+        };
+        let (mut before, mut after) = ((day - 2) * (DAY / SECOND), (day + 2) * (DAY / SECOND));
+        while after - before > 1 {
+            let middle = before + (after - before) / 2;
+            if shown(middle) < midnight { before = middle } else { after = middle }
+        }
+        after * SECOND
     }
 }
 

@@ -272,6 +272,34 @@ impl<'a> Visitor<'a> for Value<'_> {
     }
 }
 
+/// The text of the number that a column's value is in a record that was read: of a key that comes twice, the last one.
+pub(super) fn number<'a>(record: &'a str, column: &str) -> Option<&'a str> {
+    serde::Deserializer::deserialize_map(&mut Deserializer::from_str(record), Find(column)).ok().flatten()
+}
+
+/// Looks for the value of one key.
+struct Find<'s>(&'s str);
+
+impl<'a> Visitor<'a> for Find<'_> {
+    type Value = Option<&'a str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<Self::Value, M::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != self.0 {
+                map.next_value_seed(Skip(1))?;
+            } else if let Cow::Borrowed(text) = map.next_value::<LazyValue<'a>>()?.as_raw_cow() {
+                found = Some(text);
+            }
+        }
+        Ok(found)
+    }
+}
+
 /// A value that nobody wants, parsed nevertheless; it is inside that many arrays and objects.
 struct Skip(usize);
 

@@ -1,11 +1,6 @@
 //! Timestamps as events write them.
 
-use crate::clock::{Micros, parse_timestamp};
-
-/// 0001-01-01T00:00:00Z.
-const FIRST: Micros = -62_135_596_800_000_000;
-/// 10000-01-01T00:00:00Z, the first instant that four digits of a year can't write.
-const END: Micros = 253_402_300_800_000_000;
+use crate::clock::{Micros, TIMES, parse_timestamp};
 
 /// The same as [`parse_timestamp`], sooner where a text has the form that most have.
 pub(super) fn from_text(text: &str) -> Option<Micros> {
@@ -14,7 +9,7 @@ pub(super) fn from_text(text: &str) -> Option<Micros> {
 
 /// The instant that many milliseconds after the epoch.
 pub(super) fn from_millis(millis: i64) -> Option<Micros> {
-    millis.checked_mul(1_000).filter(|micros| (FIRST..END).contains(micros))
+    millis.checked_mul(1_000).filter(|micros| TIMES.contains(micros))
 }
 
 /// The fast path, for `YYYY-MM-DDTHH:MM:SS[.fraction]Z`. `None` says only that the text isn't plainly of this form.

@@ -63,6 +63,72 @@ fn a_day_in_a_zone_is_as_long_as_it_is_there() {
     assert_eq!(apia.end_of(instant("2011-12-29T10:00:00Z")), instant("2011-12-30T10:00:00Z"));
 }
 
+/// How far a clock there is ahead of UTC at a second since 1970, which is all that the oracles below know of a zone.
+fn ahead(zone: Tz, second: i64) -> i64 {
+    use chrono::Offset;
+    let utc = DateTime::from_timestamp(second, 0).expect("a time").naive_utc();
+    i64::from(zone.offset_from_utc_datetime(&utc).fix().local_minus_utc())
+}
+
+#[test]
+fn midnights_are_found_to_the_second_where_clocks_skip_them() {
+    for (zone, day, offset) in [
+        (Tz::Africa__Monrovia, "1972-01-07", 44 * 60 + 30),
+        (Tz::Asia__Kolkata, "1906-01-01", 0),
+        (Tz::Africa__Nairobi, "1908-05-01", 0),
+        (Tz::Asia__Singapore, "1905-06-01", 0),
+        (Tz::Pacific__Apia, "2011-12-30", 0),
+        (Tz::America__Sao_Paulo, "2018-11-04", 0),
+    ] {
+        let midnight = instant(&format!("{day} 00:00:00")) / SECOND;
+        // Second by second, from a time at which the day before is shown everywhere.
+        let first = (midnight - 26 * 3_600..).find(|second| second + ahead(zone, *second) >= midnight);
+        let first = first.expect("the day, or a later one, is shown some time");
+        let days = Days { count: 1, zone };
+        assert_eq!(days.start_of(first * SECOND), first * SECOND, "{zone} {day}");
+        assert!(days.start_of(first * SECOND - 1) < first * SECOND, "{zone} {day}");
+        if offset != 0 {
+            assert_eq!((first + ahead(zone, first)) - midnight, offset, "{zone} skips its midnight");
+        }
+    }
+}
+
+#[test]
+fn midnights_of_every_zone_are_the_first_instants_of_their_days() {
+    const STEP: i64 = 3 * 86_400;
+    let (from, to) = (instant("1880-01-01 00:00:00") / SECOND, instant("2038-01-01 00:00:00") / SECOND);
+    let mut changes = 0;
+    for zone in chrono_tz::TZ_VARIANTS {
+        let days = Days { count: 1, zone };
+        let mut second = from;
+        while second < to {
+            let (before, after) = (ahead(zone, second), ahead(zone, second + STEP));
+            if before != after {
+                changes += 1;
+                // The first second of the new offset; between two probes it changes once, or this is one of the changes.
+                let (mut old, mut new) = (second, second + STEP);
+                while new - old > 1 {
+                    let middle = old + (new - old) / 2;
+                    if ahead(zone, middle) == before { old = middle } else { new = middle }
+                }
+                let around = (new + before.min(ahead(zone, new))).div_euclid(86_400);
+                for day in around - 1..=around + 2 {
+                    let midnight = day * 86_400;
+                    let by_old = midnight - before;
+                    let expected = if by_old < new { by_old } else { new.max(midnight - ahead(zone, new)) };
+                    let found = days.midnight(day);
+                    // Another change that is close by is looked at by itself.
+                    if ahead(zone, expected) == if by_old < new { before } else { ahead(zone, new) } {
+                        assert_eq!(found, expected * SECOND, "{zone}, day {day}");
+                    }
+                }
+            }
+            second += STEP;
+        }
+    }
+    assert!(changes > 20_000, "{changes}");
+}
+
 proptest! {
     #[test]
     fn windows_are_what_their_definition_says(

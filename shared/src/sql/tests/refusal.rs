@@ -244,6 +244,10 @@ const QUERIES: &[(&str, &str)] = &[
         "2:67: `sum(likes)` is read but not selected; add it to the SELECT list",
     ),
     (
+        "SELECT count(*) AS n FROM tweets HAVING window_start > '2024-01-15'",
+        "2:41: `window_start` needs windows, and the view has none: read FROM TUMBLE(…), HOP(…) or SESSION(…)",
+    ),
+    (
         "SELECT user_id, count(*) AS n FROM tweets GROUP BY ROLLUP (user_id)",
         "2:60: GROUPING SETS, CUBE and ROLLUP aren't supported; write one view for each grouping",
     ),
