@@ -193,13 +193,13 @@ fn a_body_that_can_not_be_split_is_refused() {
 #[test]
 fn good_records_are_stored_as_sent_and_bad_ones_told() {
     let (log, _, ingest) = ingest(1, None);
-    let body = "{\"user\": \"a\", \"ts\":0}\n\n{\"user\":1,\"ts\":0}\n{\"more\":[1 ,2],\"ts\":1e0}\n{\"more\":[1 ,2],\"ts\":1}";
+    let body = "{\"user\": \"a\", \"ts\":0}\n\n{\"user\":1,\"ts\":0}\n{\"more\":[1 ,2],\"ts\":1.5}\n{\"more\":[1 ,2],\"ts\":1}";
     let receipt = ingest.ingest("clicks", body.as_bytes(), None).expect("receipt");
     assert_eq!(
         serde_json::to_string(&receipt).expect("json"),
         concat!(
             r#"{"accepted":2,"rejected":[{"line":3,"error":"column `user`: expected TEXT, found a number"},"#,
-            r#"{"line":4,"error":"column `ts`: expected TIMESTAMP, found a number that is no 64-bit integer"}],"#,
+            r#"{"line":4,"error":"column `ts`: expected TIMESTAMP, but 1.5 has a fraction"}],"#,
             r#""offsets":{"0":[0,2]}}"#
         )
     );
