@@ -5,6 +5,7 @@ mod cluster;
 mod crash;
 mod edges;
 mod faults;
+mod grid;
 mod ingest;
 mod kafka;
 mod observe;
