@@ -163,7 +163,7 @@ const SAME: &[&str] = &[
     // Numbers.
     "abs(i)", "abs(d)", "round(d)", "floor(d)", "ceil(d)", "round(v)",
     // Casts.
-    "CAST(v AS DOUBLE)", "CAST(v AS TEXT)", "CAST(d AS TEXT)", "CAST(b AS TEXT)", "CAST(b AS BIGINT)", "TRY_CAST(d AS BIGINT)",
+    "CAST(v AS DOUBLE)", "CAST(v AS TEXT)", "CAST(b AS TEXT)", "CAST(b AS BIGINT)", "TRY_CAST(d AS BIGINT)",
     "TRY_CAST(s AS DOUBLE)",
     // Times.
     "extract(year FROM time)", "extract(month FROM time)", "extract(day FROM time)", "extract(hour FROM time)", "extract(minute FROM time)",
@@ -175,6 +175,8 @@ const OTHER: &[(&str, &str)] = &[
     // Of a whole number both give it back; DuckDB by way of a DOUBLE.
     ("floor(v)", "v"),
     ("ceil(v)", "v"),
+    // A zero in an event's JSON has no sign.
+    ("CAST(d AS TEXT)", "CASE WHEN d = 0 THEN '0.0' ELSE CAST(d AS TEXT) END"),
     // What PostgreSQL refuses is null here.
     ("i / k", "i / nullif(k, 0)"),
     ("d / e", "d / nullif(e, 0)"),
