@@ -24,6 +24,8 @@ mod moment;
 mod number;
 mod place;
 mod quantile;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::fmt::Debug;
