@@ -149,6 +149,10 @@ impl View {
         let aggregates: String =
             self.aggregates.iter().enumerate().map(|(i, a)| format!(", {} AS a{i}", a.theirs)).collect();
         let mut sql = format!("SELECT {grouped}{aggregates} FROM ({windowed}) GROUP BY {grouped}");
+        if let (Window::None, true) = (self.window, names.is_empty()) {
+            // There is one row of nothing, too.
+            sql = format!("SELECT 0 AS ws, 0 AS we{aggregates} FROM ({windowed})");
+        }
         if let (true, Some((of, is, than))) = (cut, self.having()) {
             sql += &format!(" HAVING a{of} {is} {than}");
         }
