@@ -2,25 +2,30 @@
 //!
 //! Each aggregate has a [`State`], which holds it for any number of groups, column by column. A state is a commutative
 //! monoid: a new group is the identity, [`State::merge`] is associative and commutative, and to absorb all rows is the
-//! same as to absorb parts of them and merge. Sums of `DOUBLE`s are so up to rounding.
+//! same as to absorb parts of them and merge, to the last bit. So of doubles there is one zero and one NaN, which is greater than
+//! all numbers.
 //!
 //! | aggregate  | state                      | merged by        |
 //! |------------|----------------------------|------------------|
 //! | `count`    | how many                   | sum              |
-//! | `sum`, `avg` | the sum, and how many values | sum            |
+//! | `sum`, `avg` | the exact sum ([`exact`]), and how many values | sum |
 //! | `min`, `max` | the value, if there was any | the better one  |
-//! | `var_samp`, `stddev_pop`, … | mean, squared distances from it, how many | Chan's formula |
+//! | `var_samp`, `stddev_pop`, … | the exact sums of the values and of their squares, how many | sum |
 //! | `arg_max`, `arg_min` | the value and its place | the better place |
 //! | `count(DISTINCT x)`, `approx_count_distinct` | the values, or a sketch | union |
 //! | `approx_percentile` | the values, or a sketch | all of them     |
 
 mod distinct;
+mod double;
+mod exact;
 mod extreme;
 pub(crate) mod keys;
 mod moment;
 mod number;
 mod place;
 mod quantile;
+#[cfg(test)]
+mod tests;
 
 use std::cmp::Ordering;
 use std::fmt::Debug;
@@ -94,9 +99,12 @@ pub(crate) fn layout(aggregate: &Aggregate) -> Vec<(&'static str, DataType)> {
     let argument = argument_type(aggregate);
     match aggregate.function {
         A::Count => vec![("", DataType::Int64)],
-        A::Sum | A::Avg => vec![("", argument), ("n", DataType::Int64)],
+        A::Sum | A::Avg if argument == DataType::Float64 => {
+            vec![("", argument), ("r", DataType::Float64), ("w", DataType::Binary), ("n", DataType::Int64)]
+        }
+        A::Sum | A::Avg => vec![("", argument), ("c", DataType::Int64), ("n", DataType::Int64)],
         A::Min | A::Max => vec![("", argument)],
-        A::Spread(_) => vec![("", DataType::Float64), ("s", DataType::Float64), ("n", DataType::Int64)],
+        A::Spread(_) => vec![("", DataType::Binary), ("n", DataType::Int64)],
         A::ArgMin | A::ArgMax => vec![("", argument), ("p", place_type(aggregate))],
         A::CountDistinct | A::ApproxCountDistinct => {
             vec![("", DataType::List(Box::new(argument))), ("h", DataType::Binary)]
@@ -113,13 +121,12 @@ fn place_type(aggregate: &Aggregate) -> DataType {
 pub(crate) fn state(aggregate: &Aggregate, keep: Keep) -> Box<dyn State> {
     use AggregateFunction as A;
     let data_type = argument_type(aggregate);
-    let is_double = data_type == DataType::Float64;
     match aggregate.function {
         A::Count => Box::new(number::Count::new(aggregate)),
-        A::Sum if is_double => Box::new(number::Sum::<f64>::default()),
-        A::Sum => Box::new(number::Sum::<i64>::default()),
-        A::Avg if is_double => Box::new(number::Average(number::Sum::<f64>::default())),
-        A::Avg => Box::new(number::Average(number::Sum::<i64>::default())),
+        function @ (A::Sum | A::Avg) if data_type == DataType::Float64 => {
+            Box::new(double::Doubles::new(function == A::Avg))
+        }
+        function @ (A::Sum | A::Avg) => Box::new(number::Wholes::new(function == A::Avg)),
         function @ (A::Min | A::Max) => {
             let largest = function == A::Max;
             match data_type {
@@ -142,6 +149,11 @@ fn better(largest: bool) -> Ordering {
     if largest { Ordering::Greater } else { Ordering::Less }
 }
 
+/// The one zero and the one NaN that stand for all.
+pub(crate) fn canonical(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value + 0.0 }
+}
+
 /// A column that lies in memory as one piece.
 fn whole(column: &Column) -> Series {
     column.as_materialized_series().rechunk()
@@ -152,13 +164,13 @@ trait Number: Copy + Debug + Default + Send + Sync + 'static {
     /// Goes through the values of a column and the group of each; nulls are left out.
     fn each(groups: &[u32], column: &Column, add: impl FnMut(usize, Self)) -> PolarsResult<()>;
 
-    /// The sum. Integers wrap.
-    fn plus(self, other: Self) -> Self;
-
     /// NaN is larger than all others.
     fn order(&self, other: &Self) -> Ordering;
 
-    fn as_double(self) -> f64;
+    /// The one that stands for all that are equal to it.
+    fn canonical(self) -> Self {
+        self
+    }
 
     fn column(values: impl Iterator<Item = Option<Self>>) -> Column;
 }
@@ -183,16 +195,8 @@ impl Number for i64 {
         each(groups, whole(column).to_physical_repr().i64()?, add)
     }
 
-    fn plus(self, other: Self) -> Self {
-        self.wrapping_add(other)
-    }
-
     fn order(&self, other: &Self) -> Ordering {
         self.cmp(other)
-    }
-
-    fn as_double(self) -> f64 {
-        self as f64
     }
 
     fn column(values: impl Iterator<Item = Option<Self>>) -> Column {
@@ -205,16 +209,12 @@ impl Number for f64 {
         each(groups, whole(column).f64()?, add)
     }
 
-    fn plus(self, other: Self) -> Self {
-        self + other
-    }
-
     fn order(&self, other: &Self) -> Ordering {
-        self.total_cmp(other)
+        canonical(*self).total_cmp(&canonical(*other))
     }
 
-    fn as_double(self) -> f64 {
-        self
+    fn canonical(self) -> Self {
+        canonical(self)
     }
 
     fn column(values: impl Iterator<Item = Option<Self>>) -> Column {

@@ -66,6 +66,13 @@ impl Groups {
         merge(view, &mut self.states, len, groups, partials)
     }
 
+    /// Adds the one group that a view without keys has, if it isn't there: of no rows yet.
+    pub(crate) fn begin_whole(&mut self) {
+        self.keys.begin_whole();
+        let len = self.len();
+        self.states.iter_mut().for_each(|state| state.grow(len));
+    }
+
     /// The group of each of some rows or partials; new ones are added.
     pub(crate) fn number(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<Vec<u32>> {
         let mut groups = self.keys.number(&key_columns(view, rows)?, rows.height())?;

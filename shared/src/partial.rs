@@ -78,6 +78,16 @@ pub fn schema(view: &View) -> Schema {
     schema
 }
 
+/// Partials that were stored or sent, if they have the columns that the view's have: a program of another edition keeps
+/// others, which mean something else.
+pub fn checked(view: &View, partials: DataFrame) -> PolarsResult<DataFrame> {
+    let wanted = schema(view);
+    if **partials.schema() != wanted {
+        polars_bail!(ComputeError: "partials of view `{}` are of another format", view.name);
+    }
+    Ok(partials)
+}
+
 /// The rows of a view before aggregation: [`PANE`], [`MISSED`], the keys, and as `v0`, `p0`, `v1`, … what each aggregate is
 /// over.
 /// `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).

@@ -56,7 +56,9 @@ impl Cells {
                 Some(number) => write_plain(number, out),
                 None => out.extend_from_slice(b"null"),
             },
-            Self::Double(cells) => match cells.get(row).filter(|number| number.is_finite()) {
+            Self::Double(cells) => match cells.get(row) {
+                // JSON has no such numbers: they are texts, as PostgreSQL's `to_json` writes them.
+                Some(number) if !number.is_finite() => write_json_text(name_of(number), out),
                 Some(number) => write_double(number, out),
                 None => out.extend_from_slice(b"null"),
             },
@@ -121,7 +123,16 @@ fn write_double(number: f64, out: &mut Vec<u8>) {
     if number.is_finite() {
         serde_json::to_writer(out, &number).expect("a finite number is JSON");
     } else {
-        write_plain(number, out);
+        write_plain(name_of(number), out);
+    }
+}
+
+/// What SQL calls a number that isn't finite.
+fn name_of(number: f64) -> &'static str {
+    match number {
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        _ => "NaN",
     }
 }
 
@@ -241,5 +252,25 @@ impl Rows {
         let mut writer = arrow::ipc::writer::StreamWriter::try_new(out, &batch.schema())?;
         writer.write(&batch)?;
         writer.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_are_not_finite_have_their_names_in_json_and_csv() {
+        let doubles = [Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(-f64::NAN), None, Some(1.5)];
+        let frame = DataFrame::new(5, vec![Column::new("x".into(), &doubles)]).expect("a frame");
+        let rows = Rows::of(&frame).expect("rows");
+        let (mut json, mut csv) = (Vec::new(), Vec::new());
+        rows.write_json_array(&mut json);
+        rows.write_csv(&mut csv);
+        let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
+        let expected =
+            serde_json::json!([{"x": "Infinity"}, {"x": "-Infinity"}, {"x": "NaN"}, {"x": null}, {"x": 1.5}]);
+        assert_eq!(json, expected);
+        assert_eq!(csv, b"x\r\nInfinity\r\n-Infinity\r\nNaN\r\n\r\n1.5\r\n");
     }
 }

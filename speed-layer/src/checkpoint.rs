@@ -196,7 +196,7 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
     if let Some((start, length)) = chunk.frame {
         let bytes = frames.get(start..start.saturating_add(length));
         let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
-        partials.extend(partial::by_pane(&ParquetReader::new(Cursor::new(bytes)).finish()?)?);
+        partials.extend(partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?)?);
     }
     let mut panes = BTreeMap::new();
     for (start, PaneMetadata { late, slack }) in chunk.panes {

@@ -29,7 +29,7 @@ impl<T: Number> State for Extreme<T> {
         let Self { better, values: kept, .. } = self;
         T::each(groups, &values[0], |group, value| {
             if kept[group].is_none_or(|kept| value.order(&kept) == *better) {
-                kept[group] = Some(value);
+                kept[group] = Some(value.canonical());
             }
         })
     }

@@ -7,6 +7,7 @@ use polars::prelude::*;
 use polars_arrow::array::{MutableArray, MutableBinaryViewArray, MutablePrimitiveArray, PrimitiveArray, Utf8ViewArray};
 use std::hash::BuildHasher;
 
+use super::canonical;
 use crate::transform::polars_type;
 use crate::view::View;
 
@@ -41,7 +42,7 @@ impl Given {
             DataType::String => Self::Text(series.str()?.downcast_as_array().clone()),
             DataType::Float64 => {
                 // One zero and one NaN, as grouping has it everywhere.
-                let bits = |x: f64| if x.is_nan() { f64::NAN } else { x + 0.0 }.to_bits().cast_signed();
+                let bits = |x: f64| canonical(x).to_bits().cast_signed();
                 let words: Int64Chunked = series.f64()?.iter().map(|x| x.map(bits)).collect();
                 Self::Word(words.downcast_as_array().clone())
             }
@@ -138,6 +139,11 @@ impl Keys {
     /// The bytes that they take.
     pub fn bytes(&self) -> usize {
         self.index.allocation_size() + self.columns.iter().map(Stored::bytes).sum::<usize>()
+    }
+
+    /// Adds the one tuple of no columns.
+    pub fn begin_whole(&mut self) {
+        self.len = self.len.max(1);
     }
 
     /// The number of each row's tuple. New ones are added. `columns` are the view's keys, of `rows` rows.

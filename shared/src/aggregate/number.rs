@@ -1,4 +1,6 @@
-//! `count`, `sum` and `avg`.
+//! `count`, and `sum` and `avg` of whole numbers.
+
+use std::collections::BTreeMap;
 
 use polars::prelude::*;
 
@@ -73,74 +75,101 @@ impl State for Count {
     }
 }
 
-/// The sum of the values, and how many there were: the sum of none is null.
-#[derive(Debug, Default)]
-pub(super) struct Sum<T> {
-    sums: Vec<T>,
+/// The sum of whole numbers and how many there were, of which the mean is known, too. The sum of none is null, and so is one
+/// that doesn't fit 64 bits in the end; what it was on the way there doesn't matter.
+#[derive(Debug)]
+pub(super) struct Wholes {
+    is_mean: bool,
+    /// The lower 64 bits.
+    sums: Vec<i64>,
+    /// How often 2^64 has to be added, of those groups for which it has to be.
+    carries: BTreeMap<u32, i64>,
     counts: Vec<i64>,
 }
 
-impl<T: Number> State for Sum<T> {
+impl Wholes {
+    pub fn new(is_mean: bool) -> Self {
+        Self { is_mean, sums: Vec::new(), carries: BTreeMap::new(), counts: Vec::new() }
+    }
+
+    #[inline]
+    fn add(&mut self, group: usize, value: i64) {
+        let (sum, is_over) = self.sums[group].overflowing_add(value);
+        self.sums[group] = sum;
+        if is_over {
+            self.carry(group, value.signum());
+        }
+    }
+
+    #[cold]
+    fn carry(&mut self, group: usize, by: i64) {
+        let carry = self.carries.entry(group as u32).or_default();
+        *carry += by;
+        if *carry == 0 {
+            self.carries.remove(&(group as u32));
+        }
+    }
+
+    fn carry_of(&self, group: usize) -> Option<i64> {
+        self.carries.get(&(group as u32)).copied()
+    }
+}
+
+/// `sum / count`, rounded once.
+fn mean(sum: i128, count: i64) -> f64 {
+    let (whole, by) = (sum.unsigned_abs(), u128::from(count.unsigned_abs()));
+    let mean = if whole < 1 << 53 {
+        whole as f64 / by as f64
+    } else {
+        // The mean is 1 or more, so 64 digits behind the point are enough, the last of which stands for all after it.
+        let (quotient, rest) = (whole / by, whole % by);
+        let (digits, rest) = ((rest << 64) / by, (rest << 64) % by);
+        (quotient << 64 | digits | u128::from(rest != 0)) as f64 / 2_f64.powi(64)
+    };
+    if sum < 0 { -mean } else { mean }
+}
+
+impl State for Wholes {
     fn grow(&mut self, groups: usize) {
-        self.sums.resize(groups, T::default());
+        self.sums.resize(groups, 0);
         self.counts.resize(groups, 0);
     }
 
     fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()> {
-        let Self { sums, counts } = self;
-        T::each(groups, &values[0], |group, value| {
-            sums[group] = sums[group].plus(value);
-            counts[group] += 1;
+        i64::each(groups, &values[0], |group, value| {
+            self.add(group, value);
+            self.counts[group] += 1;
         })
     }
 
     fn merge(&mut self, groups: &[u32], states: &[Column]) -> PolarsResult<()> {
-        let Self { sums, counts } = self;
-        T::each(groups, &states[0], |group, sum| sums[group] = sums[group].plus(sum))?;
-        i64::each(groups, &states[1], |group, count| counts[group] += count)
+        i64::each(groups, &states[0], |group, sum| self.add(group, sum))?;
+        if states[1].null_count() < groups.len() {
+            i64::each(groups, &states[1], |group, carry| self.carry(group, carry))?;
+        }
+        i64::each(groups, &states[2], |group, count| self.counts[group] += count)
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        Ok(vec![T::column(self.sums.iter().copied().map(Some)), counts(&self.counts)])
+        let carries = if self.carries.is_empty() {
+            Column::full_null(PlSmallStr::EMPTY, self.sums.len(), &DataType::Int64)
+        } else {
+            i64::column((0..self.sums.len()).map(|group| self.carry_of(group)))
+        };
+        Ok(vec![counts(&self.sums), carries, counts(&self.counts)])
     }
 
     fn finish(&self) -> PolarsResult<Finished> {
-        let each = self.sums.iter().zip(&self.counts);
-        Ok(T::column(each.map(|(&sum, &count)| (count > 0).then_some(sum))).into())
+        let each = || (0..).zip(&self.sums).zip(&self.counts);
+        if !self.is_mean {
+            let fits = |group, count| count > 0 && (self.carries.is_empty() || self.carry_of(group).is_none());
+            return Ok(i64::column(each().map(|((group, &sum), &count)| fits(group, count).then_some(sum))).into());
+        }
+        let all = |group, sum| (i128::from(self.carry_of(group).unwrap_or(0)) << 64) + i128::from(sum);
+        Ok(f64::column(each().map(|((group, &sum), &count)| (count > 0).then(|| mean(all(group, sum), count)))).into())
     }
 
     fn bytes(&self) -> usize {
-        self.sums.capacity() * size_of::<T>() + self.counts.capacity() * 8
-    }
-}
-
-/// The mean of the values.
-#[derive(Debug)]
-pub(super) struct Average<T>(pub Sum<T>);
-
-impl<T: Number> State for Average<T> {
-    fn grow(&mut self, groups: usize) {
-        self.0.grow(groups);
-    }
-
-    fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()> {
-        self.0.absorb(groups, values)
-    }
-
-    fn merge(&mut self, groups: &[u32], states: &[Column]) -> PolarsResult<()> {
-        self.0.merge(groups, states)
-    }
-
-    fn columns(&self) -> PolarsResult<Vec<Column>> {
-        self.0.columns()
-    }
-
-    fn finish(&self) -> PolarsResult<Finished> {
-        let each = self.0.sums.iter().zip(&self.0.counts);
-        Ok(f64::column(each.map(|(sum, &count)| (count > 0).then(|| sum.as_double() / count as f64))).into())
-    }
-
-    fn bytes(&self) -> usize {
-        self.0.bytes()
+        (self.sums.capacity() + self.counts.capacity()) * 8 + self.carries.len() * 32
     }
 }

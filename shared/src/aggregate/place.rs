@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 
 use polars::prelude::*;
 
-use super::{Finished, State, better, whole};
+use super::{Finished, State, better, canonical, whole};
 
 /// A place or a value.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,7 +53,7 @@ impl Scalars {
     fn get(&self, row: usize) -> Option<Scalar> {
         match self {
             Self::Word(values) => values.get(row).map(Scalar::Word),
-            Self::Double(values) => values.get(row).map(Scalar::Double),
+            Self::Double(values) => values.get(row).map(|value| Scalar::Double(canonical(value))),
             Self::Boolean(values) => values.get(row).map(|value| Scalar::Word(value.into())),
             Self::Text(values) => values.get(row).map(|value| Scalar::Text(value.into())),
         }

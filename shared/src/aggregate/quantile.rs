@@ -11,7 +11,7 @@ use datasketches::kll::{KllFloat, KllSketch};
 use polars::prelude::*;
 
 use super::distinct::lists;
-use super::{Finished, Keep, Number, State, whole};
+use super::{Finished, Keep, Number, State, canonical, whole};
 
 const K: u16 = 200;
 
@@ -142,7 +142,7 @@ impl State for Quantile {
     }
 
     fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()> {
-        f64::each(groups, &values[0], |group, value| self.add(group, value))?;
+        f64::each(groups, &values[0], |group, value| self.add(group, canonical(value)))?;
         self.keep_bounded(groups)
     }
 

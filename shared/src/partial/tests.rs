@@ -121,14 +121,18 @@ proptest! {
         let view = &catalog().views["all_of_them"];
         let ours = of(view, &events);
         let keys = [PANE, MISSED, "k0", "k1", "k2", "k3", "k4"].map(col);
+        let nothing = |data_type: DataType| lit(NULL).cast(data_type);
         let theirs = rows(view, frame(&events), true).group_by(keys).agg([
             len().cast(DataType::Int64).alias("a0"),
             col("v1").count().cast(DataType::Int64).alias("a1"),
             col("v2").sum().cast(DataType::Int64).alias("a2"),
-            col("v3").sum().alias("a3"), col("v3").count().cast(DataType::Int64).alias("a3n"),
-            col("v4").sum().alias("a4"), col("v4").count().cast(DataType::Int64).alias("a4n"),
-            col("v5").sum().alias("a5"), col("v5").count().cast(DataType::Int64).alias("a5n"),
-            col("v6").sum().alias("a6"), col("v6").count().cast(DataType::Int64).alias("a6n"),
+            col("v3").sum().alias("a3"), nothing(DataType::Int64).alias("a3c"), col("v3").count().cast(DataType::Int64).alias("a3n"),
+            // Halves are exact in any order.
+            col("v4").sum().alias("a4"), lit(0.0).alias("a4r"), nothing(DataType::Binary).alias("a4w"),
+            col("v4").count().cast(DataType::Int64).alias("a4n"),
+            col("v5").sum().alias("a5"), nothing(DataType::Int64).alias("a5c"), col("v5").count().cast(DataType::Int64).alias("a5n"),
+            col("v6").sum().alias("a6"), lit(0.0).alias("a6r"), nothing(DataType::Binary).alias("a6w"),
+            col("v6").count().cast(DataType::Int64).alias("a6n"),
             col("v7").min().alias("a7"), col("v8").max().alias("a8"),
             col("v9").min().alias("a9"), col("v10").max().alias("a10"),
             col("v11").min().alias("a11"), col("v12").max().alias("a12"),
@@ -544,17 +548,43 @@ fn percentile_of_sorted(values: &[f64], share: f64) -> f64 {
 }
 
 #[test]
-fn a_view_without_keys_has_one_row_once_there_are_events() {
+fn a_view_without_keys_and_windows_has_one_row_also_of_nothing() {
     let view = &catalog().views["total"];
-    let rows = |events: &[Event]| {
-        windows(view, &[Part { partials: of(view, events), slack: None }], Scope::All).expect("rows").rows
+    let rows = |view: &View, parts: &[DataFrame]| {
+        let parts: Vec<Part> = parts.iter().map(|partials| Part { partials: partials.clone(), slack: None }).collect();
+        let finished = windows(view, &parts, Scope::All).expect("rows");
+        assert!(finished.is_certain);
+        finished.rows
     };
-    assert_eq!(rows(&[]).height(), 0);
+    let count = |rows: &DataFrame| rows.column("n").expect("n").i64().expect("integers").iter().collect::<Vec<_>>();
+    for nothing in [&[][..], &[of(view, &[])], &[of(view, &[]), of(view, &[])]] {
+        let one = rows(view, nothing);
+        assert_eq!(count(&one), [Some(0)]);
+        for name in ["total", "total_lower", "total_upper", "last"] {
+            assert_eq!(one.column(name).expect("a column").null_count(), 1, "{name} of nothing");
+        }
+    }
     let event = |value| Event { key: None, value, second: 0, missed: 0 };
-    let one = rows(&[event(None), event(None)]);
-    assert_eq!(one.column("n").expect("n").i64().expect("integers").get(0), Some(2));
+    let one = rows(view, &[of(view, &[]), of(view, &[event(None), event(None)])]);
+    assert_eq!(count(&one), [Some(2)]);
     assert_eq!(one.column("total").expect("total").null_count(), 1, "the sum of no values");
-    assert_eq!(one.column("last").expect("last").null_count(), 1);
+    // HAVING is asked of that row too, and where there are keys or windows nothing has no row.
+    let sql =
+        "CREATE TABLE events (k TEXT, v BIGINT, d DOUBLE, t TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+        CREATE MATERIALIZED VIEW some AS SELECT count(*) AS n FROM events HAVING count(*) > 0;
+        CREATE MATERIALIZED VIEW none AS SELECT count(*) AS n FROM events HAVING count(*) < 1;
+        CREATE MATERIALIZED VIEW first AS SELECT count(*) AS n FROM events ORDER BY n DESC LIMIT 1;
+        CREATE MATERIALIZED VIEW keyed AS SELECT k, count(*) AS n FROM events GROUP BY k;
+        CREATE MATERIALIZED VIEW minutes AS SELECT window_start, window_end, count(*) AS n
+        FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end;";
+    let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
+    for (name, height) in [("some", 0), ("none", 1), ("first", 1), ("keyed", 0), ("minutes", 0)] {
+        let view = &catalog.views[name];
+        let nothing = DataFrame::empty_with_schema(&schema(view));
+        let parts = [Part { partials: nothing, slack: None }];
+        assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows.height(), height, "{name}");
+        assert_eq!(windows(view, &[], Scope::One(0)).expect("rows").rows.height(), height, "{name}");
+    }
 }
 
 #[test]

@@ -59,7 +59,8 @@ pub struct Finished {
 }
 
 /// Adds up partials to the windows asked for, finishes the aggregates, and puts each window's rows in the view's order,
-/// cut at its limit.
+/// cut at its limit. Windows that hold no data have no rows, but a view without windows and keys has its one row always, as
+/// aggregates have it in SQL.
 pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finished> {
     let mut pieces = Vec::new();
     for part in parts {
@@ -144,6 +145,9 @@ impl Sums {
         let all = late.then(|| group::states(view, Keep::Everything));
         let in_time = Groups::new(view, Keep::Everything);
         let mut sums = Self { in_time, all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
+        if view.window.is_none() && view.keys.is_empty() {
+            sums.in_time.begin_whole();
+        }
         for piece in pieces {
             sums.add(view, start, piece)?;
         }

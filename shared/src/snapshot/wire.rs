@@ -283,7 +283,7 @@ fn decode_pane(view: &View, pane: &PaneMetadata, frames: &[u8]) -> PolarsResult<
         Some((start, length)) => {
             let bytes = frames.get(start..start.saturating_add(length));
             let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a pane is outside the update"))?;
-            ParquetReader::new(Cursor::new(bytes)).finish()?
+            partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?
         }
     };
     let slack = pane.slack.map(|(down, up)| Slack { down, up });

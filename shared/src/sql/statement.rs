@@ -378,9 +378,14 @@ fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
     }
 }
 
+/// Raised when the same SQL means something else, or when what is kept of a group is stored otherwise: checkpoints, versions and
+/// snapshots of before are then of another definition, which nothing reads.
+const EDITION: u32 = 2;
+
 /// What the rows mean, in one hash: not the schedule, the limits on memory, white space or comments.
 pub(super) fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView) -> String {
-    let canonical = format!("{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
+    let canonical =
+        format!("edition {EDITION}\n{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
     let hash = Sha256::digest(canonical.as_bytes());
     hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -172,19 +172,33 @@ fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
     }
 }
 
+/// Its sums wrapped and have no carries. The view's definition says so, and where it doesn't, the columns do.
 #[test]
-fn checkpoints_of_earlier_programs_are_found_and_read() {
+fn checkpoints_of_earlier_editions_are_found_and_their_sums_are_not_misread() {
     let folder = tempfile::tempdir().expect("a folder");
     let (view, expected) = image(23);
     let path = folder.path().join("clicks/00000000000000000007-00000000000000000002.checkpoint");
     std::fs::create_dir(folder.path().join("clicks")).expect("a folder");
-    std::fs::write(&path, include_bytes!("format-1.checkpoint")).expect("written");
+    let bytes = include_bytes!("format-1.checkpoint");
+    std::fs::write(&path, bytes).expect("written");
     let all = at(folder.path().display().to_string());
-    let read = all.block_on(all.load("clicks", &[view])).expect("read").expect("found");
+    let read = all.block_on(all.load("clicks", std::slice::from_ref(&view))).expect("read").expect("found");
     assert_eq!((&read.tracker, &read.positions), (&expected.tracker, &expected.positions));
-    assert_eq!(rows(chunks(&read)), rows(chunks(&expected)));
+    assert!(read.views.is_empty(), "the view begins anew");
     assert_eq!(
         store(&all, 7, b"the next one").filename(),
         Some("00000000000000000007-00000000000000000003.checkpoint")
     );
+    let same = Arc::new(View { definition: "sha256:sums".to_owned(), ..View::clone(&view) });
+    let refused = Image::decode(bytes, "clicks", &[same]).expect_err("other columns");
+    assert!(refused.contains("partials of view `sums` are of another format"), "{refused}");
+}
+
+/// What is written now is read for ever.
+#[test]
+fn checkpoints_of_this_edition_are_read() {
+    let (view, expected) = image(23);
+    let read = Image::decode(include_bytes!("edition-2.checkpoint"), "clicks", &[view]).expect("read");
+    assert_eq!((&read.tracker, &read.positions), (&expected.tracker, &expected.positions));
+    assert_eq!(rows(chunks(&read)), rows(chunks(&expected)));
 }

@@ -74,7 +74,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
     View {
         name: "sums".to_owned(),
         sql: String::new(),
-        definition: "sha256:sums".to_owned(),
+        definition: "sha256:sums of edition 2".to_owned(),
         table: table.clone(),
         window,
         unnest: None,
