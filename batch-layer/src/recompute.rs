@@ -248,7 +248,7 @@ impl Recompute {
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
-        let partials = scan(&self.archive.root, &self.view.table, files)
+        let partials = scan(&self.archive, &self.view.table, files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
         if partials.height() == 0 {
