@@ -245,32 +245,41 @@ fn open_log(
     data: &Path,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
+    validate(config, catalog)?;
     let Some(options) = config.kafka.log_options() else {
-        if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
-            let name = &table.name;
-            return Err(Failure::usage(format!(
-                "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
-            )));
-        }
-        if let Some(output) = catalog.outputs.values().next() {
-            return Err(Failure::usage(format!(
-                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
-                 under [kafka], or leave the view out",
-                output.name
-            )));
-        }
         let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
         let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
         return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
     };
-    if config.log.retention_bytes.is_some() {
-        let message =
-            "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
-        return Err(Failure::usage(message.to_owned()));
-    }
     let log = KafkaLog::open(options, Arc::clone(clock))?;
     let outlets = log.outlets(&config.kafka.group);
     Ok((Arc::new(log), Some(outlets)))
+}
+
+/// Refuses what the settings' log doesn't have.
+pub fn validate(config: &Config, catalog: &Catalog) -> Result<(), Failure> {
+    if config.kafka.log_options().is_some() {
+        if config.log.retention_bytes.is_some() {
+            let message =
+                "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
+            return Err(Failure::usage(message.to_owned()));
+        }
+        return Ok(());
+    }
+    if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
+        let name = &table.name;
+        return Err(Failure::usage(format!(
+            "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
+        )));
+    }
+    if let Some(output) = catalog.outputs.values().next() {
+        return Err(Failure::usage(format!(
+            "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
+             under [kafka], or leave the view out",
+            output.name
+        )));
+    }
+    Ok(())
 }
 
 /// Listens where the settings say, but not in public by mistake.

@@ -11,6 +11,7 @@
 mod compact;
 mod declare;
 mod file;
+mod rebuild;
 
 #[cfg(test)]
 mod edition_tests;
@@ -37,9 +38,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::declare::declare;
+pub use self::declare::{declare, preview};
 use self::file::Shape;
 pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
+pub use self::rebuild::Rebuild;
 use crate::day::parse_day;
 use crate::error::{BatchError, blocking};
 
@@ -83,6 +85,9 @@ pub struct Archived {
     /// By which definitions the events were read.
     #[serde(default)]
     pub editions: Editions,
+    /// How often it was made anew: versions of views from before are no start for the next.
+    #[serde(default)]
+    pub rebuilds: u64,
 }
 
 /// How an archive stands.

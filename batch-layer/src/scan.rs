@@ -52,16 +52,18 @@ pub fn scan(archive: &ArchiveSnapshot, table: &Table, files: &[DataFile]) -> Pol
 /// All columns that files of an archive may have.
 fn stored_columns(layout: &Layout) -> impl Iterator<Item = Field> {
     let stored = layout.columns.iter().filter(|(name, _)| !layout.partition_by.contains(name));
-    stored.map(|(name, stored)| {
-        let data_type = match stored {
-            ColumnType::Text => DataType::String,
-            ColumnType::Integer => DataType::Int32,
-            ColumnType::BigInt => DataType::Int64,
-            ColumnType::Double => DataType::Float64,
-            ColumnType::Boolean => DataType::Boolean,
-            ColumnType::Timestamp => polars_type(&anabranch_shared::schema::DataType::Timestamp),
-            ColumnType::Date => DataType::Date,
-        };
-        Field::new(name.as_str().into(), data_type)
-    })
+    stored.map(|(name, stored)| Field::new(name.as_str().into(), polars_type_of(*stored)))
+}
+
+/// The type that a stored column has in Polars.
+pub(crate) fn polars_type_of(stored: ColumnType) -> DataType {
+    match stored {
+        ColumnType::Text => DataType::String,
+        ColumnType::Integer => DataType::Int32,
+        ColumnType::BigInt => DataType::Int64,
+        ColumnType::Double => DataType::Float64,
+        ColumnType::Boolean => DataType::Boolean,
+        ColumnType::Timestamp => polars_type(&anabranch_shared::schema::DataType::Timestamp),
+        ColumnType::Date => DataType::Date,
+    }
 }

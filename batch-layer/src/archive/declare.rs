@@ -31,6 +31,26 @@ pub async fn declare(root: &Path, table: &Table) -> Result<Editions, BatchError>
     }
 }
 
+/// What a table's definition changes for what is archived, a line for each change; nothing is changed yet. Empty if the
+/// definition is in force already, or nothing is archived.
+pub async fn preview(root: &Path, table: &Table) -> Result<Vec<String>, BatchError> {
+    let Some(delta) = DeltaTable::open(root).await? else { return Ok(Vec::new()) };
+    let (archived, wanted) = editions_of(&delta, table).await?;
+    let (Some(newest), Some((editions, _))) = (archived.editions.newest(), wanted) else { return Ok(Vec::new()) };
+    if editions.earlier().next().is_none() {
+        return Ok(Vec::new());
+    }
+    let begins = editions.newest().into_iter().flat_map(|newest| &newest.begins);
+    let begins: Vec<String> = begins.map(|(partition, offset)| format!("{offset} of partition {partition}")).collect();
+    let mut lines = vec![format!(
+        "table `{}`: its new definition begins at offset {}; records before that were read by the old one",
+        table.name,
+        begins.join(", ")
+    )];
+    lines.extend(newest.differences(table).into_iter().map(|line| format!("  {line}")));
+    Ok(lines)
+}
+
 /// What an archive says of itself, and which editions and layout it has once the definition is declared, if others.
 async fn editions_of(
     delta: &DeltaTable,
@@ -52,7 +72,7 @@ async fn editions_of(
 }
 
 /// A layout with the columns that the newest edition stores.
-fn grown(layout: &Layout, editions: &Editions) -> Layout {
+pub(super) fn grown(layout: &Layout, editions: &Editions) -> Layout {
     let mut grown = layout.clone();
     for column in editions.newest().iter().flat_map(|newest| &newest.columns) {
         if !grown.columns.iter().any(|(name, _)| *name == column.stored) {

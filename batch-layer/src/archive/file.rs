@@ -53,12 +53,12 @@ fn day_column_of(table: &Table) -> &'static str {
 }
 
 /// What files of an archive look like.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shape {
     /// The columns in a file.
     pub schema: SchemaRef,
     /// Which of them is the event time.
-    event_time: usize,
+    pub event_time: usize,
     /// The partition column, which isn't in the file.
     day: String,
 }

@@ -1,0 +1,35 @@
+//! Whether a view can be computed at all, tried out before there is an event.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anabranch_shared::partial::{Part, Scope, windows};
+use anabranch_shared::transform::polars_type;
+use anabranch_shared::view::View;
+use polars::prelude::*;
+
+use super::{output, partials};
+use crate::error::BatchError;
+use crate::scan::{polars_type_of, scan_schema};
+
+/// Computes the view of one event without any value, as a run would. So what would fail every run fails here.
+pub fn check(view: &View) -> Result<(), BatchError> {
+    let tried = catch_unwind(AssertUnwindSafe(|| compute(view)));
+    let tried = tried.map_err(|_| BatchError::Panicked("computing a view of one event"))?;
+    tried.map_err(|source| BatchError::Query { step: "computing one event", view: view.name.clone(), source })
+}
+
+fn compute(view: &View) -> PolarsResult<()> {
+    let nulls = scan_schema(&view.table).iter().map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type)).collect();
+    let mut event = DataFrame::new(1, nulls)?;
+    let time = view.table.event_time_column();
+    let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
+    event.with_column(instant.into())?;
+    let partials = partials(view, event.lazy())?;
+    let finished = windows(view, &[Part { partials, slack: None }], Scope::All)?;
+    let rows = finished.rows.select(output::row_columns(view))?;
+    for (name, stored) in output::columns(view) {
+        let (found, wanted) = (rows.column(&name)?.dtype(), polars_type_of(stored));
+        polars_ensure!(*found == wanted, SchemaMismatch: "column `{name}` is computed as {found}, and is {wanted}");
+    }
+    Ok(())
+}
