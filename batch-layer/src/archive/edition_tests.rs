@@ -10,7 +10,7 @@ use anabranch_shared::position::Positions;
 use anabranch_shared::schema::{Column, DataType, Table};
 use polars::prelude::{DataFrame, IntoLazy, col};
 
-use super::{ArchiveSettings, ArchiveSnapshot, Archiver, declare};
+use super::{ArchiveSettings, ArchiveSnapshot, Archiver, Rebuild, declare};
 use crate::error::BatchError;
 use crate::fixture::{Source, source, table};
 
@@ -136,4 +136,91 @@ async fn a_changed_column_is_read_alike_from_the_archive_and_from_the_log() {
             }
         }
     }
+}
+
+fn retyped() -> Table {
+    let mut table = table();
+    table.columns[1].data_type = DataType::Text;
+    table
+}
+
+async fn rebuild(data: &Path, source: &Source, table: &Table) -> Result<Option<Rebuild>, BatchError> {
+    let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
+    Rebuild::plan(data.join("archive"), Arc::new(table.clone()), log, rejects, clock).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_keeps_what_it_was_read_as_until_the_archive_is_rebuilt() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    assert!(rebuild(dir.path(), &source, &table()).await.expect("plan").is_none(), "nothing is archived");
+    let archiver = archive(dir.path(), &source, &table()).await.expect("open");
+    append(&source, 0);
+    archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    let says = super::preview(&dir.path().join("archive"), &retyped()).await.expect("preview");
+    assert!(says[0].contains("begins at offset 3 of partition 0, 3 of partition 1"), "{says:?}");
+    assert!(says[1].contains("column `value` is TEXT and was BIGINT: it is null in them"), "{says:?}");
+    let archiver = archive(dir.path(), &source, &retyped()).await.expect("open");
+    append(&source, 1);
+    let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    let values = |frame: &DataFrame| -> Vec<Option<String>> {
+        frame.column("value").expect("value").str().expect("text").iter().map(|value| value.map(str::to_owned)).collect()
+    };
+    let archived = tokio::task::block_in_place(|| by_archive(&snapshot, &retyped()));
+    // Of the first round the rows are those whose value was a BIGINT, and it is null; of the second those with a text.
+    assert_eq!(archived.height(), 4 + 3);
+    assert_eq!(values(&archived).into_iter().flatten().collect::<Vec<_>>(), ["2"]);
+
+    let plan = rebuild(dir.path(), &source, &retyped()).await.expect("plan").expect("an archive");
+    let says = plan.description();
+    assert!(says.iter().any(|line| line == "partition 0: offsets 0 to 6 are archived anew"), "{says:?}");
+    plan.run().await.expect("rebuild");
+    // Who archives goes on from there.
+    append(&source, 2);
+    let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    assert_eq!((snapshot.archived.rebuilds, snapshot.archived.editions.earlier().count()), (1, 0));
+    tokio::task::block_in_place(|| {
+        let archived = by_archive(&snapshot, &retyped());
+        assert_eq!(archived.height(), 3 * 3);
+        assert_eq!(values(&archived).into_iter().flatten().collect::<Vec<_>>(), ["2"; 3]);
+        assert!(archived.equals_missing(&by_log(&source, &snapshot, &retyped(), 2)));
+    });
+    assert!(snapshot.layout.columns.iter().all(|(name, _)| name != "value_text"), "{:?}", snapshot.layout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_event_time_is_refused_until_the_archive_is_rebuilt() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let mut other = table();
+    other.columns.push(Column { name: "at".into(), data_type: DataType::Timestamp, nullable: false });
+    other.event_time = 3;
+    // Nothing is archived by the first.
+    archive(dir.path(), &source, &table()).await.expect("open");
+    archive(dir.path(), &source, &other).await.expect("open");
+    let archiver = archive(dir.path(), &source, &table()).await.expect("open");
+    source.append_text(0, &[r#"{"user":"a","ts":1000,"at":90000000}"#, r#"{"user":"b","ts":2000}"#]);
+    archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    let refused = archive(dir.path(), &source, &other).await.err().expect("refused");
+    assert!(matches!(refused, BatchError::Definition(_)), "{refused}");
+    assert!(refused.to_string().contains("`anabranch archive rebuild events`"), "{refused}");
+    rebuild(dir.path(), &source, &other).await.expect("plan").expect("an archive").run().await.expect("rebuild");
+    let archiver = archive(dir.path(), &source, &other).await.expect("open");
+    let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+    assert_eq!(snapshot.days.keys().collect::<Vec<_>>(), [&1], "the files are by the new time");
+    assert_eq!(snapshot.archived.event_times.get(&0), Some(&90_000_000_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_archives_by_another_definition_than_the_one_in_force_stops() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let old = archive(dir.path(), &source, &table()).await.expect("open");
+    append(&source, 0);
+    old.archive_to(&old.log_ends().await.expect("ends")).await.expect("archive");
+    let new = archive(dir.path(), &source, &retyped()).await.expect("open");
+    append(&source, 1);
+    let refused = old.archive_to(&old.log_ends().await.expect("ends")).await.expect_err("refused");
+    assert!(matches!(&refused, BatchError::Stopped { why, .. } if why.contains("another definition")), "{refused}");
+    new.archive_to(&new.log_ends().await.expect("ends")).await.expect("archive");
 }

@@ -33,3 +33,30 @@ fn compute(view: &View) -> PolarsResult<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use anabranch_shared::expr::Expr;
+    use anabranch_shared::schema::DataType;
+    use anabranch_shared::window::Window;
+
+    use super::*;
+    use crate::fixture::{SECOND, table, view};
+
+    #[test]
+    fn what_would_fail_every_run_fails_before_there_is_an_event() {
+        for window in [None, Some(Window::sliding(5 * SECOND, SECOND)), Some(Window::Session { gap: SECOND })] {
+            let mut view = view("sums", Arc::new(table()), window);
+            check(&view).expect("a sound view");
+            view.aggregates[1].argument = Some(Expr::Column("missing".into(), DataType::BigInt));
+            assert!(check(&view).is_err(), "{window:?}");
+            // Bound as one type, and evaluated as another.
+            view.aggregates.truncate(1);
+            view.columns.truncate(2);
+            view.keys[0].expr = Expr::Column("value".into(), DataType::Text);
+            assert!(check(&view).is_err(), "{window:?}");
+        }
+    }
+}
