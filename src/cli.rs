@@ -25,7 +25,7 @@ impl Cli {
                 Command::Up(_)
                 | Command::Ingest(_)
                 | Command::Speed(_)
-                | Command::Archive(_)
+                | Command::Archive(ArchiveCommand { command: None, .. })
                 | Command::Serve(_)
                 | Command::Batch(BatchCommand { command: None, .. }),
             ) => "warn,anabranch=info,anabranch_shared=info,anabranch_speed_layer=info,anabranch_batch_layer=info",
@@ -57,8 +57,8 @@ pub enum Command {
     Ingest(Role),
     /// Fold events into views: one role in a process of its own, on Kafka.
     Speed(Role),
-    /// Archive events: one role in a process of its own, on Kafka.
-    Archive(Role),
+    /// The archive. Without a subcommand: archive events, in a process of its own, on Kafka.
+    Archive(ArchiveCommand),
     /// Exact recomputation. Without a subcommand: follow schedules and run jobs, in a process of its own, on Kafka.
     Batch(BatchCommand),
     /// Answer: one role in a process of its own, on Kafka.
@@ -155,6 +155,35 @@ pub struct BatchCommand {
     /// What to do; the role if absent.
     #[command(subcommand)]
     pub command: Option<Batch>,
+}
+
+/// `archive`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct ArchiveCommand {
+    /// What the role needs.
+    #[command(flatten)]
+    pub role: Role,
+    /// What to do; the role if absent.
+    #[command(subcommand)]
+    pub command: Option<Archive>,
+}
+
+/// `archive`.
+#[derive(Debug, Subcommand)]
+pub enum Archive {
+    /// Archive anew, by the table's definition as it is, what the log still holds, and recompute its views in full. Stop the
+    /// server, or on Kafka the roles archive, batch and speed, before.
+    Rebuild {
+        /// The table.
+        table: String,
+        /// The project folder.
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        project: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 /// `produce`.

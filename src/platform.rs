@@ -1,14 +1,16 @@
 //! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
-use anabranch_batch_layer::{BatchLayer, BatchSettings};
+use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
+use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings, archive_root};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
@@ -134,6 +136,7 @@ impl Platform {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
+            editions: Default::default(),
             checkpoints: Some(Checkpoints::new(storage, Handle::current())),
             outlets: opened.outlets.clone(),
             rejects: Arc::clone(opened.ingest.rejects()),
@@ -143,6 +146,20 @@ impl Platform {
         })
     }
 
+    /// Has the tables' definitions begin where their archives end, unless they are in force already: before anything is read.
+    pub async fn declare(&self, data: &Path) -> Result<BTreeMap<String, Editions>, Failure> {
+        let mut editions = BTreeMap::new();
+        for table in self.catalog.tables.values() {
+            let declared = declare(&archive_root(data, &table.name), table).await;
+            let declared = declared.map_err(|error| match &error {
+                BatchError::Definition(_) => Failure::usage(error.to_string()),
+                _ => Failure::new(error.chain()),
+            });
+            editions.insert(table.name.clone(), declared?);
+        }
+        Ok(editions)
+    }
+
     /// Starts every role.
     pub async fn start(self) -> Result<Started, Failure> {
         let opened = self.open().await?;
@@ -150,6 +167,7 @@ impl Platform {
     }
 
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
+        let editions = self.declare(&opened.data).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
         let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
@@ -161,7 +179,7 @@ impl Platform {
         let archivers: Vec<Arc<Archiver>> = batch.archivers().values().cloned().collect();
 
         let shutdown = CancellationToken::new();
-        let context = Context { versions: versions.clone(), ..context };
+        let context = Context { versions: versions.clone(), editions, ..context };
         let speed = anabranch_speed_layer::run(&context, &shutdown)?;
         let token = shutdown.clone();
         let batch = tokio::spawn(async move {
@@ -227,32 +245,41 @@ fn open_log(
     data: &Path,
     clock: &Arc<dyn Clock>,
 ) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
+    validate(config, catalog)?;
     let Some(options) = config.kafka.log_options() else {
-        if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
-            let name = &table.name;
-            return Err(Failure::usage(format!(
-                "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
-            )));
-        }
-        if let Some(output) = catalog.outputs.values().next() {
-            return Err(Failure::usage(format!(
-                "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
-                 under [kafka], or leave the view out",
-                output.name
-            )));
-        }
         let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
         let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
         return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
     };
-    if config.log.retention_bytes.is_some() {
-        let message =
-            "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
-        return Err(Failure::usage(message.to_owned()));
-    }
     let log = KafkaLog::open(options, Arc::clone(clock))?;
     let outlets = log.outlets(&config.kafka.group);
     Ok((Arc::new(log), Some(outlets)))
+}
+
+/// Refuses what the settings' log doesn't have.
+pub fn validate(config: &Config, catalog: &Catalog) -> Result<(), Failure> {
+    if config.kafka.log_options().is_some() {
+        if config.log.retention_bytes.is_some() {
+            let message =
+                "`retention_bytes` under [log] is the embedded log's: on Kafka set `retention.bytes` of the topics";
+            return Err(Failure::usage(message.to_owned()));
+        }
+        return Ok(());
+    }
+    if let Some(table) = catalog.tables.values().find(|table| table.headers.is_some()) {
+        let name = &table.name;
+        return Err(Failure::usage(format!(
+            "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
+        )));
+    }
+    if let Some(output) = catalog.outputs.values().next() {
+        return Err(Failure::usage(format!(
+            "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
+             under [kafka], or leave the view out",
+            output.name
+        )));
+    }
+    Ok(())
 }
 
 /// Listens where the settings say, but not in public by mistake.

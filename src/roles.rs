@@ -199,7 +199,9 @@ impl Process {
 
     async fn speed(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        let context = Context { versions: self.versions().await?, ..self.platform.speed_context(&self.opened)? };
+        let editions = self.platform.declare(&self.opened.data).await?;
+        let context = self.platform.speed_context(&self.opened)?;
+        let context = Context { versions: self.versions().await?, editions, ..context };
         let tables = &self.platform.catalog.tables;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = SpeedMember {
@@ -241,6 +243,7 @@ impl Process {
     }
 
     async fn archive(self) -> Result<(), Failure> {
+        self.platform.declare(&self.opened.data).await?;
         let versions = self.versions().await?;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = ArchiveMember {
@@ -269,6 +272,7 @@ impl Process {
     }
 
     async fn batch(self) -> Result<(), Failure> {
+        self.platform.declare(&self.opened.data).await?;
         self.log().create_topic(relay::TOPIC, 1)?;
         let queue = Arc::new(Mutex::new(None));
         let member = BatchMember {

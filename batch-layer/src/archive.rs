@@ -9,8 +9,12 @@
 //! again after a crash: rejects are known by their offsets.
 
 mod compact;
+mod declare;
 mod file;
+mod rebuild;
 
+#[cfg(test)]
+mod edition_tests;
 #[cfg(test)]
 mod tests;
 
@@ -21,11 +25,12 @@ use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::decode::Decoder;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit, Retention};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, DataFile, DeltaTable, Sweeper, TableError};
+use anabranch_shared::table::{Change, DataFile, DeltaTable, Layout, Sweeper, TableError};
 use anabranch_shared::version::Version;
 use arrow::array::RecordBatch;
 use fail::fail_point;
@@ -33,7 +38,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::file::{LOG_TIME, OFFSET, PARTITION, day_column_of, layout};
+pub use self::declare::{declare, preview};
+use self::file::Shape;
+pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
+pub use self::rebuild::Rebuild;
 use crate::day::parse_day;
 use crate::error::{BatchError, blocking};
 
@@ -74,6 +82,12 @@ pub struct Archived {
     pub coverage: Coverage,
     /// The newest event time so far, by partition.
     pub event_times: BTreeMap<Partition, Micros>,
+    /// By which definitions the events were read.
+    #[serde(default)]
+    pub editions: Editions,
+    /// How often it was made anew: versions of views from before are no start for the next.
+    #[serde(default)]
+    pub rebuilds: u64,
 }
 
 /// How an archive stands.
@@ -108,6 +122,8 @@ pub struct ArchiveSnapshot {
     pub version: u64,
     /// What it holds.
     pub archived: Archived,
+    /// All columns that its files may have.
+    pub layout: Layout,
     /// The files of each day of event time.
     pub days: BTreeMap<i64, Vec<DataFile>>,
 }
@@ -117,16 +133,17 @@ impl ArchiveSnapshot {
     pub async fn open(root: &Path) -> Result<Option<Self>, BatchError> {
         let Some(table) = DeltaTable::open(root).await? else { return Ok(None) };
         let archived = table.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
-        Ok(Some(Self::of(&table, archived)))
+        Ok(Some(Self::of(&table, archived)?))
     }
 
-    fn of(table: &DeltaTable, archived: Archived) -> Self {
+    fn of(table: &DeltaTable, archived: Archived) -> Result<Self, BatchError> {
         let mut days: BTreeMap<i64, Vec<DataFile>> = BTreeMap::new();
         for file in table.files() {
             let day = file.partition.values().next().and_then(|value| parse_day(value.as_deref()?));
             days.entry(day.unwrap_or(0)).or_default().push(file);
         }
-        Self { root: table.root().to_owned(), version: table.version(), archived, days }
+        let (root, layout) = (table.root().to_owned(), table.layout()?);
+        Ok(Self { root, version: table.version(), archived, layout, days })
     }
 
     /// How many events a day has; none if a file doesn't say.
@@ -152,6 +169,7 @@ pub struct Archiver {
 
 struct State {
     delta: DeltaTable,
+    shape: Arc<Shape>,
     archived: Archived,
     reader: Option<(Box<dyn LogReader>, Positions)>,
 }
@@ -165,8 +183,8 @@ struct Gathered {
 }
 
 impl Archiver {
-    /// Opens the archive of a table in a folder, creating it if need be. A column that the table's definition has gained
-    /// is added; any other difference is an error.
+    /// Opens the archive of a table in a folder, creating it if need be. The table's definition has to be the one in force
+    /// there, as [`declare`] makes it.
     pub async fn open(
         root: PathBuf,
         table: Arc<Table>,
@@ -175,10 +193,6 @@ impl Archiver {
         clock: Arc<dyn Clock>,
         settings: ArchiveSettings,
     ) -> Result<Self, BatchError> {
-        if let Some(name) = file::taken_name(&table) {
-            let why = format!("the archive needs the name of table `{}`'s column `{name}` for itself", table.name);
-            return Err(BatchError::Stopped { topic: table.topic.clone(), why });
-        }
         let archiver = Self {
             root,
             table,
@@ -227,10 +241,10 @@ impl Archiver {
 
     async fn load(&self) -> Result<State, BatchError> {
         let layout = layout(&self.table);
-        let mut delta = DeltaTable::open_or_create(&self.root, &layout).await?;
-        let archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+        let delta = DeltaTable::open_or_create(&self.root, &layout).await?;
+        let mut archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
         for (partition, range) in archived.coverage.iter() {
-            let committed = delta.transaction(&self.app_id(partition)).await?;
+            let committed = delta.transaction(&app_id(&self.table, partition)).await?;
             if committed != Some(range.end as i64) {
                 let why = format!(
                     "its table says that partition {partition} ends at {}, but the transaction says {committed:?}",
@@ -239,27 +253,31 @@ impl Archiver {
                 return Err(BatchError::Stopped { topic: self.table.topic.clone(), why });
             }
         }
-        if let Some(grown) = delta.grown(&layout)? {
-            let change = Change { layout: Some(grown), ..self.change(&archived)? };
-            delta.commit(change).await?;
+        match archived.editions.newest() {
+            Some(newest) if newest.reads_as(&self.table) => {}
+            Some(_) => {
+                let why = format!(
+                    "another process has started with another definition of table `{}`: start this one again with the project as it is",
+                    self.table.name
+                );
+                return Err(BatchError::Stopped { topic: self.table.topic.clone(), why });
+            }
+            None if archived.coverage.is_empty() => {
+                let declared = archived.editions.declared(&self.table, &Positions::new(), &delta.layout()?)?;
+                archived.editions = declared.unwrap_or_default();
+            }
+            None => {
+                archived.editions = declare(&self.root, &self.table).await?;
+                return Box::pin(self.load()).await;
+            }
         }
-        Ok(State { delta, archived, reader: None })
-    }
-
-    fn app_id(&self, partition: Partition) -> String {
-        format!("anabranch.archive.{}.{partition}", self.table.topic)
+        let shape = Arc::new(Shape::of(&self.table, &archived.editions, &delta.layout()?));
+        Ok(State { delta, shape, archived, reader: None })
     }
 
     /// A commit that says that the table holds this.
     fn change(&self, archived: &Archived) -> Result<Change, BatchError> {
-        let transactions =
-            archived.coverage.iter().map(|(partition, range)| (self.app_id(partition), range.end as i64)).collect();
-        let note = serde_json::to_value(archived).map_err(|source| anabranch_shared::table::TableError::Note {
-            table: self.root.display().to_string(),
-            version: 0,
-            source,
-        })?;
-        Ok(Change { transactions, note, ..Default::default() })
+        change(&self.root, &self.table, archived)
     }
 
     /// Archives what waits, up to the target, in one commit; returns how many offsets that was.
@@ -286,7 +304,7 @@ impl Archiver {
                 (reached < end).then_some((partition, end, reached))
             });
             let Some((partition, end, reached)) = short else {
-                let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone());
+                let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone())?;
                 *slot = Some(state);
                 return Ok(snapshot);
             };
@@ -345,10 +363,10 @@ impl Archiver {
         let reader = state.reader.take().filter(|(_, at)| *at == positions).map(|(reader, _)| reader);
         let (table, before, rejects) = (self.table.clone(), state.archived.clone(), self.rejects.clone());
         let (rows, bytes) = (self.settings.target_rows, self.settings.target_bytes);
-        let log = self.log.clone();
+        let (log, shape) = (self.log.clone(), state.shape.clone());
         let read = move || {
             let reader = reader.map_or_else(|| log.reader(&table.topic, &positions), Ok)?;
-            gather(reader, &table, &rejects, before, (rows, bytes), wait)
+            gather(reader, (&table, &shape), &rejects, before, (rows, bytes), wait)
         };
         let (reader, gathered) = blocking("reading the log", read).await?;
         fail_point!("archive::after_read", |_| Err(BatchError::Failpoint("archive::after_read")));
@@ -377,12 +395,12 @@ impl Archiver {
             let recorded = move || rejects.record(&rejected).map_err(|source| BatchError::Rejects { topic, source });
             blocking("recording rejects", recorded).await?;
         }
-        let (root, table, now) = (self.root.clone(), self.table.clone(), self.clock.now());
+        let (root, shape, now) = (self.root.clone(), state.shape.clone(), self.clock.now());
         let each = || {
             fail_point!("archive::file_written", |_| Err(BatchError::Failpoint("archive::file_written")));
             Ok(())
         };
-        let add = blocking("writing files", move || file::write_days(&root, &table, &batches, now, each)).await?;
+        let add = blocking("writing files", move || file::write_days(&root, &shape, &batches, now, each)).await?;
         fail_point!("archive::before_commit", |_| Err(BatchError::Failpoint("archive::before_commit")));
         state.delta.commit(Change { add, ..self.change(&archived)? }).await?;
         fail_point!("archive::after_commit", |_| Err(BatchError::Failpoint("archive::after_commit")));
@@ -438,9 +456,24 @@ impl Archiver {
     }
 }
 
+fn app_id(table: &Table, partition: Partition) -> String {
+    format!("anabranch.archive.{}.{partition}", table.topic)
+}
+
+/// A commit that says that a table's archive holds this.
+fn change(root: &Path, table: &Table, archived: &Archived) -> Result<Change, BatchError> {
+    let ends = archived.coverage.iter().map(|(partition, range)| (app_id(table, partition), range.end as i64));
+    let note = serde_json::to_value(archived).map_err(|source| TableError::Note {
+        table: root.display().to_string(),
+        version: 0,
+        source,
+    })?;
+    Ok(Change { transactions: ends.collect(), note, ..Default::default() })
+}
+
 fn gather(
     mut reader: Box<dyn LogReader>,
-    table: &Arc<Table>,
+    (table, shape): (&Arc<Table>, &Shape),
     rejects: &RejectLog,
     mut archived: Archived,
     (target_rows, target_bytes): (usize, usize),
@@ -448,7 +481,6 @@ fn gather(
 ) -> Result<(Box<dyn LogReader>, Gathered), BatchError> {
     reader.bring(table.extras());
     let mut decoder = Decoder::new(table.clone());
-    let schema = file::file_schema(table);
     let (mut batches, mut rejected) = (Vec::new(), Vec::new());
     let (mut rows, mut records, mut bytes) = (0, 0, 0);
     while records < target_rows && bytes < target_bytes {
@@ -473,7 +505,7 @@ fn gather(
             let time = archived.event_times.entry(partition).or_insert(newest);
             *time = newest.max(*time);
             rows += decoded.kept.len();
-            batches.push(file::with_origin(&schema, &decoded.batch, &decoded.kept, partition, &offsets, &log_times));
+            batches.push(file::with_origin(&shape.schema, &decoded.batch, &decoded.kept, partition, &offsets, &log_times));
         }
     }
     Ok((reader, Gathered { batches, archived, rejected, rows }))

@@ -24,9 +24,11 @@ pub fn parse_day(name: &str) -> Option<i64> {
     NaiveDate::parse_from_str(name, "%Y-%m-%d").ok().map(|date| i64::from(date.to_epoch_days()))
 }
 
-/// The name of the partition column beside these columns: `day`, or `_day` if one of them has that name.
-pub fn day_column<'a>(columns: impl IntoIterator<Item = &'a str>) -> &'static str {
-    if columns.into_iter().any(|name| name.eq_ignore_ascii_case("day")) { "_day" } else { "day" }
+/// The name of the partition column beside these columns: `day`, or `_day` if one of them has that name, or `__day`, as no
+/// column of a project is called, if one has that name too.
+pub fn day_column<'a>(columns: impl IntoIterator<Item = &'a str> + Clone) -> &'static str {
+    let is_free = |day: &&str| !columns.clone().into_iter().any(|name| name.eq_ignore_ascii_case(day));
+    ["day", "_day"].into_iter().find(is_free).unwrap_or("__day")
 }
 
 #[cfg(test)]

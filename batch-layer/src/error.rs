@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anabranch_shared::edition::OtherEventTime;
 use anabranch_shared::log::LogError;
 use anabranch_shared::position::PositionError;
 use anabranch_shared::table::TableError;
@@ -33,6 +34,9 @@ pub enum BatchError {
         /// Why.
         why: String,
     },
+    /// The archive can't go on with the table's definition: see the way out.
+    #[error(transparent)]
+    Definition(#[from] OtherEventTime),
     /// The log doesn't hand out records that it says it has.
     #[error("topic `{topic}` partition {partition} doesn't come to offset {end}: {reached} is reached")]
     Stalled {

@@ -5,6 +5,7 @@
 //! windows that touch these days are computed from the panes, and one commit replaces their rows and names the panes.
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
+mod check;
 mod output;
 mod redefined;
 mod session;
@@ -32,6 +33,7 @@ use fail::fail_point;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;
 
+pub use self::check::check;
 use crate::archive::ArchiveSnapshot;
 use crate::day::{DAY, day_name, day_of, parse_day};
 use crate::error::{BatchError, blocking};
@@ -84,7 +86,10 @@ impl Recompute {
         let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
         let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
         let (previous, other) = match newest {
-            Some(newest) if same_definition(&newest) => (Some(newest).filter(|_| !self.full), None),
+            Some(newest) if same_definition(&newest) => {
+                let is_start = !self.full && newest.archive.rebuilds == self.archive.archived.rebuilds;
+                (Some(newest).filter(|_| is_start), None)
+            }
             newest => (None, newest),
         };
         let archive = self.archive_read();
@@ -139,7 +144,7 @@ impl Recompute {
 
     fn archive_read(&self) -> ArchiveRead {
         let days = self.archive.days.keys().filter_map(|&day| Some((day, self.archive.rows(day)?)));
-        ArchiveRead { version: self.archive.version, days: days.collect() }
+        ArchiveRead { version: self.archive.version, rebuilds: self.archive.archived.rebuilds, days: days.collect() }
     }
 
     /// The days to compute: all of them, or those that differ from what the previous version saw.
@@ -248,7 +253,7 @@ impl Recompute {
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
-        let partials = scan(&self.archive.root, &self.view.table, files)
+        let partials = scan(&self.archive, &self.view.table, files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
         if partials.height() == 0 {

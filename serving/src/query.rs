@@ -1,6 +1,6 @@
 //! What a request for rows asks, checked against the view.
 
-use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
+use anabranch_shared::clock::{Micros, TIMES, format_timestamp, parse_timestamp};
 use anabranch_shared::schema::DataType;
 use anabranch_shared::transform::polars_type;
 use anabranch_shared::view::View;
@@ -203,17 +203,18 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
                 Problem::bad_request("bad-window", detail)
             })?;
             let start = window.first_start(end - 1);
-            if window.is_session() || window.end_of(start) == end {
+            // No window holds a time that can't be written.
+            if (window.is_session() || window.end_of(start) == end) && TIMES.contains(&start) {
                 return Ok(Ask::End(end));
             }
             let after = window.end_of(start);
             let before = window.end_of(window.inside(Micros::MIN / 2, after - 1).1);
+            let nearest = [before, after].into_iter().filter(|end| TIMES.contains(end)).map(format_timestamp);
             let detail = format!(
-                "no window of `{}` ends at {}; the nearest end at {} and {}",
+                "no window of `{}` ends at {}; the nearest end at {}",
                 view.name,
                 format_timestamp(end),
-                format_timestamp(before),
-                format_timestamp(after)
+                nearest.collect::<Vec<_>>().join(" and ")
             );
             Err(Problem::bad_request("no-such-window", detail))
         }

@@ -28,6 +28,7 @@
 //! the connector's own (`m`) make none.
 
 mod debezium;
+mod earlier;
 mod number;
 mod plain;
 mod record;
@@ -36,6 +37,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -44,10 +46,12 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 
+use self::earlier::Earlier;
 pub use self::record::MAX_DEPTH;
 use self::record::{Layout, Slot};
 pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
 use crate::clock::{EVENT_TIMES, Micros, format_timestamp};
+use crate::edition::Editions;
 use crate::log::{Batch, Payloads};
 use crate::schema::{Column, DataType, Format, Table};
 
@@ -62,6 +66,8 @@ pub struct Decoder {
     /// Which columns are made; the others are checked only.
     made: Vec<usize>,
     layout: Layout,
+    /// What reads records that earlier definitions govern, oldest first.
+    earlier: Vec<Earlier>,
     /// Strings of the current record whose escapes had to be resolved.
     scratch: String,
 }
@@ -123,7 +129,7 @@ impl Decoder {
         });
         let layout = Layout { columns: columns.collect(), order: Vec::new() };
         let made = (0..table.columns.len()).collect();
-        Self { schema: arrow_schema(&table), made, layout, scratch: String::new(), table }
+        Self { schema: arrow_schema(&table), made, layout, earlier: Vec::new(), scratch: String::new(), table }
     }
 
     /// A decoder that makes only those columns for which `is_read` says so, and the event time. Records are good or bad all the
@@ -135,6 +141,15 @@ impl Decoder {
         decoder
     }
 
+    /// Has it read records below a definition's beginning by the definitions that were in force then.
+    pub fn by(mut self, editions: &Editions) -> Self {
+        self.earlier = editions.earlier().map(|(edition, ends)| Earlier::new(edition, ends, &self)).collect();
+        if !self.earlier.is_empty() {
+            self.schema = earlier::nullable(&self.schema);
+        }
+        self
+    }
+
     /// The table whose records it decodes.
     pub fn table(&self) -> &Arc<Table> {
         &self.table
@@ -142,13 +157,20 @@ impl Decoder {
 
     /// Decodes the records of a batch.
     pub fn decode_batch(&mut self, batch: &Batch) -> Decoded {
-        self.decode_with(&batch.payloads, &batch.log_times, batch.keys.as_ref(), batch.headers.as_ref())
+        match self.decode_by_editions(batch) {
+            Some(decoded) => decoded,
+            None => self.decode_records(batch, 0..batch.payloads.len()),
+        }
+    }
+
+    fn decode_records(&mut self, batch: &Batch, records: Range<usize>) -> Decoded {
+        self.decode_with(&batch.payloads, &batch.log_times, batch.keys.as_ref(), batch.headers.as_ref(), records)
     }
 
     /// Decodes records without keys and headers, of which the log took the i-th at `log_times[i]`. Panics unless there is
     /// a time for each.
     pub fn decode(&mut self, payloads: &Payloads, log_times: &[Micros]) -> Decoded {
-        self.decode_with(payloads, log_times, None, None)
+        self.decode_with(payloads, log_times, None, None, 0..payloads.len())
     }
 
     fn decode_with(
@@ -157,16 +179,18 @@ impl Decoder {
         log_times: &[Micros],
         keys: Option<&Payloads>,
         headers: Option<&Payloads>,
+        records: Range<usize>,
     ) -> Decoded {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
-        let builder = |&i: &usize| (i, Builder::new(&self.table.columns[i].data_type, payloads.len()));
+        let builder = |&i: &usize| (i, Builder::new(&self.table.columns[i].data_type, records.len()));
         let mut builders = self.made.iter().map(builder).collect::<Vec<_>>();
         let mut slots = vec![Slot::Null; self.table.columns.len()];
-        let (mut kept, mut rejects) = (Vec::with_capacity(payloads.len()), Vec::new());
-        let mut start = 0;
-        for (index, (&end, &log_time)) in (0..).zip(payloads.ends().iter().zip(log_times)) {
+        let (mut kept, mut rejects) = (Vec::with_capacity(records.len()), Vec::new());
+        let mut start = records.start.checked_sub(1).map_or(0, |before| payloads.ends()[before] as usize);
+        let each = payloads.ends().iter().zip(log_times).take(records.end).skip(records.start);
+        for (index, (&end, &log_time)) in (records.start as u32..).zip(each) {
             let range = start..end as usize;
             start = range.end;
             let record = match text.and_then(|text| text.get(range.clone())) {

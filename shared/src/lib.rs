@@ -9,6 +9,7 @@ pub mod clock;
 pub mod columnar;
 pub mod config;
 pub mod decode;
+pub mod edition;
 pub mod expr;
 pub mod group;
 pub mod histogram;

@@ -53,7 +53,7 @@ pub struct Column {
 }
 
 /// How a table's records are written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Format {
     /// One JSON object a record, which is a row.
     #[default]

@@ -16,6 +16,7 @@ use std::io::Cursor;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::partial;
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::snapshot::{Chunk, Pane, Slack};
@@ -41,6 +42,8 @@ const FORMAT: u32 = 1;
 pub(crate) struct Image {
     pub tracker: Tracker,
     pub positions: Positions,
+    /// By which definitions the records were read.
+    pub editions: Editions,
     /// The views by name.
     pub views: BTreeMap<String, ViewImage>,
 }
@@ -60,6 +63,8 @@ struct Metadata {
     table: String,
     tracker: Tracker,
     positions: Positions,
+    #[serde(default)]
+    editions: Editions,
     views: BTreeMap<String, ViewMetadata>,
 }
 
@@ -100,8 +105,8 @@ impl Image {
             let (definition, base, late, coverage) = (definition.clone(), *base, *late, coverage.clone());
             views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, chunks });
         }
-        let (tracker, positions) = (self.tracker.clone(), self.positions.clone());
-        let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, views })
+        let (tracker, positions, editions) = (self.tracker.clone(), self.positions.clone(), self.editions.clone());
+        let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, editions, views })
             .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
         let header = [&MAGIC[..], &FORMAT.to_le_bytes(), &(metadata.len() as u64).to_le_bytes()].concat();
         let mut pieces: Vec<Bytes> = vec![header.into(), metadata.into()];
@@ -127,12 +132,12 @@ impl Image {
         }
         let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
         let (metadata, frames) = rest.split_at_checked(length).ok_or("it is cut off")?;
-        let metadata: Metadata = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
+        let mut metadata: Metadata = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
         if metadata.table != table {
             return Err(format!("it is of table `{}`", metadata.table));
         }
         let mut images = BTreeMap::new();
-        for (name, image) in metadata.views {
+        for (name, image) in std::mem::take(&mut metadata.views) {
             let Some(view) = views.iter().find(|v| v.name == name && v.definition == image.definition) else {
                 continue;
             };
@@ -142,7 +147,8 @@ impl Image {
             let ViewMetadata { definition, base, late, coverage, .. } = image;
             images.insert(name, ViewImage { definition, base, late, coverage, chunks });
         }
-        Ok(Self { tracker: metadata.tracker, positions: metadata.positions, views: images })
+        let Metadata { tracker, positions, editions, .. } = metadata;
+        Ok(Self { tracker, positions, editions, views: images })
     }
 }
 

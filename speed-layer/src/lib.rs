@@ -46,6 +46,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use anabranch_shared::clock::Clock;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::log::Log;
 use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::position::Partition;
@@ -87,6 +88,8 @@ pub struct Context {
     pub catalog: Arc<Catalog>,
     /// The batch versions, as they are published. Those that exist are there before the layer starts.
     pub versions: Versions,
+    /// By which definitions each table's records are read, by the table's name; a table that isn't named has had one only.
+    pub editions: BTreeMap<String, Editions>,
     /// Where state is kept across restarts; none keeps it nowhere.
     pub checkpoints: Option<Checkpoints>,
     /// Where outputs are written; none writes none.
@@ -209,6 +212,7 @@ impl SpeedLayer {
     ) -> Result<(), SpeedError> {
         let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = context.clone();
         let only = owned.map(|owned| owned.partition);
+        let editions = context.editions.get(&table.name).cloned().unwrap_or_default();
         let (mut name, mut epoch) = (table.name.clone(), 0);
         if let Some(owned) = owned {
             (name, epoch) = (format!("{name}-{}", owned.partition), owned.epoch);
@@ -231,6 +235,7 @@ impl SpeedLayer {
             log: log.clone(),
             table: table.clone(),
             views: views.clone(),
+            editions: editions.clone(),
             settings: settings.clone(),
             clock: clock.clone(),
             fixed: owned.is_some(),
@@ -245,7 +250,7 @@ impl SpeedLayer {
             shutdown: self.shutdown.clone(),
         };
         let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
-        let replay = Replay::new(log, clock.clone(), table.clone(), &views, settings.read_limit());
+        let replay = Replay::new(log, clock.clone(), table.clone(), (&views, editions), settings.read_limit());
         let versions = Bases { versions, only };
         let (table, memory) = (table.clone(), memory.share());
         let parts = Parts { table, views, versions, settings, clock, replay, late, writer, counters, senders, memory };

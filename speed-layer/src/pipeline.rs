@@ -359,7 +359,8 @@ impl Pipeline {
             };
             views.insert(state.view.name.clone(), image);
         }
-        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), views };
+        let editions = self.parts.replay.editions().clone();
+        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), editions, views };
         if let Some(writer) = &self.parts.writer {
             writer.write(image);
         }

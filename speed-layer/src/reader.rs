@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::decode::Decoder;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::log::{Extras, Log, LogError, LogReader};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
@@ -31,14 +32,15 @@ pub(crate) struct Reader {
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub views: Vec<Arc<View>>,
+    pub editions: Editions,
     /// Whether the partitions are those that it begins with, for ever.
     pub fixed: bool,
     pub shutdown: CancellationToken,
 }
 
-/// A decoder that makes what the views read.
-pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>]) -> Decoder {
-    Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column)))
+/// A decoder that makes what the views read, of each record by the definition that governs it.
+pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editions) -> Decoder {
+    Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
 }
 
 impl Reader {
@@ -56,7 +58,7 @@ impl Reader {
 
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let mut reader = self.open(&positions)?;
-        let mut decoder = decoder(&self.table, &self.views);
+        let mut decoder = decoder(&self.table, &self.views, &self.editions);
         let keeps_records = self.views.iter().any(|view| view.late != Late::Discard);
         let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
         while !self.shutdown.is_cancelled() {

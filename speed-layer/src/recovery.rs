@@ -5,6 +5,7 @@
 //! | a checkpoint with the same definition, on a base that still exists | as the checkpoint says                       |
 //! | none, or another definition; a batch version of this definition   | at the version's frontier                    |
 //! | none of both                                                      | at offset 0                                  |
+//! | a checkpoint that was folded by other editions of the table        | as if there were none                         |
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
 //!
 //! What the log no longer holds is not made up for: the source stops and names the range. Checkpoints that can't be read
@@ -140,8 +141,9 @@ pub(crate) fn recover(
 ) -> Result<Start, SpeedError> {
     let table = replay.table().clone();
     let zero: Positions = bounds.keys().map(|&p| (p, 0)).collect();
-    let has_image = image.as_ref().is_some_and(|image| !image.views.is_empty());
-    let mut image = image.filter(|_| has_image);
+    // What was folded by other definitions isn't what would be folded now.
+    let is_usable = |image: &Image| !image.views.is_empty() && image.editions.folds_as(replay.editions());
+    let mut image = image.filter(is_usable);
     let mut tracker = image.as_ref().map_or_else(
         || Tracker::new(table.watermark_delay, bounds.keys().copied(), now),
         |image| image.tracker.clone(),

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::decode::Decoder;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
@@ -111,6 +112,7 @@ pub(crate) struct Replay {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     decoder: Decoder,
+    editions: Editions,
     limit: ReadLimit,
 }
 
@@ -119,15 +121,20 @@ impl Replay {
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
         table: Arc<Table>,
-        views: &[Arc<View>],
+        (views, editions): (&[Arc<View>], Editions),
         limit: ReadLimit,
     ) -> Self {
-        Self { log, clock, decoder: decoder(&table, views), limit }
+        Self { log, clock, decoder: decoder(&table, views, &editions), editions, limit }
     }
 
     /// The table whose log it is.
     pub fn table(&self) -> &Arc<Table> {
         self.decoder.table()
+    }
+
+    /// By which definitions its records are read.
+    pub fn editions(&self) -> &Editions {
+        &self.editions
     }
 
     fn failed(&self, source: LogError) -> SpeedError {

@@ -89,6 +89,7 @@ fn child() {
         log: log.clone(),
         catalog: Arc::new(catalog),
         versions: Versions([("sums".to_owned(), receiver)].into()),
+        editions: Default::default(),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
         clock: Arc::new(ManualClock::new(0)),

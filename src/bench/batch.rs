@@ -102,7 +102,7 @@ fn bare_scan(archive: &ArchiveSnapshot, view: &View) -> Result<Duration, Failure
     let files: Vec<_> = archive.days.values().flatten().cloned().collect();
     let started = Instant::now();
     let columns =
-        scan(&archive.root, &view.table, &files)?.select([col("timestamp").max(), col("text").str().len_bytes().max()]);
+        scan(archive, &view.table, &files)?.select([col("timestamp").max(), col("text").str().len_bytes().max()]);
     columns.collect_with_engine(Engine::Streaming)?;
     Ok(started.elapsed())
 }

@@ -1,6 +1,8 @@
 //! One module per command.
 
+mod archive;
 mod batch;
+mod check;
 mod produce;
 mod project;
 mod rejects;
@@ -12,7 +14,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::bench;
-use crate::cli::{Batch, BatchCommand, Cli, Command, Config, Rejects, RoleKind, Views};
+use crate::cli::{ArchiveCommand, Batch, BatchCommand, Cli, Command, Config, Rejects, RoleKind, Views};
 use crate::failure::Failure;
 use crate::roles;
 
@@ -22,13 +24,14 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Up(up) => up::run(up).await,
         Command::Init { dir } => project::init(&dir),
         Command::Produce(produce) => produce::run(produce).await,
-        Command::Views(Views::Check { dir }) => project::check(&dir),
+        Command::Views(Views::Check { dir }) => check::check(&dir).await,
         Command::Views(Views::List { dir, output }) => project::list(&dir, output),
         Command::Views(Views::Explain { view, dir }) => project::explain(&dir, &view),
         Command::Rows(rows) => rows::run(rows).await,
         Command::Ingest(role) => roles::run(RoleKind::Ingest, role).await,
         Command::Speed(role) => roles::run(RoleKind::Speed, role).await,
-        Command::Archive(role) => roles::run(RoleKind::Archive, role).await,
+        Command::Archive(ArchiveCommand { command: Some(command), .. }) => archive::run(command).await,
+        Command::Archive(ArchiveCommand { role, command: None }) => roles::run(RoleKind::Archive, role).await,
         Command::Serve(role) => roles::run(RoleKind::Serve, role).await,
         Command::Batch(BatchCommand { role, command: None }) => roles::run(RoleKind::Batch, role).await,
         Command::Batch(BatchCommand { command: Some(command), .. }) => match command {

@@ -8,7 +8,6 @@ use anabranch_shared::project::Project;
 use anabranch_shared::row;
 use anabranch_shared::schema::Table;
 use anabranch_shared::transform::polars_type;
-use anabranch_shared::view::Catalog;
 use anabranch_shared::window::Window;
 use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
@@ -17,7 +16,7 @@ use crate::cli::Format;
 use crate::failure::Failure;
 use crate::output;
 
-fn load(dir: &Path) -> Result<Project, Failure> {
+pub(super) fn load(dir: &Path) -> Result<Project, Failure> {
     let project = Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))?;
     // What only the batch layer can judge.
     for view in project.catalog.views.values() {
@@ -34,13 +33,6 @@ pub fn init(dir: &Path) -> Result<ExitCode, Failure> {
     Project::init(dir).map_err(|error| Failure::usage(error.to_string()))?;
     let shown = dir.display();
     eprintln!("wrote {shown}: edit {shown}/views, then run `anabranch up {shown}`");
-    Ok(ExitCode::SUCCESS)
-}
-
-/// `anabranch views check`
-pub fn check(dir: &Path) -> Result<ExitCode, Failure> {
-    let Catalog { tables, views, outputs } = load(dir)?.catalog;
-    eprintln!("{} tables, {} views and {} outputs are right", tables.len(), views.len(), outputs.len());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -100,7 +92,7 @@ pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn no_events(table: &Table) -> LazyFrame {
+pub(super) fn no_events(table: &Table) -> LazyFrame {
     let schema: Schema = table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type))).collect();
     DataFrame::empty_with_schema(&schema).lazy()
 }

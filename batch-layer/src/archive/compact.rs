@@ -24,16 +24,18 @@ impl Archiver {
             Some(state) => state,
             None => self.load().await?,
         };
-        let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone());
+        let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone())?;
         let Some(remove) = snapshot.days.into_values().find_map(|files| self.small(files)) else {
             *slot = Some(state);
             return Ok(false);
         };
-        let (root, table, now) = (self.root.clone(), self.table.clone(), self.clock.now());
+        let (root, now) = (self.root.clone(), self.clock.now());
+        // With the columns of earlier definitions, too.
+        let shape = state.shape.whole(&state.delta.layout()?);
         let small = remove.clone();
         let rewrite = move || {
-            let batches = file::read_files(&root, &table, &small)?;
-            file::write_days(&root, &table, &batches, now, || Ok(()))
+            let batches = file::read_files(&root, &shape, &small)?;
+            file::write_days(&root, &shape, &batches, now, || Ok(()))
         };
         let add = blocking("compacting", rewrite).await?;
         fail_point!("compact::before_commit", |_| Err(BatchError::Failpoint("compact::before_commit")));

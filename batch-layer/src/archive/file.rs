@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::decode::arrow_schema;
+use anabranch_shared::decode::arrow_type;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::position::Partition;
-use anabranch_shared::schema::{DataType, Table};
+use anabranch_shared::schema::{Column, DataType, Table};
 use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::interleave_record_batch;
-use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -46,20 +47,57 @@ pub fn layout(table: &Table) -> Layout {
     Layout { columns, partition_by: vec![day.into()] }
 }
 
-/// The name of the archive's partition column.
-pub fn day_column_of(table: &Table) -> &'static str {
+/// The name of the archive's partition column, in a table that is new.
+fn day_column_of(table: &Table) -> &'static str {
     day_column(table.columns.iter().map(|column| column.name.as_str()))
 }
 
-/// The columns in an archive file.
-pub fn file_schema(table: &Table) -> SchemaRef {
-    let time = ArrowType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let mut fields: Vec<Field> =
-        arrow_schema(table).fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
-    fields.push(Field::new(PARTITION, ArrowType::Int32, true));
-    fields.push(Field::new(OFFSET, ArrowType::Int64, true));
-    fields.push(Field::new(LOG_TIME, time, true));
-    Arc::new(Schema::new(fields))
+/// What files of an archive look like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// The columns in a file.
+    pub schema: SchemaRef,
+    /// Which of them is the event time.
+    pub event_time: usize,
+    /// The partition column, which isn't in the file.
+    day: String,
+}
+
+impl Shape {
+    /// Files of what is read by a table's definition.
+    pub fn of(table: &Table, editions: &Editions, layout: &Layout) -> Self {
+        let stored = |column: &Column| {
+            let name = editions.stored(&column.name, &column.data_type).unwrap_or(&column.name);
+            Field::new(name, arrow_type(&column.data_type), true)
+        };
+        let mut fields: Vec<Field> = table.columns.iter().map(stored).collect();
+        fields.push(Field::new(PARTITION, ArrowType::Int32, true));
+        fields.push(Field::new(OFFSET, ArrowType::Int64, true));
+        fields.push(Field::new(LOG_TIME, arrow_type(&DataType::Timestamp), true));
+        let day = layout.partition_by.first().cloned().unwrap_or_else(|| day_column_of(table).to_owned());
+        Self { schema: Arc::new(Schema::new(fields)), event_time: table.event_time, day }
+    }
+
+    /// The same archive's files with all columns that it has, those of earlier definitions too.
+    pub fn whole(&self, layout: &Layout) -> Self {
+        let stored = layout.columns.iter().filter(|(name, _)| !layout.partition_by.contains(name));
+        let field = |(name, data_type): &(String, ColumnType)| {
+            let data_type = match data_type {
+                ColumnType::Text => ArrowType::Utf8View,
+                ColumnType::Integer => ArrowType::Int32,
+                ColumnType::BigInt => ArrowType::Int64,
+                ColumnType::Double => ArrowType::Float64,
+                ColumnType::Boolean => ArrowType::Boolean,
+                ColumnType::Timestamp => arrow_type(&DataType::Timestamp),
+                ColumnType::Date => ArrowType::Date32,
+            };
+            Field::new(name, data_type, true)
+        };
+        let schema = Schema::new(stored.map(field).collect::<Vec<_>>());
+        let name = self.schema.field(self.event_time).name();
+        let event_time = schema.index_of(name).unwrap_or(self.event_time);
+        Self { schema: Arc::new(schema), event_time, day: self.day.clone() }
+    }
 }
 
 /// Decoded events with where they came from: the i-th row is the record with `offsets[kept[i]]`.
@@ -80,24 +118,24 @@ pub fn with_origin(
     RecordBatch::try_new(schema.clone(), columns).expect("columns of the schema, equally long")
 }
 
-/// Writes batches of [`file_schema`] into one new file per day, and returns the files. `each` is called after each.
+/// Writes batches of a shape into one new file per day, and returns the files. `each` is called after each.
 pub fn write_days(
     root: &Path,
-    table: &Table,
+    shape: &Shape,
     batches: &[RecordBatch],
     now: Micros,
     mut each: impl FnMut() -> Result<(), BatchError>,
 ) -> Result<Vec<DataFile>, BatchError> {
     let mut rows: Vec<(Micros, u32, u32)> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     for (i, batch) in (0_u32..).zip(batches) {
-        let times = batch.column(table.event_time).as_primitive::<TimestampMicrosecondType>();
+        let times = batch.column(shape.event_time).as_primitive::<TimestampMicrosecondType>();
         rows.extend((0..).zip(times.values()).map(|(row, &time)| (time, i, row)));
     }
     // In order of time, events of a day stand together. Equal times stay in the order of the log.
     rows.sort_unstable();
     let mut files = Vec::new();
     for of_day in rows.chunk_by(|a, b| day_of(a.0) == day_of(b.0)) {
-        files.push(write_day(root, table, batches, of_day, now)?);
+        files.push(write_day(root, shape, batches, of_day, now)?);
         each()?;
     }
     Ok(files)
@@ -105,19 +143,19 @@ pub fn write_days(
 
 fn write_day(
     root: &Path,
-    table: &Table,
+    shape: &Shape,
     batches: &[RecordBatch],
     rows: &[(Micros, u32, u32)],
     now: Micros,
 ) -> Result<DataFile, BatchError> {
     let (first, last) = (rows[0].0, rows[rows.len() - 1].0);
     let day = day_name(day_of(first));
-    let column = day_column_of(table);
+    let column = &shape.day;
     let path = format!("{column}={day}/part-{}.parquet", uuid::Uuid::new_v4());
     let absolute = root.join(&path);
     let sources: Vec<&RecordBatch> = batches.iter().collect();
     write_file(&absolute, |file| {
-        let mut writer = ArrowWriter::try_new_with_options(file, file_schema(table), options())?;
+        let mut writer = ArrowWriter::try_new_with_options(file, shape.schema.clone(), options())?;
         for chunk in rows.chunks(CHUNK_ROWS) {
             let indices: Vec<(usize, usize)> = chunk.iter().map(|&(_, i, row)| (i as usize, row as usize)).collect();
             writer.write(&interleave_record_batch(&sources, &indices)?)?;
@@ -133,15 +171,15 @@ fn write_day(
         path,
         size,
         rows: Some(rows.len() as u64),
-        partition: BTreeMap::from([(column.to_owned(), Some(day))]),
+        partition: BTreeMap::from([(column.clone(), Some(day))]),
         modified_ms: now.div_euclid(1000),
-        stats: Some(stats(table, rows.len(), first, last)),
+        stats: Some(stats(shape, rows.len(), first, last)),
     })
 }
 
 /// Delta's statistics: readers skip files by them. Times have milliseconds there.
-fn stats(table: &Table, rows: usize, first: Micros, last: Micros) -> String {
-    let name = &table.event_time_column().name;
+fn stats(shape: &Shape, rows: usize, first: Micros, last: Micros) -> String {
+    let name = shape.schema.field(shape.event_time).name();
     let shown = |ms: i64| chrono::DateTime::from_timestamp_millis(ms).map(|time| time.format("%Y-%m-%dT%H:%M:%S%.3fZ"));
     let (Some(first), Some(last)) = (shown(first.div_euclid(1000)), shown(last.div_euclid(1000) + 1)) else {
         return format!("{{\"numRecords\":{rows}}}");
@@ -164,16 +202,16 @@ fn options() -> ArrowWriterOptions {
     ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true)
 }
 
-/// Reads files of the archive whole, as batches of [`file_schema`]: a column that a file lacks is null.
-pub fn read_files(root: &Path, table: &Table, files: &[DataFile]) -> Result<Vec<RecordBatch>, BatchError> {
-    let schema = file_schema(table);
+/// Reads files of the archive whole, as batches of a shape: a column that a file lacks is null.
+pub fn read_files(root: &Path, shape: &Shape, files: &[DataFile]) -> Result<Vec<RecordBatch>, BatchError> {
+    let schema = &shape.schema;
     let mut batches = Vec::new();
     for file in files {
         let path = root.join(&file.path);
         let mut read = || -> Result<(), WriteError> {
             let reader = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(&path)?)?;
             for batch in reader.with_batch_size(CHUNK_ROWS).build()? {
-                batches.push(conform(&schema, &batch?)?);
+                batches.push(conform(schema, &batch?)?);
             }
             Ok(())
         };
@@ -226,11 +264,4 @@ impl From<arrow::error::ArrowError> for WriteError {
     fn from(source: arrow::error::ArrowError) -> Self {
         Self::Parquet(source.into())
     }
-}
-
-/// Whether the archive's own columns leave the table's names alone: the first one that doesn't.
-pub fn taken_name(table: &Table) -> Option<&str> {
-    let own = [PARTITION, OFFSET, LOG_TIME, "_day"];
-    let mut names = table.columns.iter().filter(|column| !matches!(column.data_type, DataType::List(_)));
-    names.find(|column| own.iter().any(|own| own.eq_ignore_ascii_case(&column.name))).map(|column| column.name.as_str())
 }

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::log::{Log, Retention};
 use anabranch_shared::position::Coverage;
-use anabranch_shared::schema::{DataType, Table};
+use anabranch_shared::schema::Table;
 use anabranch_shared::table::{DeltaTable, TableError};
 
 use super::{ArchiveSettings, Archived, Archiver};
 use crate::day::DAY;
 use crate::error::BatchError;
-use crate::fixture::{Event, SECOND, Source, column, read_table, source, table};
+use crate::fixture::{Event, SECOND, Source, read_table, source, table};
 
 fn settings() -> ArchiveSettings {
     ArchiveSettings { target_rows: 4, small_files: 2, grace: Duration::from_secs(60), ..Default::default() }
@@ -110,42 +110,6 @@ async fn bad_records_are_covered_and_recorded_as_rejects() {
     let mut offsets: Vec<_> = rejects.iter().map(|reject| (reject.partition, reject.offset)).collect();
     offsets.sort();
     assert_eq!(offsets, [(Some(0), Some(1)), (Some(0), Some(2)), (Some(1), Some(0))]);
-}
-
-#[tokio::test]
-async fn a_definition_may_gain_columns_and_nothing_else() {
-    let dir = tempfile::tempdir().expect("directory");
-    let source = source(dir.path());
-    let archiver = open(dir.path(), &source).await;
-    source.append(&[at("a", 0)]);
-    archiver.step().await.expect("step");
-    drop(archiver);
-
-    let mut wider = table();
-    wider.columns.push(column("country", DataType::Text));
-    let archiver = open_with(dir.path(), &source, wider.clone(), settings()).await.expect("open");
-    source.append_text(1, &["{\"user\":\"b\",\"ts\":0,\"country\":\"de\"}"]);
-    archiver.step().await.expect("step");
-    let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
-    let files: Vec<_> = snapshot.days.values().flatten().cloned().collect();
-    let (root, read) = (snapshot.root.clone(), wider.clone());
-    let frame = move || crate::scan::scan(&root, &read, &files).expect("scan").collect().expect("rows");
-    let frame = tokio::task::spawn_blocking(frame).await.expect("joined");
-    let countries: Vec<Option<&str>> = frame.column("country").expect("country").str().expect("text").iter().collect();
-    assert_eq!(countries.iter().filter(|country| country.is_none()).count(), 1, "{frame}");
-    assert!(countries.contains(&Some("de")));
-    assert_eq!(**frame.schema(), crate::scan::scan_schema(&wider));
-    drop(archiver);
-
-    let mut other = wider.clone();
-    other.columns[1] = column("value", DataType::Text);
-    let refused = open_with(dir.path(), &source, other, settings()).await.err().expect("refused");
-    assert!(matches!(&refused, BatchError::Table(TableError::Column { column, .. }) if column == "value"), "{refused}");
-    let refused = open_with(dir.path(), &source, table(), settings()).await.err().expect("refused");
-    assert!(
-        matches!(&refused, BatchError::Table(TableError::Column { column, .. }) if column == "country"),
-        "{refused}"
-    );
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::error::BatchError;
 const ROW_GROUP_ROWS: usize = 131_072;
 
 /// The columns of a view's rows, with their types; the window's first.
-fn columns(view: &View) -> Vec<(String, ColumnType)> {
+pub(super) fn columns(view: &View) -> Vec<(String, ColumnType)> {
     let mut columns = Vec::new();
     if view.window.is_some() {
         columns.push(("window_start".to_owned(), ColumnType::Timestamp));

@@ -372,8 +372,18 @@ fn fraction(expr: &ast::Expr) -> Result<f64, Fault> {
 
 pub(super) fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
     for (i, item) in items.iter().enumerate() {
-        if items[..i].iter().any(|other| other.name == item.name) {
-            keep(Fault::new(item.at, format!("two columns are called `{}`; name one with AS", item.name)));
+        match items[..i].iter().find(|other| statement::is_twin(&other.name, &item.name)) {
+            Some(other) if other.name == item.name => {
+                keep(Fault::new(item.at, format!("two columns are called `{}`; name one with AS", item.name)));
+            }
+            Some(Item { name, .. }) => {
+                let message = format!(
+                    "columns `{name}` and `{}` differ in case only, and Delta Lake's tables take them for one; name one with AS",
+                    item.name
+                );
+                keep(Fault::new(item.at, message));
+            }
+            None => {}
         }
         for bound in ["_lower", "_upper"] {
             let of = item.name.strip_suffix(bound);

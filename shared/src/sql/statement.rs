@@ -47,11 +47,10 @@ pub(super) fn table(create: &CreateTable, tokens: &Tokens) -> Result<Table, Vec<
     let mut columns: Vec<Column> = Vec::new();
     for definition in &create.columns {
         match column(definition, tokens) {
-            Ok(column) if columns.iter().any(|other| other.name == column.name) => {
-                faults
-                    .push(Fault::new(definition.name.span.start, format!("column `{}` is defined twice", column.name)));
-            }
-            Ok(column) => columns.push(column),
+            Ok(column) => match columns.iter().find(|other| is_twin(&other.name, &column.name)) {
+                Some(other) => faults.push(Fault::new(definition.name.span.start, twins(&other.name, &column.name))),
+                None => columns.push(column),
+            },
             Err(fault) => faults.push(fault),
         }
     }
@@ -70,6 +69,10 @@ fn column(definition: &ColumnDef, tokens: &Tokens) -> Result<Column, Fault> {
         ));
     }
     reserved(&definition.name, &name)?;
+    if ARCHIVES_OWN.iter().any(|own| is_twin(own, &name)) {
+        let message = format!("`{name}`: the archive has a column of its own with that name; choose another");
+        return Err(Fault::new(definition.name.span.start, message));
+    }
     let data_type = data_type(&definition.data_type)
         .map_err(|message| Fault::new(tokens.after(definition.name.span.start), message))?;
     let mut nullable = true;
@@ -406,9 +409,25 @@ fn defined_name(name: &ObjectName) -> Result<String, Fault> {
     }
 }
 
+/// Whether two names are the same, or differ in case only: the archive and the tables of views, as Delta Lake has them, can't tell
+/// such columns apart.
+pub(super) fn is_twin(one: &str, other: &str) -> bool {
+    one == other || one.to_lowercase() == other.to_lowercase()
+}
+
+fn twins(one: &str, other: &str) -> String {
+    if one == other {
+        return format!("column `{one}` is defined twice");
+    }
+    format!("columns `{one}` and `{other}` differ in case only, and Delta Lake's tables take them for one; choose another name")
+}
+
+/// The columns that the archive adds to a table's own.
+const ARCHIVES_OWN: [&str; 4] = ["_partition", "_offset", "_log_time", "_day"];
+
 /// Refuses the names that the platform gives to columns itself.
 pub(super) fn reserved(ident: &Ident, name: &str) -> Result<(), Fault> {
-    if matches!(name, "window_start" | "window_end") {
+    if ["window_start", "window_end"].iter().any(|bound| is_twin(bound, name)) {
         return Err(Fault::new(ident.span.start, format!("`{name}` is the name of a window's bound; choose another")));
     }
     if name.starts_with("__") {

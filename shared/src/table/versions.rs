@@ -18,6 +18,9 @@ use crate::view::{Catalog, View};
 pub struct ArchiveRead {
     /// The archive table's version.
     pub version: u64,
+    /// How often the archive had been made anew.
+    #[serde(default)]
+    pub rebuilds: u64,
     /// How many events each day had (days since 1970). Events are only ever added, so a day with as many is the same,
     /// in whichever files they are by now.
     pub days: BTreeMap<i64, u64>,

@@ -56,6 +56,7 @@ impl Rig {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
             versions: Versions([(view.name.clone(), receiver)].into()),
+            editions: Default::default(),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
             rejects: Arc::new(RejectLog::open(Arc::new(log.clone()), clock.clone()).expect("rejects")),

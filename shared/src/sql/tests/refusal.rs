@@ -99,6 +99,26 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("CREATE TABLE t (a TEXT) WITH (event_time = 'a')", "1:44: event_time must be a TIMESTAMP column; `a` is TEXT"),
     ("CREATE TABLE t (a TIMESTAMP, a TEXT) WITH (event_time = 'a')", "1:30: column `a` is defined twice"),
     (
+        "CREATE TABLE t (a TIMESTAMP, \"A\" TEXT) WITH (event_time = 'a')",
+        "1:30: columns `a` and `A` differ in case only, and Delta Lake's tables take them for one; choose another name",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, \"_Offset\" TEXT) WITH (event_time = 'a')",
+        "1:30: `_Offset`: the archive has a column of its own with that name; choose another",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, _day TEXT) WITH (event_time = 'a')",
+        "1:30: `_day`: the archive has a column of its own with that name; choose another",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n, sum(likes) AS \"N\" FROM tweets",
+        "1:67: columns `n` and `N` differ in case only, and Delta Lake's tables take them for one; name one with AS",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS \"Window_Start\" FROM tweets",
+        "1:50: `Window_Start` is the name of a window's bound; choose another",
+    ),
+    (
         "CREATE TABLE t (a DATE) WITH (event_time = 'a')",
         "1:19: unsupported type `DATE`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
     ),

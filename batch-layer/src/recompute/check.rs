@@ -1,0 +1,62 @@
+//! Whether a view can be computed at all, tried out before there is an event.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anabranch_shared::partial::{Part, Scope, windows};
+use anabranch_shared::transform::polars_type;
+use anabranch_shared::view::View;
+use polars::prelude::*;
+
+use super::{output, partials};
+use crate::error::BatchError;
+use crate::scan::{polars_type_of, scan_schema};
+
+/// Computes the view of one event without any value, as a run would. So what would fail every run fails here.
+pub fn check(view: &View) -> Result<(), BatchError> {
+    let tried = catch_unwind(AssertUnwindSafe(|| compute(view)));
+    let tried = tried.map_err(|_| BatchError::Panicked("computing a view of one event"))?;
+    tried.map_err(|source| BatchError::Query { step: "computing one event", view: view.name.clone(), source })
+}
+
+fn compute(view: &View) -> PolarsResult<()> {
+    let nulls = scan_schema(&view.table).iter().map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type)).collect();
+    let mut event = DataFrame::new(1, nulls)?;
+    let time = view.table.event_time_column();
+    let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
+    event.with_column(instant.into())?;
+    let partials = partials(view, event.lazy())?;
+    let finished = windows(view, &[Part { partials, slack: None }], Scope::All)?;
+    let rows = finished.rows.select(output::row_columns(view))?;
+    for (name, stored) in output::columns(view) {
+        let (found, wanted) = (rows.column(&name)?.dtype(), polars_type_of(stored));
+        polars_ensure!(*found == wanted, SchemaMismatch: "column `{name}` is computed as {found}, and is {wanted}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use anabranch_shared::expr::Expr;
+    use anabranch_shared::schema::DataType;
+    use anabranch_shared::window::Window;
+
+    use super::*;
+    use crate::fixture::{SECOND, table, view};
+
+    #[test]
+    fn what_would_fail_every_run_fails_before_there_is_an_event() {
+        for window in [None, Some(Window::sliding(5 * SECOND, SECOND)), Some(Window::Session { gap: SECOND })] {
+            let mut view = view("sums", Arc::new(table()), window);
+            check(&view).expect("a sound view");
+            view.aggregates[1].argument = Some(Expr::Column("missing".into(), DataType::BigInt));
+            assert!(check(&view).is_err(), "{window:?}");
+            // Bound as one type, and evaluated as another.
+            view.aggregates.truncate(1);
+            view.columns.truncate(2);
+            view.keys[0].expr = Expr::Column("value".into(), DataType::Text);
+            assert!(check(&view).is_err(), "{window:?}");
+        }
+    }
+}

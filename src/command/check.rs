@@ -1,0 +1,55 @@
+//! `anabranch views check`: all that `up` or a run could refuse, without starting anything.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anabranch_batch_layer::archive::preview;
+use anabranch_batch_layer::{BatchError, archive_root, recompute};
+use anabranch_shared::row;
+use anabranch_shared::transform;
+use anabranch_shared::view::Catalog;
+
+use super::project::{load, no_events};
+use crate::failure::Failure;
+use crate::platform;
+
+/// Checks a project, and says what its definitions change for the data that it has.
+pub async fn check(dir: &Path) -> Result<ExitCode, Failure> {
+    let project = load(dir)?;
+    platform::validate(&project.config, &project.catalog)?;
+    let catalog = project.catalog;
+    let tried = catalog.clone();
+    tokio::task::spawn_blocking(move || try_out(&tried)).await??;
+    let Catalog { tables, views, outputs } = catalog;
+    for table in tables.values() {
+        let changes = preview(&archive_root(&dir.join(".anabranch"), &table.name), table).await.map_err(refused)?;
+        changes.iter().for_each(|change| eprintln!("{change}"));
+    }
+    eprintln!("{} tables, {} views and {} outputs are right", tables.len(), views.len(), outputs.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Computes everything that a project says, of no event or of one.
+fn try_out(catalog: &Catalog) -> Result<(), Failure> {
+    for table in catalog.tables.values() {
+        if let Some(pin) = &table.pin {
+            let holds = no_events(table).collect().and_then(|events| transform::holds(pin, events));
+            holds.map_err(|error| Failure::usage(format!("table `{}`: its `pin` can't be computed: {error}", table.name)))?;
+        }
+    }
+    for view in catalog.views.values() {
+        recompute::check(view).map_err(|error| match error {
+            BatchError::Panicked(what) => Failure::usage(format!("view `{}`: {what} panicked", view.name)),
+            error => refused(error),
+        })?;
+    }
+    for output in catalog.outputs.values() {
+        let rows = row::of_output(output, no_events(&output.table)).collect();
+        rows.map_err(|error| Failure::usage(format!("view `{}` can't be computed: {error}", output.name)))?;
+    }
+    Ok(())
+}
+
+fn refused(error: BatchError) -> Failure {
+    Failure::usage(error.chain())
+}
