@@ -54,7 +54,7 @@ impl Place {
             AnyValue::Float64(number) => Self::Double(number.to_bits()),
             AnyValue::String(text) => Self::Text((*text).to_owned()),
             AnyValue::StringOwned(text) => Self::Text(text.to_string()),
-            other => other.to_physical().extract().map_or(Self::Null, Self::Whole),
+            other => other.clone().to_physical().extract().map_or(Self::Null, Self::Whole),
         }
     }
 
