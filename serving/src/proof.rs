@@ -24,6 +24,8 @@ pub struct Proof<'a> {
     pub late: u64,
     /// Records of the topic that were rejected.
     pub rejected: u64,
+    /// How many rows there are.
+    pub total: usize,
 }
 
 impl Proof<'_> {
@@ -41,6 +43,7 @@ impl Proof<'_> {
         }
         out.extend_from_slice(b",\"window\":");
         write_value(&self.window(), out);
+        out.extend_from_slice(format!(",\"total\":{}", self.total).as_bytes());
     }
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.
@@ -58,16 +61,6 @@ impl Proof<'_> {
         write_json_text(&self.view.definition, out);
         let Quality { certain, confidence, .. } = self.quality;
         out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
-    }
-
-    /// All of it as one JSON object.
-    pub fn to_json(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        self.write_head(&mut out);
-        out.push(b',');
-        self.write_tail(&mut out);
-        out.push(b'}');
-        out
     }
 
     fn window(&self) -> Value {
