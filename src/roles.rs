@@ -52,7 +52,7 @@ const VERSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs one role until Ctrl-C or SIGTERM.
 pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
-    let mut platform = Platform::load(&role.dir)?;
+    let mut platform = Platform::load(&role.folder.path())?;
     if let Some(listen) = role.listen {
         platform.config.server.listen = listen;
     }
