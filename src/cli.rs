@@ -6,7 +6,13 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Analytics over one event log: a fast layer and an exact layer from one SQL definition, merged at an offset.
 #[derive(Debug, Parser)]
-#[command(name = "anabranch", version, propagate_version = true)]
+#[command(
+    name = "anabranch",
+    version,
+    propagate_version = true,
+    after_help = "Every command takes --project DIR, and `.` is the project unless said otherwise. Commands that need nothing else \
+                  take DIR alone, too: `anabranch up DIR`."
+)]
 pub struct Cli {
     /// Say more: once for progress, twice for details.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -78,6 +84,24 @@ pub enum Command {
     },
 }
 
+/// Where the project is, for a command that takes nothing else: `DIR`, or `--project DIR` as of every command.
+#[derive(Debug, Args)]
+pub struct Folder {
+    /// The project folder; its data is kept in DIR/.anabranch. `.` if absent.
+    #[arg(value_name = "DIR", conflicts_with = "project")]
+    dir: Option<PathBuf>,
+    /// The same, as every command takes it.
+    #[arg(long, value_name = "DIR")]
+    project: Option<PathBuf>,
+}
+
+impl Folder {
+    /// The folder.
+    pub fn path(self) -> PathBuf {
+        self.dir.or(self.project).unwrap_or_else(|| PathBuf::from("."))
+    }
+}
+
 /// Where the project is, and the server that runs it.
 #[derive(Debug, Args)]
 pub struct Target {
@@ -92,10 +116,10 @@ pub struct Target {
 /// `up`.
 #[derive(Debug, Args)]
 pub struct Up {
-    /// The project folder; its data is kept in DIR/.anabranch.
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
-    /// Feed a lively stream of tweets and page views. Without a project in DIR, the demo brings its own views.
+    /// The project folder.
+    #[command(flatten)]
+    pub folder: Folder,
+    /// Feed a lively stream of tweets and page views. The demo brings its own views, beside those of a project in DIR.
     #[arg(long)]
     pub demo: bool,
     /// Events per second of the demo stream.
@@ -109,9 +133,9 @@ pub struct Up {
 /// One role.
 #[derive(Debug, Args)]
 pub struct Role {
-    /// The project folder; its data is kept in DIR/.anabranch, which all roles share.
-    #[arg(default_value = ".")]
-    pub dir: PathBuf,
+    /// The project folder, which all roles share.
+    #[command(flatten)]
+    pub folder: Folder,
     /// The address to listen on; port 0 takes a free one.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
@@ -207,14 +231,14 @@ pub enum Views {
     /// Check the project's SQL; every mistake is shown with its place.
     Check {
         /// The project folder.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[command(flatten)]
+        folder: Folder,
     },
     /// List the views.
     List {
         /// The project folder.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[command(flatten)]
+        folder: Folder,
         /// How the list is printed.
         #[arg(long, default_value = "table")]
         output: Format,
@@ -224,8 +248,8 @@ pub enum Views {
         /// The view.
         view: String,
         /// The project folder.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        project: PathBuf,
     },
 }
 
@@ -246,9 +270,12 @@ pub struct Rows {
     /// Only rows with this key, COLUMN=VALUE; may be repeated.
     #[arg(long = "key", value_name = "COLUMN=VALUE")]
     pub keys: Vec<String>,
-    /// How many rows at most.
-    #[arg(long, default_value_t = 20)]
-    pub limit: u32,
+    /// How many rows at most; 0 for all. A table shows 20 unless asked, JSON and CSV hold all.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Rank by a column: COLUMN or COLUMN:desc. The view's own order if absent.
+    #[arg(long, value_name = "COLUMN[:desc]")]
+    pub order: Option<String>,
     /// Which layer answers.
     #[arg(long, default_value = "merged")]
     pub mode: Mode,
@@ -325,8 +352,8 @@ pub enum Config {
     /// Show each setting's value, from flags, environment and anabranch.toml.
     Show {
         /// The project folder.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[command(flatten)]
+        folder: Folder,
     },
 }
 

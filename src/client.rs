@@ -53,6 +53,7 @@ impl Client {
             }
         }
         let platform = Platform::load(&target.project)?;
+        eprintln!("no server runs {}: its data is read for this command alone", target.project.display());
         let started = platform.start_for_command().await?;
         Ok(Self { http: http()?, url: started.url.clone(), own: Some(started) })
     }

@@ -36,6 +36,11 @@ pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) 
         let help = "When the last checkpoint was stored, in seconds since 1970";
         all.push(gauge("anabranch_speed_checkpoint_timestamp_seconds", help, at as f64 / 1e6));
     }
+    for (view, stopped) in &numbers.views {
+        let help = "1 if evaluating the view has failed, while its source goes on";
+        let stopped = f64::from(u8::from(stopped.is_some()));
+        all.push(gauge("anabranch_speed_view_stopped", help, stopped).of("view", view));
+    }
     if let Some(partition) = partition {
         all = all.into_iter().map(|measure| measure.of("partition", partition)).collect();
     }

@@ -52,7 +52,7 @@ const VERSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs one role until Ctrl-C or SIGTERM.
 pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
-    let mut platform = Platform::load(&role.dir)?;
+    let mut platform = Platform::load(&role.folder.path())?;
     if let Some(listen) = role.listen {
         platform.config.server.listen = listen;
     }
@@ -225,9 +225,12 @@ impl Process {
         let stops = {
             let numbers = numbers.clone();
             Stops::new(move || {
-                let each = numbers().into_iter().filter_map(|(table, partition, numbers)| {
-                    let why = numbers.stopped?;
-                    Some(format!("table `{table}` partition {partition}: its source has stopped: {why}"))
+                let each = numbers().into_iter().flat_map(|(table, partition, numbers)| {
+                    let of = format!("table `{table}` partition {partition}");
+                    let source = numbers.stopped.map(|why| format!("{of}: its source has stopped: {why}"));
+                    let views = numbers.views.into_iter().filter_map(|(view, why)| Some((view, why?)));
+                    let views = views.map(|(view, why)| format!("{of}: view `{view}` has stopped: {why}"));
+                    source.into_iter().chain(views).collect::<Vec<_>>()
                 });
                 each.collect()
             })

@@ -19,7 +19,7 @@ fn init_writes_a_project_that_runs() {
     let output = anabranch().args(["views", "list", "--output", "json"]).arg(&project).output().expect("it runs");
     let views: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let view = views["views"][0]["name"].as_str().expect("a view").to_owned();
-    let output = anabranch().args(["views", "explain", &view]).arg(&project).output().expect("it runs");
+    let output = anabranch().args(["views", "explain", &view, "--project"]).arg(&project).output().expect("it runs");
     assert!(output.status.success() && !output.stdout.is_empty(), "{}", text(&output.stderr));
     let again = anabranch().arg("init").arg(&project).output().expect("it runs");
     assert_eq!(again.status.code(), Some(2), "it doesn't overwrite: {}", text(&again.stderr));

@@ -1,5 +1,6 @@
 //! What can go wrong in the batch layer.
 
+use std::any::Any;
 use std::path::PathBuf;
 
 use anabranch_shared::edition::OtherEventTime;
@@ -95,14 +96,25 @@ pub enum BatchError {
     #[error("cancelled")]
     Cancelled,
     /// A computation ended without a result: it panicked.
-    #[error("{0} panicked")]
-    Panicked(&'static str),
+    #[error("{what} panicked: {why}")]
+    Panicked {
+        /// What was done.
+        what: &'static str,
+        /// What the panic said.
+        why: String,
+    },
     /// A failpoint is set here.
     #[error("failpoint {0}")]
     Failpoint(&'static str),
 }
 
 impl BatchError {
+    /// Of a computation that panicked.
+    pub(crate) fn panicked(what: &'static str, panic: &(dyn Any + Send)) -> Self {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Self::Panicked { what, why: said.unwrap_or("it said nothing").to_owned() }
+    }
+
     /// Whether the same might work a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -132,5 +144,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T, BatchError> + Send + 'static,
 ) -> Result<T, BatchError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(BatchError::Panicked(what)))
+    let ended = tokio::task::spawn_blocking(work).await;
+    ended.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => Err(BatchError::panicked(what, &*panic)),
+        Err(_) => Err(BatchError::Cancelled),
+    })
 }

@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use anabranch_shared::clock::{Clock, Micros, format_timestamp, parse_timestamp};
 use anabranch_shared::job::{self, Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::view::Catalog;
 use async_trait::async_trait;
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -219,11 +221,12 @@ impl JobQueue {
             let share = 1.0 / job.views.len() as f64;
             let done = |part: f64| (i as f64 + part) * share;
             let begun = self.clock.now();
-            let outcome = self
-                .persist(cancel, || {
-                    work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone())
-                })
-                .await;
+            // What one view's run does to itself is no other's, and not the queue's.
+            let recomputed = self.persist(cancel, || {
+                work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone())
+            });
+            let outcome = AssertUnwindSafe(recomputed).catch_unwind().await;
+            let outcome = outcome.unwrap_or_else(|panic| Err(BatchError::panicked("recomputing", &*panic)));
             self.runs.ended(view, &outcome, self.clock.now() - begun);
             match outcome {
                 Ok(version) => {

@@ -228,7 +228,7 @@ impl Work for Worker {
         let view = self.catalog.views.get(&run.view).cloned();
         let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table.name));
         let (Some(view), Some(archiver)) = (view, archiver) else {
-            return Err(BatchError::Panicked("looking up a view that was there"));
+            return Err(BatchError::Panicked { what: "looking up a view", why: "it isn't there any more".to_owned() });
         };
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
         let recompute = Recompute {

@@ -215,8 +215,10 @@ impl Server {
         let mut readiness = self.app.ready.borrow().clone();
         let snapshots = self.layers.snapshots().0.iter();
         let views = snapshots.filter_map(|(name, snapshot)| {
-            let why = snapshot.borrow().stopped.clone()?;
-            Some(format!("view `{name}`: its source has stopped: {why}"))
+            let snapshot = snapshot.borrow();
+            let why = snapshot.stopped.as_ref()?;
+            let what = if snapshot.alone { "it has stopped" } else { "its source has stopped" };
+            Some(format!("view `{name}`: {what}: {why}"))
         });
         let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
             format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")

@@ -211,7 +211,7 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
     let base = bases.iter().rev().find(in_common).or(bases.last()).copied().flatten();
     let mut whole = Snapshot { base, ..Snapshot::default() };
     let (mut awake, mut idle, mut coverage) = (Vec::new(), Vec::new(), BTreeMap::new());
-    let (mut stopped, mut lost) = (Vec::new(), BTreeMap::new());
+    let (mut stopped, mut lost, mut alone) = (Vec::new(), BTreeMap::new(), true);
     // One that nobody has told of yet may be behind all others.
     let mut is_known = !known.is_empty() && known.len() == partitions.len();
     for (&partition, held) in &known {
@@ -229,6 +229,7 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
         }
         whole.partitions.extend(&newest.partitions);
         stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
+        alone &= newest.stopped.is_none() || newest.alone;
         lost.extend(newest.lost.iter().map(|(p, range)| (p, range.clone())));
     }
     whole.coverage = coverage.into_iter().collect();
@@ -237,10 +238,13 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
     for (partition, held) in partitions {
         if !known.contains_key(partition) {
             stopped.push(format!("partition {partition}: no speed layer has told of it"));
+            alone = false;
         } else if held.is_lost() {
             stopped.push(format!("partition {partition}: its speed layer hasn't been heard of for a while"));
+            alone = false;
         }
     }
+    whole.alone = alone && !stopped.is_empty();
     whole.stopped = (!stopped.is_empty()).then(|| stopped.join("; "));
     whole
 }

@@ -161,6 +161,8 @@ pub struct Sources {
     pub speed: Option<Coverage>,
     /// What neither covers and the answer therefore lacks.
     pub missing: Coverage,
+    /// Why the speed layer goes on no further, if it has stopped.
+    pub stopped: Option<String>,
     /// No event with an earlier time is expected any more.
     pub watermark: Option<Micros>,
 }
@@ -182,6 +184,7 @@ impl Sources {
             chunks: Vec::new(),
             speed: None,
             missing: Coverage::new(),
+            stopped: snapshot.and_then(|snapshot| snapshot.stopped.clone()).filter(|_| mode != Mode::Batch),
         };
         if mode != Mode::Batch
             && let Some(snapshot) = snapshot

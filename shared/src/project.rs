@@ -44,6 +44,14 @@ pub enum ProjectError {
     /// A new project would overwrite what is there.
     #[error("{0} exists already; a new project needs a folder without it")]
     Exists(PathBuf),
+    /// A file isn't text as it has to be.
+    #[error("{} {what}; save it as UTF-8", path.display())]
+    Encoding {
+        /// The file.
+        path: PathBuf,
+        /// What it is, or where it goes wrong.
+        what: String,
+    },
     /// A file can't be read or written.
     #[error("{step} {}", path.display())]
     Io {
@@ -76,7 +84,7 @@ impl Project {
             let path = entry.map_err(failed("listing", &views))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if name.ends_with(".sql") && !name.starts_with('.') && path.is_file() {
-                let text = fs::read_to_string(&path).map_err(failed("reading", &path))?;
+                let text = text_of(&path)?;
                 files.push((format!("{VIEWS}/{name}"), text));
             }
         }
@@ -116,6 +124,23 @@ fn ignore_data(path: &Path) -> Result<(), ProjectError> {
     }
     let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     fs::write(path, format!("{text}{separator}{DATA}\n")).map_err(failed("writing", path))
+}
+
+/// A file of UTF-8. One in another encoding is refused with its name rather than read as something else.
+fn text_of(path: &Path) -> Result<String, ProjectError> {
+    let bytes = fs::read(path).map_err(failed("reading", path))?;
+    let what = match bytes.as_slice() {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => "is UTF-16".to_owned(),
+        _ => match String::from_utf8(bytes) {
+            Ok(text) => return Ok(text),
+            Err(error) => {
+                let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+                let line = valid.iter().filter(|&&byte| byte == b'\n').count() + 1;
+                format!("isn't UTF-8: its line {line} holds other bytes")
+            }
+        },
+    };
+    Err(ProjectError::Encoding { path: path.to_owned(), what })
 }
 
 fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ProjectError {

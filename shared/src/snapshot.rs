@@ -32,8 +32,10 @@ pub struct Snapshot {
     pub partitions: BTreeMap<Partition, Progress>,
     /// How many events came too late for at least one of their windows since the state began.
     pub late: u64,
-    /// Why the source has stopped, if it has: the state is served as it was then.
+    /// Why it goes on no further, if its source or the view itself has stopped: the state is served as it was then.
     pub stopped: Option<String>,
+    /// Whether that is the view's own, and its source goes on: evaluating it has failed, or it catches up after that.
+    pub alone: bool,
     /// What retention had taken when the source wanted it, which is why it has stopped.
     pub lost: Coverage,
 }

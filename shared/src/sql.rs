@@ -6,6 +6,7 @@
 
 mod error;
 mod expression;
+mod foreign;
 mod from;
 mod function;
 mod literal;
@@ -41,7 +42,8 @@ pub fn plan(files: &[(String, String)]) -> Result<Catalog, Vec<SqlError>> {
     let mut errors = Vec::new();
     let mut sources = Vec::new();
     for (file, text) in files {
-        let (read, faults) = statements(text);
+        // Editors put a byte order mark before the first character, which is none of the text.
+        let (read, faults) = statements(text.strip_prefix('\u{feff}').unwrap_or(text));
         sources.extend(read.into_iter().map(|source| (file.as_str(), source)));
         errors.extend(faults.into_iter().map(|fault| fault.in_file(file)));
     }
@@ -186,6 +188,9 @@ fn statements(text: &str) -> (Vec<Source>, Vec<Fault>) {
 fn parse(dialect: &PostgreSqlDialect, tokens: &Tokens, end: Location) -> Result<Definition, Fault> {
     if tokens.0.iter().filter(|token| is_word(&token.token)).count() > MAX_WORDS {
         return Err(Fault::new(tokens.start(), format!("the statement has more than {MAX_WORDS} words and signs")));
+    }
+    if let Some(fault) = foreign::fault(&tokens.0) {
+        return Err(fault);
     }
     let parsed = Parser::new(dialect).with_tokens_with_locations(tokens.0.clone()).parse_statements();
     let mut parsed = parsed.map_err(|error| syntax_fault(error, tokens, end))?;

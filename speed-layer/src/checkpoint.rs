@@ -55,6 +55,8 @@ pub(crate) struct ViewImage {
     pub base: Option<u64>,
     pub late: u64,
     pub coverage: Coverage,
+    /// The watermarks where it ends, if that is before the table's positions: it had stopped, or was catching up.
+    pub tracker: Option<Tracker>,
     pub chunks: Vec<Closed>,
 }
 
@@ -74,6 +76,8 @@ struct ViewMetadata {
     base: Option<u64>,
     late: u64,
     coverage: Coverage,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tracker: Option<Tracker>,
     chunks: Vec<ChunkMetadata>,
 }
 
@@ -101,9 +105,10 @@ impl Image {
         for (name, image) in &self.views {
             let chunks =
                 image.chunks.iter().map(|closed| encode_chunk(closed, &mut frames)).collect::<Result<_, _>>()?;
-            let ViewImage { definition, base, late, coverage, .. } = image;
+            let ViewImage { definition, base, late, coverage, tracker, .. } = image;
             let (definition, base, late, coverage) = (definition.clone(), *base, *late, coverage.clone());
-            views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, chunks });
+            let tracker = tracker.clone();
+            views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, tracker, chunks });
         }
         let (tracker, positions, editions) = (self.tracker.clone(), self.positions.clone(), self.editions.clone());
         let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, editions, views })
@@ -144,8 +149,8 @@ impl Image {
             let chunks =
                 image.chunks.into_iter().map(|chunk| decode_chunk(view, chunk, frames)).collect::<Result<_, _>>();
             let chunks = chunks.map_err(|error: PolarsError| error.to_string())?;
-            let ViewMetadata { definition, base, late, coverage, .. } = image;
-            images.insert(name, ViewImage { definition, base, late, coverage, chunks });
+            let ViewMetadata { definition, base, late, coverage, tracker, .. } = image;
+            images.insert(name, ViewImage { definition, base, late, coverage, tracker, chunks });
         }
         let Metadata { tracker, positions, editions, .. } = metadata;
         Ok(Self { tracker, positions, editions, views: images })

@@ -145,7 +145,10 @@ pub(crate) struct Open {
     pub journal: Vec<Entry>,
     /// When it was opened, by the clock.
     pub since: Micros,
+    /// The chunk as it was exported last.
     exported: Option<Arc<Chunk>>,
+    /// Whether something has changed since.
+    is_stale: bool,
 }
 
 impl Open {
@@ -156,16 +159,16 @@ impl Open {
 
     /// Adds what some events make.
     pub fn add(&mut self, view: &View, added: BTreeMap<Micros, Added>) -> Result<(), SpeedError> {
-        self.exported = None;
+        self.is_stale = true;
         for (start, added) in added {
             self.panes.entry(start).or_default().add(view, added)?;
         }
-        Ok(())
+        fault(view)
     }
 
-    /// Forgets what was exported: something changed.
+    /// Something changed: what was exported is outdated.
     pub fn touch(&mut self) {
-        self.exported = None;
+        self.is_stale = true;
     }
 
     /// The rows of its panes, those that are yet to be merged included.
@@ -180,18 +183,37 @@ impl Open {
 
     /// The chunk as others see it.
     pub fn export(&mut self, view: &View) -> Result<Arc<Chunk>, SpeedError> {
-        if let Some(exported) = &self.exported {
+        if let Some(exported) = self.exported.as_ref().filter(|_| !self.is_stale) {
             return Ok(exported.clone());
         }
         let panes = self.panes.iter_mut().map(|(&start, pane)| Ok((start, pane.export(view, start)?)));
         let panes = panes.collect::<Result<_, SpeedError>>()?;
         let chunk = Arc::new(Chunk { coverage: self.coverage.clone(), panes });
-        self.exported = Some(chunk.clone());
+        (self.exported, self.is_stale) = (Some(chunk.clone()), false);
         Ok(chunk)
     }
 
-    /// Closes it.
-    pub fn close(mut self, view: &View) -> Result<Closed, SpeedError> {
-        Ok(Closed::of(self.export(view)?, Arc::new(self.journal)))
+    /// Closes it, and begins another behind it. After an error it is as it was.
+    pub fn close(&mut self, view: &View, now: Micros) -> Result<Closed, SpeedError> {
+        let chunk = self.export(view)?;
+        let next = Self::new(&self.coverage.ends(), now);
+        Ok(Closed::of(chunk, Arc::new(std::mem::replace(self, next).journal)))
     }
+
+    /// The chunk as it was exported last, with the micro-batches that it had been folded from by then. Nothing that went
+    /// wrong since has a part in it.
+    pub fn last_exported(self) -> Option<Closed> {
+        let chunk = self.exported.filter(|chunk| !chunk.coverage.is_empty())?;
+        let end = |partition| chunk.coverage.next(partition);
+        let known = self.journal.into_iter().filter(|entry| entry.first < end(entry.partition));
+        let journal = known.map(|entry| Entry { next: entry.next.min(end(entry.partition)), ..entry }).collect();
+        Some(Closed::of(chunk, Arc::new(journal)))
+    }
+}
+
+/// Where tests have one view's evaluation fail, after a micro-batch is absorbed and before its offsets are covered.
+fn fault(view: &View) -> Result<(), SpeedError> {
+    let injected = || failed(view, "evaluating a micro-batch")(polars_err!(ComputeError: "a failpoint is set"));
+    fail::fail_point!(&format!("speed::evaluate::{}", view.name), |_| Err(injected()));
+    Ok(())
 }

@@ -120,13 +120,18 @@ pub enum SpeedError {
 }
 
 impl SpeedError {
+    /// Whether evaluating a view has failed, rather than what it is evaluated from.
+    pub(crate) fn is_of_view(&self) -> bool {
+        matches!(self, Self::Evaluate { .. } | Self::Position { .. } | Self::Late { .. })
+    }
+
     /// Whether the same may work a little later.
     pub(crate) fn may_pass(&self) -> bool {
         matches!(self, Self::Checkpoint { .. } | Self::Log { source: LogError::Backend { .. }, .. })
     }
 }
 
-/// Why a source has stopped for good.
+/// Why a source, or a view, has stopped for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Stop {
     /// In words.
@@ -139,6 +144,15 @@ impl Stop {
     /// Of a thread that panicked.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
         Self { reason: panicked(panic), lost: Coverage::new() }
+    }
+}
+
+impl Stop {
+    /// Of one view, in words that don't name it again.
+    pub fn of_view(view: &str, error: SpeedError) -> Self {
+        let stop = Self::from(error);
+        let reason = stop.reason.strip_prefix(&format!("view `{view}`: ")).map(str::to_owned);
+        Self { reason: reason.unwrap_or(stop.reason), lost: stop.lost }
     }
 }
 

@@ -19,6 +19,7 @@ mod checkpoint;
 mod chunk;
 mod error;
 mod fold;
+mod isolate;
 mod journal;
 mod late;
 mod memory;

@@ -1,5 +1,6 @@
 //! What the speed layer has done, as plain numbers.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub struct SpeedMetrics {
     pub stopped: Option<String>,
     /// What retention had taken when the source wanted it.
     pub lost: Coverage,
+    /// The table's views, each with why it has stopped by itself, if it has.
+    pub views: BTreeMap<String, Option<String>>,
 }
 
 #[derive(Debug)]
@@ -71,6 +74,7 @@ pub(crate) struct Counters {
     pub watermark: AtomicI64,
     pub freshness: Histogram,
     pub stopped: Mutex<Option<Stop>>,
+    pub views: Mutex<BTreeMap<String, Option<String>>>,
 }
 
 impl Default for Counters {
@@ -92,6 +96,7 @@ impl Default for Counters {
             watermark: AtomicI64::new(watermark::NONE),
             freshness: Histogram::new(FRESHNESS),
             stopped: Mutex::default(),
+            views: Mutex::default(),
         }
     }
 }
@@ -127,6 +132,7 @@ impl Counters {
             freshness: self.freshness.read(),
             stopped: stopped.as_ref().map(|stop| stop.reason.clone()),
             lost: stopped.map(|stop| stop.lost).unwrap_or_default(),
+            views: self.views.lock().clone(),
         }
     }
 }

@@ -15,8 +15,9 @@ use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
 use tokio::sync::watch;
 
-use crate::checkpoint::{Image, ViewImage};
-use crate::error::{SpeedError, Stop, reason};
+use crate::checkpoint::Image;
+use crate::error::{SpeedError, Stop, panicked, reason};
+use crate::isolate::{CatchUp, Step};
 use crate::late::LateWriter;
 use crate::memory::Share;
 use crate::metrics::{Counters, add, add_time};
@@ -65,6 +66,8 @@ pub(crate) struct Pipeline {
     positions: Positions,
     stalled: BTreeSet<Partition>,
     states: Vec<ViewState>,
+    /// Those of them that catch up, by their place.
+    behind: BTreeMap<usize, CatchUp>,
     /// Versions that wait, by view, until the state has read as far.
     waiting: BTreeMap<String, u64>,
     /// Versions seen, by view: a refold that failed isn't tried again with the same one.
@@ -89,7 +92,7 @@ pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, 
         for sender in senders.values().filter(|_| shown) {
             let mut last = Snapshot::clone(&sender.borrow());
             last.sequence += 1;
-            (last.stopped, last.lost) = (Some(stop.reason.clone()), stop.lost.clone());
+            (last.stopped, last.alone, last.lost) = (Some(stop.reason.clone()), false, stop.lost.clone());
             sender.send_replace(Arc::new(last));
         }
     };
@@ -117,10 +120,10 @@ pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, 
 impl Pipeline {
     fn recover(mut parts: Parts, image: Option<Image>, bounds: &Bounds) -> Result<Self, SpeedError> {
         let now = parts.clock.now();
-        let Parts { views, versions, replay, settings, .. } = &mut parts;
+        let Parts { views, versions, replay, late, settings, .. } = &mut parts;
         let records = settings.chunk_records;
-        let Start { tracker, positions, states } =
-            recovery::recover(views, versions, image, bounds, replay, records, now)?;
+        let Start { tracker, positions, states, behind } =
+            recovery::recover(views, versions, image, bounds, (replay, late), records, now)?;
         // It may have been told what is waited for.
         let sequence = parts.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
         Ok(Self {
@@ -129,6 +132,7 @@ impl Pipeline {
             positions,
             stalled: BTreeSet::new(),
             states,
+            behind,
             waiting: BTreeMap::new(),
             seen: BTreeMap::new(),
             sequence,
@@ -142,38 +146,54 @@ impl Pipeline {
     }
 
     fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), Stop> {
-        self.adopt_versions()?;
-        self.publish()?;
+        self.adopt_versions();
+        self.publish();
         loop {
-            let stop = match inputs.recv_timeout(self.until_publishing()) {
-                Ok(input) => self.take(input)?,
+            let stop = match inputs.recv_timeout(self.until_next()) {
+                Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return Ok(self.finish()?),
+                Err(RecvTimeoutError::Disconnected) => return Ok(self.finish()),
             };
             if let Some(stop) = stop {
-                self.finish()?;
+                self.finish();
                 return Err(stop);
             }
-            self.keep_up()?;
+            self.keep_up();
         }
     }
 
     /// What else there is to do after an input.
-    fn keep_up(&mut self) -> Result<(), SpeedError> {
-        self.adopt_versions()?;
-        let now = self.parts.clock.now();
+    fn keep_up(&mut self) {
+        self.adopt_versions();
+        self.catch_up();
+        let (now, records) = (self.parts.clock.now(), self.parts.settings.chunk_records);
         let before = now.saturating_sub(micros(self.parts.settings.chunk_interval));
-        for state in &mut self.states {
-            state.close_chunk(before, self.parts.settings.chunk_records, now)?;
+        for (i, state) in self.states.iter_mut().enumerate() {
+            let tracker = self.behind.get(&i).map_or(&self.tracker, |behind| &behind.tracker);
+            state.attempt(|state| state.close_chunk(before, records, now, tracker));
         }
         if self.changed && self.until_publishing().is_zero() {
-            self.publish()?;
+            self.publish();
         }
         let due = now.saturating_sub(self.checkpointed) >= micros(self.parts.settings.checkpoint_interval);
         if due && self.parts.writer.as_ref().is_some_and(Writer::is_free) && self.lacks_checkpoint() {
-            self.checkpoint()?;
+            self.checkpoint();
         }
-        Ok(())
+    }
+
+    /// Has the views that are behind the others fold a micro-batch more each.
+    fn catch_up(&mut self) {
+        let Self { behind, states, positions, parts, changed, since_checkpoint, .. } = self;
+        let records = parts.settings.chunk_records;
+        behind.retain(|&i, one| {
+            let state = &mut states[i];
+            let step = state.attempt(|state| one.step(state, positions, &mut parts.replay, &mut parts.late, records));
+            if step == Some(Step::Done) {
+                tracing::info!(view = state.view.name, "has caught up with the table's other views");
+            }
+            (*changed, *since_checkpoint) = (true, true);
+            step == Some(Step::Lacking)
+        });
     }
 
     /// Whether there is something that no checkpoint holds.
@@ -181,9 +201,9 @@ impl Pipeline {
         self.since_checkpoint || self.parts.writer.as_ref().is_some_and(Writer::has_failed)
     }
 
-    fn take(&mut self, input: Input) -> Result<Option<Stop>, SpeedError> {
+    fn take(&mut self, input: Input) -> Option<Stop> {
         match input {
-            Input::Failed(stop) => return Ok(Some(stop)),
+            Input::Failed(stop) => return Some(stop),
             Input::CaughtUp(partitions, at) => {
                 let shown = |tracker: &Tracker| (tracker.watermark(), tracker.progress(&self.stalled));
                 let before = shown(&self.tracker);
@@ -194,22 +214,25 @@ impl Pipeline {
                 self.stalled = partitions;
                 self.changed = true;
             }
-            Input::Batch(batch) => self.fold(&batch)?,
+            Input::Batch(batch) => self.fold(&batch),
         }
-        Ok(None)
+        None
     }
 
-    fn fold(&mut self, batch: &MicroBatch) -> Result<(), SpeedError> {
+    fn fold(&mut self, batch: &MicroBatch) {
         let begun = Instant::now();
         let met = self.tracker.begin(batch.partition, batch.at);
         let each = met.each(&batch.times, self.tracker.delay());
-        let late = |states: &[ViewState]| states.iter().map(|state| state.late).sum::<u64>();
-        let late_before = late(&self.states);
-        for state in &mut self.states {
-            let late = state.apply(batch, met, &each)?;
-            self.parts.late.write(&state.view, batch, &late)?;
+        let (mut late, writer) = (0, &mut self.parts.late);
+        for (_, state) in self.states.iter_mut().enumerate().filter(|(i, _)| !self.behind.contains_key(i)) {
+            let before = state.late;
+            state.attempt(|state| {
+                let events = state.apply(batch, met, &each)?;
+                writer.write(&state.view, batch, &events)
+            });
+            late += state.late.saturating_sub(before);
         }
-        self.limit()?;
+        self.limit();
         fail::fail_point!("speed::after_fold");
         if let Some(newest) = batch.newest() {
             self.tracker.end(batch.partition, newest);
@@ -221,31 +244,28 @@ impl Pipeline {
         add(&counters.events, batch.times.len() as u64);
         add(&counters.batches, 1);
         add(&counters.rejected, batch.rejected as u64);
-        add(&counters.late, late(&self.states) - late_before);
+        add(&counters.late, late);
         add_time(&counters.fold_micros, begun.elapsed());
-        Ok(())
     }
 
     /// Keeps the process to its limit.
-    fn limit(&mut self) -> Result<(), SpeedError> {
-        while !self.parts.memory.take(self.states.iter().map(ViewState::bytes).sum()) && self.degrade()? {}
-        Ok(())
+    fn limit(&mut self) {
+        while !self.parts.memory.take(self.states.iter().map(ViewState::bytes).sum()) && self.degrade() {}
     }
 
     /// The view that takes most gives way by one pane, or else the next. Whether that made any smaller.
-    fn degrade(&mut self) -> Result<bool, SpeedError> {
+    fn degrade(&mut self) -> bool {
         let mut states: Vec<&mut ViewState> = self.states.iter_mut().collect();
         states.sort_by_key(|state| std::cmp::Reverse(state.bytes()));
-        for state in states {
-            if state.degrade()? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        states.into_iter().any(|state| {
+            let before = state.bytes();
+            // One that fails at it stops, and gives up its open chunk.
+            state.attempt(ViewState::degrade).unwrap_or_else(|| state.bytes() < before)
+        })
     }
 
     /// Moves views to the frontiers of versions that were published.
-    fn adopt_versions(&mut self) -> Result<(), SpeedError> {
+    fn adopt_versions(&mut self) {
         for i in 0..self.states.len() {
             let view = self.states[i].view.clone();
             let Some(version) = self.parts.versions.fitting(&view) else { continue };
@@ -255,7 +275,12 @@ impl Pipeline {
             }
             let frontier = version.published.coverage.ends();
             let place = self.states[i].place(&frontier);
-            if place == Place::Ahead {
+            // A view that has stopped, or is behind, goes on from a version that others have reached.
+            let is_behind = self.states[i].stopped.is_some() || self.behind.contains_key(&i);
+            let is_reached =
+                frontier.iter().all(|(p, &offset)| self.positions.get(p).is_some_and(|&next| offset <= next));
+            let goes_on = place == Place::Ahead && is_behind && is_reached;
+            if place == Place::Ahead && !goes_on {
                 if self.waiting.insert(view.name.clone(), number) != Some(number) {
                     tracing::info!(
                         view = view.name,
@@ -268,46 +293,86 @@ impl Pipeline {
             self.waiting.remove(&view.name);
             self.seen.insert(view.name.clone(), number);
             match place {
-                Place::Start | Place::Ahead => self.states[i].base = Some(number),
+                Place::Ahead => self.begin_anew(i, &version, &frontier),
+                Place::Start => self.states[i].base = Some(number),
                 Place::Inside => {
-                    let newest = &version.published.event_times;
-                    if let Err(error) = self.states[i].advance(number, &frontier, newest, &mut self.parts.replay) {
-                        let reason = reason(&error);
-                        tracing::warn!(
-                            view = view.name,
-                            version = number,
-                            reason,
-                            "the state stays on its old version"
-                        );
+                    if !self.advance(i, &version, &frontier) {
                         continue;
                     }
                 }
-                Place::Before => self.rebuild(i, &version)?,
+                Place::Before => self.rebuild(i, &version, &frontier),
             }
             fail::fail_point!("speed::after_drop");
             tracing::info!(view = view.name, version = number, %version.published.coverage, "stands on a version");
             (self.changed, self.since_checkpoint) = (true, true);
             // The serving layer changes over with this snapshot: not a moment to wait.
-            self.publish()?;
+            self.publish();
         }
-        Ok(())
     }
 
-    fn rebuild(&mut self, i: usize, version: &Version) -> Result<(), SpeedError> {
-        let (view, number) = (self.states[i].view.clone(), version.published.version);
-        tracing::warn!(view = view.name, version = number, "a version begins before the state, which is folded anew");
-        let now = self.parts.clock.now();
-        let frontier = version.published.coverage.ends();
+    /// Drops what a version covers of a view's state. Whether the state stands on the version now.
+    fn advance(&mut self, i: usize, version: &Version, frontier: &Positions) -> bool {
+        let (state, replay) = (&mut self.states[i], &mut self.parts.replay);
+        let (number, newest) = (version.published.version, &version.published.event_times);
+        let advanced = catch_unwind(AssertUnwindSafe(|| state.advance(number, frontier, newest, replay)));
+        let stop = match advanced {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) if error.is_of_view() => Stop::of_view(&state.view.name, error),
+            Ok(Err(error)) => {
+                let reason = reason(&error);
+                tracing::warn!(view = state.view.name, version = number, reason, "the state stays on its old version");
+                return false;
+            }
+            Err(panic) => Stop { reason: panicked(&*panic), lost: Coverage::new() },
+        };
+        if state.stopped.is_none() {
+            state.stop(stop);
+        }
+        self.changed = true;
+        false
+    }
+
+    /// A state that begins at the frontier of a version, and the watermarks there.
+    fn standing_on(&self, i: usize, version: &Version, frontier: &Positions) -> (ViewState, Tracker) {
         let from = self.positions.keys().map(|&p| (p, frontier.get(&p).copied().unwrap_or(0))).collect();
-        let mut state = ViewState::new(view, Some(number), &from, now);
+        let (view, now) = (self.states[i].view.clone(), self.parts.clock.now());
         let mut tracker = self.tracker.restarted();
         for (&partition, &newest) in &version.published.event_times {
             tracker.seed(partition, newest);
         }
-        let records = self.parts.settings.chunk_records;
-        self.parts.replay.rebuild(&mut state, &self.positions, tracker, records)?;
+        (ViewState::new(view, Some(version.published.version), &from, now), tracker)
+    }
+
+    /// Has a view that had stopped go on from the frontier of a version.
+    fn begin_anew(&mut self, i: usize, version: &Version, frontier: &Positions) {
+        let (state, tracker) = self.standing_on(i, version, frontier);
+        tracing::info!(view = state.view.name, version = state.base, "goes on from the frontier of a version");
         self.states[i] = state;
-        Ok(())
+        self.behind.insert(i, CatchUp::new(tracker));
+    }
+
+    /// Folds a view's state anew from the frontier of a version that begins before it. If that fails, the view stops as it was.
+    fn rebuild(&mut self, i: usize, version: &Version, frontier: &Positions) {
+        let (mut state, tracker) = self.standing_on(i, version, frontier);
+        let (view, number) = (&state.view.name, version.published.version);
+        tracing::warn!(view, version = number, "a version begins before the state, which is folded anew");
+        let Parts { replay, late, settings, .. } = &mut self.parts;
+        let (positions, records) = (&self.positions, settings.chunk_records);
+        state.attempt(|state| replay.rebuild(state, positions, tracker, records, late));
+        match state.stopped {
+            Some(stop) if self.states[i].stopped.is_none() => self.states[i].stop(stop),
+            Some(_) => {}
+            None => {
+                self.states[i] = state;
+                self.behind.remove(&i);
+            }
+        }
+    }
+
+    /// How long until there is something to do if nothing comes.
+    fn until_next(&self) -> Duration {
+        let is_busy = self.behind.values().any(|behind| behind.is_fed);
+        if is_busy { Duration::ZERO } else { self.until_publishing() }
     }
 
     /// How long until the next snapshot may be made.
@@ -319,17 +384,21 @@ impl Pipeline {
         interval.max(self.cost * SNAPSHOT_SHARE).saturating_sub(self.published.elapsed())
     }
 
-    fn publish(&mut self) -> Result<(), SpeedError> {
+    fn publish(&mut self) {
         let begun = Instant::now();
         self.sequence += 1;
         let (watermark, partitions) = (self.tracker.watermark(), self.tracker.progress(&self.stalled));
-        let mut rows = 0;
-        for state in &mut self.states {
-            let snapshot = Snapshot { partitions: partitions.clone(), ..state.snapshot(self.sequence, watermark)? };
+        let (mut rows, mut stopped, mut shown) = (0, BTreeMap::new(), Vec::new());
+        for (i, state) in self.states.iter_mut().enumerate() {
+            let own = self.behind.get(&i).map(|behind| &behind.tracker);
+            let snapshot = state.show(self.sequence, &self.tracker, own, partitions.clone());
             rows += state.rows() as u64;
-            if let Some(sender) = self.parts.senders.get(&state.view.name) {
-                sender.send_replace(Arc::new(snapshot));
-            }
+            stopped.insert(state.view.name.clone(), snapshot.stopped.clone());
+            shown.extend(self.parts.senders.get(&state.view.name).map(|sender| (sender, Arc::new(snapshot))));
+        }
+        *self.parts.counters.views.lock() = stopped;
+        for (sender, snapshot) in shown {
+            sender.send_replace(snapshot);
         }
         (self.changed, self.published, self.cost) = (false, Instant::now(), begun.elapsed());
         let (counters, now) = (&self.parts.counters, self.parts.clock.now());
@@ -343,20 +412,13 @@ impl Pipeline {
         counters.state_bytes.store(self.parts.memory.used() as u64, Ordering::Relaxed);
         counters.watermark.store(watermark.unwrap_or(watermark::NONE), Ordering::Relaxed);
         fail::fail_point!("speed::after_publish");
-        Ok(())
     }
 
-    fn checkpoint(&mut self) -> Result<(), SpeedError> {
+    fn checkpoint(&mut self) {
         fail::fail_point!("speed::before_checkpoint");
         let mut views = BTreeMap::new();
-        for state in &mut self.states {
-            let image = ViewImage {
-                definition: state.view.definition.clone(),
-                base: state.base,
-                late: state.late,
-                coverage: state.coverage(),
-                chunks: state.chunks()?,
-            };
+        for (i, state) in self.states.iter_mut().enumerate() {
+            let image = state.image(self.behind.get(&i).map(|behind| &behind.tracker));
             views.insert(state.view.name.clone(), image);
         }
         let editions = self.parts.replay.editions().clone();
@@ -365,18 +427,16 @@ impl Pipeline {
             writer.write(image);
         }
         (self.checkpointed, self.since_checkpoint) = (self.parts.clock.now(), false);
-        Ok(())
     }
 
     /// The last snapshot and the last checkpoint.
-    fn finish(&mut self) -> Result<(), SpeedError> {
-        self.publish()?;
+    fn finish(&mut self) {
+        self.publish();
         if self.lacks_checkpoint() {
-            self.checkpoint()?;
+            self.checkpoint();
         }
         if let Some(writer) = self.parts.writer.take() {
             writer.finish();
         }
-        Ok(())
     }
 }

@@ -43,6 +43,12 @@ pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editio
     Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
 }
 
+/// What records have to bring along for the views.
+pub(crate) fn extras(views: &[Arc<View>]) -> Extras {
+    let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
+    views.iter().map(|view| view.extras()).fold(Extras::default(), any)
+}
+
 impl Reader {
     /// Reads from where `begin` says until shutdown, or until the folding side has ended.
     pub fn run(&self, begin: &Receiver<Positions>, inputs: &SyncSender<Input>) {
@@ -135,9 +141,7 @@ impl Reader {
 
     fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {
         let mut reader = self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))?;
-        let extras = self.views.iter().map(|view| view.extras());
-        let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
-        reader.bring(extras.fold(Extras::default(), any));
+        reader.bring(extras(&self.views));
         Ok(reader)
     }
 

@@ -7,6 +7,7 @@
 //! | none of both                                                      | at offset 0                                  |
 //! | a checkpoint that was folded by other editions of the table        | as if there were none                         |
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
+//! | a checkpoint in which the view had stopped                         | as the checkpoint says, and it catches up    |
 //!
 //! What the log no longer holds is not made up for: the source stops and names the range. Checkpoints that can't be read
 //! now are waited for: without them state would be lost that the log may no longer hold.
@@ -27,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::{Checkpoints, Image, ViewImage};
 use crate::chunk::Open;
 use crate::error::{SpeedError, reason};
+use crate::isolate::CatchUp;
+use crate::late::LateWriter;
 use crate::reader::wait;
 use crate::refold::Replay;
 use crate::state::ViewState;
@@ -95,6 +98,8 @@ pub(crate) struct Start {
     pub tracker: Tracker,
     pub positions: Positions,
     pub states: Vec<ViewState>,
+    /// Those of the views that catch up while the others go on, by their place among them.
+    pub behind: BTreeMap<usize, CatchUp>,
 }
 
 /// The batch versions, as a pipeline sees them.
@@ -135,7 +140,7 @@ pub(crate) fn recover(
     versions: &Bases,
     image: Option<Image>,
     bounds: &Bounds,
-    replay: &mut Replay,
+    (replay, late): (&mut Replay, &mut LateWriter),
     chunk_records: u64,
     now: Micros,
 ) -> Result<Start, SpeedError> {
@@ -149,7 +154,7 @@ pub(crate) fn recover(
         |image| image.tracker.clone(),
     );
     let read = image.as_ref().map(|image| with(&zero, &image.positions));
-    let mut states = Vec::new();
+    let (mut states, mut behind) = (Vec::new(), BTreeMap::new());
     for view in views {
         let version = versions.fitting(view);
         let restored = image.as_mut().and_then(|image| image.views.remove(&view.name));
@@ -157,6 +162,9 @@ pub(crate) fn recover(
         let state = match (restored, &version) {
             (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
                 tracing::info!(view = view.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
+                if let Some(own) = &image.tracker {
+                    behind.insert(states.len(), CatchUp::new(own.clone()));
+                }
                 restore(view, image, &zero, now)
             }
             (_, Some(version)) => {
@@ -165,24 +173,25 @@ pub(crate) fn recover(
                 ViewState::new(view.clone(), Some(number), &with(&zero, &version.published.coverage.ends()), now)
             }
             _ => {
-                tracing::warn!(
-                    view = view.name,
-                    "begins at the start of the log: there is no checkpoint and no batch version"
-                );
+                // A view that is new, or has changed, has nothing else to begin with.
+                tracing::debug!(view = view.name, "begins at the start of the log");
                 ViewState::new(view.clone(), None, &zero, now)
             }
         };
         states.push(state);
     }
-    // Views that begin before the point at which the others go on catch up first.
+    // Views that begin before the point at which the others go on catch up first. What had stopped may fail again, and doesn't
+    // hold up the others.
     if let Some(read) = &read {
-        for state in &mut states {
-            let mut behind = tracker.restarted();
-            seed(&mut behind, &state.open.coverage.ends(), views, versions);
-            replay.rebuild(state, read, behind, chunk_records)?;
+        for (_, state) in states.iter_mut().enumerate().filter(|(i, _)| !behind.contains_key(i)) {
+            let mut before = tracker.restarted();
+            seed(&mut before, &state.open.coverage.ends(), views, versions);
+            state.attempt(|state| replay.rebuild(state, read, before, chunk_records, late));
         }
     }
-    let least = |p: Partition| states.iter().map(|state| state.next(p)).min().unwrap_or(0);
+    let going = || states.iter().enumerate().filter(|(i, state)| state.stopped.is_none() && !behind.contains_key(i));
+    let read = read.unwrap_or_else(|| zero.clone());
+    let least = |p: Partition| going().map(|(_, state)| state.next(p)).min().or(read.get(&p).copied()).unwrap_or(0);
     let positions: Positions = zero.keys().map(|&p| (p, least(p))).collect();
     for &partition in bounds.keys() {
         tracker.add(partition, now);
@@ -196,7 +205,7 @@ pub(crate) fn recover(
             return Err(SpeedError::LogShorter { table: table.name.clone(), partition, wanted, end });
         }
     }
-    Ok(Start { tracker, positions, states })
+    Ok(Start { tracker, positions, states, behind })
 }
 
 /// Takes up the newest event times below these positions from the versions whose frontiers lie there.

@@ -18,24 +18,28 @@ use std::time::Duration;
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit};
+use anabranch_shared::log::{Batch, Extras, Log, LogError, LogReader, ReadLimit};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Chunk;
-use anabranch_shared::view::View;
+use anabranch_shared::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::SpeedError;
 use crate::fold::fold;
 use crate::journal::{self, Entry};
+use crate::late::LateWriter;
 use crate::micro_batch::MicroBatch;
-use crate::reader::decoder;
+use crate::reader::{decoder, extras};
 use crate::state::ViewState;
 use crate::watermark::Tracker;
 
 /// How long the log may take to deliver again what it had delivered before: so many waits.
 const WAITS: usize = 30;
 const WAIT: Duration = Duration::from_secs(1);
+
+/// What is there at once comes within this time, also over a network.
+const AT_ONCE: Duration = Duration::from_millis(20);
 
 /// Where a frontier lies relative to a state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,6 +117,7 @@ pub(crate) struct Replay {
     clock: Arc<dyn Clock>,
     decoder: Decoder,
     editions: Editions,
+    extras: Extras,
     limit: ReadLimit,
 }
 
@@ -124,7 +129,7 @@ impl Replay {
         (views, editions): (&[Arc<View>], Editions),
         limit: ReadLimit,
     ) -> Self {
-        Self { log, clock, decoder: decoder(&table, views, &editions), editions, limit }
+        Self { log, clock, decoder: decoder(&table, views, &editions), editions, extras: extras(views), limit }
     }
 
     /// The table whose log it is.
@@ -141,10 +146,16 @@ impl Replay {
         SpeedError::Log { table: self.table().name.clone(), source }
     }
 
-    fn reader(&self, from: &Positions) -> Result<Box<dyn LogReader>, SpeedError> {
+    /// Reads the log from these positions on.
+    pub fn reader(&self, from: &Positions) -> Result<Box<dyn LogReader>, SpeedError> {
         let mut reader = self.log.reader(&self.table().topic, from).map_err(|source| self.failed(source))?;
-        reader.bring(self.table().extras());
+        reader.bring(self.extras);
         Ok(reader)
+    }
+
+    /// What the log has next, if it has it at once.
+    pub fn poll_once(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {
+        reader.poll(self.limit, AT_ONCE).map_err(|source| self.failed(source))
     }
 
     fn poll(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {
@@ -198,7 +209,9 @@ impl Replay {
         to: &Positions,
         mut tracker: Tracker,
         chunk_records: u64,
+        late: &mut LateWriter,
     ) -> Result<(), SpeedError> {
+        state.set_mark(&tracker);
         let lacking = |state: &ViewState| -> Positions {
             to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| (p, state.next(p))).collect()
         };
@@ -211,15 +224,31 @@ impl Replay {
             if batch.coverage.start >= end {
                 continue;
             }
-            let batch = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?.until(end);
-            let met = tracker.begin(batch.partition, batch.at);
-            state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
-            if let Some(newest) = batch.newest() {
-                tracker.end(batch.partition, newest);
-            }
-            state.close_chunk(Micros::MIN, chunk_records, batch.at)?;
+            self.feed(state, batch, Some(end), &mut tracker, chunk_records, late)?;
         }
         Ok(())
+    }
+
+    /// Folds what the log gave, before an offset if it says one, into a view's state, under watermarks kept by `tracker`.
+    pub fn feed(
+        &mut self,
+        state: &mut ViewState,
+        batch: Batch,
+        end: Option<Offset>,
+        tracker: &mut Tracker,
+        chunk_records: u64,
+        late: &mut LateWriter,
+    ) -> Result<(), SpeedError> {
+        let decoded = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?;
+        let decoded = decoded.until(end.unwrap_or(Offset::MAX));
+        let batch = MicroBatch { records: (state.view.late != Late::Discard).then(|| Box::new(batch)), ..decoded };
+        let met = tracker.begin(batch.partition, batch.at);
+        let events = state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
+        late.write(&state.view, &batch, &events)?;
+        if let Some(newest) = batch.newest() {
+            tracker.end(batch.partition, newest);
+        }
+        state.close_chunk(Micros::MIN, chunk_records, batch.at, tracker)
     }
 }
 

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
-use crate::error::SpeedError;
+use crate::error::{SpeedError, Stop};
 use crate::fold::fold;
+use crate::isolate::Mark;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
 use crate::sketch::LEAST_ROWS;
-use crate::watermark::Met;
+use crate::watermark::{Met, Tracker};
 
 /// With more closed chunks, neighbours are merged.
 const CLOSED_CHUNKS: usize = 8;
@@ -33,6 +33,10 @@ pub(crate) struct ViewState {
     pub open: Open,
     /// How many events came too late for a window, since the state began.
     pub late: u64,
+    /// Where the last chunk that others may see ends.
+    pub mark: Mark,
+    /// Why it goes on no further, if evaluating the view has failed.
+    pub stopped: Option<Stop>,
     /// How far the watermark stays behind.
     delay: Micros,
 }
@@ -41,7 +45,8 @@ impl ViewState {
     /// A state that covers nothing yet and begins at these positions.
     pub fn new(view: Arc<View>, base: Option<u64>, from: &Positions, now: Micros) -> Self {
         let delay = view.table.watermark_delay;
-        Self { view, base, closed: Vec::new(), open: Open::new(from, now), late: 0, delay }
+        let (mark, open) = (Mark::default(), Open::new(from, now));
+        Self { view, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
     }
 
     /// What the chunks cover together.
@@ -88,14 +93,20 @@ impl ViewState {
     }
 
     /// Closes the open chunk if it has taken records since `before`, or more than `records`. It stays open while
-    /// there is no room for another.
-    pub fn close_chunk(&mut self, before: Micros, records: u64, now: Micros) -> Result<(), SpeedError> {
+    /// there is no room for another. `tracker` knows the watermarks where it ends.
+    pub fn close_chunk(
+        &mut self,
+        before: Micros,
+        records: u64,
+        now: Micros,
+        tracker: &Tracker,
+    ) -> Result<(), SpeedError> {
         let covered = self.open.coverage.len();
         if covered == 0 {
             self.open.since = now;
         } else if (self.open.since <= before || covered >= records) && self.make_room()? {
-            let next = Open::new(&self.open.coverage.ends(), now);
-            self.closed.push(std::mem::replace(&mut self.open, next).close(&self.view)?);
+            self.closed.push(self.open.close(&self.view, now)?);
+            self.set_mark(tracker);
         }
         Ok(())
     }
@@ -160,25 +171,6 @@ impl ViewState {
         let open = self.open.panes.iter().filter(|(_, pane)| pane.can_degrade(&self.view));
         let open = open.map(|(&start, pane)| (pane.rows(), (None, start)));
         closed.chain(open).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
-    }
-
-    /// The state as others see it.
-    pub fn snapshot(&mut self, sequence: u64, watermark: Option<Micros>) -> Result<Snapshot, SpeedError> {
-        let mut chunks: Vec<_> = self.closed.iter().map(|closed| closed.chunk.clone()).collect();
-        if !self.open.coverage.is_empty() {
-            chunks.push(self.open.export(&self.view)?);
-        }
-        Ok(Snapshot {
-            sequence,
-            base: self.base,
-            coverage: self.coverage(),
-            chunks,
-            watermark,
-            late: self.late,
-            partitions: BTreeMap::new(),
-            stopped: None,
-            lost: Coverage::new(),
-        })
     }
 
     /// All chunks, the open one as if it were closed.

@@ -24,9 +24,9 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Up(up) => up::run(up).await,
         Command::Init { dir } => project::init(&dir),
         Command::Produce(produce) => produce::run(produce).await,
-        Command::Views(Views::Check { dir }) => check::check(&dir).await,
-        Command::Views(Views::List { dir, output }) => project::list(&dir, output),
-        Command::Views(Views::Explain { view, dir }) => project::explain(&dir, &view),
+        Command::Views(Views::Check { folder }) => check::check(&folder.path()).await,
+        Command::Views(Views::List { folder, output }) => project::list(&folder.path(), output),
+        Command::Views(Views::Explain { view, project }) => project::explain(&project, &view),
         Command::Rows(rows) => rows::run(rows).await,
         Command::Ingest(role) => roles::run(RoleKind::Ingest, role).await,
         Command::Speed(role) => roles::run(RoleKind::Speed, role).await,
@@ -41,7 +41,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Rejects(Rejects::List { topic, limit, output, target }) => {
             rejects::list(topic, limit, output, target).await
         }
-        Command::Config(Config::Show { dir }) => project::show_config(&dir),
+        Command::Config(Config::Show { folder }) => project::show_config(&folder.path()),
         Command::Bench(bench) => bench::run(bench.what).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "anabranch", &mut std::io::stdout());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_shared::config::Config;
 use anabranch_shared::sql;
+use anabranch_shared::view::Catalog;
 
 use crate::cli::Up;
 use crate::client::ServerFile;
@@ -24,8 +25,16 @@ const DEMO_VIEWS: [(&str, &str); 2] = [
 
 /// Runs until Ctrl-C or SIGTERM.
 pub async fn run(up: Up) -> Result<ExitCode, Failure> {
-    let has_project = up.dir.join("anabranch.toml").is_file() || up.dir.join("views").is_dir();
-    let mut platform = if up.demo && !has_project { demo_project(&up)? } else { Platform::load(&up.dir)? };
+    let dir = up.folder.path();
+    let has_project = dir.join("anabranch.toml").is_file() || dir.join("views").is_dir();
+    let mut platform = match (up.demo, has_project) {
+        (true, false) => {
+            let config = Config::load(None, std::env::vars())?;
+            Platform { dir, config, catalog: Arc::new(demo_catalog()?) }
+        }
+        (true, true) => with_demo(Platform::load(&dir)?)?,
+        (false, _) => Platform::load(&dir)?,
+    };
     if let Some(listen) = &up.listen {
         platform.config.server.listen = listen.clone();
     }
@@ -34,10 +43,6 @@ pub async fn run(up: Up) -> Result<ExitCode, Failure> {
         .filter(|topic| platform.catalog.table_of_topic(topic).is_some())
         .map(|topic| (*topic).to_owned())
         .collect();
-    if up.demo && topics.is_empty() {
-        let message = format!("--demo feeds the topics {DEMO_TOPICS:?}, and this project has a table for neither");
-        return Err(Failure::usage(message));
-    }
     let data = platform.data();
     let started = platform.start().await?;
     let file = ServerFile { url: started.url.clone(), pid: std::process::id() };
@@ -61,7 +66,37 @@ pub async fn run(up: Up) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn demo_project(up: &Up) -> Result<Platform, Failure> {
+/// A project, with those of the demo's tables and views whose names and topics it doesn't use itself.
+fn with_demo(mut platform: Platform) -> Result<Platform, Failure> {
+    let Catalog { tables, views, .. } = demo_catalog()?;
+    let catalog = Arc::make_mut(&mut platform.catalog);
+    let mut left_out = Vec::new();
+    for (name, table) in tables {
+        // A project that has the topic is fed by the demo as it is.
+        if catalog.table_of_topic(&table.topic).is_some() {
+            continue;
+        }
+        if catalog.tables.contains_key(&name) {
+            left_out.push(name);
+            continue;
+        }
+        for view in views.values().filter(|view| view.table.name == name) {
+            if catalog.views.contains_key(&view.name) || catalog.outputs.contains_key(&view.name) {
+                left_out.push(view.name.clone());
+            } else {
+                catalog.views.insert(view.name.clone(), Arc::clone(view));
+            }
+        }
+        catalog.tables.insert(name, table);
+    }
+    if !left_out.is_empty() {
+        let names = left_out.join("`, `");
+        eprintln!("the project has `{names}` itself: the demo's are left out");
+    }
+    Ok(platform)
+}
+
+fn demo_catalog() -> Result<Catalog, Failure> {
     let files: Vec<(String, String)> =
         DEMO_VIEWS.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect();
     let mut catalog = sql::plan(&files)
@@ -70,6 +105,26 @@ fn demo_project(up: &Up) -> Result<Platform, Failure> {
     for view in catalog.views.values_mut() {
         Arc::make_mut(view).schedule = Some("* * * * *".to_owned());
     }
-    let config = Config::load(None, std::env::vars())?;
-    Ok(Platform { dir: up.dir.clone(), config, catalog: Arc::new(catalog) })
+    Ok(catalog)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn the_demo_stands_beside_a_new_projects_own_views() {
+        let folder = tempfile::tempdir().expect("a folder");
+        anabranch_shared::project::Project::init(folder.path()).expect("a project");
+        let own = Platform::load(folder.path()).expect("loaded");
+        let names: Vec<String> = own.catalog.views.keys().cloned().collect();
+        let platform = with_demo(Platform { dir: PathBuf::new(), ..own }).expect("joined");
+        let Catalog { tables, views, .. } = &*platform.catalog;
+        assert!(DEMO_TOPICS.iter().all(|topic| platform.catalog.table_of_topic(topic).is_some()));
+        assert!(names.iter().all(|name| views[name].table.name == "clicks"), "the project's own are as they were");
+        assert!(views.contains_key("trending_hashtags") && views.contains_key("traffic"));
+        assert!(views.values().all(|view| Arc::ptr_eq(&tables[&view.table.name], &view.table)));
+    }
 }

@@ -213,3 +213,37 @@ async fn the_history_is_pruned() {
     let jobs = open(dir.path()).list().expect("list");
     assert_eq!((jobs.len(), jobs[0].id.as_str()), (1_000, "run-00000000000005db"));
 }
+
+/// Recomputes every view but `one`, at which it panics.
+struct Panicking;
+
+#[async_trait]
+impl Work for Panicking {
+    async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+        Ok(())
+    }
+
+    async fn recompute(
+        &self,
+        run: ViewRun,
+        _: Arc<dyn Fn(f64) + Send + Sync>,
+        _: CancellationToken,
+    ) -> Result<u64, BatchError> {
+        assert!(run.view != "one", "a fault in its evaluation");
+        Ok(1)
+    }
+}
+
+#[tokio::test]
+async fn a_view_whose_run_panics_fails_its_part_of_the_job_alone() {
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
+    let job = queue.submit(batch(&[]), Trigger::Api).expect("submit");
+    let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
+    let runner = queue.clone();
+    tokio::spawn(async move { runner.run(Arc::new(Panicking), CancellationToken::new()).await });
+    let failed = until(&queue, &job.id, JobState::Failed).await;
+    assert_eq!(failed.versions, [("two".to_owned(), 1)].into());
+    assert_eq!(failed.error.as_deref(), Some("one: recomputing panicked: a fault in its evaluation"));
+    until(&queue, &next.id, JobState::Succeeded).await;
+}

@@ -101,8 +101,10 @@ fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
         let help = "1 if a pane of the speed layer is degraded";
         measures.push(gauge("anabranch_degraded", help, f64::from(u8::from(degraded))));
         let help = "1 if the source has stopped";
-        let stopped = f64::from(u8::from(snapshot.stopped.is_some()));
-        measures.push(gauge("anabranch_source_stopped", help, stopped));
+        let of_source = snapshot.stopped.is_some() && !snapshot.alone;
+        measures.push(gauge("anabranch_source_stopped", help, f64::from(u8::from(of_source))));
+        let help = "1 if the view itself has stopped, while its source goes on";
+        measures.push(gauge("anabranch_view_stopped", help, f64::from(u8::from(snapshot.alone))));
         let lost = Measure::lost("anabranch_lost_offsets", &snapshot.lost).into_iter();
         measures.extend(lost.map(|measure| measure.of("view", &view.name)));
     }

@@ -84,6 +84,8 @@ pub struct RowsAnswer {
     incomplete: bool,
     /// The offsets that are missing, if any.
     missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
+    /// Why they are missing, if the view or its source has stopped.
+    reason: Option<String>,
     /// The window, or the range; null if the view has none, or no data yet.
     window: Option<WindowOrRange>,
     /// How many rows the whole answer has, over all pages.

@@ -74,6 +74,8 @@ pub struct ViewDetail {
     late: u64,
     /// Records of the topic that were rejected.
     rejected: u64,
+    /// Why its speed layer goes on no further, if it or its source has stopped.
+    stopped: Option<String>,
     /// When it is recomputed: a cron expression in UTC.
     schedule: Option<String>,
 }
@@ -285,6 +287,7 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         lag: lag(&sources, log_end),
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
+        stopped: sources.stopped.clone(),
         schedule: view.schedule.clone(),
     }
 }

@@ -44,6 +44,7 @@ fn assert_same(got: &Snapshot, expected: &Snapshot) {
     assert_eq!((got.base, got.watermark, got.late), (expected.base, expected.watermark, expected.late));
     assert_eq!(got.partitions, expected.partitions);
     assert_eq!((&got.coverage, &got.stopped, &got.lost), (&expected.coverage, &expected.stopped, &expected.lost));
+    assert_eq!(got.alone, expected.alone);
     assert_eq!(got.chunks.len(), expected.chunks.len());
     for (got, expected) in got.chunks.iter().zip(&expected.chunks) {
         assert_eq!(got.coverage, expected.coverage);
@@ -108,6 +109,7 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
 
     let stopped = Snapshot {
         stopped: Some("records are gone".to_owned()),
+        alone: true,
         lost: [(0, 30..35)].into_iter().collect(),
         ..Snapshot::clone(&third)
     };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::View;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -287,4 +288,34 @@ async fn empty_texts_and_nulls_are_told_apart() {
     assert!(headers["content-type"].to_str().expect("text").starts_with("text/csv"));
     let lines = String::from_utf8(body).expect("text");
     assert!(lines.contains("\r\n\"\",1,1,1,2,2,2\r\n") && lines.contains("\r\n,1,1,1,4,4,4\r\n"), "{lines}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_has_stopped_alone_is_incomplete_with_its_reason_and_its_neighbours_are_not() {
+    let view = view("trending", Some(hop()), true, None);
+    let neighbour =
+        Arc::new(View { name: "beside".to_owned(), definition: "sha256:beside".to_owned(), ..View::clone(&view) });
+    let platform = Platform::new(&[view.clone(), neighbour.clone()]);
+    let events = [event(10, "a", 1), event(20, "a", 1), event(30, "b", 1)];
+    platform.log.fill("posts", 3);
+    let why = "evaluating a micro-batch failed: overflow";
+    let stopped = Snapshot { stopped: Some(why.into()), alone: true, ..snapshot(&view, &events[..2], None, &[0, 2]) };
+    platform.show(&view, stopped);
+    platform.show(&neighbour, snapshot(&neighbour, &events, None, &[0, 3]));
+    let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!(
+        (&answer["exact"], &answer["incomplete"], &answer["reason"]),
+        (&json!(false), &json!(true), &json!(why))
+    );
+    assert_eq!(answer["missing"], json!({"0": [2, 3]}));
+    let answer = platform.ok("/v1/views/beside/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!(
+        (&answer["exact"], &answer["incomplete"], &answer["reason"]),
+        (&json!(true), &json!(false), &json!(null))
+    );
+    assert_eq!(platform.ok("/v1/views/trending").await["stopped"], why);
+    assert_eq!(platform.ok("/v1/views/beside").await["stopped"], json!(null));
+    let (status, readiness) = platform.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(readiness["reasons"], json!([format!("view `trending`: it has stopped: {why}")]));
 }

@@ -108,3 +108,20 @@ fn views_may_be_links() {
     std::os::unix::fs::symlink(one.join("views/clicks.sql"), two.join("views/linked.sql")).expect("linked");
     assert_eq!(load(&two).expect("it loads").catalog.views.len(), 1);
 }
+
+#[test]
+fn a_file_that_isnt_utf8_is_refused_with_its_encoding() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let views = dir.path().join("views");
+    std::fs::create_dir(&views).expect("a folder");
+    let path = views.join("a.sql");
+    let text: Vec<u8> = "CREATE TABLE".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (bytes, says) in [
+        ([&[0xff, 0xfe], text.as_slice()].concat(), "is UTF-16; save it as UTF-8"),
+        (b"-- one\n-- caf\xe9\n".to_vec(), "isn't UTF-8: its line 2 holds other bytes; save it as UTF-8"),
+    ] {
+        std::fs::write(&path, bytes).expect("written");
+        let error = Project::load(dir.path(), Vec::new()).expect_err("refused").to_string();
+        assert_eq!(error, format!("{} {says}", path.display()));
+    }
+}

@@ -68,6 +68,8 @@ struct ViewMetadata {
     late: u64,
     stopped: Option<String>,
     #[serde(default)]
+    alone: bool,
+    #[serde(default)]
     lost: Coverage,
     chunks: Vec<ChunkMetadata>,
 }
@@ -142,10 +144,11 @@ impl Encoder {
                 }
                 chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
             }
-            let Snapshot { base, coverage, watermark, partitions, late, stopped, lost, .. } = Snapshot::clone(snapshot);
+            let Snapshot { base, coverage, watermark, partitions, late, stopped, alone, lost, .. } =
+                Snapshot::clone(snapshot);
             let definition = view.definition.clone();
             let metadata =
-                ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, lost, chunks };
+                ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, alone, lost, chunks };
             all.insert(view.name.clone(), metadata);
         }
         let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })
@@ -268,8 +271,9 @@ impl Decoder {
                 }
                 chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes }));
             }
-            let ViewMetadata { base, coverage, watermark, partitions, late, stopped, lost, .. } = told;
-            let snapshot = Snapshot { sequence: 0, base, coverage, chunks, watermark, partitions, late, stopped, lost };
+            let ViewMetadata { base, coverage, watermark, partitions, late, stopped, alone, lost, .. } = told;
+            let snapshot =
+                Snapshot { sequence: 0, base, coverage, chunks, watermark, partitions, late, stopped, alone, lost };
             snapshots.insert(name, Arc::new(snapshot));
         }
         self.panes = named;

@@ -54,15 +54,24 @@ pub(super) fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     names.into_iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// `; did you mean …?` if a known name is close to the unknown one, else nothing.
+/// `; did you mean …?` if a known name is close to the unknown one in spelling, else nothing. Nobody mistypes the first letter
+/// for another: `power` isn't meant to be `lower`.
 pub(super) fn suggestion<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> String {
     let allowed = (unknown.chars().count() / 3).min(3);
     known
         .into_iter()
         .map(|name| (distance(&unknown.to_lowercase(), &name.to_lowercase()), name))
-        .filter(|(distance, _)| *distance <= allowed)
+        .filter(|(distance, name)| *distance <= allowed && begin_alike(&unknown.to_lowercase(), &name.to_lowercase()))
         .min()
         .map_or_else(String::new, |(_, name)| format!("; did you mean `{name}`?"))
+}
+
+/// Whether two names begin with the same letter, but for one that is missing, too many, or swapped with the next.
+fn begin_alike(a: &str, b: &str) -> bool {
+    let (mut one, mut other) = (a.chars(), b.chars());
+    let (first, second) = (one.next(), one.next());
+    let (other_first, other_second) = (other.next(), other.next());
+    first == other_first || first == other_second || second == other_first
 }
 
 /// How many characters have to be inserted, deleted, replaced or swapped with their neighbour to make `b` of `a`.

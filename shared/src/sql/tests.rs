@@ -182,3 +182,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_suggestion_is_near_in_spelling() {
+    use super::error::suggestion;
+    let known = ["lower", "length", "count", "coalesce"];
+    for (unknown, meant) in [("lowr", "lower"), ("olwer", "lower"), ("coalsece", "coalesce"), ("LENGHT", "length")] {
+        assert_eq!(suggestion(unknown, known), format!("; did you mean `{meant}`?"));
+    }
+    for unknown in ["power", "mount", "l", "avg"] {
+        assert_eq!(suggestion(unknown, known), "", "{unknown}");
+    }
+}
+
+#[test]
+fn a_byte_order_mark_before_the_sql_is_none_of_it() {
+    let text = "\u{feff}CREATE TABLE t (ts TIMESTAMP NOT NULL) WITH (topic = 't', event_time = 'ts');\n";
+    let planned = plan(&[("a.sql".to_owned(), text.to_owned())]).expect("planned");
+    assert_eq!(planned.tables["t"].sql.chars().next(), Some('C'));
+    let wrong = plan(&[("a.sql".to_owned(), "\u{feff}DROP TABLE t".to_owned())]).expect_err("refused");
+    assert_eq!((wrong[0].line, wrong[0].column), (1, 1));
+}

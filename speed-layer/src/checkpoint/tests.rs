@@ -19,12 +19,15 @@ fn image(events: u64) -> (Arc<View>, Image) {
         state.apply(&batch, met, &met.each(&batch.times, 0)).expect("folded");
         tracker.end(0, batch.newest().expect("events"));
         if i % 5 == 4 {
-            state.close_chunk(0, 0, 0).expect("closed");
+            state.close_chunk(0, 0, 0, &tracker).expect("closed");
         }
     }
     let (chunks, coverage) = (state.chunks().expect("chunks"), state.coverage());
     let definition = view.definition.clone();
-    let views = [("sums".to_owned(), ViewImage { definition, base: Some(3), late: state.late, coverage, chunks })];
+    let views = [(
+        "sums".to_owned(),
+        ViewImage { definition, base: Some(3), late: state.late, coverage, tracker: None, chunks },
+    )];
     (view, Image { tracker, positions: Positions::from([(0, 7 + events)]), editions: Default::default(), views: views.into() })
 }
 

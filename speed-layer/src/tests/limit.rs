@@ -26,7 +26,7 @@ fn folded(view: View, batches: &[(Vec<Event>, bool)]) -> ViewState {
         state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
         tracker.end(0, batch.newest().expect("events"));
         if *close {
-            state.close_chunk(0, 0, 0).expect("closed");
+            state.close_chunk(0, 0, 0, &tracker).expect("closed");
         }
     }
     state

@@ -42,6 +42,11 @@ impl TestLog {
         self.0.grown.notify_all();
     }
 
+    /// How many records a topic's first partition holds or held.
+    pub fn length(&self, topic: &str) -> u64 {
+        self.0.topics.lock()[topic][0].end()
+    }
+
     pub fn set_time(&self, time: Micros) {
         self.0.time.store(time, Ordering::Relaxed);
     }

@@ -1,3 +1,4 @@
+mod isolate;
 pub(crate) mod kit;
 mod late;
 mod limit;

@@ -22,11 +22,15 @@ use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
 
+/// The views that versions are published of.
+const VERSIONED: [&str; 3] = ["sums", "refolding", "overtaken"];
+
 pub(super) struct Rig {
     pub log: TestLog,
     pub clock: Arc<ManualClock>,
     pub view: Arc<View>,
-    versions: watch::Sender<Option<Arc<Version>>>,
+    /// By view.
+    versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
     pub context: Context,
     pub oracle: Oracle,
     folder: tempfile::TempDir,
@@ -50,12 +54,18 @@ impl Rig {
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
         let clock = Arc::new(ManualClock::new(0));
-        let (versions, receiver) = watch::channel(None);
+        let (versions, receivers) = VERSIONED
+            .iter()
+            .map(|&name| {
+                let (sender, receiver) = watch::channel(None);
+                ((name.to_owned(), sender), (name.to_owned(), receiver))
+            })
+            .unzip();
         let folder = tempfile::tempdir().expect("a folder");
         let context = Context {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
-            versions: Versions([(view.name.clone(), receiver)].into()),
+            versions: Versions(receivers),
             editions: Default::default(),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
@@ -127,21 +137,30 @@ impl Rig {
     }
 
     pub fn publish(&self, version: u64, frontier: &[(Partition, u64)], event_times: &[(Partition, i64)]) {
+        self.publish_of_view("sums", version, frontier, event_times);
+    }
+
+    /// Publishes a version of another view.
+    pub fn publish_of(&self, view: &str, version: u64, frontier: &[(Partition, u64)]) {
+        self.publish_of_view(view, version, frontier, &[]);
+    }
+
+    fn publish_of_view(&self, view: &str, version: u64, frontier: &[(Partition, u64)], times: &[(Partition, i64)]) {
         let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
         let published = Published {
             version,
-            definition: self.view.definition.clone(),
+            definition: self.context.catalog.views[view].definition.clone(),
             coverage,
-            event_times: event_times.iter().copied().collect(),
+            event_times: times.iter().copied().collect(),
             published: 0,
             run: String::new(),
             panes: vec![],
         };
-        self.versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published })));
+        self.versions[view].send_replace(Some(Arc::new(Version { root: PathBuf::new(), published })));
     }
 }
 
-fn stream() -> Vec<Event> {
+pub(super) fn stream() -> Vec<Event> {
     let seconds = [1, 3, 2, 12, 4, 17, 6, 9, 30, 1, 28, 14, 31, 45, 29, 44];
     seconds.iter().zip((0..).map(|i| ["a", "b", "c"][i % 3])).map(|(&second, key)| event(second, key, second)).collect()
 }
@@ -394,7 +413,7 @@ fn a_version_of_another_definition_is_ignored() {
     let mut rig = Rig::new(1);
     rig.append(0, &stream());
     rig.publish(1, &[(0, 5)], &[]);
-    rig.versions.send_modify(|version| {
+    rig.versions["sums"].send_modify(|version| {
         let mut other = Version::clone(version.as_ref().expect("a version"));
         other.published.definition = "sha256:other".to_owned();
         *version = Some(Arc::new(other));

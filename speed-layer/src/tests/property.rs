@@ -110,6 +110,7 @@ impl World {
             base: self.state.base,
             late: self.state.late,
             coverage: self.state.coverage(),
+            tracker: None,
             chunks: self.state.chunks().expect("chunks"),
         };
         let views = [(self.view.name.clone(), image)].into();
@@ -151,7 +152,7 @@ impl World {
     }
 
     fn rows(&mut self) -> Rows {
-        let snapshot = self.state.snapshot(1, self.tracker.watermark()).expect("a snapshot");
+        let snapshot = self.state.show(1, &self.tracker, None, BTreeMap::new());
         // Chunks join without a gap.
         let mut joined = anabranch_shared::position::Coverage::starting_at(&snapshot.coverage.starts());
         for chunk in &snapshot.chunks {
@@ -189,7 +190,7 @@ proptest! {
                 }
                 Step::CloseChunk => {
                     world.now += 1;
-                    world.state.close_chunk(world.now, u64::MAX, world.now).expect("closed");
+                    world.state.close_chunk(world.now, u64::MAX, world.now, &world.tracker).expect("closed");
                 }
                 Step::Idle(partition) => {
                     let partition = partition % partitions;
@@ -208,7 +209,7 @@ proptest! {
         let panes = |world: &World| -> u64 {
             world.state.closed.iter().flat_map(|c| c.chunk.panes.values()).flat_map(|p| p.late.values()).sum()
         };
-        world.state.close_chunk(i64::MAX, u64::MAX, 0).expect("closed");
+        world.state.close_chunk(i64::MAX, u64::MAX, 0, &world.tracker).expect("closed");
         let late = world.oracle.seen.iter().filter(|s| s.missed > 0 && s.offset >= from[&s.partition]).count();
         prop_assert_eq!(panes(&world), late as u64, "late events by pane, from the frontier on");
     }

@@ -742,3 +742,51 @@ fn a_condition_is_refused_with_its_place_and_a_way_out() {
         check(&condition(text), expected);
     }
 }
+
+/// What other systems say, and where and with which words it is refused.
+const FOREIGN: [(&str, &str); 8] = [
+    (
+        "CREATE TABLE t (ts TIMESTAMP NOT NULL,\n  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) WITH (topic = 't')",
+        "2:3: WATERMARK FOR is Flink's; write the column and the delay behind the columns: \
+         WITH (event_time = 'ts', watermark = '5 seconds')",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets WINDOW TUMBLING (SIZE 5 MINUTES) GROUP BY id",
+        "1:64: WINDOW TUMBLING is ksqlDB's; write FROM TUMBLE(clicks, ts, INTERVAL '5 minutes'), \
+         and GROUP BY window_start, window_end",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets WINDOW HOPPING (SIZE 5 MINUTES)",
+        "1:64: WINDOW HOPPING is ksqlDB's; write FROM HOP(clicks, ts, INTERVAL '1 minute', INTERVAL '5 minutes'), \
+         the slide before the size, and GROUP BY window_start, window_end",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets WINDOW SESSION (30 SECONDS)",
+        "1:64: WINDOW SESSION is ksqlDB's; write FROM SESSION(clicks, ts, INTERVAL '30 seconds') \
+         with the key in GROUP BY window_start, window_end, key",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets EMIT CHANGES",
+        "1:64: EMIT CHANGES is ksqlDB's; leave it out: every view can be followed, by GET /v1/views/{view}/stream",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM TABLE(TUMBLE(TABLE tweets, DESCRIPTOR(ts), INTERVAL '1' MINUTE))",
+        "1:84: DESCRIPTOR is Flink's; name the table and its time directly: \
+         FROM TUMBLE(clicks, ts, INTERVAL '5 minutes')",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v AS SELECT `user_id`, count(*) AS n FROM tweets GROUP BY `user_id`",
+        "1:38: backticks are MySQL's and Flink's; write \"user_id\", or user_id if it is in lower case",
+    ),
+    (
+        "\u{feff}CREATE MATERIALIZED VIEW v AS SELECT `user_id` FROM tweets",
+        "1:38: backticks are MySQL's and Flink's; write \"user_id\", or user_id if it is in lower case",
+    ),
+];
+
+#[test]
+fn what_other_systems_say_is_refused_with_the_text_to_write_instead() {
+    for (text, expected) in FOREIGN {
+        check(text, expected);
+    }
+}

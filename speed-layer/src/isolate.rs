@@ -1,0 +1,186 @@
+//! One view's failure is its own.
+//!
+//! What evaluates a view may fail, or panic: that stops the view, and nothing else. A micro-batch may be half absorbed then,
+//! so the open chunk is given up for what was exported of it before; chunks never change after that. There the view stays,
+//! and says why, while the table's other views go on.
+//!
+//! It goes on from there by itself ([`CatchUp`]): after a restart, which brings a new build, from the log; while the process
+//! runs, from the frontier of a batch version beyond. A view that is defined anew begins anew.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anabranch_shared::log::{Batch, LogReader};
+use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::snapshot::{Progress, Snapshot};
+
+use crate::checkpoint::ViewImage;
+use crate::chunk::Open;
+use crate::error::{SpeedError, Stop, reason};
+use crate::late::LateWriter;
+use crate::refold::Replay;
+use crate::state::ViewState;
+use crate::watermark::Tracker;
+
+/// What a view says that catches up.
+const CATCHING_UP: &str = "it catches up with what it has missed, from where it had stopped";
+
+/// How far a state had come when its newest chunk was exported or closed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mark {
+    /// The watermarks; none before the first time.
+    pub tracker: Option<Tracker>,
+    /// The events that had come too late.
+    pub late: u64,
+}
+
+impl ViewState {
+    /// Does what evaluates the view. If that fails, or panics, the view stops: none then, and for a view that has stopped.
+    pub fn attempt<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, SpeedError>) -> Option<T> {
+        if self.stopped.is_some() {
+            return None;
+        }
+        let done = catch_unwind(AssertUnwindSafe(|| work(self)));
+        match done {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(error)) => self.stop(Stop::of_view(&self.view.name, error)),
+            Err(panic) => self.stop(Stop::panicked(&*panic)),
+        }
+        None
+    }
+
+    /// Goes back to the last chunk that is whole, and stays there.
+    pub fn stop(&mut self, stop: Stop) {
+        tracing::error!(view = self.view.name, reason = stop.reason, "the view has stopped; others go on");
+        let mut ends = self.open.coverage.starts();
+        let broken = std::mem::take(&mut self.open);
+        let since = broken.since;
+        if let Some(last) = broken.last_exported() {
+            ends.extend(last.chunk.coverage.ends());
+            self.closed.push(last);
+        }
+        self.open = Open::new(&ends, since);
+        self.late = self.mark.late;
+        self.stopped = Some(stop);
+    }
+
+    /// Notes that others may see what it has now, with the watermarks there.
+    pub fn set_mark(&mut self, tracker: &Tracker) {
+        self.mark = Mark { tracker: Some(tracker.clone()), late: self.late };
+    }
+
+    /// The state as others see it; of a view that has stopped, as it was when it was whole. `own` are the watermarks of a view
+    /// that catches up.
+    pub fn show(
+        &mut self,
+        sequence: u64,
+        tracker: &Tracker,
+        own: Option<&Tracker>,
+        partitions: BTreeMap<Partition, Progress>,
+    ) -> Snapshot {
+        let open = self.attempt(|state| {
+            let open = if state.open.coverage.is_empty() { None } else { Some(state.open.export(&state.view)?) };
+            state.set_mark(own.unwrap_or(tracker));
+            Ok(open)
+        });
+        let chunks = self.closed.iter().map(|closed| closed.chunk.clone()).chain(open.flatten()).collect();
+        let own_stop = own.map(|_| CATCHING_UP.to_owned());
+        Snapshot {
+            sequence,
+            base: self.base,
+            coverage: self.coverage(),
+            chunks,
+            watermark: self.mark.tracker.as_ref().and_then(Tracker::watermark),
+            late: self.late,
+            partitions,
+            stopped: self.stopped.as_ref().map(|stop| stop.reason.clone()).or(own_stop),
+            alone: self.stopped.is_some() || own.is_some(),
+            lost: self.stopped.as_ref().map_or_else(Coverage::new, |stop| stop.lost.clone()),
+        }
+    }
+
+    /// What a checkpoint keeps of it. `own` are the watermarks of a view that catches up.
+    pub fn image(&mut self, own: Option<&Tracker>) -> ViewImage {
+        let chunks = self.attempt(Self::chunks).unwrap_or_else(|| self.closed.clone());
+        let tracker = if self.stopped.is_some() { self.mark.tracker.clone() } else { own.cloned() };
+        ViewImage {
+            definition: self.view.definition.clone(),
+            base: self.base,
+            late: self.late,
+            coverage: self.coverage(),
+            tracker,
+            chunks,
+        }
+    }
+}
+
+/// A view on its way to where its table's other views are, a micro-batch at a time.
+pub(crate) struct CatchUp {
+    /// The watermarks where the view's state ends.
+    pub tracker: Tracker,
+    reader: Option<Box<dyn LogReader>>,
+    /// Whether the log had something for it the last time.
+    pub is_fed: bool,
+}
+
+/// How far a view has come that catches up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It lacks more.
+    Lacking,
+    /// It has all that the others have.
+    Done,
+}
+
+impl CatchUp {
+    /// From where a state ends, under the watermarks there.
+    pub fn new(tracker: Tracker) -> Self {
+        Self { tracker, reader: None, is_fed: true }
+    }
+
+    /// Folds the next micro-batch of what a state lacks up to `to`.
+    pub fn step(
+        &mut self,
+        state: &mut ViewState,
+        to: &Positions,
+        replay: &mut Replay,
+        late: &mut LateWriter,
+        chunk_records: u64,
+    ) -> Result<Step, SpeedError> {
+        let lacking: Vec<Partition> = to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| p).collect();
+        if lacking.is_empty() {
+            return Ok(Step::Done);
+        }
+        self.is_fed = match self.next(state, &lacking, to, replay) {
+            Ok(Some(batch)) => {
+                replay.feed(state, batch, None, &mut self.tracker, chunk_records, late)?;
+                true
+            }
+            Ok(None) => false,
+            Err(error) if error.may_pass() => {
+                tracing::warn!(view = state.view.name, reason = reason(&error), "reading failed; trying again");
+                self.reader = None;
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Step::Lacking)
+    }
+
+    fn next(
+        &mut self,
+        state: &ViewState,
+        lacking: &[Partition],
+        to: &Positions,
+        replay: &Replay,
+    ) -> Result<Option<Batch>, SpeedError> {
+        let mut reader = match self.reader.take() {
+            // The topic may have grown since it was opened.
+            Some(reader) if lacking.iter().all(|p| reader.positions().contains_key(p)) => reader,
+            _ => replay.reader(&to.keys().map(|&p| (p, state.next(p))).collect())?,
+        };
+        let batch = replay.poll_once(&mut *reader);
+        self.reader = Some(reader);
+        batch
+    }
+}
