@@ -64,8 +64,9 @@ async function goesStaleAndBack(page, quiet, resume) {
   await page.getByRole('alert').waitFor({ state: 'detached' })
 }
 
-test('a server that is stopped makes every figure dim, with one banner, until data flows again', async () => {
+test('a server that is stopped makes every figure dim, with one banner, until data flows again', async (t) => {
   const { url, child } = await startProcess()
+  t.after(() => child.kill('SIGKILL'))
   const { page, close } = await open(browser, url, { viewport: DESKTOP })
   await goesStaleAndBack(
     page,
@@ -83,17 +84,16 @@ test('a server that is stopped makes every figure dim, with one banner, until da
     },
   )
   await close()
-  child.kill('SIGKILL')
 })
 
-test('a network that swallows packets makes every figure dim, with one banner, until data flows again', async () => {
+test('a network that swallows packets makes every figure dim, with one banner, until data flows again', async (t) => {
   const server = await serve(ranking)
+  t.after(() => server.stop())
   const proxy = await startProxy(server.url)
+  t.after(() => proxy.stop())
   const { page, close } = await open(browser, proxy.url, { viewport: DESKTOP })
   await goesStaleAndBack(page, () => (proxy.swallow = true), () => (proxy.swallow = false))
   await close()
-  proxy.stop()
-  await server.stop()
 })
 
 const hide = (page, hidden) =>
@@ -111,8 +111,9 @@ const streams = async (server, count) => {
   }
 }
 
-test('twelve tabs share one stream, which is closed when all are hidden', async () => {
+test('twelve tabs share one stream, which is closed when all are hidden', async (t) => {
   const server = await serve(ranking)
+  t.after(() => server.stop())
   const context = await browser.newContext({ viewport: DESKTOP })
   const pages = []
   for (let at = 0; at < 12; at += 1) {
@@ -134,11 +135,11 @@ test('twelve tabs share one stream, which is closed when all are hidden', async 
   await live(pages[7])
   await context.close()
   await streams(server, 0)
-  await server.stop()
 })
 
-test('where there is no shared worker, the page follows by itself', async () => {
+test('where there is no shared worker, the page follows by itself', async (t) => {
   const server = await serve(ranking)
+  t.after(() => server.stop())
   const context = await browser.newContext()
   const page = await context.newPage()
   await page.addInitScript(() => delete window.SharedWorker)
@@ -146,26 +147,26 @@ test('where there is no shared worker, the page follows by itself', async () => 
   await live(page)
   await page.locator('[data-testid=key]', { hasText: '#calm' }).waitFor()
   await context.close()
-  await server.stop()
 })
 
-test('lag is by the server’s clock, also in a browser that is an hour off', async () => {
+test('lag is by the server’s clock, also in a browser that is an hour off', async (t) => {
   const ahead = 3_600_000
   const watermark = new Date(Date.now() + ahead - 61_000).toISOString()
   const server = await serve({ ...ranking, ahead, views: [view({ watermark })] })
+  t.after(() => server.stop())
   const { page, wrong, close } = await open(browser, server.url, { viewport: DESKTOP })
   await live(page)
   assert.match(await page.getByTestId('watermark-lag').innerText(), /^1 min/)
   assert.deepEqual(wrong, [])
   await close()
-  await server.stop()
 })
 
-test('an event that is late for three views is one, and late events are no rejects', async () => {
+test('an event that is late for three views is one, and late events are no rejects', async (t) => {
   const views = ['a', 'b', 'c'].map((name) => view({ name, late: 1, rejected: 1 }))
   const reject = { topic: 'tweets', partition: 0, offset: 1, line: null, view: null, behind_ms: null, reason: 'no JSON', record: '{', rejected_at: '2024-01-15T10:00:00Z' }
   const late = { ...reject, view: 'a', behind_ms: 900, reason: 'late: its window was closed for good' }
   const server = await serve({ ...ranking, views, rejects: { rejects: [late, reject], total: 2, next_cursor: null } })
+  t.after(() => server.stop())
   const { page, close } = await open(browser, server.url, { viewport: DESKTOP })
   await live(page)
   assert.equal(await page.getByTestId('late').innerText(), '1')
@@ -175,5 +176,4 @@ test('an event that is late for three views is one, and late events are no rejec
   assert.equal(await dialog.getByText('late: its window').count(), 0)
   await dialog.getByText('Rejected records: 1').waitFor()
   await close()
-  await server.stop()
 })
