@@ -22,9 +22,11 @@ use utoipa::ToSchema;
 
 use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
+use crate::page::Reading;
 use crate::output::{Outputs, StoppedOutput};
 use crate::problem::Problem;
-use crate::routes::stream::{Finals, Frame};
+use crate::routes::heartbeat::Ends;
+use crate::routes::stream::{Finals, Frames};
 use crate::source::{LayerStore, Layers, follows_the_log};
 
 /// Whether this process is fit to answer.
@@ -59,6 +61,10 @@ pub struct Limits {
     pub computing: usize,
     /// How long computing an answer may take.
     pub timeout: Duration,
+    /// How often a stream says that it lives.
+    pub heartbeat: Duration,
+    /// How many rows of an answer a stream has.
+    pub stream_rows: usize,
     /// How long nothing may move on a connection; above the time that an answer may take.
     pub idle: Duration,
     /// How much of finished answers is kept.
@@ -75,6 +81,8 @@ impl Default for Limits {
             streams: 1_000,
             computing: cores.max(2),
             timeout: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(5),
+            stream_rows: 100_000,
             idle: Duration::from_secs(60),
             cache_bytes: 64 << 20,
             grace: Duration::from_secs(5),
@@ -148,13 +156,21 @@ pub(crate) struct Rendered {
     pub proof: Option<axum::http::HeaderValue>,
 }
 
+/// Answers that pages are cut from.
+pub(crate) type Pages = Cache<(), Reading>;
+
 /// Everything that the handlers share.
 pub(crate) struct Server {
     pub app: App,
     pub layers: LayerStore,
     pub metrics: Arc<Metrics>,
     pub answers: Cache<Stamp, Rendered>,
-    pub frames: Cache<Stamp, Frame>,
+    /// The answers that pages are cut from, by what they were read from.
+    pub pages: Arc<Pages>,
+    /// Of each view the newest answer that streams have, as long as one has it.
+    pub frames: Frames,
+    /// Where topics ended a moment ago.
+    pub ends: Ends,
     pub finals: Cache<Stamp, Option<Finals>>,
     pub computing: Arc<Semaphore>,
     pub streams: Arc<Semaphore>,
@@ -169,7 +185,9 @@ impl Server {
             layers: LayerStore::new(app.snapshots.clone(), app.versions.clone()),
             metrics: Arc::new(Metrics::default()),
             answers: Cache::new(app.limits.cache_bytes),
-            frames: Cache::new(app.limits.cache_bytes / 2),
+            pages: Arc::new(Cache::new(app.limits.cache_bytes / 2)),
+            frames: app.catalog.views.keys().map(|name| (name.clone(), Default::default())).collect(),
+            ends: Ends::default(),
             finals: Cache::new(app.limits.cache_bytes / 8),
             computing: Arc::new(Semaphore::new(app.limits.computing)),
             streams: Arc::new(Semaphore::new(app.limits.streams)),

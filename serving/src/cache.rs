@@ -76,6 +76,17 @@ impl<S: Copy + Eq, V> Cache<S, V> {
         Ok(value)
     }
 
+    /// Keeps a value, if it isn't most of what may be kept.
+    pub fn keep(&self, question: String, stamp: S, value: Arc<V>, weight: usize) {
+        if weight > self.max_weight / 2 {
+            return;
+        }
+        let cell = self.cell(&question, stamp);
+        if cell.set(value).is_ok() {
+            self.settle(question, stamp, weight.max(64));
+        }
+    }
+
     fn cell(&self, question: &str, stamp: S) -> Arc<OnceCell<Arc<V>>> {
         let mut inner = self.inner.lock();
         if let Some(slot) = inner.slots.get(question)

@@ -17,6 +17,16 @@ impl Format {
     /// All of them, the default first.
     pub const ALL: [Format; 4] = [Self::Json, Self::Csv, Self::Ndjson, Self::Arrow];
 
+    /// Its name in queries.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Ndjson => "ndjson",
+            Self::Arrow => "arrow",
+        }
+    }
+
     /// Its media type.
     pub fn media_type(self) -> &'static str {
         match self {

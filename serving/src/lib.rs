@@ -12,6 +12,7 @@ mod format;
 mod merge;
 mod metric;
 mod output;
+mod page;
 mod patience;
 mod problem;
 mod proof;
@@ -19,6 +20,7 @@ mod query;
 mod routes;
 mod shape;
 mod source;
+mod total;
 
 #[cfg(test)]
 mod tests;

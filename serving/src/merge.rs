@@ -31,6 +31,13 @@ pub enum Ask {
     Start(Micros),
     /// The window that ends there.
     End(Micros),
+    /// The sessions that begin and end there.
+    Session {
+        /// The time of the first event.
+        start: Micros,
+        /// When it ends.
+        end: Micros,
+    },
     /// The windows wholly inside `[from, to]`.
     Range {
         /// Where the first may start.
@@ -119,18 +126,42 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
         Ask::Latest => newest_pane(view, sources)?.map(|pane| window.last_start(pane)),
         Ask::Current => newest_pane(view, sources)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
+        Ask::Session { .. } => None,
     };
     match start {
         Some(start) => one(view, sources, Span::One(start), start, window.end_of(start)),
-        None => nothing(view, sources),
+        None => nothing(view, sources, Doubt::of(sources, Micros::MIN, Micros::MAX)),
     }
 }
 
-fn nothing(view: &View, sources: &Sources) -> PolarsResult<Answer> {
-    let exact = sources.missing.is_empty();
+/// What may make another answer of the same events once batch has them.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// Events that came late.
+    late: u64,
+    /// Whether a pane is degraded.
+    is_degraded: bool,
+}
+
+impl Doubt {
+    /// That of the panes that start in `[from, to)`.
+    fn of(sources: &Sources, from: Micros, to: Micros) -> Self {
+        let panes = || panes(sources, from, to).map(|(_, pane)| pane);
+        Self {
+            late: panes().flat_map(|pane| pane.late.values()).sum(),
+            is_degraded: panes().any(|pane| pane.slack.is_some()),
+        }
+    }
+}
+
+/// There is no such window among the events that came in time. Late events, or those that a degraded pane refused, may have
+/// made one; and without a watermark it can't be told which windows are closed.
+fn nothing(view: &View, sources: &Sources, doubt: Doubt) -> PolarsResult<Answer> {
+    let is_told = sources.watermark.is_some() || oldest_pane(sources).is_none();
+    let exact = sources.missing.is_empty() && doubt.late == 0 && !doubt.is_degraded && is_told;
     let quality = Quality { exact, certain: exact, confidence: 1.0 };
     let rows = partial::windows(view, &[], Scope::All)?.rows.drop_many(["window_start", "window_end"]);
-    Ok(Answer { span: Span::Nothing, rows, quality, late: 0 })
+    Ok(Answer { span: Span::Nothing, rows, quality, late: doubt.late })
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
@@ -156,9 +187,11 @@ fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micro
 fn quality(view: &View, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
     let is_whole = sources.missing.is_empty();
     let is_tight = !finished.is_degraded && !finished.is_sketched && is_tight(view, &finished.rows)?;
+    let exact = is_whole && late == 0 && is_tight;
     Ok(Quality {
-        exact: is_whole && late == 0 && is_tight,
-        certain: is_whole && finished.is_certain,
+        exact,
+        // Late events that missed other windows of a pane leave this one's rows as they are.
+        certain: exact || (is_whole && finished.is_certain),
         confidence: if finished.is_sketched { SKETCH_CONFIDENCE } else { 1.0 },
     })
 }
@@ -190,6 +223,11 @@ fn oldest_pane(sources: &Sources) -> Option<Micros> {
     speed.chain(batch).min()
 }
 
+/// Whether a pane has rows, or had some that it refused.
+fn holds_data(pane: &Pane) -> bool {
+    pane.partials.height() > 0 || pane.slack.is_some()
+}
+
 /// The newest pane with data.
 fn newest_pane(view: &View, sources: &Sources) -> PolarsResult<Option<Micros>> {
     newest_before(view, sources, Micros::MAX)
@@ -199,7 +237,7 @@ fn newest_pane(view: &View, sources: &Sources) -> PolarsResult<Option<Micros>> {
 fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsResult<Option<Micros>> {
     let speed = sources.chunks.iter().filter_map(|chunk| {
         let mut panes = chunk.panes.range(..before).rev();
-        panes.find(|(_, pane)| pane.partials.height() > 0).map(|(&start, _)| start)
+        panes.find(|(_, pane)| holds_data(pane)).map(|(&start, _)| start)
     });
     let mut newest = speed.max();
     if let Some(version) = &sources.version {

@@ -24,6 +24,8 @@ pub struct Proof<'a> {
     pub late: u64,
     /// Records of the topic that were rejected.
     pub rejected: u64,
+    /// How many rows there are.
+    pub total: usize,
 }
 
 impl Proof<'_> {
@@ -41,6 +43,7 @@ impl Proof<'_> {
         }
         out.extend_from_slice(b",\"window\":");
         write_value(&self.window(), out);
+        out.extend_from_slice(format!(",\"total\":{}", self.total).as_bytes());
     }
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.

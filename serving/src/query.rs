@@ -3,11 +3,14 @@
 use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
 use anabranch_shared::schema::DataType;
 use anabranch_shared::transform::polars_type;
-use anabranch_shared::view::View;
+use anabranch_shared::view::{OutputColumn, View};
+use anabranch_shared::window::Window;
 use polars::prelude::{DataFrame, IntoLazy, PolarsResult, col, lit};
 use sha2::{Digest, Sha256};
 
+use crate::format::Format;
 use crate::merge::Ask;
+use crate::page::Cursor;
 use crate::problem::{Problem, quoted};
 use crate::source::Mode;
 
@@ -15,7 +18,7 @@ const DEFAULT_LIMIT: usize = 1_000;
 const MAX_LIMIT: usize = 100_000;
 /// How many windows a range may name.
 const MAX_WINDOWS: i64 = 10_000;
-const PARAMETERS: [&str; 6] = ["window", "from", "to", "limit", "cursor", "mode"];
+const PARAMETERS: [&str; 9] = ["window", "from", "to", "limit", "cursor", "mode", "order", "totals", "format"];
 
 /// A request for rows.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,9 +31,15 @@ pub struct RowsQuery {
     pub keys: Vec<(String, KeyValue)>,
     /// How many rows at most.
     pub limit: usize,
-    /// How many rows come before the first one wanted.
-    pub offset: usize,
-    fingerprint: [u8; 8],
+    /// The column to rank by, and whether the largest come first; none is the view's own order.
+    pub order: Option<(String, bool)>,
+    /// Whether each window's totals are wanted.
+    pub totals: bool,
+    /// The form wanted, whatever is accepted.
+    pub format: Option<Format>,
+    /// Where the page before ended.
+    pub after: Option<Cursor>,
+    fingerprint: u64,
 }
 
 /// The value that a key is to have.
@@ -46,6 +55,8 @@ pub enum KeyValue {
     Boolean(bool),
     /// A time.
     Time(Micros),
+    /// None.
+    Null,
 }
 
 impl RowsQuery {
@@ -82,42 +93,38 @@ impl RowsQuery {
             mode,
             keys: key_values(view, parameters)?,
             limit,
-            offset: 0,
+            order: get("order").map(|order| ranked(view, order)).transpose()?,
+            totals: flag("totals", get("totals"))?,
+            format: get("format").map(format).transpose()?,
+            after: None,
             fingerprint: fingerprint(view, parameters),
         };
+        if query.totals && query.format.is_some_and(|format| format != Format::Json) {
+            return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
+        }
         if let Some(cursor) = get("cursor") {
-            query.resume(cursor)?;
+            query.resume(view, cursor)?;
         }
         Ok(query)
     }
 
-    /// A cursor that goes on after `rows` rows of the answer; `start` is the window that it is about, if it is one, so
-    /// that the pages are of the same window although a newer one may open.
-    pub fn cursor(&self, start: Option<Micros>, rows: usize) -> String {
-        let mut bytes = self.fingerprint.to_vec();
-        bytes.extend_from_slice(&(self.offset as u64 + rows as u64).to_be_bytes());
-        if let Some(start) = start {
-            bytes.extend_from_slice(&start.to_be_bytes());
-        }
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    /// The same for all pages of a query, different for all other queries and definitions.
+    pub fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 
-    fn resume(&mut self, cursor: &str) -> Result<(), Problem> {
+    /// Goes on where a page ended, in the window that it was about, although a newer one may have opened.
+    fn resume(&mut self, view: &View, cursor: &str) -> Result<(), Problem> {
         let bad = |why: &str| Problem::bad_request("bad-cursor", format!("{why}; begin again without `cursor`"));
-        let bytes = unhex(cursor).ok_or_else(|| bad("the cursor is not one of this server's"))?;
-        let (fingerprint, rest) = bytes.split_at_checked(8).ok_or_else(|| bad("the cursor was cut off"))?;
-        if fingerprint != self.fingerprint {
+        let cursor = Cursor::read(cursor).ok_or_else(|| bad("the cursor is not one of this server's"))?;
+        if cursor.query != self.fingerprint {
             return Err(bad("the cursor belongs to another query or another definition of the view"));
         }
-        let (offset, start) = rest.split_at_checked(8).ok_or_else(|| bad("the cursor was cut off"))?;
-        let offset = offset.try_into().map(u64::from_be_bytes).ok().and_then(|offset| usize::try_from(offset).ok());
-        self.offset = offset.ok_or_else(|| bad("the cursor was cut off"))?;
-        if !start.is_empty() {
-            let start = start.try_into().map(Micros::from_be_bytes).map_err(|_| bad("the cursor was cut off"))?;
-            if view_allows(&self.ask) {
-                self.ask = Ask::Start(start);
-            }
+        if let Some((start, end)) = cursor.window {
+            let is_session = view.window.is_some_and(Window::is_session);
+            self.ask = if is_session { Ask::Session { start, end } } else { Ask::Start(start) };
         }
+        self.after = Some(cursor);
         Ok(())
     }
 
@@ -128,6 +135,7 @@ impl RowsQuery {
         }
         let conditions = self.keys.iter().map(|(column, value)| {
             let value = match value {
+                KeyValue::Null => return col(column.as_str()).is_null(),
                 KeyValue::Text(text) => lit(text.as_str()),
                 KeyValue::Integer(number) => lit(*number),
                 KeyValue::Double(number) => lit(*number),
@@ -141,22 +149,46 @@ impl RowsQuery {
     }
 }
 
-fn view_allows(ask: &Ask) -> bool {
-    matches!(ask, Ask::Latest | Ask::Current | Ask::Closed)
+fn flag(name: &str, text: Option<&str>) -> Result<bool, Problem> {
+    match text {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(other) => {
+            Err(Problem::bad_request("bad-parameter", format!("`{name}` is `{other}`; it can be `true` or `false`")))
+        }
+    }
 }
 
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits = text.as_bytes();
-    if !digits.len().is_multiple_of(2) || digits.len() > 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
+fn format(text: &str) -> Result<Format, Problem> {
+    Format::ALL.into_iter().find(|format| format.name() == text).ok_or_else(|| {
+        let known = quoted(Format::ALL.into_iter().map(Format::name));
+        Problem::bad_request("bad-format", format!("`format` is `{text}`; it can be {known}"))
+    })
+}
+
+/// The column of an answer that is to be ranked by. Aggregates come largest first unless it is said otherwise.
+fn ranked(view: &View, text: &str) -> Result<(String, bool), Problem> {
+    let names = view.columns.iter().flat_map(|&column| {
+        let (name, is_aggregate) = (view.column_name(column), matches!(column, OutputColumn::Aggregate(_)));
+        let bounds = ["_lower", "_upper"].into_iter().filter(move |_| is_aggregate).map(move |b| format!("{name}{b}"));
+        std::iter::once(name.to_owned()).chain(bounds).map(move |name| (name, is_aggregate))
+    });
+    let columns: Vec<(String, bool)> = names.collect();
+    let known = |name: &str| columns.iter().find(|(column, _)| column == name).cloned();
+    let of = |suffix: &str, descending: bool| {
+        text.strip_suffix(suffix).and_then(known).map(|(column, _)| (column, descending))
+    };
+    known(text).or_else(|| of(":asc", false)).or_else(|| of(":desc", true)).ok_or_else(|| {
+        let names = quoted(columns.iter().map(|(name, _)| name.as_str()));
+        let detail = format!("`order` is `{text}`; it can be a column, with `:asc` or `:desc` behind it: {names}");
+        Problem::bad_request("bad-order", detail)
+    })
 }
 
 /// What a query asks, but for the page: the same for all pages, different for all other queries and definitions.
-fn fingerprint(view: &View, parameters: &[(String, String)]) -> [u8; 8] {
+fn fingerprint(view: &View, parameters: &[(String, String)]) -> u64 {
     let mut parts: Vec<&(String, String)> =
-        parameters.iter().filter(|(name, _)| name != "cursor" && name != "limit").collect();
+        parameters.iter().filter(|(name, _)| !matches!(name.as_str(), "cursor" | "limit" | "format")).collect();
     parts.sort();
     let mut hash = Sha256::new();
     hash.update(view.definition.as_bytes());
@@ -166,9 +198,7 @@ fn fingerprint(view: &View, parameters: &[(String, String)]) -> [u8; 8] {
             hash.update(part.as_bytes());
         }
     }
-    let mut first = [0; 8];
-    first.copy_from_slice(&hash.finalize()[..8]);
-    first
+    hash.finalize().iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 fn time(name: &str, text: &str) -> Result<Micros, Problem> {
@@ -238,6 +268,14 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
 fn key_values(view: &View, parameters: &[(String, String)]) -> Result<Vec<(String, KeyValue)>, Problem> {
     let wanted = parameters.iter().filter_map(|(name, value)| name.strip_prefix("key.").map(|column| (column, value)));
     let values = wanted.map(|(column, text)| {
+        let is_key = |name: &str| view.keys.iter().any(|key| key.name == name);
+        if let Some(base) = column.strip_suffix(".null").filter(|base| !is_key(column) && is_key(base)) {
+            if text != "true" || parameters.iter().any(|(name, _)| name.strip_prefix("key.") == Some(base)) {
+                let detail = format!("`key.{column}` can be `true`, without a value of `key.{base}` beside it");
+                return Err(Problem::bad_request("bad-key", detail));
+            }
+            return Ok((base.to_owned(), KeyValue::Null));
+        }
         let key = view.keys.iter().find(|key| key.name == column).ok_or_else(|| {
             let names = quoted(view.keys.iter().map(|key| key.name.as_str()));
             let there_are = if names.is_empty() { "there are none".into() } else { format!("there are {names}") };

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod dashboard;
 pub mod health;
+pub mod heartbeat;
 pub mod ingest;
 pub mod jobs;
 pub mod metrics;

@@ -4,6 +4,7 @@ mod api;
 mod audit;
 mod collect;
 mod merge;
+mod page;
 mod rows;
 mod stream;
 mod support;

@@ -186,6 +186,18 @@ impl AggregateFunction {
     }
 }
 
+impl AggregateFunction {
+    /// Whether it is written with DISTINCT.
+    pub fn is_distinct(self) -> bool {
+        self == Self::CountDistinct
+    }
+
+    /// Whether its values over several keys add up to that over all of them.
+    pub fn is_additive(self) -> bool {
+        matches!(self, Self::Count | Self::Sum)
+    }
+}
+
 impl Aggregate {
     /// The type of its value.
     pub fn data_type(&self) -> DataType {

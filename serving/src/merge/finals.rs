@@ -8,7 +8,7 @@ use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::*;
 
-use super::{Answer, Span, newest_before, oldest_pane, one, session};
+use super::{Answer, Span, holds_data, newest_before, oldest_pane, one, session};
 use crate::source::Sources;
 
 /// A window by its bounds. Finals are in this order.
@@ -80,7 +80,7 @@ fn oldest_between(view: &View, sources: &Sources, from: Micros, to: Micros) -> P
     }
     let speed = sources.chunks.iter().filter_map(|chunk| {
         let mut panes = chunk.panes.range(from..to);
-        panes.find(|(_, pane)| pane.partials.height() > 0).map(|(&start, _)| start)
+        panes.find(|(_, pane)| holds_data(pane)).map(|(&start, _)| start)
     });
     let mut oldest = speed.min();
     if let Some(version) = &sources.version {

@@ -3,57 +3,82 @@
 use anabranch_shared::clock::Micros;
 use anabranch_shared::partial::{Finished, whole_sessions};
 use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
 use polars::prelude::*;
 
-use super::{Answer, Ask, Final, Span, newest_pane, oldest_pane, parts, quality};
+use super::{Answer, Ask, Doubt, Final, Span, newest_pane, oldest_pane, parts, quality};
 use crate::source::Sources;
 
 /// Merges what the sources hold of the sessions asked for.
 pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
-    let Some(held) = held(view, sources)? else { return nothing(view, sources) };
+    let everything = (Micros::MIN, Micros::MAX);
+    let Some(held) = held(view, sources)? else { return nothing(view, sources, everything) };
+    let of = |wanted: &dyn Fn(Micros, Micros) -> bool, from: Micros, to: Micros| {
+        let mut finished = overlapping(view, sources, held, from, to)?;
+        keep(&mut finished, wanted)?;
+        PolarsResult::Ok(finished)
+    };
     match ask {
         Ask::Range { from, to } => {
-            let mut finished = overlapping(view, sources, held, from, to)?;
-            keep(&mut finished, |start, end| start >= from && end <= to)?;
-            whole(view, sources, Span::Range { from, to }, finished)
+            let finished = of(&|start, end| start >= from && end <= to, from, to)?;
+            whole(view, sources, Span::Range { from, to }, finished, (from, to))
         }
         Ask::Start(start) => {
-            let mut finished = overlapping(view, sources, held, start, start.saturating_add(1))?;
-            keep(&mut finished, |begins, _| begins == start)?;
-            one(view, sources, finished)
+            let finished = of(&|begins, _| begins == start, start, start.saturating_add(1))?;
+            one(view, sources, finished, (start, start.saturating_add(1)))
         }
         Ask::End(end) => {
-            let mut finished = overlapping(view, sources, held, end.saturating_sub(1), end)?;
-            keep(&mut finished, |_, ends| ends == end)?;
-            one(view, sources, finished)
+            let finished = of(&|_, ends| ends == end, end.saturating_sub(1), end)?;
+            one(view, sources, finished, (end.saturating_sub(gap(view)), end))
         }
-        // The one that ends last is that of the newest event.
+        Ask::Session { start, end } => {
+            let finished = of(&|begins, ends| (begins, ends) == (start, end), end.saturating_sub(1), end)?;
+            alone(view, sources, (start, end), finished, (start, end))
+        }
         Ask::Latest => {
             let newest = newest_pane(view, sources)?.unwrap_or(held.0);
-            one(view, sources, overlapping(view, sources, held, newest, held.1)?)
+            last(view, sources, held, held.1, held.1.saturating_sub(newest))
         }
         Ask::Closed => match sources.watermark {
             Some(watermark) => newest_closed(view, sources, held, watermark),
-            None => nothing(view, sources),
+            None => nothing(view, sources, everything),
         },
         Ask::Current => {
             let open = sources.watermark.unwrap_or(Micros::MIN);
-            let mut finished = overlapping(view, sources, held, open.max(held.0), held.1)?;
-            keep(&mut finished, |_, end| end > open)?;
-            whole(view, sources, Span::Open, finished)
+            let finished = of(&|_, end| end > open, open.max(held.0), held.1)?;
+            let first = micros(&finished.rows, "window_start")?.min().unwrap_or(open);
+            whole(view, sources, Span::Open, finished, (first.min(open), Micros::MAX))
         }
     }
 }
 
+fn gap(view: &View) -> Micros {
+    if let Some(Window::Session { gap }) = view.window { gap } else { 0 }
+}
+
 /// The last of the sessions that have ended by `closed`.
 fn newest_closed(view: &View, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Answer> {
-    let mut step = held.1.saturating_sub(held.0).clamp(1, 3_600_000_000);
+    last(view, sources, held, closed, held.1.saturating_sub(held.0).min(3_600_000_000))
+}
+
+/// The last of the sessions that have ended by `closed`, which is sought so far back at first, and then further.
+fn last(
+    view: &View,
+    sources: &Sources,
+    held: (Micros, Micros),
+    closed: Micros,
+    mut step: Micros,
+) -> PolarsResult<Answer> {
     loop {
+        step = step.max(1);
         let from = closed.saturating_sub(step);
         let mut finished = overlapping(view, sources, held, from, closed.saturating_add(1))?;
         keep(&mut finished, |_, end| end <= closed)?;
-        if finished.rows.height() > 0 || from <= held.0 {
-            return one(view, sources, finished);
+        if finished.rows.height() > 0 {
+            return one(view, sources, finished, (closed, closed));
+        }
+        if from <= held.0 {
+            return one(view, sources, finished, (Micros::MIN, closed));
         }
         step = step.saturating_mul(4);
     }
@@ -102,7 +127,7 @@ fn each(view: &View, sources: &Sources, finished: &Finished) -> PolarsResult<Vec
         first += alike.len();
         let Finished { is_degraded, is_sketched, is_certain, .. } = *finished;
         let finished = Finished { rows, is_degraded, is_sketched, is_certain };
-        Ok((Final { end, start }, alone(view, sources, (start, end), finished)?))
+        Ok((Final { end, start }, alone(view, sources, (start, end), finished, (start, end))?))
     });
     answers.collect()
 }
@@ -140,35 +165,57 @@ fn keep(finished: &mut Finished, wanted: impl Fn(Micros, Micros) -> bool) -> Pol
     Ok(())
 }
 
-/// The last of the sessions: those of all groups that begin and end when it does.
-fn one(view: &View, sources: &Sources, mut finished: Finished) -> PolarsResult<Answer> {
+/// The last of the sessions: those of all groups that begin and end when it does. Events in `asked` could have made another
+/// the last.
+fn one(
+    view: &View,
+    sources: &Sources,
+    mut finished: Finished,
+    asked: (Micros, Micros),
+) -> PolarsResult<Answer> {
     let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
     let spans = ends.iter().flatten().zip(starts.iter().flatten());
-    let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources) };
+    let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources, asked) };
     keep(&mut finished, |start, end| (start, end) == (last_start, last_end))?;
-    alone(view, sources, (last_start, last_end), finished)
+    let about = (asked.0.min(last_start), asked.1.max(last_end));
+    alone(view, sources, (last_start, last_end), finished, about)
 }
 
 /// Sessions that all begin and end alike.
-fn alone(view: &View, sources: &Sources, (start, end): (Micros, Micros), finished: Finished) -> PolarsResult<Answer> {
-    let mut answer = whole(view, sources, Span::Session { start, end }, finished)?;
+fn alone(
+    view: &View,
+    sources: &Sources,
+    (start, end): (Micros, Micros),
+    finished: Finished,
+    about: (Micros, Micros),
+) -> PolarsResult<Answer> {
+    let mut answer = whole(view, sources, Span::Session { start, end }, finished, about)?;
     answer.rows = answer.rows.drop_many(["window_start", "window_end"]);
     Ok(answer)
 }
 
-fn whole(view: &View, sources: &Sources, span: Span, finished: Finished) -> PolarsResult<Answer> {
-    let (from, to) = match span {
-        Span::Session { start, end } => (start, end),
-        Span::Range { from, to } => (from, to),
-        _ => (Micros::MIN, Micros::MAX),
-    };
-    // Of which session a late event would have been isn't known: those of the panes are counted.
-    let from = view.window.map_or(from, |window| if from == Micros::MIN { from } else { window.pane_of(from) });
-    let panes = sources.chunks.iter().flat_map(|chunk| chunk.panes.range(from..to).map(|(_, pane)| pane));
-    let late = panes.flat_map(|pane| pane.late.values()).sum();
-    Ok(Answer { span, quality: quality(view, sources, &finished, late)?, rows: finished.rows, late })
+fn whole(
+    view: &View,
+    sources: &Sources,
+    span: Span,
+    mut finished: Finished,
+    about: (Micros, Micros),
+) -> PolarsResult<Answer> {
+    let doubt = doubt(view, sources, about);
+    finished.is_degraded |= doubt.is_degraded;
+    finished.is_certain &= !finished.is_degraded;
+    let quality = quality(view, sources, &finished, doubt.late)?;
+    Ok(Answer { span, quality, rows: finished.rows, late: doubt.late })
 }
 
-fn nothing(view: &View, sources: &Sources) -> PolarsResult<Answer> {
-    super::nothing(view, sources)
+fn nothing(view: &View, sources: &Sources, about: (Micros, Micros)) -> PolarsResult<Answer> {
+    super::nothing(view, sources, doubt(view, sources, about))
+}
+
+/// What may change the sessions that lie in a span. An event up to the gap before it may be of one of them. Of which session
+/// a late event would have been isn't known: all those of the panes are counted.
+fn doubt(view: &View, sources: &Sources, (from, to): (Micros, Micros)) -> Doubt {
+    let from = from.saturating_sub(gap(view));
+    let from = if from < Micros::MIN / 2 { Micros::MIN } else { view.window.map_or(from, |window| window.pane_of(from)) };
+    Doubt::of(sources, from, to)
 }

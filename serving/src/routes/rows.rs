@@ -10,17 +10,20 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use polars::prelude::{PolarsError, PolarsResult};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::app::{Rendered, Server, rejected};
+use crate::app::{Pages, Rendered, Server, rejected};
 use crate::format::Format;
 use crate::merge::{self, Span};
+use crate::page::{self, Cursor, Reading};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::query::RowsQuery;
 use crate::source::{Layers, Sources};
+use crate::total;
 
 /// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.
 const PROOF: HeaderName = HeaderName::from_static("anabranch-answer");
@@ -43,9 +46,20 @@ pub struct RowsParameters {
     cursor: Option<String>,
     /// `merged` (default), `batch` or `speed`.
     mode: Option<String>,
-    /// Only rows with this value in this key column; may be given for several columns.
+    /// Only rows with this value in this key column; may be given for several columns. An empty value is the empty text.
     #[param(rename = "key.{column}")]
     key: Option<String>,
+    /// `true`: only rows whose key is null in this column.
+    #[param(rename = "key.{column}.null")]
+    key_null: Option<bool>,
+    /// A column to rank by, with `:asc` or `:desc` behind it: within each window, of sessions over all of them. Aggregates come
+    /// largest first if it isn't said, keys smallest; ties go by the keys, nulls come last. Which rows there are the view's own limit says.
+    #[param(example = "mentions:desc")]
+    order: Option<String>,
+    /// `true`: the answer has each window's `totals` over all its rows, those of other pages too. JSON only.
+    totals: Option<bool>,
+    /// `json`, `csv`, `ndjson` or `arrow`, whatever is accepted.
+    format: Option<String>,
 }
 
 /// Rows of a view, and what is known of them.
@@ -53,6 +67,7 @@ pub struct RowsParameters {
 #[schema(example = json!({
     "view": "trending_hashtags", "mode": "merged", "exact": true, "incomplete": false,
     "window": {"start": "2017-08-27T00:00:00Z", "end": "2017-08-27T00:05:00Z", "state": "open"},
+    "total": 1, "truncated": false,
     "rows": [{"hashtag": "#mcgregor", "mentions": 431, "mentions_lower": 431, "mentions_upper": 431}],
     "sources": {"batch": {"version": 7, "offsets": {"0": [0, 1200]}}, "speed": {"offsets": {"0": [1200, 1532]}}},
     "watermark": "2017-08-27T00:04:31Z", "late": 0, "rejected": 0, "definition": "sha256:…",
@@ -71,7 +86,13 @@ pub struct RowsAnswer {
     missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
     /// The window, or the range; null if the view has none, or no data yet.
     window: Option<WindowOrRange>,
-    /// The rows in the view's order.
+    /// How many rows the whole answer has, over all pages.
+    total: u64,
+    /// Whether this page leaves rows out.
+    truncated: bool,
+    /// With `totals=true`: of each window how many `rows` it has, and the sums of its `additive` columns with their bounds. Of one window, of a view without windows and of sessions it is one element without bounds of a window. A sum beyond 64 bits is null; so is a bound that isn't known. Of a view with a limit they are over the rows that the limit keeps; with `key.…` over those asked for.
+    totals: Option<Vec<std::collections::BTreeMap<String, serde_json::Value>>>,
+    /// The rows in the view's order, or in that asked for.
     rows: Vec<std::collections::BTreeMap<String, serde_json::Value>>,
     /// Which version, and which offsets of each layer.
     sources: AnswerSources,
@@ -87,6 +108,8 @@ pub struct RowsAnswer {
     certain: bool,
     /// With which probability each bound holds: 1 unless a sketch states it.
     confidence: f64,
+    /// With a cursor: whether this page is of a newer answer than the page before, which isn't kept any more. It has the rows that come behind the last one in the order; one whose value has moved over that place meanwhile may come twice or not at all, which can't be where `order` is a key's.
+    moved: Option<bool>,
     /// Goes on where this page ends, if it isn't the last.
     next_cursor: Option<String>,
 }
@@ -157,21 +180,27 @@ pub(crate) async fn rows(
 ) -> Result<Response, Problem> {
     let started = Instant::now();
     let view = server.view(&name)?;
-    let format = format(&headers)?;
     let (layers, log_end, stamp) = server.instant(view).await?;
     let raw = uri.query().unwrap_or_default();
+    let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri)
+        .map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
+    let asked = parameters.iter().find(|(name, _)| name == "format");
+    let asked = asked.and_then(|(_, asked)| Format::ALL.into_iter().find(|format| format.name() == asked));
+    let format = asked.map_or_else(|| format(&headers), Ok)?;
     let question = format!("{name}\0{}\0{raw}", format.media_type());
     let rendered = match server.answers.get(&question, stamp) {
         Some(rendered) => rendered,
         None => {
-            let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri)
-                .map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
             let query = RowsQuery::parse(view, &parameters)?;
+            if query.totals && format != Format::Json {
+                return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
+            }
             let compute = || {
                 let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+                let pages = Arc::clone(&server.pages);
                 server.compute(move || {
                     let rejected = rejected(&rejects, &view.table.topic)?;
-                    render(&view, &layers, &log_end, &query, format, rejected)
+                    render(&view, &layers, &log_end, &query, format, rejected, &pages)
                 })
             };
             server.answers.get_or_compute(question, stamp, |rendered| rendered.body.len() + 256, compute).await?
@@ -212,6 +241,59 @@ fn respond(rendered: &Rendered, format: Format, headers: &HeaderMap) -> Response
     response
 }
 
+/// The answer that pages are cut from, by what the layers say now.
+fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, rejected: u64) -> PolarsResult<Reading> {
+    let sources = Sources::choose(view, query.mode, layers, log_end);
+    let answer = merge::answer(view, &sources, query.ask)?;
+    let selected = query.select(answer.rows)?;
+    let order = page::order(view, query.order.as_ref(), &selected);
+    let rows = if query.order.is_some() { page::sorted(selected, &order)? } else { selected };
+    let total = rows.height();
+    let (span, quality, late) = (answer.span, answer.quality, answer.late);
+    let proof = Proof { view, sources: &sources, span, quality, late, rejected, total };
+    let (mut head, mut tail) = (Vec::new(), Vec::new());
+    proof.write_head(&mut head);
+    if query.totals {
+        tail.extend_from_slice(b"\"totals\":");
+        Rows::of(&total::totals(view, &rows, quality)?)?.write_json_array(&mut tail);
+        tail.push(b',');
+    }
+    proof.write_tail(&mut tail);
+    let window = match (span, view.window) {
+        (Span::One(start), Some(window)) => Some((start, window.end_of(start))),
+        (Span::Session { start, end }, _) => Some((start, end)),
+        _ => None,
+    };
+    Ok(Reading { name: page::reading(query.fingerprint(), &sources, span), head, tail, rows, order, total, window })
+}
+
+/// What a page is cut from: the reading, how many of its rows come before, and whether it is another than that of the page
+/// before, if there was one.
+fn resume(
+    view: &View,
+    query: &RowsQuery,
+    pages: &Pages,
+    read: impl FnOnce() -> PolarsResult<Reading>,
+) -> Result<(Arc<Reading>, usize, Option<bool>), Problem> {
+    let internal = |error: PolarsError| Problem::internal(&error);
+    let Some(cursor) = &query.after else { return Ok((Arc::new(read().map_err(internal)?), 0, None)) };
+    if let Some(kept) = pages.get(&cursor.read.to_string(), ()) {
+        return Ok((kept, cursor.rows, Some(false)));
+    }
+    let mut reading = read().map_err(internal)?;
+    if reading.name == cursor.read {
+        return Ok((Arc::new(reading), cursor.rows, Some(false)));
+    }
+    let Some(last) = &cursor.last else {
+        let detail = format!("view `{}` has changed since, and its keys are too long to go on by; begin again", view.name);
+        return Err(Problem::new(StatusCode::GONE, "cursor-expired", detail));
+    };
+    reading.rows = page::behind(&reading.rows, &reading.order, last).map_err(internal)?;
+    // The rest of an answer is another than the whole.
+    reading.name = reading.name.rotate_left(1) ^ cursor.read ^ cursor.rows as u64;
+    Ok((Arc::new(reading), 0, Some(true)))
+}
+
 fn render(
     view: &View,
     layers: &Layers,
@@ -219,46 +301,44 @@ fn render(
     query: &RowsQuery,
     format: Format,
     rejected: u64,
+    pages: &Pages,
 ) -> Result<Rendered, Problem> {
-    let internal = |error: polars::error::PolarsError| Problem::internal(&error);
-    let sources = Sources::choose(view, query.mode, layers, log_end);
-    let answer = merge::answer(view, &sources, query.ask).map_err(internal)?;
-    let selected = query.select(answer.rows).map_err(internal)?;
-    let page = selected.slice(i64::try_from(query.offset).unwrap_or(i64::MAX), query.limit);
-    let is_last = query.offset.saturating_add(page.height()) >= selected.height();
-    let start = match answer.span {
-        Span::One(start) | Span::Session { start, .. } => Some(start),
-        _ => None,
-    };
-    let next = (!is_last).then(|| query.cursor(start, page.height()));
+    let internal = |error: PolarsError| Problem::internal(&error);
+    let (reading, from, moved) = resume(view, query, pages, || read(view, layers, log_end, query, rejected))?;
+    let page = reading.rows.slice(i64::try_from(from).unwrap_or(i64::MAX), query.limit);
+    let to = from.saturating_add(page.height());
+    let is_last = to >= reading.rows.height();
+    let mut beside = format!(",\"truncated\":{}", page.height() < reading.total);
+    if let Some(moved) = moved {
+        beside.push_str(&format!(",\"moved\":{moved}"));
+    }
+    if !is_last && page.height() > 0 {
+        let last = page::places(&page, &reading.order, page.height() - 1).map_err(internal)?;
+        let cursor =
+            Cursor { query: query.fingerprint(), read: reading.name, window: reading.window, rows: to, last };
+        beside.push_str(&format!(",\"next_cursor\":\"{}\"", cursor.write()));
+        pages.keep(reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
+    }
     let rows = Rows::of(&page).map_err(internal)?;
-    let proof =
-        Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
-
+    let (head, tail) = (&reading.head, &reading.tail);
+    let said = [head.as_slice(), b",", tail, beside.as_bytes(), b"}"].concat();
     let mut body = Vec::with_capacity(512 + rows.height() * 64);
     match format {
         Format::Json => {
-            proof.write_head(&mut body);
+            body.extend_from_slice(head);
             body.extend_from_slice(b",\"rows\":");
             rows.write_json_array(&mut body);
             body.push(b',');
-            proof.write_tail(&mut body);
-            if let Some(next) = &next {
-                body.extend_from_slice(format!(",\"next_cursor\":\"{next}\"").as_bytes());
-            }
+            body.extend_from_slice(tail);
+            body.extend_from_slice(beside.as_bytes());
             body.push(b'}');
         }
         Format::Csv => rows.write_csv(&mut body),
         Format::Ndjson => rows.write_ndjson(&mut body),
         Format::Arrow => rows.write_arrow(&mut body).map_err(|error| Problem::internal(&error))?,
     }
-    let mut beside = proof.to_json();
-    if let Some(next) = &next {
-        beside.pop();
-        beside.extend_from_slice(format!(",\"next_cursor\":\"{next}\"}}").as_bytes());
-    }
-    let etag = etag(&body, &beside);
-    let proof = (format != Format::Json).then(|| HeaderValue::from_bytes(&beside).ok()).flatten();
+    let etag = etag(&body, &said);
+    let proof = (format != Format::Json).then(|| HeaderValue::from_bytes(&said).ok()).flatten();
     Ok(Rendered { body: Bytes::from(body), etag, proof })
 }
 

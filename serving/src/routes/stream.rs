@@ -13,10 +13,10 @@
 //! An event's id says how far each view of the stream has been sent, `view=position` with commas between. The position of an
 //! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anabranch_shared::position::Positions;
@@ -24,7 +24,7 @@ use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, Stream, StreamExt};
 use sha2::{Digest, Sha256};
@@ -34,19 +34,23 @@ use tokio_stream::StreamMap;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use utoipa::IntoParams;
 
-use crate::app::{Server, rejected};
+use crate::app::{Server, Stamp, rejected};
 use crate::merge::{self, Answer, Ask, Final, Span};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
+use crate::routes::heartbeat::heartbeats;
 use crate::source::{Layers, Mode, Sources};
 
 /// At most ten updates a second.
 const TICK: Duration = Duration::from_millis(100);
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// When an answer that couldn't be computed is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A client that takes nothing for so long is dropped.
 const STALL: Duration = Duration::from_secs(15);
-/// How many rows of a view without a limit are sent of an answer that changes.
-const DEFAULT_ROWS: usize = 1_000;
+/// An answer of so many rows takes another tick to be looked at again: it takes as much longer to compute and to send.
+const ROWS_A_TICK: usize = 5_000;
+/// The slowest client that isn't dropped, in bytes a millisecond.
+const SLOWEST: usize = 100;
 
 /// What a client says that it was sent last.
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -84,36 +88,64 @@ pub(crate) struct Frame {
     /// Each row's key columns and the whole row, as JSON objects, in the view's order.
     rows: Vec<(Arc<[u8]>, Vec<u8>)>,
     index: HashMap<Arc<[u8]>, usize>,
+    /// The keys of the rows that the answer has beyond these.
+    beyond: HashSet<Arc<[u8]>>,
+}
+
+/// Of each view the newest answer that streams have, as long as one has it.
+pub(crate) type Frames = BTreeMap<String, tokio::sync::Mutex<Shared>>;
+
+/// An answer that all streams of its view send.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    frame: Weak<Frame>,
+    stamp: Option<Stamp>,
+    /// Until when it is good enough, though the layers have moved on.
+    due: Option<Instant>,
 }
 
 impl Frame {
-    fn compute(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> Result<Self, Problem> {
+    fn compute(
+        view: &View,
+        layers: &Layers,
+        log_end: &Positions,
+        rejected: u64,
+        most: usize,
+    ) -> Result<Self, Problem> {
         let internal = |error: polars::error::PolarsError| Problem::internal(&error);
         let sources = Sources::choose(view, Mode::Merged, layers, log_end);
         let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
-        let most = view.limit.unwrap_or(DEFAULT_ROWS).max(DEFAULT_ROWS);
-        let cells = Rows::of(&answer.rows.head(Some(most))).map_err(internal)?;
-        let proof =
-            Proof { view, sources: &sources, span: answer.span, quality: answer.quality, late: answer.late, rejected };
+        let total = answer.rows.height();
+        let cells = Rows::of(&answer.rows).map_err(internal)?;
+        let (span, quality, late) = (answer.span, answer.quality, answer.late);
+        let proof = Proof { view, sources: &sources, span, quality, late, rejected, total };
         let (mut head, mut tail) = (Vec::new(), Vec::new());
         proof.write_head(&mut head);
+        head.extend_from_slice(format!(",\"truncated\":{}", most < total).as_bytes());
         proof.write_tail(&mut tail);
         let mut rows = Vec::with_capacity(cells.height());
-        for i in 0..cells.height() {
+        let key = |i: usize| {
+            let mut key = Vec::new();
+            cells.write_json_object(i, |name| is_key(view, name), &mut key);
+            Arc::<[u8]>::from(key)
+        };
+        for i in 0..total.min(most) {
             let (mut key, mut row) = (Vec::new(), Vec::new());
             cells.write_json_object(i, |name| is_key(view, name), &mut key);
             cells.write_json_object(i, |_| true, &mut row);
             rows.push((Arc::from(key), row));
         }
+        let beyond = (total.min(most)..total).map(key).collect();
         let index = rows.iter().enumerate().map(|(i, (key, _))| (Arc::clone(key), i)).collect();
         let mut hash = Sha256::new();
         [&head, &tail].into_iter().chain(rows.iter().map(|(_, row)| row)).for_each(|part| hash.update(part));
         let id = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { head, tail, span: answer.span, id, rows, index })
+        Ok(Self { head, tail, span, id, rows, index, beyond })
     }
 
-    fn weight(&self) -> usize {
-        self.rows.iter().map(|(key, row)| 2 * key.len() + row.len() + 96).sum::<usize>() + 1_024
+    /// How long it is good enough, though the layers have moved on.
+    fn pace(&self) -> Duration {
+        TICK * u32::try_from(1 + (self.rows.len() + self.beyond.len()) / ROWS_A_TICK).unwrap_or(u32::MAX)
     }
 
     /// What has changed since `sent`, as the data of an event.
@@ -131,6 +163,8 @@ impl Frame {
         data.extend_from_slice(&self.tail);
         data.extend_from_slice(format!(",\"reset\":{},\"removed\":[", kept.is_none()).as_bytes());
         join(&mut data, gone.iter().map(|(key, _)| &**key));
+        data.extend_from_slice(b"],\"cut\":[");
+        join(&mut data, gone.iter().map(|(key, _)| &**key).filter(|key| self.beyond.contains(*key)));
         data.extend_from_slice(b"],\"retracted\":[");
         join(&mut data, retracted.map(Vec::as_slice));
         data.extend_from_slice(b"]}");
@@ -155,10 +189,10 @@ fn compute_finals(
     };
     let data = |(window, Answer { span, rows, quality, late }): (Final, Answer)| {
         let rows = Rows::of(&rows).map_err(|error| Problem::internal(&error))?;
-        let proof = Proof { view, sources: &sources, span, quality, late, rejected };
+        let proof = Proof { view, sources: &sources, span, quality, late, rejected, total: rows.height() };
         let mut data = Vec::with_capacity(512 + rows.height() * 64);
         proof.write_head(&mut data);
-        data.extend_from_slice(b",\"rows\":");
+        data.extend_from_slice(b",\"truncated\":false,\"rows\":");
         rows.write_json_array(&mut data);
         data.push(b',');
         proof.write_tail(&mut data);
@@ -199,7 +233,12 @@ pub struct StreamParameters {
 /// `mode=update`: events `update`, each a rows answer whose `rows` are those that are new or changed. `retracted` has the rows
 /// that they replace and those that are gone, as they were sent last: a table is kept up by deleting these and inserting
 /// those. `removed` has the keys of those that are gone. With `reset`, which comes with another window too, all that was sent
-/// before is to be forgotten.
+/// before is to be forgotten. Each event says how many rows the answer has (`total`), and whether more than a stream sends of
+/// it, 100,000: then it is `truncated`, to the first in the view's order, and `cut` has those of the `removed` keys that the
+/// answer still has, beyond these.
+///
+/// An event `heartbeat` comes at once and every five seconds, without an id, with the server's `time` and each view's `watermark` and `lag`:
+/// a client that hears none for long has lost the server. `lag` is null while the log can't be reached.
 ///
 /// `mode=complete`: events `complete`, each the whole answer, with `reset`.
 ///
@@ -213,7 +252,7 @@ pub struct StreamParameters {
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event of this stream that came: it goes on from there. In mode `append` any window can be named, as `view=start/end`, or none by `view=`, which begins with the oldest; in the other modes the whole answer is sent unless it is the one that the id names"),
     ),
     responses(
-        (status = 200, description = "Events, each with an id", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events, each but the heartbeat with an id", body = String, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be; or mode `append` of a view without windows, or after what is no window of it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
@@ -344,11 +383,15 @@ fn open(
     })?;
     let (events, receiver) = mpsc::channel(1);
     let shutdown = server.shutdown.clone();
-    let feed = Feed { server, views, mode, sent, events, shutdown };
+    let heartbeats = heartbeats(Arc::clone(&server), views.clone());
+    let feed = Feed { server, views, mode, sent, events, shutdown, stall: STALL };
     tokio::spawn(feed.run(permit));
-    let events = ReceiverStream::new(receiver).map(Ok::<Event, Infallible>);
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE).text("keep-alive");
-    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    // It ends with what is fed.
+    let fed = ReceiverStream::new(receiver).map(Some).chain(futures::stream::once(std::future::ready(None)));
+    let events = futures::stream::select(Box::pin(heartbeats.map(Some)), fed);
+    let events = events.take_while(|event| std::future::ready(event.is_some()));
+    let events = events.filter_map(|event| std::future::ready(event.map(Ok::<Event, Infallible>)));
+    let mut response = Sse::new(events).into_response();
     let unbuffered = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(unbuffered, HeaderValue::from_static("no"));
     Ok(response)
@@ -381,6 +424,8 @@ struct Feed {
     sent: Vec<Sent>,
     events: mpsc::Sender<Event>,
     shutdown: watch::Receiver<bool>,
+    /// How long the client may take to take the event that is under way.
+    stall: Duration,
 }
 
 impl Feed {
@@ -388,25 +433,33 @@ impl Feed {
         let (mut shutdown, events) = (self.shutdown.clone(), self.events.clone());
         let mut changes = changes(&self.server, &self.views);
         let mut changed: BTreeSet<usize> = (0..self.views.len()).collect();
+        // When a view that lags behind its layers is to be looked at again.
+        let mut again: BTreeMap<usize, Instant> = BTreeMap::new();
         loop {
             let tick = Instant::now() + TICK;
             for i in std::mem::take(&mut changed) {
+                again.remove(&i);
                 let told = match self.mode {
-                    OutputMode::Append => self.tell_finals(i).await,
+                    OutputMode::Append => self.tell_finals(i).await.map(|()| None),
                     OutputMode::Update | OutputMode::Complete => self.tell_answer(i).await,
                 };
-                if told.is_none() {
-                    return;
+                match told {
+                    None => return,
+                    Some(due) => again.extend(due.map(|due| (i, due))),
                 }
             }
+            let due = again.values().min().copied();
             tokio::select! {
                 () = events.closed() => return,
                 () = stopped(&mut shutdown) => return,
                 Some(((i, _), ())) = changes.next(), if !changes.is_empty() => {
                     changed.insert(i);
                 }
+                () = async { tokio::time::sleep_until(due.unwrap_or_else(Instant::now)).await }, if due.is_some() => {}
             }
             tokio::time::sleep_until(tick).await;
+            let now = Instant::now();
+            changed.extend(again.iter().filter(|(_, due)| **due <= now).map(|(&i, _)| i));
             while let Some(Some(((i, _), ()))) = changes.next().now_or_never() {
                 changed.insert(i);
             }
@@ -416,23 +469,27 @@ impl Feed {
     /// Room for an event; none once nobody takes it.
     async fn room(&mut self) -> Option<mpsc::OwnedPermit<Event>> {
         tokio::select! {
-            room = tokio::time::timeout(STALL, self.events.clone().reserve_owned()) => room.ok()?.ok(),
+            room = tokio::time::timeout(self.stall, self.events.clone().reserve_owned()) => room.ok()?.ok(),
             () = stopped(&mut self.shutdown) => None,
         }
     }
 
-    fn event(&self, data: String) -> Event {
+    fn event(&mut self, data: String) -> Event {
+        self.stall = STALL + Duration::from_millis((data.len() / SLOWEST) as u64);
         let views = self.views.iter().zip(&self.sent);
         let parts = views.filter_map(|(view, sent)| Some(format!("{}={}", view.name, sent.position()?)));
         let id = parts.collect::<Vec<_>>().join(",");
         Event::default().event(self.mode.name()).id(id).data(data)
     }
 
-    /// Sends the newest answer, or what has changed in it. None once the client is gone.
-    async fn tell_answer(&mut self, i: usize) -> Option<()> {
+    /// Sends the newest answer, or what has changed in it, and says when there is a newer one to be looked at. None once the
+    /// client is gone.
+    async fn tell_answer(&mut self, i: usize) -> Option<Option<Instant>> {
         // Room first: what is sent then is the newest.
         let room = self.room().await?;
-        let Ok(frame) = newest(&self.server, &self.views[i]).await else { return Some(()) };
+        let Ok((frame, due)) = newest(&self.server, &self.views[i]).await else {
+            return Some(Some(Instant::now() + AGAIN));
+        };
         let sent = std::mem::replace(&mut self.sent[i], Sent::Answer(frame.clone()));
         if sent.position().as_ref() != Some(&frame.id) {
             let before = match &sent {
@@ -443,7 +500,7 @@ impl Feed {
                 room.send(self.event(data));
             }
         }
-        Some(())
+        Some(due)
     }
 
     /// Sends all finals after the last that was sent. None once the client is gone.
@@ -476,19 +533,34 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Result<Arc<Frame>, Problem> {
+/// The newest answer, or one that is not older than its size allows, and then when a newer one may be computed. All streams
+/// of a view have the same, so it is computed once for them.
+async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Result<(Arc<Frame>, Option<Instant>), Problem> {
+    let shared = server.frames.get(&view.name);
+    let shared = shared.ok_or_else(|| Problem::unknown("view", &view.name, std::iter::empty()))?;
+    let mut shared = shared.lock().await;
     let (layers, log_end, stamp) = server.instant(view).await?;
-    if let Some(frame) = server.frames.get(&view.name, stamp) {
-        return Ok(frame);
+    if let Some(frame) = shared.frame.upgrade() {
+        if shared.stamp == Some(stamp) {
+            return Ok((frame, None));
+        }
+        if let Some(due) = shared.due.filter(|due| Instant::now() < *due) {
+            return Ok((frame, Some(due)));
+        }
     }
-    let compute = || {
-        let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
-        server.compute(move || {
-            let rejected = rejected(&rejects, &view.table.topic)?;
-            Frame::compute(&view, &layers, &log_end, rejected)
-        })
+    let most = server.app.limits.stream_rows;
+    let (of, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+    let frame = server.compute(move || {
+        let rejected = rejected(&rejects, &of.table.topic)?;
+        Frame::compute(&of, &layers, &log_end, rejected, most)
+    });
+    let frame = Arc::new(frame.await?);
+    *shared = Shared {
+        frame: Arc::downgrade(&frame),
+        stamp: Some(stamp),
+        due: Some(Instant::now() + frame.pace()),
     };
-    server.frames.get_or_compute(view.name.clone(), stamp, Frame::weight, compute).await
+    Ok((frame, None))
 }
 
 async fn next_finals(

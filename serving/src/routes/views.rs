@@ -7,7 +7,7 @@ use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::DataType;
 use anabranch_shared::snapshot::{Progress, Snapshot};
-use anabranch_shared::view::{Catalog, OutputColumn, View};
+use anabranch_shared::view::{AggregateFunction, Catalog, OutputColumn, View};
 use anabranch_shared::window::Window;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -25,6 +25,8 @@ use crate::source::{Layers, Mode, Sources};
 /// All views.
 #[derive(Serialize, ToSchema)]
 pub struct ViewList {
+    /// The server's time.
+    time: String,
     /// Those that keep rows and then those that write them to topics, each in order of name.
     views: Vec<Detail>,
 }
@@ -88,12 +90,18 @@ pub struct ViewColumn {
     /// Of an aggregate, which.
     #[serde(skip_serializing_if = "Option::is_none")]
     function: Option<&'static str>,
+    /// Of an aggregate, whether it is over distinct values.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    distinct: Option<bool>,
+    /// Of an aggregate, whether its values may be added up over keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    additive: Option<bool>,
 }
 
 impl ViewColumn {
     /// A column of an output.
     pub(crate) fn field(name: &str, data_type: &DataType) -> Self {
-        Self { name: name.to_owned(), data_type: data_type.to_string(), role: "field", function: None }
+        Self { name: name.to_owned(), data_type: data_type.to_string(), role: "field", function: None, distinct: None, additive: None }
     }
 }
 
@@ -183,7 +191,7 @@ pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json
     for output in outputs.values() {
         details.push(Detail::Output(Box::new(output::detail(&server, output).await?)));
     }
-    Ok(Json(ViewList { views: details }))
+    Ok(Json(ViewList { time: format_timestamp(server.app.clock.now()), views: details }))
 }
 
 /// One view: its definition, and how far each layer has come, or how far its rows are written.
@@ -297,10 +305,11 @@ fn describe_column(view: &View, column: OutputColumn) -> ViewColumn {
         OutputColumn::Key(i) => (view.keys[i].expr.data_type().to_string(), "key", None),
         OutputColumn::Aggregate(i) => {
             let aggregate = &view.aggregates[i];
-            (aggregate.data_type().to_string(), "aggregate", Some(aggregate.function.name()))
+            (aggregate.data_type().to_string(), "aggregate", Some(aggregate.function))
         }
     };
-    ViewColumn { name, data_type, role, function }
+    let (distinct, additive) = (function.map(AggregateFunction::is_distinct), function.map(AggregateFunction::is_additive));
+    ViewColumn { name, data_type, role, function: function.map(AggregateFunction::name), distinct, additive }
 }
 
 /// A length of time in ISO 8601: `PT5M`, `P1D`, `PT1H30M`, `PT0.5S`.

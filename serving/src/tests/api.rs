@@ -40,8 +40,8 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
             {"name": "window_start", "type": "TIMESTAMP", "role": "window"},
             {"name": "window_end", "type": "TIMESTAMP", "role": "window"},
             {"name": "tag", "type": "TEXT", "role": "key"},
-            {"name": "mentions", "type": "BIGINT", "role": "aggregate", "function": "count"},
-            {"name": "total", "type": "BIGINT", "role": "aggregate", "function": "sum"},
+            {"name": "mentions", "type": "BIGINT", "role": "aggregate", "function": "count", "distinct": false, "additive": true},
+            {"name": "total", "type": "BIGINT", "role": "aggregate", "function": "sum", "distinct": false, "additive": true},
         ],
         "window": {"kind": "hop", "size": "PT5M", "slide": "PT1M"},
         "order": [{"column": "mentions", "descending": true}], "limit": 100,
@@ -55,6 +55,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
     });
     assert_eq!(detail.to_string(), expected.to_string());
     let all = platform.ok("/v1/views").await;
+    assert_eq!(all["time"], "2017-08-27T00:00:00Z");
     assert_eq!(all["views"][1], detail);
     assert_eq!((&all["views"][0]["window"], &all["views"][0]["coverage"]["batch"]), (&Value::Null, &Value::Null));
     assert_eq!(platform.get_problem("/v1/views/x").await.1, "unknown-view");

@@ -238,3 +238,54 @@ fn what_neither_layer_covers_is_named() {
     assert_eq!(choose(None, &[&v1]), expected(Some(1), "", "{0: [40, 120)}"));
     assert_eq!(choose(Some(Snapshot::default()), &[&v1]), expected(Some(1), "{}", "{0: [40, 120)}"));
 }
+
+#[test]
+fn a_session_that_only_late_events_make_is_not_exactly_absent() {
+    let second = 1_000_000;
+    let view = view("v", Some(Window::Session { gap: 30 * second }), true, None);
+    // A at 08:00:00, B at 10:30:45, then late A at 08:00:25, C at 09:00:00.
+    let events = [event(0, "a", 1), event(9_045, "b", 1), event(25, "a", 1), event(3_600, "c", 1)];
+    let layers = layers(Some(snapshot(&view, &events, None, &[0, 4])), Vec::new());
+    let asks = [
+        Ask::End(T0 + 55 * second),
+        Ask::End(T0 + 30 * second),
+        Ask::Session { start: T0, end: T0 + 55 * second },
+        Ask::Closed,
+        // The late event is before what is asked for, and would join what is in it.
+        Ask::Range { from: T0 + 26 * second, to: T0 + 60 * second },
+        Ask::Range { from: T0 + 3_600 * second, to: T0 + 3_630 * second },
+    ];
+    for ask in asks {
+        let (_, answer) = merged(&view, &layers, ask);
+        assert!(!answer.quality.exact, "{ask:?}");
+        assert!(answer.late > 0, "{ask:?}");
+    }
+    // Far from the late events it is exact that there is nothing.
+    let (_, answer) = merged(&view, &layers, Ask::End(T0 + 7_200 * second));
+    assert_eq!((answer.rows.height(), answer.quality.exact, answer.late), (0, true, 0));
+}
+
+#[test]
+fn a_degraded_pane_makes_absent_sessions_uncertain() {
+    let view = view("v", Some(Window::Session { gap: MINUTE }), true, None);
+    let mut shown = snapshot(&view, &[event(0, "a", 1)], None, &[0, 1]);
+    let mut chunk = Chunk::clone(&shown.chunks[0]);
+    Arc::make_mut(chunk.panes.get_mut(&T0).expect("the pane")).slack = Some(Slack { down: 0, up: 3 });
+    shown.chunks = vec![Arc::new(chunk)];
+    let layers = layers(Some(shown), Vec::new());
+    for ask in [Ask::End(T0 + 80_000_000), Ask::End(T0 + MINUTE), Ask::Latest] {
+        let (_, answer) = merged(&view, &layers, ask);
+        assert_eq!((answer.quality.exact, answer.quality.certain), (false, false), "{ask:?}");
+    }
+}
+
+#[test]
+fn what_is_exact_is_certain() {
+    let mut view = View::clone(&view("v", Some(hop()), true, Some(1)));
+    view.allowed_lateness = 0;
+    // The event at 0:10 has missed the first windows of its pane, and is in time for the last; both keys have one event there.
+    let events = [event(100, "a", 1), event(10, "b", 1)];
+    let layers = layers(Some(snapshot(&view, &events, None, &[0, 2])), Vec::new());
+    let (_, answer) = merged(&view, &layers, Ask::Start(T0));
+    assert_eq!((answer.late, answer.quality.exact, answer.quality.certain), (0, true, true));
+}

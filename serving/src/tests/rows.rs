@@ -45,12 +45,12 @@ async fn the_answer_is_exactly_what_the_design_says() {
         String::from_utf8(body).expect("text"),
         concat!(
             r#"{"view":"trending","mode":"merged","exact":true,"incomplete":false,"#,
-            r#""window":{"start":"2017-08-27T00:00:00Z","end":"2017-08-27T00:05:00Z","state":"open"},"#,
+            r#""window":{"start":"2017-08-27T00:00:00Z","end":"2017-08-27T00:05:00Z","state":"open"},"total":3,"#,
             r#""rows":[{"tag":"a","mentions":3,"mentions_lower":3,"mentions_upper":3,"total":21,"total_lower":21,"total_upper":21},"#,
             r#"{"tag":"b","mentions":2,"mentions_lower":2,"mentions_upper":2,"total":34,"total_lower":34,"total_upper":34},"#,
             r#"{"tag":"c","mentions":1,"mentions_lower":1,"mentions_upper":1,"total":8,"total_lower":8,"total_upper":8}],"#,
             r#""sources":{"batch":{"version":7,"offsets":{"0":[0,2]}},"speed":{"offsets":{"0":[2,6]}}},"#,
-            r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending","certain":true,"confidence":1.0}"#,
+            r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending","certain":true,"confidence":1.0,"truncated":false}"#,
         )
     );
 }
@@ -263,4 +263,28 @@ async fn late_events_and_missing_ranges_are_told() {
     let (status, readiness) = platform.get("/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(readiness["reasons"][0], "view `trending`: its source has stopped: too many bad records");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_texts_and_nulls_are_told_apart() {
+    let view = view("totals", None, true, None);
+    let platform = Platform::new(std::slice::from_ref(&view));
+    let nothing = Event { tag: NO_TAG.into(), ..event(3, "", 4) };
+    let events = [event(1, "a", 1), event(2, "", 2), nothing];
+    platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
+    let total = async |query: &str| {
+        let answer = platform.ok(&format!("/v1/views/totals/rows?{query}")).await;
+        (answer["rows"][0]["total"].clone(), answer["total"].clone())
+    };
+    assert_eq!(total("key.tag.null=true").await, (json!(4), json!(1)));
+    assert_eq!(total("key.tag=").await, (json!(2), json!(1)));
+    for query in ["key.tag.null=yes", "key.tag.null=true&key.tag=a", "key.x.null=true"] {
+        let (status, ..) = platform.get_problem(&format!("/v1/views/totals/rows?{query}")).await;
+        assert_eq!(status, 400, "{query}");
+    }
+    let request = Request::get("/v1/views/totals/rows?format=csv").header("accept", "application/json");
+    let (_, headers, body) = platform.send(request.body(Body::empty()).expect("a request")).await;
+    assert!(headers["content-type"].to_str().expect("text").starts_with("text/csv"));
+    let lines = String::from_utf8(body).expect("text");
+    assert!(lines.contains("\r\n\"\",1,1,1,2,2,2\r\n") && lines.contains("\r\n,1,1,1,4,4,4\r\n"), "{lines}");
 }

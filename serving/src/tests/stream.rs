@@ -21,6 +21,10 @@ struct Events {
     buffer: String,
     /// The id of the last event.
     id: String,
+    /// What the last heartbeat said, how many came, and whether they are wanted like other events.
+    heartbeat: Value,
+    heartbeats: usize,
+    wants_heartbeats: bool,
 }
 
 impl Events {
@@ -34,7 +38,14 @@ impl Events {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-cache");
-        Self { body: response.into_body().into_data_stream(), buffer: String::new(), id: id.to_owned() }
+        Self {
+            body: response.into_body().into_data_stream(),
+            buffer: String::new(),
+            id: id.to_owned(),
+            heartbeat: Value::Null,
+            heartbeats: 0,
+            wants_heartbeats: false,
+        }
     }
 
     /// The next event's name and data; none once the stream has ended.
@@ -42,7 +53,14 @@ impl Events {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let event: String = self.buffer.drain(..end + 2).collect();
-                if event.starts_with(':') {
+                if event.starts_with("event: heartbeat\n") {
+                    assert!(!event.contains("\nid:"), "{event}");
+                    let data = event.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
+                    self.heartbeat = serde_json::from_str(data).expect("JSON");
+                    self.heartbeats += 1;
+                    if self.wants_heartbeats {
+                        return Some(("heartbeat".to_owned(), self.heartbeat.clone()));
+                    }
                     continue;
                 }
                 let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -490,4 +508,51 @@ fn due<'a>(view: &View, growing: &Growing, windows: &'a BTreeSet<Bounds>) -> imp
     let gap = if let Some(Window::Session { gap }) = view.window { gap } else { 0 };
     let closed = watermark.saturating_sub(view.allowed_lateness + gap);
     windows.iter().filter(move |(end, _)| *end <= closed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_stream_has_heartbeats_with_the_servers_time() {
+    let view = view("trending", Some(hop()), true, None);
+    let limits = Limits { heartbeat: std::time::Duration::from_millis(20), ..Limits::default() };
+    let platform = Platform::with_limits(std::slice::from_ref(&view), limits);
+    platform.log.fill("posts", 3);
+    platform.show(&view, snapshot(&view, &[event(10, "a", 1), event(20, "b", 1)], None, &[0, 2]));
+    for mode in ["update", "complete", "append"] {
+        let mut stream = Events::open(&platform, &format!("/v1/views/trending/stream?mode={mode}")).await;
+        stream.wants_heartbeats = true;
+        while stream.heartbeats < 3 {
+            stream.next().await.expect("it goes on");
+        }
+        let of_view = json!({"trending": {"watermark": "2017-08-27T00:00:20Z", "lag": 1}});
+        assert_eq!(stream.heartbeat, json!({"time": "2017-08-27T00:00:00Z", "views": of_view}), "{mode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_sends_the_whole_answer_and_says_what_it_cuts() {
+    let view = view("totals", None, true, None);
+    let events: Vec<Event> = (0..1_500).map(|i| event(i, &format!("k{i:04}"), 1)).collect();
+    let platform = Platform::new(std::slice::from_ref(&view));
+    platform.show(&view, snapshot(&view, &events, None, &[0, 1_500]));
+    let mut stream = Events::open(&platform, "/v1/views/totals/stream").await;
+    let whole = stream.next().await.expect("an event");
+    assert_eq!(whole["rows"].as_array().map(Vec::len), Some(1_500));
+    assert_eq!((&whole["total"], &whole["truncated"]), (&json!(1_500), &json!(false)));
+
+    let limits = Limits { stream_rows: 2, ..Limits::default() };
+    let platform = Platform::with_limits(std::slice::from_ref(&view), limits);
+    let events = [event(1, "a", 1), event(2, "b", 1), event(3, "c", 1), event(4, "c", 1)];
+    platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
+    let mut stream = Events::open(&platform, "/v1/views/totals/stream").await;
+    let first = stream.next().await.expect("an event");
+    assert_eq!((&first["total"], &first["truncated"], &first["rows"][1]["tag"]), (&json!(3), &json!(true), &json!("b")));
+    // `c` comes first now: `b` is beyond the cut, not gone.
+    platform.show(&view, snapshot(&view, &events, None, &[0, 4]));
+    let next = stream.next().await.expect("an event");
+    assert_eq!((&next["removed"], &next["cut"]), (&json!([{"tag": "b"}]), &json!([{"tag": "b"}])));
+    assert_eq!((&next["rows"][0]["tag"], &next["truncated"]), (&json!("c"), &json!(true)));
+    // Another view of the same events doesn't have `b` at all.
+    platform.show(&view, snapshot(&view, &events[2..], None, &[0, 2]));
+    let last = stream.next().await.expect("an event");
+    assert_eq!((&last["removed"], &last["cut"]), (&json!([{"tag": "a"}]), &json!([])));
 }

@@ -32,6 +32,9 @@ pub const MINUTE: Micros = 60_000_000;
 /// 2017-08-27T00:00:00Z.
 pub const T0: Micros = 1_503_792_000_000_000;
 
+/// Stands for a tag that is null.
+pub const NO_TAG: &str = "\0";
+
 /// One event: when, which tag, how much.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -118,7 +121,8 @@ pub fn hop() -> Window {
 
 fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
     let times: Vec<i64> = events.iter().map(|event| event.time).collect();
-    let tags: Vec<&str> = events.iter().map(|event| event.tag.as_str()).collect();
+    let tags: Vec<Option<&str>> =
+        events.iter().map(|event| Some(event.tag.as_str()).filter(|tag| *tag != NO_TAG)).collect();
     let amounts: Vec<i64> = events.iter().map(|event| event.amount).collect();
     let mut columns =
         vec![Column::new("ts".into(), times), Column::new("tag".into(), tags), Column::new("amount".into(), amounts)];

@@ -12,6 +12,7 @@ use crate::aggregate::keys::Keys;
 use crate::clock::Micros;
 use crate::group::{self, Keep};
 use crate::view::View;
+use crate::window::Window;
 
 /// Where the fragments of a frame begin and end.
 pub(crate) fn spans(rows: &DataFrame) -> PolarsResult<(Vec<Micros>, Vec<Micros>)> {
@@ -194,6 +195,35 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
     Ok(finished)
 }
 
+/// From where to where the sessions of all events reach that overlap `[from, to)`.
+fn reach(
+    view: &View,
+    window: Window,
+    parts: &[Part],
+    (from, to): (Micros, Micros),
+) -> PolarsResult<Option<(Micros, Micros)>> {
+    let Window::Session { gap } = window else { return Ok(None) };
+    let mut keys = Keys::of(view);
+    let mut fragments = Vec::new();
+    for rows in parts.iter().map(|part| &part.partials) {
+        let columns = (0..view.keys.len()).map(|k| rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let groups = keys.number(&columns, rows.height())?;
+        let (first, last) = spans(rows)?;
+        fragments.extend(groups.into_iter().zip(first).zip(last).map(|((group, first), last)| (group, first, last)));
+    }
+    fragments.sort_unstable();
+    let mut sessions: Vec<(u32, Micros, Micros)> = Vec::new();
+    for (group, first, last) in fragments {
+        match sessions.last_mut() {
+            Some(before) if before.0 == group && first.saturating_sub(before.2) < gap => before.2 = before.2.max(last),
+            _ => sessions.push((group, first, last)),
+        }
+    }
+    let inside = sessions.iter().map(|&(_, first, last)| (first, last.saturating_add(gap)));
+    let inside = inside.filter(|&(start, end)| start < to && end > from);
+    Ok(inside.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))))
+}
+
 /// All sessions that overlap `[from, to)`, whole: as many panes are loaded on either side as it takes to see where they begin
 /// and end. `load` gives the partials of the panes that start in a range, `held` is where the first begins and the last ends.
 pub fn whole_sessions(
@@ -210,15 +240,17 @@ pub fn whole_sessions(
     let (mut before, mut after) = (margin, margin);
     loop {
         let (first, end) = (from.saturating_sub(before), to.saturating_add(after));
-        let mut finished = windows(view, &load(window.pane_of(first.max(held.0)), end)?, Scope::All)?;
-        let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
-        let (starts, ends) = (micros("window_start")?, micros("window_end")?);
-        let overlaps = |(start, end): (Option<Micros>, Option<Micros>)| start < Some(to) && end > Some(from);
-        let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(overlaps).collect();
-        let (starts, ends) = (starts.filter(&mask)?, ends.filter(&mask)?);
-        let is_cut_before = first > held.0 && starts.min().is_some_and(|start| start < first.saturating_add(margin));
-        let is_cut_after = end < held.1 && ends.max().is_some_and(|last| last.saturating_add(margin) > end);
+        let parts = load(window.pane_of(first.max(held.0)), end)?;
+        // Late events belong to what must be whole, as the bounds are about them; and a HAVING must not see a part.
+        let reach = reach(view, window, &parts, (from, to))?;
+        let is_cut_before = first > held.0 && reach.is_some_and(|(start, _)| start < first.saturating_add(margin));
+        let is_cut_after = end < held.1 && reach.is_some_and(|(_, last)| last.saturating_add(margin) > end);
         if !is_cut_before && !is_cut_after {
+            let mut finished = windows(view, &parts, Scope::All)?;
+            let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
+            let (starts, ends) = (micros("window_start")?, micros("window_end")?);
+            let overlaps = |(start, end): (Option<Micros>, Option<Micros>)| start < Some(to) && end > Some(from);
+            let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(overlaps).collect();
             finished.rows = finished.rows.filter(&mask)?;
             return Ok(finished);
         }

@@ -1,0 +1,63 @@
+//! The heartbeat of streams: by it a client tells a quiet stream from a dead one, and knows the server's time.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_shared::clock::format_timestamp;
+use anabranch_shared::position::Positions;
+use anabranch_shared::view::View;
+use axum::response::sse::Event;
+use futures::{Stream, StreamExt};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_stream::wrappers::IntervalStream;
+
+use crate::app::Server;
+use crate::routes::rows::lag;
+use crate::source::{Mode, Sources};
+
+/// How old the log's ends may be by which lag is told, and how long asking for newer ones may hold a heartbeat up.
+const AGE: Duration = Duration::from_secs(1);
+
+/// Where topics ended a moment ago.
+pub(crate) type Ends = Mutex<BTreeMap<String, (Instant, Positions)>>;
+
+/// An event at once, and then one each so often.
+pub(crate) fn heartbeats(server: Arc<Server>, views: Vec<Arc<View>>) -> impl Stream<Item = Event> + Send {
+    let mut interval = tokio::time::interval(server.app.limits.heartbeat);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    IntervalStream::new(interval).then(move |_| {
+        let (server, views) = (Arc::clone(&server), views.clone());
+        async move { Event::default().event("heartbeat").data(heartbeat(&server, &views).await.to_string()) }
+    })
+}
+
+async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
+    let mut of_views = Map::new();
+    for view in views {
+        // Coverage before the log's end, where that is asked for anew.
+        let layers = server.layers.get(view);
+        let end = log_end(server, view).await;
+        let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
+        let watermark = sources.watermark.map(format_timestamp);
+        of_views.insert(view.name.clone(), json!({ "watermark": watermark, "lag": end.map(|end| lag(&sources, &end)) }));
+    }
+    json!({ "time": format_timestamp(server.app.clock.now()), "views": of_views })
+}
+
+/// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
+async fn log_end(server: &Server, view: &Arc<View>) -> Option<Positions> {
+    let topic = &view.table.topic;
+    let known = server.ends.lock().get(topic).cloned();
+    if let Some((asked, end)) = &known
+        && asked.elapsed() < AGE
+    {
+        return Some(end.clone());
+    }
+    let end = tokio::time::timeout(AGE, server.log_end(view)).await;
+    let Ok(Ok(end)) = end else { return known.map(|(_, end)| end) };
+    server.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
+    Some(end)
+}

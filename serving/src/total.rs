@@ -1,0 +1,98 @@
+//! Totals of windows over all keys.
+
+use std::collections::BTreeMap;
+
+use anabranch_shared::clock::Micros;
+use anabranch_shared::schema::DataType as Type;
+use anabranch_shared::transform::polars_type;
+use anabranch_shared::view::{OutputColumn, View};
+use polars::prelude::*;
+
+use crate::merge::Quality;
+
+/// How many rows each window has, and the sums of the columns whose values may be added up, with their bounds. Without
+/// `window_end` among the rows they are of one window; and of sessions, which are each key's own, all rows count as one.
+/// A bound is null where some row's is, or where it isn't sure that these are all the rows.
+pub fn totals(view: &View, rows: &DataFrame, quality: Quality) -> PolarsResult<DataFrame> {
+    let bounds = |name: &str| PolarsResult::Ok(rows.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect::<Vec<_>>());
+    let is_session = view.window.is_some_and(anabranch_shared::window::Window::is_session);
+    let is_split = !is_session && rows.get_column_index("window_end").is_some();
+    let mut windows: BTreeMap<(Option<Micros>, Option<Micros>), Vec<usize>> = BTreeMap::new();
+    if is_split {
+        let each = bounds("window_end")?.into_iter().zip(bounds("window_start")?);
+        each.enumerate().for_each(|(row, window)| windows.entry(window).or_default().push(row));
+    } else {
+        windows.insert((None, None), (0..rows.height()).collect());
+    }
+    let mut columns = Vec::new();
+    if is_split {
+        let timestamp = polars_type(&Type::Timestamp);
+        let column = |name: &str, times: Vec<Option<Micros>>| Column::new(name.into(), times).cast(&timestamp);
+        columns.push(column("window_start", windows.keys().map(|window| window.1).collect())?);
+        columns.push(column("window_end", windows.keys().map(|window| window.0).collect())?);
+    }
+    let heights: Vec<i64> = windows.values().map(|rows| rows.len() as i64).collect();
+    columns.push(Column::new("rows".into(), heights));
+    let additive = view.columns.iter().filter_map(|column| match column {
+        OutputColumn::Aggregate(i) if view.aggregates[*i].function.is_additive() => Some(&view.aggregates[*i]),
+        _ => None,
+    });
+    for aggregate in additive {
+        let name = &aggregate.name;
+        let value = sums(rows.column(name)?, &windows, false)?;
+        for bound in [format!("{name}_lower"), format!("{name}_upper")] {
+            let bounded = if quality.exact {
+                value.clone()
+            } else if quality.certain {
+                sums(rows.column(&bound)?, &windows, true)?
+            } else {
+                Column::full_null(PlSmallStr::EMPTY, windows.len(), value.dtype())
+            };
+            columns.push(bounded.with_name(bound.into()));
+        }
+        columns.insert(columns.len() - 2, value.with_name(name.as_str().into()));
+    }
+    // A column of that name has the word.
+    let is_taken = columns.iter().filter(|column| column.name() == "rows").count() > 1;
+    if is_taken && let Some(at) = columns.iter().position(|column| column.name() == "rows") {
+        columns.remove(at);
+    }
+    DataFrame::new(windows.len(), columns)
+}
+
+/// The sum of each window's values: null if there is none, if it is beyond 64 bits, or, where `strict`, if one is null.
+fn sums<K>(column: &Column, windows: &BTreeMap<K, Vec<usize>>, strict: bool) -> PolarsResult<Column> {
+    let column = column.as_materialized_series().rechunk();
+    if let Ok(values) = column.i64() {
+        let each = windows.values().map(|rows| {
+            let mut sum = None;
+            for &row in rows {
+                match values.get(row) {
+                    Some(value) => sum = Some(sum.unwrap_or(0_i128) + i128::from(value)),
+                    None if strict => return None,
+                    None => {}
+                }
+            }
+            sum.and_then(|sum| i64::try_from(sum).ok())
+        });
+        return Ok(each.collect::<Int64Chunked>().into_column());
+    }
+    let values = column.f64()?;
+    let each = windows.values().map(|rows| {
+        let (mut sum, mut rest, mut any) = (0.0_f64, 0.0_f64, false);
+        for &row in rows {
+            let Some(value) = values.get(row) else {
+                if strict {
+                    return None;
+                }
+                continue;
+            };
+            // Neumaier's sum: what rounding takes from one is kept beside it.
+            let next = sum + value;
+            rest += if sum.abs() >= value.abs() { (sum - next) + value } else { (value - next) + sum };
+            (sum, any) = (next, true);
+        }
+        any.then_some(if sum.is_finite() { sum + rest } else { sum })
+    });
+    Ok(each.collect::<Float64Chunked>().into_column())
+}
