@@ -79,7 +79,11 @@ describe('figures', () => {
     [1234567, '1,234,567'],
     [0.5, '0.5'],
     [1234.56789, '1,234.57'],
-  ])('%d is %s', (value, expected) => expect(format.number(value)).toBe(expected))
+    [1234567.891, '1,234,567.89'],
+    [9007199254740993n, '9,007,199,254,740,993'],
+    [-9223372036854775808n, '-9,223,372,036,854,775,808'],
+    [1e300, '1E300'],
+  ])('%s is %s', (value, expected) => expect(format.number(value)).toBe(expected))
   it.each([
     [9999, '9,999'],
     [12_345, '12.3K'],
@@ -102,6 +106,19 @@ describe('bounds', () => {
     const found = format.bounds({ n: 431, n_lower: 431, n_upper: 1433 }, 'n')
     expect(found && format.boundsText(found)).toBe('431–1,433')
   })
+  it('are silent of texts and times that are certain', () => {
+    const last = '2024-01-15T10:00:00.25Z'
+    expect(format.bounds({ t: last, t_lower: last, t_upper: last }, 't')).toBeNull()
+    expect(format.bounds({ t: 'x', t_lower: 'x', t_upper: 'x' }, 't')).toBeNull()
+    expect(format.bounds({ t: null, t_lower: null, t_upper: null }, 't')).toBeNull()
+  })
+  it('are texts and times where these differ', () => {
+    const found = format.bounds({ t: 'a', t_lower: '2024-01-15T10:00:00Z', t_upper: '2024-01-15T10:00:00.25Z' }, 't')
+    expect(found && format.boundsText(found, 'TIMESTAMP')).toBe('2024-01-15 10:00:00 – 2024-01-15 10:00:00.25')
+    expect(format.boundsText({ lower: null, upper: null })).toBe('bounds unknown')
+  })
+  it('are exact beyond 2^53', () =>
+    expect(format.boundsText({ lower: 9007199254740992n, upper: 9007199254740993n })).toBe('9,007,199,254,740,992–9,007,199,254,740,993'))
   it('say so where one is unknown', () => {
     const found = format.bounds({ n: 5, n_lower: 5, n_upper: null }, 'n')
     expect(found && format.boundsText(found)).toBe('5–unknown')
@@ -130,4 +147,19 @@ it('turns names into titles', () => {
 it('clips a bar from one share to another, within the bar', () => {
   expect(format.stretch(0.25, 0.5)).toBe('inset(0 50.00% 0 25.00%)')
   expect(format.stretch(0, 1.5)).toBe('inset(0 0.00% 0 0.00%)')
+})
+
+describe('an approximate answer', () => {
+  const answer = { exact: false, incomplete: false, late: 0, confidence: 1 }
+  it('always says why', () => {
+    expect(format.reasons({ ...answer, late: 3, incomplete: true })).toEqual(['a range of the log is missing', '3 events came too late'])
+    expect(format.reasons({ ...answer, confidence: 0.99 })).toEqual(['some figures are sketched'])
+    expect(format.reasons(answer)).toHaveLength(1)
+  })
+  it('is none where it is exact', () => expect(format.reasons({ ...answer, exact: true })).toEqual([]))
+})
+
+it('says how much of all it shows', () => {
+  expect(format.cut(1000, 5321)).toBe('first 1,000 of 5,321')
+  expect(format.cut(7, 7)).toBe('7')
 })

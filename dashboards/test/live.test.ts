@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { Row, Update } from '../src/lib/api'
+import type { Cell, Row, Update } from '../src/lib/api'
 import { applyUpdate, climbed, keyOf, keyText, ranked, type LiveView } from '../src/lib/live'
 import { view } from './view'
 
@@ -19,12 +19,14 @@ const update = (rows: Row[], change: Partial<Update> = {}): Update => ({
   definition: 'sha256:1',
   certain: true,
   confidence: 1,
+  total: rows.length,
+  truncated: false,
   reset: false,
   removed: [],
   ...change,
 })
 
-const row = (hashtag: string, mentions: number | null): Row => ({ hashtag, mentions })
+const row = (hashtag: string, mentions: Cell): Row => ({ hashtag, mentions })
 const apply = (...updates: Update[]) =>
   updates.reduce<LiveView | undefined>((live, next) => applyUpdate(trending, live, next), undefined)
 const tags = (live: LiveView | undefined) => ranked(trending, live).map(({ hashtag }) => hashtag)
@@ -69,6 +71,24 @@ describe('ranks', () => {
     expect(tags(live)).toEqual(['#a', '#b', '#z'])
   })
 
+  it('tell integers beyond 2^53 apart', () => {
+    const live = apply(update([row('#a', 9007199254740992n), row('#b', 9007199254740993n), row('#c', 9007199254740991)], { reset: true }))
+    expect(tags(live)).toEqual(['#b', '#a', '#c'])
+  })
+
+  it('are those of the server for texts beyond the basic plane and times with fractions', () => {
+    expect(tags(apply(update([row('\u{1f600}', 1), row('\uff5e', 1), row('\u{1f601}', 1)], { reset: true })))).toEqual(['\uff5e', '\u{1f600}', '\u{1f601}'])
+    const last = view({
+      columns: [
+        { name: 'hashtag', type: 'TEXT', role: 'key' },
+        { name: 'mentions', type: 'TIMESTAMP', role: 'aggregate', function: 'max' },
+      ],
+    })
+    const times = ['2024-01-15T10:00:00Z', '2024-01-15T10:00:00.25Z', '2024-01-15T10:00:00.250001Z']
+    const live = applyUpdate(last, undefined, update(times.map((time) => row(time, time)), { reset: true }))
+    expect(ranked(last, live).map(({ mentions }) => mentions)).toEqual(times.toReversed())
+  })
+
   it('stop at the limit of the view', () => {
     expect(tags(apply(update(['#a', '#b', '#c', '#d'].map((tag) => row(tag, 1)), { reset: true })))).toHaveLength(3)
   })
@@ -104,6 +124,8 @@ describe('keys', () => {
   it('do not run into each other', () => {
     expect(keyOf(pair, { country: 'a","b', page: 'c' })).not.toBe(keyOf(pair, { country: 'a', page: 'b","c' }))
   })
+  it('may be integers beyond 2^53', () =>
+    expect(keyOf(pair, { country: 9007199254740993n, page: 'x' })).not.toBe(keyOf(pair, { country: 9007199254740992n, page: 'x' })))
   it('tell null from the text null', () => {
     expect(keyOf(pair, { country: null, page: 'x' })).not.toBe(keyOf(pair, { country: 'null', page: 'x' }))
   })

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import type { Partition } from '../src/lib/api'
-import { growth, holdUps, perTopic, positions, rate, rates, watermark } from '../src/lib/pulse'
+import { growth, holdUps, lateEvents, perTopic, positions, rate, rates, watermark } from '../src/lib/pulse'
 import { view } from './view'
 
 const covered = (topic: string, batch: number, speed: number) =>
@@ -82,4 +82,10 @@ describe('what holds a watermark back', () => {
     const stalled = view({ partitions: [{ ...is, partition: 0, stalled: true }] })
     expect(holdUps([stalled, { ...stalled, name: 'another' }])).toHaveLength(1)
   })
+})
+
+it('an event that is late for three views is not three events', () => {
+  const three = ['a', 'b', 'c'].map((name) => view({ name, late: 1 }))
+  expect(lateEvents(three)).toEqual({ events: 1, least: true })
+  expect(lateEvents([view({ late: 2 }), view({ topic: 'clicks', late: 3 })])).toEqual({ events: 5, least: false })
 })

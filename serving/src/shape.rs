@@ -14,6 +14,9 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 );
+/// That of scripts, which binds those that run as workers: the dashboard's asks the API for all its tabs.
+const SCRIPT_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; connect-src 'self'; frame-ancestors 'none'");
 /// That of everything else: it is data.
 const DATA_POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
@@ -52,8 +55,13 @@ fn finish(mut response: Response) -> Response {
     for (name, value) in HEADERS {
         headers.insert(name, value);
     }
-    let is_page = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, if is_page { PAGE_POLICY } else { DATA_POLICY });
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let policy = match kind {
+        kind if kind.starts_with(b"text/html") => PAGE_POLICY,
+        kind if kind.starts_with(b"text/javascript") => SCRIPT_POLICY,
+        _ => DATA_POLICY,
+    };
+    headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     response
 }
 

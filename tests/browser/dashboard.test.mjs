@@ -129,7 +129,7 @@ test('totals over time tell what is exact from what is not', async () => {
   assert.ok(total > 0, `no ${figure} in ${JSON.stringify(rows)}`)
 
   await panel.locator('canvas').waitFor()
-  await panel.getByText('batch, exact: 0', { exact: true }).waitFor()
+  await panel.getByText('batch, exact: none yet', { exact: true }).waitFor()
   await panel.getByText(new RegExp(`speed, [a-z ]+: ${total}$`)).waitFor()
 
   const job = await fetch(`${url}/v1/jobs`, {
@@ -246,7 +246,8 @@ test('the page outlives its server', async () => {
   await live(page)
   await server.stop()
   await page.locator('[data-testid=connection]', { hasText: 'reconnecting' }).waitFor()
-  await page.getByRole('alert').getByText('the server can’t be reached').waitFor()
+  await page.getByRole('alert').filter({ hasText: 'the server can’t be reached' }).waitFor()
+  assert.equal(await page.getByRole('alert').count(), 1)
   await page.screenshot({ path: shot('reconnecting') })
   server = start(project, new URL(url).host)
   assert.equal(await server.url, url)

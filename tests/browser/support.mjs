@@ -14,7 +14,8 @@ import { chromium } from 'playwright-core'
 
 const PATIENCE_MS = 30_000
 export const DESKTOP = { width: 1440, height: 1000 }
-export const PHONE = { width: 375, height: 812 }
+export const TABLET = { width: 768, height: 1024 }
+export const PHONE = { width: 390, height: 844 }
 
 const binary = process.env.ANABRANCH_BIN
 const shots = process.env.ANABRANCH_SHOTS ?? mkdtempSync(join(tmpdir(), 'anabranch-shots-'))

@@ -1,7 +1,9 @@
 // The wire, typed: what the server sends, and the few requests that this page makes.
+import { parseJson } from './json'
 
 export type Offsets = Record<string, [first: number, next: number]>
-export type Cell = string | number | boolean | null
+/** A BIGINT is a number where a number can hold it, and a bigint beyond. */
+export type Cell = string | number | bigint | boolean | null
 export type Row = Record<string, Cell>
 
 export interface Column {
@@ -9,6 +11,9 @@ export interface Column {
   type: string
   role: string // 'window', 'key' or 'aggregate'
   function?: string
+  distinct?: boolean
+  /** Whether its values over several keys add up to a figure that means something. */
+  additive?: boolean
 }
 
 /** Lengths are ISO 8601. A session has a gap and no size, which is its own. */
@@ -70,7 +75,11 @@ export interface Answer {
   definition: string
   certain: boolean // whether these are surely the rows that a limit keeps
   confidence: number // with which probability each bound holds
-  next_cursor?: string | null
+  /** How many rows there are, of which `rows` are the first where the answer is `truncated`. */
+  total: number
+  truncated: boolean
+  /** Each window's totals over all keys, where they were asked for: those of additive columns, with bounds. */
+  totals?: Row[]
 }
 
 export interface Update extends Answer {
@@ -138,7 +147,9 @@ export interface Job {
   versions: Record<string, number>
 }
 
+/** A record that is no row; or an event that came too late for `view`. */
 export interface Reject {
+  view: string | null
   topic: string
   partition: number | null
   offset: number | null
@@ -159,10 +170,9 @@ export class ApiError extends Error {
   override name = 'ApiError'
 }
 
-export async function problemText(response: Response): Promise<string> {
-  const status = `${response.status} ${response.statusText}`.trim()
+export function problemText({ status, statusText }: Pick<Response, 'status' | 'statusText'>, body: string): string {
   try {
-    const problem: unknown = await response.json()
+    const problem: unknown = JSON.parse(body)
     if (problem && typeof problem === 'object') {
       const { title, detail } = problem as { title?: unknown; detail?: unknown }
       if (typeof detail === 'string' && detail) return detail
@@ -171,19 +181,27 @@ export async function problemText(response: Response): Promise<string> {
   } catch {
     // not JSON: a proxy's page, say; the status has to do
   }
-  return `the server answered ${status}`
+  return `the server answered ${`${status} ${statusText}`.trim()}`
 }
 
-async function request<T>(path: string, init?: RequestInit): Promise<T> {
-  let response: Response
-  try {
-    response = await fetch(path, { ...init, headers: { accept: 'application/json', ...init?.headers } })
-  } catch (cause) {
-    throw new ApiError('the server can’t be reached', { cause })
+/** How long an answer may take: the first for what the server has at hand, the other for what it has to compute. */
+const QUICK_MS = 8000
+const SLOW_MS = 30_000
+
+async function request<T>(path: string, limit: number, init?: RequestInit): Promise<T> {
+  const signal = AbortSignal.timeout(limit)
+  const reached = async <R>(what: Promise<R>): Promise<R> => {
+    try {
+      return await what
+    } catch (cause) {
+      throw new ApiError(signal.aborted ? 'the server doesn’t answer' : 'the server can’t be reached', { cause })
+    }
   }
-  if (!response.ok) throw new ApiError(await problemText(response))
+  const response = await reached(fetch(path, { ...init, signal, headers: { accept: 'application/json', ...init?.headers } }))
+  const text = await reached(response.text())
+  if (!response.ok) throw new ApiError(problemText(response, text))
   try {
-    return (await response.json()) as T
+    return parseJson(text) as T
   } catch (cause) {
     throw new ApiError('the server’s answer is not JSON', { cause })
   }
@@ -196,53 +214,53 @@ const post = (body?: unknown): RequestInit => ({
 
 const viewPath = (view: string) => `/v1/views/${encodeURIComponent(view)}`
 
+export interface Views {
+  time: string // by the server's clock
+  views: ViewDetail[]
+}
+
 /** The views that keep rows; those that write them to topics have none to show. */
-export const listViews = async () =>
-  (await request<{ views: (ViewDetail | { kind: 'output' })[] }>('/v1/views')).views.filter((view) => view.kind === 'view')
+export async function listViews(): Promise<Views> {
+  const { time, views } = await request<{ time: string; views: (ViewDetail | { kind: 'output' })[] }>('/v1/views', QUICK_MS)
+  return { time, views: views.filter((view) => view.kind === 'view') }
+}
 
-export const listJobs = async () => (await request<{ jobs: Job[] }>('/v1/jobs')).jobs
+export const listJobs = async () => (await request<{ jobs: Job[] }>('/v1/jobs', QUICK_MS)).jobs
 
-export const runBatch = (views: string[]) => request<Job>('/v1/jobs', post({ kind: 'batch', views }))
+export const runBatch = (views: string[]) => request<Job>('/v1/jobs', QUICK_MS, post({ kind: 'batch', views }))
 
-export const cancelJob = (id: string) => request<unknown>(`/v1/jobs/${encodeURIComponent(id)}/cancel`, post())
+export const cancelJob = (id: string) => request<unknown>(`/v1/jobs/${encodeURIComponent(id)}/cancel`, QUICK_MS, post())
 
-export const listRejects = (limit: number) => request<Rejects>(`/v1/rejects?limit=${limit}`)
+/** What was put aside, newest first: records that are no rows, and events that came late. */
+export const listRejects = (limit: number) => request<Rejects>(`/v1/rejects?limit=${limit}`, QUICK_MS)
 
 /** The scores of a view's answers, newest first. */
-export const listAudits = async (view: string) => (await request<{ audits: Audit[] }>(`${viewPath(view)}/audit`)).audits
+export const listAudits = async (view: string) =>
+  (await request<{ audits: Audit[] }>(`${viewPath(view)}/audit`, SLOW_MS)).audits
 
 /** What the newest version with corrections has corrected. */
 export const listCorrections = (view: string, limit: number) =>
-  request<Corrections>(`${viewPath(view)}/corrections?limit=${limit}`)
+  request<Corrections>(`${viewPath(view)}/corrections?limit=${limit}`, SLOW_MS)
 
 export const streamPath = (views: string[]) => `/v1/stream?views=${views.map(encodeURIComponent).join(',')}`
 
 export interface RowsQuery {
-  mode: 'merged' | 'batch' | 'speed'
+  mode?: 'merged' | 'batch'
+  window?: 'current'
   from?: string
   to?: string
   limit?: number
+  /** `column:asc` or `column:desc`: the first rows of all keys are those of this order. */
+  order?: string
+  totals?: true
 }
 
-export function rows(view: string, query: RowsQuery, cursor?: string): Promise<Answer> {
+export function rows(view: string, query: RowsQuery): Promise<Answer> {
   const params = new URLSearchParams()
-  for (const [name, value] of Object.entries({ ...query, cursor })) {
+  for (const [name, value] of Object.entries(query)) {
     if (value !== undefined) params.set(name, String(value))
   }
-  return request<Answer>(`${viewPath(view)}/rows?${params}`)
-}
-
-/** A whole range, page after page; the answer is the first page's with every page's rows. */
-export async function allRows(view: string, query: RowsQuery): Promise<Answer> {
-  const first = await rows(view, query)
-  let cursor = first.next_cursor
-  const all = [...first.rows]
-  while (cursor) {
-    const page = await rows(view, query, cursor)
-    for (const row of page.rows) all.push(row)
-    cursor = page.next_cursor
-  }
-  return { ...first, rows: all, next_cursor: null }
+  return request<Answer>(`${viewPath(view)}/rows?${params}`, SLOW_MS)
 }
 
 export const errorText = (error: unknown) => (error instanceof Error ? error.message : String(error))
@@ -273,36 +291,4 @@ export function poll(milliseconds: () => number, task: () => Promise<void>): () 
     clearTimeout(timer)
     document.removeEventListener('visibilitychange', turn)
   }
-}
-
-const FOLLOW_MS = 2000
-
-/**
- * Runs `task` at once and whenever `at` says something else than when it last succeeded. An `at` of `undefined` waits.
- * Whatever goes wrong is told to `tell`, and nothing when all is well. Returns the function that stops it.
- */
-export function follow(
-  at: () => string | undefined,
-  task: () => Promise<void>,
-  tell: (problem: string | undefined) => void,
-): () => void {
-  let pause = FOLLOW_MS
-  let last: string | undefined
-  return poll(
-    () => pause,
-    async () => {
-      const now = at()
-      if (now === undefined || now === last) return
-      const began = performance.now()
-      try {
-        await task()
-        last = now
-        tell(undefined)
-      } catch (error) {
-        tell(errorText(error))
-      }
-      // Where an answer takes long, ask more seldom: the page must not be the server's main work.
-      pause = Math.max(FOLLOW_MS, 5 * (performance.now() - began))
-    },
-  )
 }

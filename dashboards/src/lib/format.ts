@@ -1,12 +1,17 @@
 // Values to text. Times are UTC throughout, as in the API; nothing here returns HTML.
-import type { Answer, Cell, Column, Offsets, Partition, ViewWindow } from './api'
+import type { Answer, Cell, Column, Offsets, Partition, Row, ViewWindow } from './api'
 
 const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
 const decimal = new Intl.NumberFormat('en', { maximumSignificantDigits: 6 })
+const large = new Intl.NumberFormat('en', { maximumFractionDigits: 2 })
+const scientific = new Intl.NumberFormat('en', { notation: 'scientific', maximumSignificantDigits: 6 })
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
 
-export function number(value: number): string {
-  return Number.isInteger(value) || Math.abs(value) >= 1e6 ? whole.format(value) : decimal.format(value)
+/** An integer with all its digits; any other number with those that matter. */
+export function number(value: number | bigint): string {
+  if (typeof value === 'bigint' || Number.isSafeInteger(value)) return whole.format(value)
+  if (Math.abs(value) >= 1e15 || Math.abs(value) < 1e-6) return scientific.format(value)
+  return (Math.abs(value) >= 1e6 ? large : decimal).format(value)
 }
 
 /** Four characters or so, for axes and tiles: `9,999` as it is, then `12.3K`. */
@@ -14,10 +19,17 @@ export function compact(value: number): string {
   return Math.abs(value) < 10_000 ? decimal.format(Number(value.toPrecision(4))) : short.format(value)
 }
 
-export function cell(value: Cell | undefined): string {
+/** A time as the server wrote it, with as many digits: `2017-08-27 00:05:30.25`. */
+const time = (iso: string) => iso.replace('T', ' ').replace('Z', '')
+
+export function cell(value: Cell | undefined, type = ''): string {
   if (value === null || value === undefined) return '–'
-  return typeof value === 'number' ? number(value) : String(value)
+  if (typeof value === 'number' || typeof value === 'bigint') return number(value)
+  return type === 'TIMESTAMP' ? time(String(value)) : String(value)
 }
+
+/** A value with nothing left out, for machines. */
+export const plain = (value: Cell | undefined): string => (value === null || value === undefined ? '' : String(value))
 
 /** `trending_hashtags` → `Trending hashtags`. */
 export function title(name: string): string {
@@ -145,25 +157,45 @@ export function gaps(sources: Answer['sources']): Offsets {
 }
 
 export interface Bounds {
-  lower: number | null
-  upper: number | null
+  lower: Cell
+  upper: Cell
 }
 
 /** The bounds of an aggregate where they say more than its value does, otherwise `null`. */
-export function bounds(row: Record<string, Cell>, column: string): Bounds | null {
-  const value = row[column]
-  if (!(`${column}_lower` in row) && !(`${column}_upper` in row)) return null
-  const lower = toNumber(row[`${column}_lower`])
-  const upper = toNumber(row[`${column}_upper`])
-  return lower === value && upper === value ? null : { lower, upper }
+export function bounds(row: Row, column: string): Bounds | null {
+  const value = row[column] ?? null
+  const [lower, upper] = [row[`${column}_lower`], row[`${column}_upper`]]
+  if (lower === undefined && upper === undefined) return null
+  return (lower ?? null) === value && (upper ?? null) === value ? null : { lower: lower ?? null, upper: upper ?? null }
 }
 
-export const boundsText = ({ lower, upper }: Bounds): string =>
-  `${lower === null ? 'unknown' : number(lower)}–${upper === null ? 'unknown' : number(upper)}`
+export function boundsText({ lower, upper }: Bounds, type = ''): string {
+  if (lower === null && upper === null) return 'bounds unknown'
+  const text = (bound: Cell) => (bound === null ? 'unknown' : cell(bound, type))
+  return typeof lower === 'string' || typeof upper === 'string' ? `${text(lower)} – ${text(upper)}` : `${text(lower)}–${text(upper)}`
+}
 
+/** A figure as a length on the screen, where the last digits of a large one don't show. */
 export function toNumber(value: Cell | undefined): number | null {
-  return typeof value === 'number' && Number.isFinite(value) ? value : null
+  const number = typeof value === 'bigint' ? Number(value) : value
+  return typeof number === 'number' && Number.isFinite(number) ? number : null
 }
+
+export const isNumeric = ({ type }: Column): boolean => type === 'BIGINT' || type === 'DOUBLE'
+
+/** Why an answer isn't exact, in words that stand beside it; none if it is. */
+export function reasons(answer: Pick<Answer, 'exact' | 'incomplete' | 'late' | 'confidence'>): string[] {
+  if (answer.exact) return []
+  const known = [
+    answer.incomplete && 'a range of the log is missing',
+    answer.late > 0 && `${plural(answer.late, 'event')} came too late`,
+    answer.confidence < 1 && 'some figures are sketched',
+  ].filter((reason) => reason !== false)
+  return known.length > 0 ? known : ['figures lie between bounds']
+}
+
+/** `first 1,000 of 5,321` where not all rows are there. */
+export const cut = (shown: number, total: number): string => (shown < total ? `first ${number(shown)} of ${number(total)}` : number(total))
 
 export const columnsOf = (columns: Column[], role: string): Column[] => columns.filter((column) => column.role === role)
 

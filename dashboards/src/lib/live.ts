@@ -1,6 +1,9 @@
-// The live side: one event stream for all views, and how its updates add up to what is on screen.
-import { streamPath, type Answer, type Cell, type Row, type Update, type ViewDetail } from './api'
-import { columnsOf } from './format'
+// The live side: how a stream's updates add up to what is on screen.
+import type { Answer, Cell, Column, Row, Update, ViewDetail } from './api'
+import { columnsOf, plain } from './format'
+
+/** Whether a view's rows are shown as the stream brings them. All others are asked for as the view moves on. */
+export const isStreamed = ({ window, limit }: ViewDetail): boolean => window !== null && (window.kind === 'session' || limit !== null)
 
 export interface LiveView {
   /** The last update without its rows. */
@@ -13,7 +16,8 @@ export interface LiveView {
 
 /** What tells a row from others: its keys, and of sessions the start too. */
 export function keyOf(view: ViewDetail, row: Row): string {
-  return JSON.stringify([...columnsOf(view.columns, 'key').map(({ name }) => row[name] ?? null), row.window_start ?? null])
+  const cells = [...columnsOf(view.columns, 'key').map(({ name }) => row[name] ?? null), row.window_start ?? null]
+  return JSON.stringify(cells.map((cell) => (typeof cell === 'bigint' ? [plain(cell)] : cell)))
 }
 
 /** A row's key for people: its key columns, or `all` where the view has none. */
@@ -22,21 +26,41 @@ export function keyText(view: ViewDetail, row: Row): string {
   return keys.length === 0 ? 'all' : keys.map(({ name }) => (row[name] === null ? 'null' : String(row[name]))).join(' · ')
 }
 
-function compareCells(a: Cell | undefined, b: Cell | undefined, descending: boolean): number {
+/** The server's order of texts: that of their code points, which is not that of JavaScript's strings. */
+function compareTexts(a: string, b: string): number {
+  let at = 0
+  while (at < a.length && a[at] === b[at]) at += 1
+  if (at > 0 && /[\udc00-\udfff]/.test((a[at] ?? '') + (b[at] ?? ''))) at -= 1 // in the middle of a character
+  return (a.codePointAt(at) ?? -1) - (b.codePointAt(at) ?? -1)
+}
+
+/** Times as texts have as many digits as they need: the shorter is the earlier as far as they agree. */
+const compareTimes = (a: string, b: string): number =>
+  Date.parse(a) - Date.parse(b) || compareTexts(a.replace('Z', ''), b.replace('Z', ''))
+
+function compareCells(a: Cell | undefined, b: Cell | undefined, type: string, descending: boolean): number {
   if (a === b) return 0
   if (a === null || a === undefined) return 1
   if (b === null || b === undefined) return -1
-  return (a < b ? -1 : 1) * (descending ? -1 : 1)
+  const texts = type === 'TIMESTAMP' ? compareTimes : compareTexts
+  const order = typeof a === 'string' && typeof b === 'string' ? texts(a, b) : a < b ? -1 : a > b ? 1 : 0
+  return descending ? -order : order
 }
 
-/** The view's own order, else its first aggregate from the largest down; ties by key, ascending. */
-export function compareRows(view: ViewDetail): (a: Row, b: Row) => number {
+/** The order in which a view's rows are shown: its own, else that of its first aggregate, the largest first. */
+export function orderOf(view: ViewDetail): ViewDetail['order'] {
   const first = columnsOf(view.columns, 'aggregate')[0]
-  const order = view.order.length > 0 ? view.order : first ? [{ column: first.name, descending: true }] : []
-  const by = [...order, ...columnsOf(view.columns, 'key').map(({ name }) => ({ column: name, descending: false }))]
+  return view.order.length > 0 ? view.order : first ? [{ column: first.name, descending: true }] : []
+}
+
+/** Rows in the order of `orderOf`; ties by key, ascending, and what is null last. */
+export function compareRows(view: ViewDetail): (a: Row, b: Row) => number {
+  const typeOf = (name: string) => view.columns.find((column: Column) => column.name === name)?.type ?? ''
+  const by = [...orderOf(view), ...columnsOf(view.columns, 'key').map(({ name }) => ({ column: name, descending: false }))]
+  const parts = by.map((part) => ({ ...part, type: typeOf(part.column) }))
   return (a, b) => {
-    for (const { column, descending } of by) {
-      const result = compareCells(a[column], b[column], descending)
+    for (const { column, descending, type } of parts) {
+      const result = compareCells(a[column], b[column], type, descending)
       if (result !== 0) return result
     }
     return 0
@@ -63,44 +87,4 @@ export function climbed(before: LiveView['before'], key: string, rank: number): 
   if (before === null) return 0
   const was = before.get(key)
   return was === undefined ? 'new' : was - rank
-}
-
-export type Connection = 'connecting' | 'live' | 'reconnecting'
-
-const FIRST_RETRY_MS = 1000
-const LAST_RETRY_MS = 15_000
-
-/**
- * One connection for all `views`. The browser reconnects by itself after a cut; where it gives up (an error status)
- * this tries again, ever more slowly. Returns the function that closes it.
- */
-export function subscribe(
-  views: string[],
-  on: { update: (update: Update) => void; connection: (state: Connection) => void },
-): () => void {
-  let source: EventSource | undefined
-  let timer: ReturnType<typeof setTimeout> | undefined
-  let wait = FIRST_RETRY_MS
-
-  function open() {
-    source = new EventSource(streamPath(views))
-    source.onopen = () => {
-      wait = FIRST_RETRY_MS
-      on.connection('live')
-    }
-    source.addEventListener('update', (event: MessageEvent<string>) => on.update(JSON.parse(event.data) as Update))
-    source.onerror = () => {
-      on.connection('reconnecting')
-      if (source?.readyState !== EventSource.CLOSED) return
-      timer = setTimeout(open, wait)
-      wait = Math.min(wait * 2, LAST_RETRY_MS)
-    }
-  }
-
-  on.connection('connecting')
-  open()
-  return () => {
-    clearTimeout(timer)
-    source?.close()
-  }
 }

@@ -56,6 +56,15 @@ export function perTopic(views: ViewDetail[], figure: (view: ViewDetail) => numb
   return [...largest.values()].reduce((sum, value) => sum + value, 0)
 }
 
+/**
+ * How many events came late. One event may be late for several views of its topic, so of a topic it is what the view with
+ * the most says; where other views say something too, there may be more, and this is the least.
+ */
+export function lateEvents(views: ViewDetail[]): { events: number; least: boolean } {
+  const events = perTopic(views, ({ late }) => late)
+  return { events, least: views.reduce((sum, { late }) => sum + late, 0) > events }
+}
+
 /** How far a partition may be behind the others before it is worth a word. */
 const BEHIND_MS = 60_000
 

@@ -1,12 +1,20 @@
-// Totals of one aggregate per window, split into the part that batch has made exact and the rest.
-import type { Answer, Column, Row, ViewDetail } from './api'
+// One aggregate per window: what batch has said of it, and what both layers say together.
+import type { Cell, Column, Row, ViewDetail } from './api'
 import { durationMs, toNumber } from './format'
+
+export type Figure = number | bigint
 
 export interface Point {
   start: number // of the window, milliseconds
   end: number
-  exact: number
-  approximate: number
+  /** What batch has said; `null` before it has said anything. */
+  exact: Figure | null
+  /** What the speed layer adds to it, which may be negative; `null` where figures don't add up. */
+  approximate: Figure | null
+  /** What both layers say together; `null` where there is no value. */
+  total: Figure | null
+  /** Whether bounds say more than the value. */
+  unsure: boolean
 }
 
 export interface Series {
@@ -14,59 +22,70 @@ export interface Series {
   points: Point[]
 }
 
+/** What a figure of a whole window is: a total over its keys where they add up, else the extreme of all keys. */
 export type Combine = 'sum' | 'min' | 'max'
 
-/** How an aggregate adds up over a window's keys: counts and sums add, of anything else the largest is shown. */
-export function combineOf(column: Column): Combine {
-  switch (column.function) {
-    case undefined:
-    case 'count':
-    case 'sum':
-      return 'sum'
-    case 'min':
-      return 'min'
-    default:
-      return 'max'
-  }
-}
+export const combineOf = (column: Column): Combine => (column.additive ? 'sum' : column.function === 'min' ? 'min' : 'max')
 
-const COMBINE: Record<Combine, (a: number, b: number) => number> = { sum: (a, b) => a + b, min: Math.min, max: Math.max }
-
-export interface Total {
+export interface Reading {
   start: number
-  value: number
+  value: Figure | null
+  unsure: boolean
 }
 
 /** By window end. */
-export type Totals = Map<number, Total>
+export type Readings = Map<number, Reading>
 
-export function totals(rows: Row[], column: string, combine: Combine): Totals {
-  const byEnd: Totals = new Map()
+const figure = (cell: Cell | undefined): Figure | null => (typeof cell === 'bigint' ? cell : toNumber(cell))
+
+/** Each window's figure: of rows that are totals the row's own, of rows of keys the smallest or the largest. */
+export function readings(rows: Row[], column: string, combine: Combine): Readings {
+  const byEnd: Readings = new Map()
   for (const row of rows) {
     const start = Date.parse(String(row.window_start))
     const end = Date.parse(String(row.window_end))
-    const value = toNumber(row[column])
-    if (Number.isNaN(start) || Number.isNaN(end) || value === null) continue
-    const sum = byEnd.get(end)
-    byEnd.set(end, { start, value: sum === undefined ? value : COMBINE[combine](sum.value, value) })
+    if (Number.isNaN(start) || Number.isNaN(end)) continue
+    const value = figure(row[column])
+    const isTight = (bound: string) => row[bound] === undefined || (row[bound] ?? null) === (row[column] ?? null)
+    const unsure = !isTight(`${column}_lower`) || !isTight(`${column}_upper`)
+    const known = byEnd.get(end)
+    const before = known?.value ?? null
+    const wins = before === null || (value !== null && (combine === 'min' ? value < before : value > before))
+    byEnd.set(end, { start, value: wins ? value : before, unsure: unsure || (known?.unsure ?? false) })
   }
   return byEnd
 }
 
-/** The last windows, with those that have no rows where they are a fixed time apart. */
-export function points(merged: Totals, batch: Totals, { size, step, even }: Range, combine: Combine, windows: number): Point[] {
-  if (merged.size === 0) return []
-  let ends = [...merged.keys()].sort((a, b) => a - b).slice(-windows)
-  if (even) {
+/** `a - b`, exactly where both are integers. */
+function minus(a: Figure, b: Figure): Figure {
+  if (Number.isInteger(Number(a)) && Number.isInteger(Number(b)) && (typeof a === 'bigint' || typeof b === 'bigint')) {
+    const difference = BigInt(a) - BigInt(b)
+    const number = Number(difference)
+    return Number.isSafeInteger(number) ? number : difference
+  }
+  const difference = Number(a) - Number(b)
+  return Number.isSafeInteger(a) && Number.isSafeInteger(b) && !Number.isSafeInteger(difference) ? BigInt(a) - BigInt(b) : difference
+}
+
+/**
+ * The last windows, with those that have no rows where they are a fixed time apart. `batch` is `null` before there is a
+ * version. Totals are of all keys, so a window without rows has a total of 0; an extreme of none there isn't.
+ */
+export function points(merged: Readings, batch: Readings | null, { size, step, even }: Range, combine: Combine, windows: number): Point[] {
+  let ends = [...new Set([...merged.keys(), ...(batch?.keys() ?? [])])].sort((a, b) => a - b).slice(-windows)
+  if (even && ends.length > 0) {
     const last = ends.at(-1)!
     const first = Math.max(ends[0]!, last - (windows - 1) * step)
     ends = Array.from({ length: Math.round((last - first) / step) + 1 }, (_, at) => first + at * step)
   }
+  const none = combine === 'sum' ? 0 : null
   return ends.map((end) => {
-    const { start, value: total } = merged.get(end) ?? { start: end - size, value: 0 }
-    const done = batch.get(end)?.value ?? 0
-    if (combine === 'sum') return { start, end, exact: Math.min(done, total), approximate: Math.max(0, total - done) }
-    return done === total ? { start, end, exact: total, approximate: 0 } : { start, end, exact: 0, approximate: total }
+    const [both, done] = [merged.get(end), batch?.get(end)]
+    const start = both?.start ?? done?.start ?? end - size
+    const total = both ? both.value : none
+    const exact = batch === null ? null : done ? done.value : none
+    const approximate = combine !== 'sum' || total === null ? null : minus(total, exact ?? 0)
+    return { start, end, exact, approximate, total, unsure: both?.unsure ?? false }
   })
 }
 
@@ -97,10 +116,4 @@ export function range(view: ViewDetail, windows: number): Range | null {
   const phase = (durationMs(view.window?.offset ?? '') ?? 0) + size
   const to = (Math.floor((watermark - phase) / step) + 2) * step + phase
   return { from: to - size - (windows - 1) * step, to, size, step, even: true }
-}
-
-/** The rows of the newest window in a range answer. */
-export function newestRows(answer: Pick<Answer, 'rows'>): Row[] {
-  const end = answer.rows.at(-1)?.window_end
-  return end === undefined ? [] : answer.rows.filter((row) => row.window_end === end)
 }

@@ -227,6 +227,10 @@ async fn pages_have_a_strict_policy_and_errors_one_form() {
         assert!(policy.starts_with("default-src 'none'; script-src 'self';") && !policy.contains("unsafe"), "{policy}");
         assert_eq!(headers["x-content-type-options"], "nosniff");
     }
+    // A worker is bound by its script's policy: the dashboard's asks the API.
+    let (_, headers, _) = platform.send(request(Method::GET, "/docs/docs.js")).await;
+    let policy = headers["content-security-policy"].to_str().expect("text");
+    assert_eq!(policy, "default-src 'none'; connect-src 'self'; frame-ancestors 'none'");
     for (method, path, status, kind) in [
         (Method::GET, "/nothing", 404, "not-found"),
         (Method::GET, "/v1/nothing", 404, "not-found"),
