@@ -14,7 +14,7 @@ use crate::scan::{polars_type_of, scan_schema};
 /// Computes the view of one event without any value, as a run would. So what would fail every run fails here.
 pub fn check(view: &View) -> Result<(), BatchError> {
     let tried = catch_unwind(AssertUnwindSafe(|| compute(view)));
-    let tried = tried.map_err(|_| BatchError::Panicked("computing a view of one event"))?;
+    let tried = tried.map_err(|panic| BatchError::panicked("computing a view of one event", &*panic))?;
     tried.map_err(|source| BatchError::Query { step: "computing one event", view: view.name.clone(), source })
 }
 
