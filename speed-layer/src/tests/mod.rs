@@ -1,3 +1,4 @@
+mod edition;
 pub(crate) mod kit;
 mod late;
 mod limit;
