@@ -20,7 +20,10 @@ pub fn check(view: &View) -> Result<(), BatchError> {
 }
 
 fn compute(view: &View) -> PolarsResult<()> {
-    let nulls = scan_schema(&view.table).iter().map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type)).collect();
+    let nulls = scan_schema(&view.table)
+        .iter()
+        .map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type))
+        .collect();
     let mut event = DataFrame::new(1, nulls)?;
     let time = view.table.event_time_column();
     let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
@@ -28,7 +31,8 @@ fn compute(view: &View) -> PolarsResult<()> {
     let evaluated = partial::rows(view, event.clone().lazy(), false).collect()?;
     let keys = view.keys.iter().enumerate().map(|(i, key)| (partial::key(i), Some(&key.expr)));
     let aggregates = view.aggregates.iter().enumerate();
-    let values = aggregates.flat_map(|(i, it)| [(format!("v{i}"), it.argument.as_ref()), (format!("p{i}"), it.place.as_ref())]);
+    let values =
+        aggregates.flat_map(|(i, it)| [(format!("v{i}"), it.argument.as_ref()), (format!("p{i}"), it.place.as_ref())]);
     for (name, expr) in keys.chain(values) {
         let Some(bound) = expr.map(Expr::data_type) else { continue };
         let (found, wanted) = (evaluated.column(&name)?.dtype(), polars_type(&bound));

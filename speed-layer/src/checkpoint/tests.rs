@@ -25,7 +25,15 @@ fn image(events: u64) -> (Arc<View>, Image) {
     let (chunks, coverage) = (state.chunks().expect("chunks"), state.coverage());
     let definition = view.definition.clone();
     let views = [("sums".to_owned(), ViewImage { definition, base: Some(3), late: state.late, coverage, chunks })];
-    (view, Image { tracker, positions: Positions::from([(0, 7 + events)]), editions: Default::default(), views: views.into() })
+    (
+        view,
+        Image {
+            tracker,
+            positions: Positions::from([(0, 7 + events)]),
+            editions: Default::default(),
+            views: views.into(),
+        },
+    )
 }
 
 fn encoded(image: &Image) -> Bytes {

@@ -38,7 +38,11 @@ fn a_column_is_null_below_its_beginning_and_state_that_says_otherwise_is_folded_
     for _ in 0..2 {
         let layer = rig.start();
         let snapshot = rig.wait_for_all(&layer);
-        assert_eq!((totals(&snapshot), &snapshot.stopped), ((5, 2), &None), "the checkpoint is of the same records otherwise");
+        assert_eq!(
+            (totals(&snapshot), &snapshot.stopped),
+            ((5, 2), &None),
+            "the checkpoint is of the same records otherwise"
+        );
         layer.stop();
     }
     // A frontier below the beginning: the rest of the chunk is read again, by the same definitions.
