@@ -505,7 +505,14 @@ fn gather(
             let time = archived.event_times.entry(partition).or_insert(newest);
             *time = newest.max(*time);
             rows += decoded.kept.len();
-            batches.push(file::with_origin(&shape.schema, &decoded.batch, &decoded.kept, partition, &offsets, &log_times));
+            batches.push(file::with_origin(
+                &shape.schema,
+                &decoded.batch,
+                &decoded.kept,
+                partition,
+                &offsets,
+                &log_times,
+            ));
         }
     }
     Ok((reader, Gathered { batches, archived, rejected, rows }))

@@ -179,9 +179,10 @@ impl Editions {
     /// The editions of what was archived before there were any: one, which has the columns that the archive has. What the
     /// archive doesn't tell is taken from the definition.
     pub fn of_layout(layout: &Layout, table: &Table, own: &[&str]) -> Self {
-        let stored = layout.columns.iter().filter(|(name, _)| {
-            !own.contains(&name.as_str()) && !layout.partition_by.contains(name)
-        });
+        let stored = layout
+            .columns
+            .iter()
+            .filter(|(name, _)| !own.contains(&name.as_str()) && !layout.partition_by.contains(name));
         let column = |(name, stored): &(String, ColumnType)| {
             let defined = table.columns.iter().find(|c| c.name == *name && ColumnType::from(&c.data_type) == *stored);
             let data_type = match stored {

@@ -60,8 +60,8 @@ pub enum TableError {
         /// The version that the commit was built on.
         version: u64,
     },
-    /// A column is not what it has to be, and can't be made so.
-    #[error("table {table}: column `{column}` is stored as {existing}, but the definition says {wanted}")]
+    /// A column has a type that we never write.
+    #[error("table {table}: column `{column}` is stored as {existing}, not as {wanted}")]
     Column {
         /// The table.
         table: String,
@@ -319,35 +319,6 @@ impl DeltaTable {
             existing: format!("{}", field.data_type()),
             wanted: "a type that this program writes".into(),
         })
-    }
-
-    /// Whether the definition that says `wanted` can go on with this table: `None` if it looks just so, the new layout
-    /// if it gained columns, an error if anything else has changed.
-    pub fn grown(&self, wanted: &Layout) -> Result<Option<Layout>, TableError> {
-        let existing = self.layout()?;
-        let differs = |column: &str, existing: String, wanted: String| TableError::Column {
-            table: name(&self.root),
-            column: column.to_owned(),
-            existing,
-            wanted,
-        };
-        if existing.partition_by != wanted.partition_by {
-            let column = wanted.partition_by.first().or(existing.partition_by.first()).cloned().unwrap_or_default();
-            let shown = |layout: &Layout| format!("partitioned by {:?}", layout.partition_by);
-            return Err(differs(&column, shown(&existing), shown(wanted)));
-        }
-        for (column, data_type) in &existing.columns {
-            match wanted.columns.iter().find(|(name, _)| name == column) {
-                None => return Err(differs(column, format!("{data_type:?}"), "nothing".into())),
-                Some((_, other)) if other != data_type => {
-                    return Err(differs(column, format!("{data_type:?}"), format!("{other:?}")));
-                }
-                Some(_) => {}
-            }
-        }
-        let mut grown = existing.clone();
-        grown.columns.extend(wanted.columns.iter().filter(|column| !existing.columns.contains(column)).cloned());
-        Ok((grown != existing).then_some(grown))
     }
 
     /// The files that make up this version, in order of their paths.

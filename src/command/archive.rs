@@ -26,7 +26,8 @@ pub async fn run(command: Archive) -> Result<ExitCode, Failure> {
     let opened = platform.open().await?;
     let root = archive_root(&opened.data, &name);
     let (log, rejects, clock) = (opened.log.clone(), opened.ingest.rejects().clone(), opened.clock.clone());
-    let plan = Rebuild::plan(root.clone(), table, log, rejects, clock).await.map_err(|error| Failure::usage(error.chain()))?;
+    let plan =
+        Rebuild::plan(root.clone(), table, log, rejects, clock).await.map_err(|error| Failure::usage(error.chain()))?;
     let Some(plan) = plan else {
         eprintln!("nothing of table `{name}` is archived yet");
         return Ok(ExitCode::SUCCESS);

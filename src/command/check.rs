@@ -34,7 +34,9 @@ fn try_out(catalog: &Catalog) -> Result<(), Failure> {
     for table in catalog.tables.values() {
         if let Some(pin) = &table.pin {
             let holds = no_events(table).collect().and_then(|events| transform::holds(pin, events));
-            holds.map_err(|error| Failure::usage(format!("table `{}`: its `pin` can't be computed: {error}", table.name)))?;
+            holds.map_err(|error| {
+                Failure::usage(format!("table `{}`: its `pin` can't be computed: {error}", table.name))
+            })?;
         }
     }
     for view in catalog.views.values() {

@@ -52,10 +52,7 @@ pub async fn preview(root: &Path, table: &Table) -> Result<Vec<String>, BatchErr
 }
 
 /// What an archive says of itself, and which editions and layout it has once the definition is declared, if others.
-async fn editions_of(
-    delta: &DeltaTable,
-    table: &Table,
-) -> Result<(Archived, Option<(Editions, Layout)>), BatchError> {
+async fn editions_of(delta: &DeltaTable, table: &Table) -> Result<(Archived, Option<(Editions, Layout)>), BatchError> {
     let mut archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
     let existing = delta.layout()?;
     if archived.editions.newest().is_none() && !archived.coverage.is_empty() {

@@ -164,7 +164,14 @@ async fn a_record_keeps_what_it_was_read_as_until_the_archive_is_rebuilt() {
     append(&source, 1);
     let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
     let values = |frame: &DataFrame| -> Vec<Option<String>> {
-        frame.column("value").expect("value").str().expect("text").iter().map(|value| value.map(str::to_owned)).collect()
+        frame
+            .column("value")
+            .expect("value")
+            .str()
+            .expect("text")
+            .iter()
+            .map(|value| value.map(str::to_owned))
+            .collect()
     };
     let archived = tokio::task::block_in_place(|| by_archive(&snapshot, &retyped()));
     // Of the first round the rows are those whose value was a BIGINT, and it is null; of the second those with a text.

@@ -153,11 +153,13 @@ impl Rebuild {
         let (log, table, rejects) = (self.log.clone(), self.table.clone(), self.rejects.clone());
         let (root, shape, now) = (self.root.clone(), shape.clone(), self.clock.now());
         let ends = self.archived.coverage.ends();
-        let begins: Positions = self.archived.coverage.iter().map(|(p, range)| (p, self.from[&p].max(range.start))).collect();
+        let begins: Positions =
+            self.archived.coverage.iter().map(|(p, range)| (p, self.from[&p].max(range.start))).collect();
         let old = self.archived.clone();
         blocking("reading the log", move || {
             let mut reader = log.reader(&table.topic, &begins)?;
-            let keeps_none = begins.iter().all(|(&p, &begin)| old.coverage.get(p).is_some_and(|range| range.start == begin));
+            let keeps_none =
+                begins.iter().all(|(&p, &begin)| old.coverage.get(p).is_some_and(|range| range.start == begin));
             let event_times = if keeps_none { BTreeMap::new() } else { old.event_times.clone() };
             let coverage = Coverage::starting_at(&begins);
             let mut at = Archived { coverage, ..Archived::default() };
@@ -168,7 +170,8 @@ impl Rebuild {
                 reader = next;
                 let is_inside = |(p, offset): (Partition, Offset)| offset < ends.get(&p).copied().unwrap_or(0);
                 let batches: Vec<RecordBatch> = gathered.batches.iter().map(|batch| below(batch, &ends)).collect();
-                let rejected = gathered.rejected.into_iter().filter(|it| it.partition.zip(it.offset).is_some_and(is_inside));
+                let rejected =
+                    gathered.rejected.into_iter().filter(|it| it.partition.zip(it.offset).is_some_and(is_inside));
                 let rejected: Vec<_> = rejected.collect();
                 if !rejected.is_empty() {
                     let topic = table.topic.clone();

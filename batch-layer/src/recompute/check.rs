@@ -2,10 +2,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anabranch_shared::partial::{Part, Scope, windows};
+use anabranch_shared::expr::Expr;
+use anabranch_shared::partial::{self, Part, Scope, windows};
 use anabranch_shared::transform::polars_type;
 use anabranch_shared::view::View;
-use polars::prelude::*;
+use polars::prelude::{Column, DataFrame, IntoLazy, NamedFrom, PolarsResult, Series, polars_ensure};
 
 use super::{output, partials};
 use crate::error::BatchError;
@@ -19,11 +20,24 @@ pub fn check(view: &View) -> Result<(), BatchError> {
 }
 
 fn compute(view: &View) -> PolarsResult<()> {
-    let nulls = scan_schema(&view.table).iter().map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type)).collect();
+    let nulls = scan_schema(&view.table)
+        .iter()
+        .map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type))
+        .collect();
     let mut event = DataFrame::new(1, nulls)?;
     let time = view.table.event_time_column();
     let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
     event.with_column(instant.into())?;
+    let evaluated = partial::rows(view, event.clone().lazy(), false).collect()?;
+    let keys = view.keys.iter().enumerate().map(|(i, key)| (partial::key(i), Some(&key.expr)));
+    let aggregates = view.aggregates.iter().enumerate();
+    let values =
+        aggregates.flat_map(|(i, it)| [(format!("v{i}"), it.argument.as_ref()), (format!("p{i}"), it.place.as_ref())]);
+    for (name, expr) in keys.chain(values) {
+        let Some(bound) = expr.map(Expr::data_type) else { continue };
+        let (found, wanted) = (evaluated.column(&name)?.dtype(), polars_type(&bound));
+        polars_ensure!(*found == wanted, SchemaMismatch: "`{name}` is evaluated as {found}, and is {bound}");
+    }
     let partials = partials(view, event.lazy())?;
     let finished = windows(view, &[Part { partials, slack: None }], Scope::All)?;
     let rows = finished.rows.select(output::row_columns(view))?;
@@ -38,7 +52,6 @@ fn compute(view: &View) -> PolarsResult<()> {
 mod tests {
     use std::sync::Arc;
 
-    use anabranch_shared::expr::Expr;
     use anabranch_shared::schema::DataType;
     use anabranch_shared::window::Window;
 

@@ -26,7 +26,8 @@ impl Earlier {
     pub fn new(edition: &Edition, ends: Ends<'_>, newest: &Decoder) -> Self {
         let wanted = || newest.made.iter().map(|&i| &newest.table.columns[i]);
         let table = edition.table(&newest.table);
-        let is_shared = |name: &str| wanted().any(|it| it.name == name && edition.column(name, &it.data_type).is_some());
+        let is_shared =
+            |name: &str| wanted().any(|it| it.name == name && edition.column(name, &it.data_type).is_some());
         let decoder = Decoder::reading(table.into(), is_shared);
         let place = |name: &str| {
             let made = decoder.made.iter().position(|&i| decoder.table.columns[i].name == name);

@@ -419,7 +419,9 @@ fn twins(one: &str, other: &str) -> String {
     if one == other {
         return format!("column `{one}` is defined twice");
     }
-    format!("columns `{one}` and `{other}` differ in case only, and Delta Lake's tables take them for one; choose another name")
+    format!(
+        "columns `{one}` and `{other}` differ in case only, and Delta Lake's tables take them for one; choose another name"
+    )
 }
 
 /// The columns that the archive adds to a table's own.

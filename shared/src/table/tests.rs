@@ -88,24 +88,13 @@ async fn a_rearrangement_and_a_foreign_commit_keep_the_note() {
 }
 
 #[tokio::test]
-async fn a_layout_grows_and_does_nothing_else() {
+async fn a_table_may_gain_columns() {
     let dir = tempfile::tempdir().expect("directory");
     let mut table = create(dir.path()).await;
-    assert_eq!(table.grown(&layout(&COLUMNS)).expect("same"), None);
     let wider = layout(&[COLUMNS[0], ("extra", ColumnType::BigInt), COLUMNS[1], COLUMNS[2]]);
-    let grown = table.grown(&wider).expect("grown").expect("wider");
-    assert_eq!(grown.columns.len(), 4);
-    table.commit(Change { layout: Some(grown.clone()), ..Change::default() }).await.expect("commit");
+    table.commit(Change { layout: Some(wider.clone()), ..Change::default() }).await.expect("commit");
     let table = DeltaTable::open(dir.path()).await.expect("open").expect("table");
-    assert_eq!(table.layout().expect("layout"), grown);
-    assert_eq!(table.grown(&wider).expect("the order doesn't matter"), None);
-    for (columns, column) in [
-        (vec![COLUMNS[0], COLUMNS[1], COLUMNS[2]], "extra"),
-        (vec![("user", ColumnType::BigInt), ("extra", ColumnType::BigInt), COLUMNS[1], COLUMNS[2]], "user"),
-    ] {
-        let refused = table.grown(&layout(&columns)).expect_err("refused");
-        assert!(matches!(&refused, TableError::Column { column: named, .. } if named == column), "{refused}");
-    }
+    assert_eq!(table.layout().expect("layout"), wider);
 }
 
 #[tokio::test]

@@ -1,3 +1,4 @@
+mod edition;
 mod isolate;
 pub(crate) mod kit;
 mod late;

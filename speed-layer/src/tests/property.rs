@@ -114,7 +114,12 @@ impl World {
             chunks: self.state.chunks().expect("chunks"),
         };
         let views = [(self.view.name.clone(), image)].into();
-        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), editions: Default::default(), views };
+        let image = Image {
+            tracker: self.tracker.clone(),
+            positions: self.positions.clone(),
+            editions: Default::default(),
+            views,
+        };
         let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
         let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&self.view)).expect("decoded");
         let view = image.views.remove("sums").expect("the view");
