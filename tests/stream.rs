@@ -29,12 +29,14 @@ impl Stream {
     }
 
     fn next(&mut self) -> Value {
-        let mut data = Value::Null;
+        let (mut data, mut name) = (Value::Null, String::new());
         loop {
             let line = self.lines.next().expect("the stream goes on");
             match line.split_once(": ") {
+                Some(("event", event)) => event.clone_into(&mut name),
                 Some(("id", id)) => self.id = id.to_owned(),
                 Some(("data", text)) => data = serde_json::from_str(text).expect("JSON"),
+                None if line.is_empty() && name == "heartbeat" => (data, name) = (Value::Null, String::new()),
                 None if line.is_empty() && !data.is_null() => return data,
                 _ => {}
             }

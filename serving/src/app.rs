@@ -22,8 +22,8 @@ use utoipa::ToSchema;
 
 use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
-use crate::page::Reading;
 use crate::output::{Outputs, StoppedOutput};
+use crate::page::Reading;
 use crate::problem::Problem;
 use crate::routes::heartbeat::Ends;
 use crate::routes::stream::{Finals, Frames};

@@ -54,7 +54,7 @@ impl Place {
             AnyValue::Float64(number) => Self::Double(number.to_bits()),
             AnyValue::String(text) => Self::Text((*text).to_owned()),
             AnyValue::StringOwned(text) => Self::Text(text.to_string()),
-            other => other.to_physical().extract().map_or(Self::Null, Self::Whole),
+            other => other.clone().to_physical().extract().map_or(Self::Null, Self::Whole),
         }
     }
 
@@ -156,7 +156,8 @@ pub fn behind(rows: &DataFrame, order: &[(String, bool)], last: &[Place]) -> Pol
 /// What an answer was read from, as a number: the query, the version, and the offsets of both layers.
 pub fn reading(query: u64, sources: &Sources, span: Span) -> u64 {
     let version = sources.version.as_ref().map(|version| (version.published.version, &version.published.coverage));
-    let slack = sources.chunks.iter().flat_map(|chunk| chunk.panes.values()).filter(|pane| pane.slack.is_some()).count();
+    let slack =
+        sources.chunks.iter().flat_map(|chunk| chunk.panes.values()).filter(|pane| pane.slack.is_some()).count();
     let read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.missing);
     Sha256::digest(read).iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }

@@ -63,16 +63,6 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
     }
 
-    /// All of it as one JSON object.
-    pub fn to_json(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(512);
-        self.write_head(&mut out);
-        out.push(b',');
-        self.write_tail(&mut out);
-        out.push(b'}');
-        out
-    }
-
     fn window(&self) -> Value {
         match (self.span, self.view.window) {
             (Span::One(start), Some(window)) => {

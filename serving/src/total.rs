@@ -14,7 +14,8 @@ use crate::merge::Quality;
 /// `window_end` among the rows they are of one window; and of sessions, which are each key's own, all rows count as one.
 /// A bound is null where some row's is, or where it isn't sure that these are all the rows.
 pub fn totals(view: &View, rows: &DataFrame, quality: Quality) -> PolarsResult<DataFrame> {
-    let bounds = |name: &str| PolarsResult::Ok(rows.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect::<Vec<_>>());
+    let bounds =
+        |name: &str| PolarsResult::Ok(rows.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect::<Vec<_>>());
     let is_session = view.window.is_some_and(anabranch_shared::window::Window::is_session);
     let is_split = !is_session && rows.get_column_index("window_end").is_some();
     let mut windows: BTreeMap<(Option<Micros>, Option<Micros>), Vec<usize>> = BTreeMap::new();

@@ -167,12 +167,7 @@ fn keep(finished: &mut Finished, wanted: impl Fn(Micros, Micros) -> bool) -> Pol
 
 /// The last of the sessions: those of all groups that begin and end when it does. Events in `asked` could have made another
 /// the last.
-fn one(
-    view: &View,
-    sources: &Sources,
-    mut finished: Finished,
-    asked: (Micros, Micros),
-) -> PolarsResult<Answer> {
+fn one(view: &View, sources: &Sources, mut finished: Finished, asked: (Micros, Micros)) -> PolarsResult<Answer> {
     let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
     let spans = ends.iter().flatten().zip(starts.iter().flatten());
     let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources, asked) };
@@ -216,6 +211,7 @@ fn nothing(view: &View, sources: &Sources, about: (Micros, Micros)) -> PolarsRes
 /// a late event would have been isn't known: all those of the panes are counted.
 fn doubt(view: &View, sources: &Sources, (from, to): (Micros, Micros)) -> Doubt {
     let from = from.saturating_sub(gap(view));
-    let from = if from < Micros::MIN / 2 { Micros::MIN } else { view.window.map_or(from, |window| window.pane_of(from)) };
+    let from =
+        if from < Micros::MIN / 2 { Micros::MIN } else { view.window.map_or(from, |window| window.pane_of(from)) };
     Doubt::of(sources, from, to)
 }

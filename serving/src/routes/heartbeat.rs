@@ -42,7 +42,8 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
         let end = log_end(server, view).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
-        of_views.insert(view.name.clone(), json!({ "watermark": watermark, "lag": end.map(|end| lag(&sources, &end)) }));
+        of_views
+            .insert(view.name.clone(), json!({ "watermark": watermark, "lag": end.map(|end| lag(&sources, &end)) }));
     }
     json!({ "time": format_timestamp(server.app.clock.now()), "views": of_views })
 }

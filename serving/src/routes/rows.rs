@@ -285,7 +285,8 @@ fn resume(
         return Ok((Arc::new(reading), cursor.rows, Some(false)));
     }
     let Some(last) = &cursor.last else {
-        let detail = format!("view `{}` has changed since, and its keys are too long to go on by; begin again", view.name);
+        let detail =
+            format!("view `{}` has changed since, and its keys are too long to go on by; begin again", view.name);
         return Err(Problem::new(StatusCode::GONE, "cursor-expired", detail));
     };
     reading.rows = page::behind(&reading.rows, &reading.order, last).map_err(internal)?;
@@ -314,8 +315,7 @@ fn render(
     }
     if !is_last && page.height() > 0 {
         let last = page::places(&page, &reading.order, page.height() - 1).map_err(internal)?;
-        let cursor =
-            Cursor { query: query.fingerprint(), read: reading.name, window: reading.window, rows: to, last };
+        let cursor = Cursor { query: query.fingerprint(), read: reading.name, window: reading.window, rows: to, last };
         beside.push_str(&format!(",\"next_cursor\":\"{}\"", cursor.write()));
         pages.keep(reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
     }

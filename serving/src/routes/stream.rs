@@ -105,13 +105,7 @@ pub(crate) struct Shared {
 }
 
 impl Frame {
-    fn compute(
-        view: &View,
-        layers: &Layers,
-        log_end: &Positions,
-        rejected: u64,
-        most: usize,
-    ) -> Result<Self, Problem> {
+    fn compute(view: &View, layers: &Layers, log_end: &Positions, rejected: u64, most: usize) -> Result<Self, Problem> {
         let internal = |error: polars::error::PolarsError| Problem::internal(&error);
         let sources = Sources::choose(view, Mode::Merged, layers, log_end);
         let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
@@ -555,11 +549,7 @@ async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Result<(Arc<Frame>, O
         Frame::compute(&of, &layers, &log_end, rejected, most)
     });
     let frame = Arc::new(frame.await?);
-    *shared = Shared {
-        frame: Arc::downgrade(&frame),
-        stamp: Some(stamp),
-        due: Some(Instant::now() + frame.pace()),
-    };
+    *shared = Shared { frame: Arc::downgrade(&frame), stamp: Some(stamp), due: Some(Instant::now() + frame.pace()) };
     Ok((frame, None))
 }
 

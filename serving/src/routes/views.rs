@@ -101,7 +101,14 @@ pub struct ViewColumn {
 impl ViewColumn {
     /// A column of an output.
     pub(crate) fn field(name: &str, data_type: &DataType) -> Self {
-        Self { name: name.to_owned(), data_type: data_type.to_string(), role: "field", function: None, distinct: None, additive: None }
+        Self {
+            name: name.to_owned(),
+            data_type: data_type.to_string(),
+            role: "field",
+            function: None,
+            distinct: None,
+            additive: None,
+        }
     }
 }
 
@@ -308,7 +315,8 @@ fn describe_column(view: &View, column: OutputColumn) -> ViewColumn {
             (aggregate.data_type().to_string(), "aggregate", Some(aggregate.function))
         }
     };
-    let (distinct, additive) = (function.map(AggregateFunction::is_distinct), function.map(AggregateFunction::is_additive));
+    let (distinct, additive) =
+        (function.map(AggregateFunction::is_distinct), function.map(AggregateFunction::is_additive));
     ViewColumn { name, data_type, role, function: function.map(AggregateFunction::name), distinct, additive }
 }
 

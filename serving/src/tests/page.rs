@@ -71,7 +71,8 @@ async fn pages_of_a_moving_view_have_each_row_once() {
         }
         let limits = Limits { cache_bytes: if kept { 64 << 20 } else { 0 }, ..Limits::default() };
         let count = 10 + random(20);
-        let mut events: Vec<Event> = (0..count).map(|i| event(i as i64, &format!("k{:02}", 2 * i), random(9) as i64)).collect();
+        let mut events: Vec<Event> =
+            (0..count).map(|i| event(i as i64, &format!("k{:02}", 2 * i), random(9) as i64)).collect();
         let platform = shown(&view, limits, &events);
         let throughout: BTreeSet<String> = events.iter().map(|event| event.tag.clone()).collect();
         let path = format!("/v1/views/v/rows?limit={limit}{order}");
@@ -111,7 +112,8 @@ async fn a_page_of_a_newer_answer_says_that_it_has_moved() {
 #[tokio::test(flavor = "multi_thread")]
 async fn ranks_and_totals_are_over_all_keys() {
     let view = view("v", None, true, None);
-    let events: Vec<Event> = (0..2_000).map(|i| event(i, &format!("k{i:04}"), i * if i % 2 == 0 { -1 } else { 1 })).collect();
+    let events: Vec<Event> =
+        (0..2_000).map(|i| event(i, &format!("k{i:04}"), i * if i % 2 == 0 { -1 } else { 1 })).collect();
     let platform = shown(&view, Limits::default(), &events);
     let answer = platform.ok("/v1/views/v/rows?order=total&limit=2&totals=true").await;
     assert_eq!((&answer["rows"][0]["tag"], &answer["rows"][1]["total"]), (&json!("k1999"), &json!(1_997)));
@@ -121,7 +123,12 @@ async fn ranks_and_totals_are_over_all_keys() {
     assert_eq!(answer["totals"], total);
     let least = platform.ok("/v1/views/v/rows?order=total:asc&limit=1").await;
     assert_eq!(least["rows"][0]["total"], -1_998);
-    for (query, kind) in [("order=x", "bad-order"), ("totals=1", "bad-parameter"), ("format=xml", "bad-format"), ("totals=true&format=csv", "bad-parameter")] {
+    for (query, kind) in [
+        ("order=x", "bad-order"),
+        ("totals=1", "bad-parameter"),
+        ("format=xml", "bad-format"),
+        ("totals=true&format=csv", "bad-parameter"),
+    ] {
         assert_eq!(platform.get_problem(&format!("/v1/views/v/rows?{query}")).await.1, kind, "{query}");
     }
     let big = shown(&view, Limits::default(), &[event(1, "a", i64::MAX), event(2, "b", 1)]);

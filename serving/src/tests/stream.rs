@@ -545,7 +545,10 @@ async fn a_stream_sends_the_whole_answer_and_says_what_it_cuts() {
     platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
     let mut stream = Events::open(&platform, "/v1/views/totals/stream").await;
     let first = stream.next().await.expect("an event");
-    assert_eq!((&first["total"], &first["truncated"], &first["rows"][1]["tag"]), (&json!(3), &json!(true), &json!("b")));
+    assert_eq!(
+        (&first["total"], &first["truncated"], &first["rows"][1]["tag"]),
+        (&json!(3), &json!(true), &json!("b"))
+    );
     // `c` comes first now: `b` is beyond the cut, not gone.
     platform.show(&view, snapshot(&view, &events, None, &[0, 4]));
     let next = stream.next().await.expect("an event");

@@ -566,3 +566,33 @@ fn rows_and_partials_are_split_by_pane_and_by_what_was_missed() {
     let seen: Vec<_> = split.iter().map(|((pane, missed), rows)| (*pane / 1_000_000, *missed, rows.height())).collect();
     assert_eq!(seen, [(0, 0, 2), (2, 0, 2), (2, 1, 1)]);
 }
+
+/// What is loaded of a session may be too little for its HAVING, or for the late events that it joins.
+#[test]
+fn sessions_are_whole_before_a_having_sees_them() {
+    let sql = "
+CREATE TABLE events (k TEXT, g BIGINT, b BOOLEAN, d DOUBLE, v BIGINT, t TEXT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'events', event_time = 'ts');
+CREATE MATERIALIZED VIEW long AS SELECT window_start, window_end, k, count(*) AS n
+FROM SESSION(events, ts, INTERVAL '3 seconds') GROUP BY window_start, window_end, k HAVING count(*) > 200;
+CREATE MATERIALIZED VIEW any AS SELECT window_start, window_end, k, count(*) AS n
+FROM SESSION(events, ts, INTERVAL '3 seconds') GROUP BY window_start, window_end, k;";
+    let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
+    let at = |second, missed| Event { key: Some(0), value: None, second, missed };
+    let second = 1_000_000;
+    for (view, events, upper) in [
+        ("long", (0..=300).map(|i| at(2 * i, 0)).collect::<Vec<_>>(), 301),
+        ("any", (0..=300).map(|i| at(2 * i, i32::from(i < 300))).collect(), 301),
+    ] {
+        let view = &catalog.views[view];
+        let mut partials = of(view, &events);
+        partials.sort_in_place([PANE], SortMultipleOptions::default()).expect("sorted");
+        let load = |from: Micros, to: Micros| {
+            let inside = partials.clone().lazy().filter(col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to))));
+            Ok(vec![Part { partials: inside.collect()?, slack: None }])
+        };
+        let rows = whole_sessions(view, (600 * second, 601 * second), (0, 700 * second), load).expect("sessions").rows;
+        assert_eq!(rows.height(), 1, "{}", view.name);
+        assert_eq!(rows.column("n_upper").expect("a bound").i64().expect("counts").get(0), Some(upper), "{}", view.name);
+    }
+}
