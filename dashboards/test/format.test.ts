@@ -117,6 +117,7 @@ describe('bounds', () => {
     expect(found && format.boundsText(found, 'TIMESTAMP')).toBe('2024-01-15 10:00:00 – 2024-01-15 10:00:00.25')
     expect(format.boundsText({ lower: null, upper: null })).toBe('bounds unknown')
   })
+  it('keep a minus apart from the dash', () => expect(format.boundsText({ lower: -5, upper: -3 })).toBe('-5 – -3'))
   it('are exact beyond 2^53', () =>
     expect(format.boundsText({ lower: 9007199254740992n, upper: 9007199254740993n })).toBe('9,007,199,254,740,992–9,007,199,254,740,993'))
   it('say so where one is unknown', () => {

@@ -41,7 +41,7 @@ fn try_out(catalog: &Catalog) -> Result<(), Failure> {
     }
     for view in catalog.views.values() {
         recompute::check(view).map_err(|error| match error {
-            BatchError::Panicked(what) => Failure::usage(format!("view `{}`: {what} panicked", view.name)),
+            BatchError::Panicked { .. } => Failure::usage(format!("view `{}`: {error}", view.name)),
             error => refused(error),
         })?;
     }

@@ -107,7 +107,7 @@ test(`every figure on the page is the API's, for ${VIEWS} random views (seed ${s
       const of = { sources: one.sources, exact: one.exact, total: one.rows.length }
       if (!parameters.has('from')) return answer(one.rows.slice(0, Number(parameters.get('limit'))), of)
       const said = parameters.get('mode') === 'batch' ? one.batch : one.merged
-      return parameters.has('totals') ? answer([], { ...of, totals: said.totals }) : answer(said.rows, of)
+      return parameters.has('totals') ? answer([], { ...of, totals: said.totals }) : answer(said.rows, { ...of, total: said.rows.length })
     },
     update: (name) => ({ ...answer(byName.get(name).rows, { view: name, exact: byName.get(name).exact }), reset: true, removed: [] }),
   })

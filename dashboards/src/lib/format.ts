@@ -14,8 +14,9 @@ export function number(value: number | bigint): string {
   return (Math.abs(value) >= 1e6 ? large : decimal).format(value)
 }
 
-/** Four characters or so, for axes and tiles: `9,999` as it is, then `12.3K`. */
+/** Four characters or so, for axes and tiles: `9,999` as it is, then `12.3K`, and powers of ten beyond trillions. */
 export function compact(value: number): string {
+  if (Math.abs(value) >= 1e15) return value.toExponential(1)
   return Math.abs(value) < 10_000 ? decimal.format(Number(value.toPrecision(4))) : short.format(value)
 }
 
@@ -172,7 +173,8 @@ export function bounds(row: Row, column: string): Bounds | null {
 export function boundsText({ lower, upper }: Bounds, type = ''): string {
   if (lower === null && upper === null) return 'bounds unknown'
   const text = (bound: Cell) => (bound === null ? 'unknown' : cell(bound, type))
-  return typeof lower === 'string' || typeof upper === 'string' ? `${text(lower)} – ${text(upper)}` : `${text(lower)}–${text(upper)}`
+  const isNarrow = typeof lower !== 'string' && typeof upper !== 'string' && !text(upper).startsWith('-')
+  return isNarrow ? `${text(lower)}–${text(upper)}` : `${text(lower)} – ${text(upper)}`
 }
 
 /** A figure as a length on the screen, where the last digits of a large one don't show. */
