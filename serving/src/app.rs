@@ -23,7 +23,7 @@ use utoipa::ToSchema;
 use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
 use crate::output::{Outputs, StoppedOutput};
-use crate::page::Reading;
+use crate::page::{Reading, Sent};
 use crate::problem::Problem;
 use crate::routes::heartbeat::Ends;
 use crate::routes::stream::{Finals, Frames};
@@ -156,8 +156,17 @@ pub(crate) struct Rendered {
     pub proof: Option<axum::http::HeaderValue>,
 }
 
-/// Answers that pages are cut from.
-pub(crate) type Pages = Cache<(), Reading>;
+/// How much is kept of what clients were sent, where the answer itself isn't kept.
+const SENT_BYTES: usize = 8 << 20;
+
+/// What pages are made from.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    /// The answers that they are cut from, by what they were read from.
+    pub readings: Cache<(), Reading>,
+    /// The rows that were sent up to a cursor, by what it was read from and how many rows of that come before.
+    pub sent: Cache<(), Sent>,
+}
 
 /// Everything that the handlers share.
 pub(crate) struct Server {
@@ -165,7 +174,7 @@ pub(crate) struct Server {
     pub layers: LayerStore,
     pub metrics: Arc<Metrics>,
     pub answers: Cache<Stamp, Rendered>,
-    /// The answers that pages are cut from, by what they were read from.
+    /// What pages are made from.
     pub pages: Arc<Pages>,
     /// Of each view the newest answer that streams have, as long as one has it.
     pub frames: Frames,
@@ -185,7 +194,7 @@ impl Server {
             layers: LayerStore::new(app.snapshots.clone(), app.versions.clone()),
             metrics: Arc::new(Metrics::default()),
             answers: Cache::new(app.limits.cache_bytes),
-            pages: Arc::new(Cache::new(app.limits.cache_bytes / 2)),
+            pages: Arc::new(Pages { readings: Cache::new(app.limits.cache_bytes / 2), sent: Cache::new(SENT_BYTES) }),
             frames: app.catalog.views.keys().map(|name| (name.clone(), Default::default())).collect(),
             ends: Ends::default(),
             finals: Cache::new(app.limits.cache_bytes / 8),

@@ -2,9 +2,12 @@
 //!
 //! A cursor names its window, the last row's place in the answer's order, and what was read. The answers that first pages were
 //! cut from are kept, a bounded number of bytes, so that later pages are cut from the same. Where one isn't kept any more
-//! and the layers have moved on, the page has what now comes behind the last row, and says that it has `moved`.
+//! and the layers have moved on, the page says that it has `moved`. It has the rows that weren't sent yet, as long as the
+//! server knows which were, and else what now comes behind the last row: in the order of a key these are the same.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::view::View;
@@ -34,7 +37,7 @@ pub struct Cursor {
 }
 
 /// A value by which rows are ordered.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Hash, Serialize, Deserialize)]
 pub enum Place {
     /// None, which comes last.
     Null,
@@ -153,13 +156,51 @@ pub fn behind(rows: &DataFrame, order: &[(String, bool)], last: &[Place]) -> Pol
     rows.filter(&mask.into_iter().collect())
 }
 
+/// The rows that a client was sent up to a cursor, by their identities.
+pub type Sent = HashSet<u64>;
+
+/// Each row's identity: its window's start and its keys.
+pub fn identities(view: &View, rows: &DataFrame) -> PolarsResult<Vec<u64>> {
+    let names = ["window_start"].into_iter().chain(view.keys.iter().map(|key| key.name.as_str()));
+    let columns: Vec<&Column> = names.filter_map(|name| rows.column(name).ok()).collect();
+    let identity = |row: usize| {
+        let mut hash = DefaultHasher::new();
+        for column in &columns {
+            Place::of(&column.get(row)?).hash(&mut hash);
+        }
+        Ok(hash.finish())
+    };
+    (0..rows.height()).map(identity).collect()
+}
+
+/// The rows that weren't sent.
+pub fn unsent(view: &View, rows: &DataFrame, sent: &Sent) -> PolarsResult<DataFrame> {
+    let mask = identities(view, rows)?.into_iter().map(|row| !sent.contains(&row));
+    rows.filter(&mask.collect())
+}
+
+/// Whether rows keep their order whatever their values become.
+pub fn is_by_key(view: &View, order: &[(String, bool)]) -> bool {
+    let is_key = |name: &str| name.starts_with("window_") || view.keys.iter().any(|key| key.name == name);
+    order.iter().all(|(name, _)| is_key(name))
+}
+
 /// What an answer was read from, as a number: the query, the version, and the offsets of both layers.
 pub fn reading(query: u64, sources: &Sources, span: Span) -> u64 {
     let version = sources.version.as_ref().map(|version| (version.published.version, &version.published.coverage));
     let slack =
         sources.chunks.iter().flat_map(|chunk| chunk.panes.values()).filter(|pane| pane.slack.is_some()).count();
     let read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.missing);
-    Sha256::digest(read).iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+    name(&read)
+}
+
+/// What the rest of an answer was read from that goes on behind a cursor of another.
+pub fn rest(read: u64, cursor: &Cursor) -> u64 {
+    name(&format!("{read} {} {}", cursor.read, cursor.rows))
+}
+
+fn name(of: &str) -> u64 {
+    Sha256::digest(of).iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
 }
 
 /// An answer that pages are cut from.

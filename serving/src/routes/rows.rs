@@ -110,7 +110,7 @@ pub struct RowsAnswer {
     certain: bool,
     /// With which probability each bound holds: 1 unless a sketch states it.
     confidence: f64,
-    /// With a cursor: whether this page is of a newer answer than the page before, which isn't kept any more. It has the rows that come behind the last one in the order; one whose value has moved over that place meanwhile may come twice or not at all, which can't be where `order` is a key's.
+    /// With a cursor: whether this page is of a newer answer than the page before, which isn't kept any more. It has the rows that weren't sent yet, if the server still knows which were; else those that come behind the last one in the order, where one whose value has moved over that place meanwhile may come twice or not at all. Where `order` is a key's, none can.
     moved: Option<bool>,
     /// Goes on where this page ends, if it isn't the last.
     next_cursor: Option<String>,
@@ -279,12 +279,20 @@ fn resume(
 ) -> Result<(Arc<Reading>, usize, Option<bool>), Problem> {
     let internal = |error: PolarsError| Problem::internal(&error);
     let Some(cursor) = &query.after else { return Ok((Arc::new(read().map_err(internal)?), 0, None)) };
-    if let Some(kept) = pages.get(&cursor.read.to_string(), ()) {
+    if let Some(kept) = pages.readings.get(&cursor.read.to_string(), ()) {
         return Ok((kept, cursor.rows, Some(false)));
     }
     let mut reading = read().map_err(internal)?;
     if reading.name == cursor.read {
         return Ok((Arc::new(reading), cursor.rows, Some(false)));
+    }
+    // The rest of an answer is another than the whole.
+    reading.name = page::rest(reading.name, cursor);
+    if !page::is_by_key(view, &reading.order)
+        && let Some(sent) = pages.sent.get(&format!("{}:{}", cursor.read, cursor.rows), ())
+    {
+        reading.rows = page::unsent(view, &reading.rows, &sent).map_err(internal)?;
+        return Ok((Arc::new(reading), 0, Some(true)));
     }
     let Some(last) = &cursor.last else {
         let detail =
@@ -292,8 +300,6 @@ fn resume(
         return Err(Problem::new(StatusCode::GONE, "cursor-expired", detail));
     };
     reading.rows = page::behind(&reading.rows, &reading.order, last).map_err(internal)?;
-    // The rest of an answer is another than the whole.
-    reading.name = reading.name.rotate_left(1) ^ cursor.read ^ cursor.rows as u64;
     Ok((Arc::new(reading), 0, Some(true)))
 }
 
@@ -319,7 +325,14 @@ fn render(
         let last = page::places(&page, &reading.order, page.height() - 1).map_err(internal)?;
         let cursor = Cursor { query: query.fingerprint(), read: reading.name, window: reading.window, rows: to, last };
         beside.push_str(&format!(",\"next_cursor\":\"{}\"", cursor.write()));
-        pages.keep(reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
+        let before = query.after.as_ref().map(|after| pages.sent.get(&format!("{}:{}", after.read, after.rows), ()));
+        if !page::is_by_key(view, &reading.order) && !matches!(before, Some(None)) {
+            let mut sent = before.flatten().map_or_else(page::Sent::new, |sent| page::Sent::clone(&sent));
+            sent.extend(page::identities(view, &page).map_err(internal)?);
+            let weight = 16 * sent.len();
+            pages.sent.keep(format!("{}:{to}", reading.name), (), Arc::new(sent), weight);
+        }
+        pages.readings.keep(reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
     }
     let rows = Rows::of(&page).map_err(internal)?;
     let (head, tail) = (&reading.head, &reading.tail);
