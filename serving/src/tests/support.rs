@@ -205,6 +205,7 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
         partitions: [(0, Progress { watermark, ..Progress::default() })].into(),
         stopped: None,
+        alone: false,
         lost: Coverage::new(),
     }
 }
