@@ -51,7 +51,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
             "batch": {"version": 7, "offsets": {"0": [0, 1]}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
             "speed": {"offsets": {"0": [1, 3]}},
         },
-        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "schedule": "*/15 * * * *",
+        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "stopped": null, "schedule": "*/15 * * * *",
     });
     assert_eq!(detail.to_string(), expected.to_string());
     let all = platform.ok("/v1/views").await;
