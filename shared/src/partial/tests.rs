@@ -623,6 +623,11 @@ FROM SESSION(events, ts, INTERVAL '3 seconds') GROUP BY window_start, window_end
         };
         let rows = whole_sessions(view, (600 * second, 601 * second), (0, 700 * second), load).expect("sessions").rows;
         assert_eq!(rows.height(), 1, "{}", view.name);
-        assert_eq!(rows.column("n_upper").expect("a bound").i64().expect("counts").get(0), Some(upper), "{}", view.name);
+        assert_eq!(
+            rows.column("n_upper").expect("a bound").i64().expect("counts").get(0),
+            Some(upper),
+            "{}",
+            view.name
+        );
     }
 }

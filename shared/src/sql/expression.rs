@@ -318,7 +318,9 @@ impl<'a> Scope<'a> {
             && let Some(folded) = fold_whole(*x, op, *y)
         {
             let message = || format!("`{whole}` is beyond BIGINT; write one of its numbers as a DOUBLE, such as 60.0");
-            return folded.map(|number| Expr::Literal(Literal::BigInt(number))).ok_or_else(|| Fault::of(whole, message()));
+            return folded
+                .map(|number| Expr::Literal(Literal::BigInt(number)))
+                .ok_or_else(|| Fault::of(whole, message()));
         }
         let is_double =
             op == BinaryOp::Divide || left.data_type() == DataType::Double || right.data_type() == DataType::Double;
@@ -392,7 +394,8 @@ impl<'a> Scope<'a> {
             if !decimals.is_empty() && typed[0].data_type() == DataType::BigInt {
                 let whole = decimals.into_iter().filter_map(|(_, decimal)| decimal).filter(|decimal| decimal.is_whole);
                 let whole = whole.filter_map(|decimal| i64::try_from(decimal.floor).ok());
-                let items = typed.drain(1..).chain(whole.map(|number| Expr::Literal(Literal::BigInt(number)))).collect();
+                let items =
+                    typed.drain(1..).chain(whole.map(|number| Expr::Literal(Literal::BigInt(number)))).collect();
                 return Ok(Expr::In(Box::new(planned), items));
             }
         }

@@ -174,7 +174,8 @@ impl Scope<'_> {
                 self.regexp_replace(x, pattern, with, true)
             }
             ("regexp_replace", [_, _, _, flags]) => {
-                let message = "the flags of `regexp_replace` are 'g', for every match; write (?i) at the start of the pattern";
+                let message =
+                    "the flags of `regexp_replace` are 'g', for every match; write (?i) at the start of the pattern";
                 Err(Fault::of(*flags, message))
             }
             ("regexp_matches" | "regexp_like" | "regexp_extract_all", [_, _, .., extra]) => {
@@ -230,13 +231,7 @@ impl Scope<'_> {
         Ok(if number.data_type() == DataType::Double { Expr::Call(function, vec![number]) } else { number })
     }
 
-    fn regexp_replace(
-        &self,
-        x: &ast::Expr,
-        pattern: &ast::Expr,
-        with: &ast::Expr,
-        all: bool,
-    ) -> Result<Expr, Fault> {
+    fn regexp_replace(&self, x: &ast::Expr, pattern: &ast::Expr, with: &ast::Expr, all: bool) -> Result<Expr, Fault> {
         let template = self.constant_text(with, "the replacement")?;
         let pattern = self.pattern(pattern, 0)?;
         let parts = literal::replacement(&template, &pattern).map_err(|message| Fault::of(with, message))?;

@@ -28,7 +28,15 @@ fn image(events: u64) -> (Arc<View>, Image) {
         "sums".to_owned(),
         ViewImage { definition, base: Some(3), late: state.late, coverage, tracker: None, chunks },
     )];
-    (view, Image { tracker, positions: Positions::from([(0, 7 + events)]), editions: Default::default(), views: views.into() })
+    (
+        view,
+        Image {
+            tracker,
+            positions: Positions::from([(0, 7 + events)]),
+            editions: Default::default(),
+            views: views.into(),
+        },
+    )
 }
 
 fn encoded(image: &Image) -> Bytes {

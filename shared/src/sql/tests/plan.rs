@@ -242,10 +242,7 @@ fn expressions_are_typed() {
         ("retweeted IS UNKNOWN", Expr::IsNull(Box::new(retweeted()))),
         ("text IS NOT NULL", not(Expr::IsNull(Box::new(column("text"))))),
         ("likes IN (1, NULL)", Expr::In(Box::new(column("likes")), vec![int(1), null(BigInt)])),
-        (
-            "likes NOT IN (1, 2.5)",
-            not(Expr::In(Box::new(column("likes")), vec![int(1)])),
-        ),
+        ("likes NOT IN (1, 2.5)", not(Expr::In(Box::new(column("likes")), vec![int(1)]))),
         (
             "likes NOT BETWEEN 1 AND 2",
             not(binary(
