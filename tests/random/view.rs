@@ -198,8 +198,14 @@ fn whole() -> Sql {
     let leaf =
         prop_oneof![3 => Just("v"), 1 => Just("u"), 1 => Just("length(s)"), 1 => Just("extract(minute FROM ts)")];
     let leaf = leaf.prop_map(str::to_owned);
+    // Constants alone, and of more than 32 bits.
+    let chosen = (condition(), proptest::sample::select(["1 ELSE 0", "3000000000 ELSE 1", "-5 ELSE 7000000000000"].as_slice()));
+    let chosen = chosen.prop_map(|(c, constants)| format!("CASE WHEN {c} THEN {constants} END"));
+    let leaf = prop_oneof![6 => leaf, 1 => chosen];
     leaf.prop_recursive(2, 6, 2, |inner| {
         prop_oneof![
+            (inner.clone(), 2_147_483_647_i64..90_000_000_000).prop_map(|(x, n)| format!("({x} + {n})")),
+            (inner.clone(), 2_147_483_647_i64..90_000_000_000).prop_map(|(x, n)| format!("({x} % {n})")),
             (inner.clone(), -3_i64..4).prop_map(|(x, n)| format!("({x} + {n})")),
             (inner.clone(), inner.clone()).prop_map(|(x, y)| format!("({x} - {y})")),
             (inner.clone(), 2_i64..5).prop_map(|(x, n)| format!("({x} * {n})")),
@@ -237,11 +243,22 @@ fn text() -> Sql {
     proptest::sample::select(TEXTS.as_slice()).prop_map(str::to_owned).boxed()
 }
 
+fn list_of(numbers: &[i64]) -> String {
+    numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn condition() -> Sql {
     let leaf = prop_oneof![
         (-5_i64..100).prop_map(|n| format!("v > {n}")),
         (-5_i64..100, 0_i64..50).prop_map(|(n, m)| format!("v BETWEEN {n} AND {}", n + m)),
         (-20_i64..20).prop_map(|n| format!("d <= {n}.5")),
+        (-20_i64..20).prop_map(|n| format!("v < {n}.5")),
+        (0_i64..3_000_000_000).prop_map(|n| format!("v * 1000000000 > {n}")),
+        proptest::collection::vec(-5_i64..100, 1..80).prop_map(|list| format!("v IN ({})", list_of(&list))),
+        proptest::collection::vec(0_i64..80, 1..80).prop_map(|list| {
+            let texts: Vec<String> = list.iter().map(|n| format!("'{}'", ["a", "b", "zzz", "x", "é"][*n as usize % 5])).collect();
+            format!("s NOT IN ({})", texts.join(", "))
+        }),
         proptest::sample::select(
             ["b", "v IS NULL", "k IS NOT NULL", "s LIKE '%a%'", "k IN ('k0', 'k2')", "s <> 'b'", "starts_with(s, 'a')"]
                 .as_slice()
