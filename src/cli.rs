@@ -270,6 +270,9 @@ pub struct Rows {
     /// Only rows with this key, COLUMN=VALUE; may be repeated.
     #[arg(long = "key", value_name = "COLUMN=VALUE")]
     pub keys: Vec<String>,
+    /// Only rows without a value in this key column; may be repeated.
+    #[arg(long = "null-key", value_name = "COLUMN")]
+    pub null_keys: Vec<String>,
     /// How many rows at most; 0 for all. A table shows 20 unless asked, JSON and CSV hold all.
     #[arg(long, value_name = "N")]
     pub limit: Option<usize>,

@@ -342,6 +342,10 @@ fn cell(cell: Cell) -> Value {
         Cell::Int(number) => number.into(),
         Cell::BigInt(number) => number.into(),
         Cell::HugeInt(number) => i64::try_from(number).expect("64 bits").into(),
+        // In JSON, a number that isn't finite is its name.
+        Cell::Double(f64::INFINITY) => "Infinity".into(),
+        Cell::Double(f64::NEG_INFINITY) => "-Infinity".into(),
+        Cell::Double(number) if number.is_nan() => "NaN".into(),
         Cell::Double(number) => number.into(),
         Cell::Decimal(number) => number.to_string().parse::<f64>().expect("a number").into(),
         Cell::Text(text) => text.into(),
@@ -349,7 +353,7 @@ fn cell(cell: Cell) -> Value {
     }
 }
 
-/// What isn't finite is null in JSON. The test's own reader of JSON gives a DOUBLE to two units in the last place.
+/// The test's own reader of JSON gives a DOUBLE to two units in the last place.
 fn is_same(ours: &Value, theirs: &Value) -> bool {
     match (ours.as_i64(), theirs.as_i64(), ours.as_f64(), theirs.as_f64()) {
         (Some(ours), Some(theirs), ..) => ours == theirs,

@@ -267,12 +267,18 @@ fn a_lost_range_stops_an_output_and_is_said_wherever_one_looks() {
 #[test]
 fn outputs_are_shown_on_the_command_line_and_need_a_cluster() {
     let project = Project::example("etl");
-    let run = |arguments: &[&str]| {
-        let output = anabranch().args(arguments).arg(project.path()).output().expect("it runs");
+    let run_with = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = anabranch();
+        command.args(arguments).arg("--project").arg(project.path()).envs(environment.iter().copied());
+        let output = command.output().expect("it runs");
         (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
     };
-    let (code, said) = run(&["views", "check"]);
+    let run = |arguments: &[&str]| run_with(arguments, &[]);
+    // A check says what a start would.
+    let (code, said) = run_with(&["views", "check"], &[("ANABRANCH__KAFKA__BROKERS", "127.0.0.1:9092")]);
     assert!(code == Some(0) && said.contains("2 tables, 1 views and 2 outputs are right"), "{said}");
+    let (code, refused) = run(&["views", "check"]);
+    assert_eq!(code, Some(2), "{refused}");
     let (_, listed) = run(&["views", "list", "--output", "json"]);
     let listed: Value = serde_json::from_str(&listed).expect("JSON");
     let words = listed["views"].as_array().expect("views").iter().find(|view| view["name"] == "words");
@@ -282,7 +288,7 @@ fn outputs_are_shown_on_the_command_line_and_need_a_cluster() {
     let (code, explained) = run(&["views", "explain", "purchases"]);
     assert!(code == Some(0) && explained.contains("Events to records of topic `purchases`"), "{explained}");
     let (code, said) = run(&["up", "--listen", "127.0.0.1:0"]);
-    assert_eq!(code, Some(2), "{said}");
+    assert_eq!((code, &said), (Some(2), &refused));
     assert!(
         said.contains("view `purchases` writes its rows to a topic of Kafka") && said.contains("`brokers`"),
         "{said}"

@@ -152,7 +152,10 @@ impl Pipeline {
             let stop = match inputs.recv_timeout(self.until_next()) {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return Ok(self.finish()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.finish();
+                    return Ok(());
+                }
             };
             if let Some(stop) = stop {
                 self.finish();

@@ -33,6 +33,7 @@ pub async fn run(rows: Rows) -> Result<ExitCode, Failure> {
             key.split_once('=').ok_or_else(|| Failure::usage(format!("--key {key}: write COLUMN=VALUE")))?;
         query.push((format!("key.{column}"), value.to_owned()));
     }
+    query.extend(rows.null_keys.iter().map(|column| (format!("key.{column}.null"), "true".to_owned())));
     let path = format!("/v1/views/{}/rows", rows.view);
     let wanted = wanted(rows.limit, rows.output);
     let (mut answer, mut list, mut cursor): (Value, Vec<Value>, Option<String>) = Default::default();
