@@ -285,7 +285,8 @@ fn parts(view: &View, sources: &Sources, window: Option<Micros>, from: Micros, t
         };
         parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
     }
-    let speed = panes(sources, from, to).map(|(_, pane)| pane);
-    parts.extend(speed.map(|pane| Part { partials: pane.partials.clone(), slack: pane.slack }));
+    let slack = |start, pane: &Pane| pane.slack.map(|slack| (start, slack));
+    let speed = panes(sources, from, to);
+    parts.extend(speed.map(|(start, pane)| Part { partials: pane.partials.clone(), slack: slack(start, pane) }));
     Ok(parts)
 }

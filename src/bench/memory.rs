@@ -90,8 +90,13 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
         report("what came to it", mib(peak - before), &share(peak - before));
 
         let snapshot = layer.snapshots().0["top"].borrow().clone();
-        let parts = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values());
-        let parts: Vec<_> = parts.map(|pane| Part { partials: pane.partials.clone(), slack: pane.slack }).collect();
+        let parts = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.iter());
+        let parts: Vec<_> = parts
+            .map(|(&start, pane)| Part {
+                partials: pane.partials.clone(),
+                slack: pane.slack.map(|slack| (start, slack)),
+            })
+            .collect();
         let answer = partial::windows(&catalog.views["top"], &parts, Scope::All)?;
         let column = |name: &str| Ok::<_, Failure>(answer.rows.column(name)?.i64()?.clone());
         let (lower, upper) = (column("n_lower")?, column("n_upper")?);

@@ -154,6 +154,8 @@ fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
 /// How many rows some windows have, whose panes start in a range.
 fn ranked(view: &View, snapshot: &Snapshot, scope: Scope, panes: Range<Micros>) -> Result<usize, Failure> {
     let panes = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.range(panes.clone()));
-    let parts: Vec<_> = panes.map(|(_, pane)| Part { partials: pane.partials.clone(), slack: pane.slack }).collect();
+    let parts: Vec<_> = panes
+        .map(|(&start, pane)| Part { partials: pane.partials.clone(), slack: pane.slack.map(|slack| (start, slack)) })
+        .collect();
     Ok(partial::windows(view, &parts, scope)?.rows.height())
 }

@@ -206,7 +206,7 @@ proptest! {
         let frame = DataFrame::new(events.len(), columns).expect("alike").lazy();
         let partials = partials(&view, frame.with_column(col("ts").cast(polars_type(&Type::Timestamp))), false).expect("some");
         let slack = slack.map(|up| Slack { down: up, up });
-        let parts = by_pane(&partials).expect("panes").into_iter().map(|(_, partials)| Part { partials, slack });
+        let parts = by_pane(&partials).expect("panes").into_iter().map(|(pane, partials)| Part { partials, slack: slack.map(|slack| (pane, slack)) });
         let parts: Vec<Part> = parts.collect();
         let pruned = windows(&view, &parts, Scope::All).expect("windows").rows;
         view.limit = None;
@@ -584,6 +584,28 @@ fn a_view_without_keys_and_windows_has_one_row_also_of_nothing() {
         let parts = [Part { partials: nothing, slack: None }];
         assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows.height(), height, "{name}");
         assert_eq!(windows(view, &[], Scope::One(0)).expect("rows").rows.height(), height, "{name}");
+    }
+}
+
+#[test]
+fn a_degraded_pane_that_refused_everything_opens_the_bounds_of_its_window() {
+    let sql = "CREATE TABLE events (k TEXT, ts TIMESTAMP) WITH (event_time = 'ts');
+        CREATE MATERIALIZED VIEW minutes AS SELECT window_start, window_end, k, count(*) AS n
+        FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, k;";
+    let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
+    let view = &catalog.views["minutes"];
+    let events = df!("k" => ["a", "a"], "ts" => [0_i64, 1]).expect("events").lazy();
+    let events = events.with_column(col("ts").cast(polars_type(&Type::Timestamp)));
+    let refused = DataFrame::empty_with_schema(&schema(view));
+    let parts = [
+        Part { partials: partials(view, events, false).expect("partials"), slack: None },
+        Part { partials: refused, slack: Some((0, Slack { down: 0, up: 1 })) },
+    ];
+    for scope in [Scope::One(0), Scope::All] {
+        let finished = windows(view, &parts, scope).expect("rows");
+        assert!(finished.is_degraded && !finished.is_certain, "{scope:?}");
+        let bound = |name: &str| finished.rows.column(name).expect("a bound").i64().expect("integers").get(0);
+        assert_eq!([bound("n_lower"), bound("n"), bound("n_upper")], [Some(2), Some(2), Some(3)], "{scope:?}");
     }
 }
 

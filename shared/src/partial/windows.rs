@@ -18,8 +18,8 @@ use crate::window::Window;
 pub struct Part {
     /// As in [`crate::partial`], in order of their panes.
     pub partials: DataFrame,
-    /// How far off their counts may be.
-    pub slack: Option<Slack>,
+    /// How far off their counts may be, if they are of one degraded pane, and where that starts: it may have refused everything.
+    pub slack: Option<(Micros, Slack)>,
 }
 
 /// Which windows are asked for.
@@ -119,11 +119,17 @@ fn side_by_side<T: Send>(items: &[Micros], work: impl Fn(Micros) -> PolarsResult
 }
 
 fn pieces_of(part: &Part) -> PolarsResult<Vec<Piece>> {
+    let slack = part.slack.map(|(_, slack)| slack);
     let piece = |(pane, rows): (Micros, DataFrame)| {
         let has_missed = rows.column(MISSED)?.i32()?.iter().any(|missed| missed > Some(0));
-        Ok(Piece { pane, rows, has_missed, slack: part.slack })
+        Ok(Piece { pane, rows, has_missed, slack })
     };
-    by_pane(&part.partials)?.into_iter().map(piece).collect()
+    match part.slack {
+        Some((pane, _)) if part.partials.height() == 0 => {
+            Ok(vec![Piece { pane, rows: part.partials.clone(), has_missed: false, slack }])
+        }
+        _ => by_pane(&part.partials)?.into_iter().map(piece).collect(),
+    }
 }
 
 /// The sums of one window.
