@@ -329,15 +329,15 @@ impl<'a> Scope<'a> {
     }
 
     fn compare(&self, left: &ast::Expr, op: BinaryOp, right: &ast::Expr) -> Result<Expr, Fault> {
-        for (x, op, decimal) in [(left, op, literal::decimal(right)), (right, op.mirrored(), literal::decimal(left))] {
-            if let Some(decimal) = decimal {
-                let x = self.value(x)?;
-                if x.data_type() == DataType::BigInt && !is_null(&x) {
-                    return Ok(compare_whole(x, op, &decimal));
-                }
+        let planned = [self.value(left)?, self.value(right)?];
+        for (x, op, decimal) in
+            [(&planned[0], op, literal::decimal(right)), (&planned[1], op.mirrored(), literal::decimal(left))]
+        {
+            if let (Some(decimal), true) = (decimal, is_whole(x)) {
+                return Ok(compare_whole(x.clone(), op, &decimal));
             }
         }
-        let (x, y) = self.same_type(left, right)?;
+        let (x, y) = self.pair(planned.into(), left, right)?;
         let data_type = x.data_type();
         if data_type == DataType::Json {
             return Err(Fault::of(left, "JSON can't be compared; read a part of it with ->> 'key'"));
@@ -350,7 +350,11 @@ impl<'a> Scope<'a> {
 
     /// Two expressions brought to one type.
     pub fn same_type(&self, left: &ast::Expr, right: &ast::Expr) -> Result<(Expr, Expr), Fault> {
-        let mut both = self.one_type(&[left, right])?.into_iter();
+        self.pair(vec![self.value(left)?, self.value(right)?], left, right)
+    }
+
+    fn pair(&self, planned: Vec<Expr>, left: &ast::Expr, right: &ast::Expr) -> Result<(Expr, Expr), Fault> {
+        let mut both = self.to_one_type(planned, &[left, right])?.into_iter();
         match (both.next(), both.next()) {
             (Some(x), Some(y)) => Ok((x, y)),
             _ => Err(Fault::of(left, "two values are needed")),
@@ -361,6 +365,11 @@ impl<'a> Scope<'a> {
     /// beside, and a constant text beside a timestamp is read as one.
     pub fn one_type(&self, exprs: &[&ast::Expr]) -> Result<Vec<Expr>, Fault> {
         let planned = exprs.iter().map(|expr| self.value(expr)).collect::<Result<Vec<_>, _>>()?;
+        self.to_one_type(planned, exprs)
+    }
+
+    /// The same of expressions that are planned.
+    fn to_one_type(&self, planned: Vec<Expr>, exprs: &[&ast::Expr]) -> Result<Vec<Expr>, Fault> {
         let typed: Vec<&Expr> = planned.iter().filter(|x| !is_null(x)).collect();
         let has = |data_type: DataType| typed.iter().any(|x| x.data_type() == data_type);
         let common = if has(DataType::Double) {
@@ -384,23 +393,25 @@ impl<'a> Scope<'a> {
     }
 
     fn in_list(&self, x: &ast::Expr, items: &[ast::Expr]) -> Result<Expr, Fault> {
-        let planned = self.value(x)?;
-        if planned.data_type() == DataType::BigInt && !is_null(&planned) {
-            // As a DOUBLE, a whole number could be equal to one beside it.
-            let (decimals, others): (Vec<_>, Vec<_>) =
-                items.iter().map(|item| (item, literal::decimal(item))).partition(|(_, decimal)| decimal.is_some());
-            let others: Vec<&ast::Expr> = std::iter::once(x).chain(others.into_iter().map(|(item, _)| item)).collect();
-            let mut typed = self.one_type(&others)?;
-            if !decimals.is_empty() && typed[0].data_type() == DataType::BigInt {
-                let whole = decimals.into_iter().filter_map(|(_, decimal)| decimal).filter(|decimal| decimal.is_whole);
-                let whole = whole.filter_map(|decimal| i64::try_from(decimal.floor).ok());
-                let items =
-                    typed.drain(1..).chain(whole.map(|number| Expr::Literal(Literal::BigInt(number)))).collect();
-                return Ok(Expr::In(Box::new(planned), items));
-            }
-        }
         let all: Vec<&ast::Expr> = std::iter::once(x).chain(items).collect();
-        let mut planned = self.one_type(&all)?.into_iter();
+        let planned = all.iter().map(|expr| self.value(expr)).collect::<Result<Vec<_>, _>>()?;
+        let decimals: Vec<_> = all.iter().map(|item| literal::decimal(item)).collect();
+        let fits = |(item, decimal): (&Expr, &Option<_>)| decimal.is_some() || is_null(item) || is_whole(item);
+        let mut planned = if is_whole(&planned[0]) && planned.iter().zip(&decimals).all(fits) {
+            // As a DOUBLE, a whole number could be equal to one beside it.
+            let whole = |(item, decimal): (Expr, Option<literal::Decimal>)| match decimal {
+                Some(decimal) if decimal.is_whole => {
+                    i64::try_from(decimal.floor).ok().map(Literal::BigInt).map(Expr::Literal)
+                }
+                Some(_) => None,
+                None if is_null(&item) => Some(Expr::Literal(Literal::Null(DataType::BigInt))),
+                None => Some(item),
+            };
+            planned.into_iter().zip(decimals).filter_map(whole).collect()
+        } else {
+            self.to_one_type(planned, &all)?
+        }
+        .into_iter();
         match planned.next() {
             Some(x) if x.data_type() == DataType::Json => {
                 Err(Fault::of(all[0], "JSON can't be compared; read a part of it with ->> 'key'"))
@@ -542,6 +553,11 @@ fn to_double(expr: Expr) -> Expr {
         expr if expr.data_type() == DataType::Double => expr,
         expr => Expr::Cast(Box::new(expr), DataType::Double),
     }
+}
+
+/// Whether an expression is a `BIGINT`, and not the word `NULL`.
+fn is_whole(expr: &Expr) -> bool {
+    expr.data_type() == DataType::BigInt && !is_null(expr)
 }
 
 /// Computes what is constant; none inside if it is beyond 64 bits, none at all if it isn't a whole number.

@@ -4,6 +4,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use polars::prelude::*;
 
+use crate::aggregate::canonical;
 use crate::expr::Literal;
 use crate::schema;
 
@@ -20,9 +21,8 @@ enum Values {
     Word(HashSet<i64, RandomState>),
 }
 
-/// There is one zero and one NaN.
 fn bits(number: f64) -> i64 {
-    if number.is_nan() { f64::NAN } else { number + 0.0 }.to_bits().cast_signed()
+    canonical(number).to_bits().cast_signed()
 }
 
 impl Constants {

@@ -379,3 +379,15 @@ fn having_reads_the_bounds_of_windows() {
     let midnight = call(F::Extract(TimeUnit::Hour), [end]);
     assert_eq!(having("extract(hour FROM window_end) = 0"), Some(binary(midnight, Op::Equal, int(0))));
 }
+
+/// Were each level planned three times, this would be 400 million plans.
+#[test]
+fn nested_lists_and_comparisons_are_planned_once() {
+    let nested = |around: fn(String) -> String| (0..18).fold("likes".to_owned(), |inner, _| around(inner));
+    for condition_of in [
+        |inner| format!("(CASE WHEN {inner} IN (1, 2.5) THEN 1 END)"),
+        |inner| format!("(CASE WHEN {inner} < 2.5 THEN 1.5 ELSE 1.0 END)"),
+    ] {
+        planned(&condition(&format!("{} IS NULL", nested(condition_of))));
+    }
+}
