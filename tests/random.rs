@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
 use serde_json::{Value, json};
 
-use self::view::{Micros, View, table};
+use self::view::{Aggregate, Micros, View, table};
 use crate::support::{Project, Server, kafka};
 
 /// So many views are asked of each stream.
@@ -148,9 +148,13 @@ impl Oracle {
         let mut rows = statement.query([]).unwrap_or_else(|error| panic!("{error}\n{sql}"));
         let mut all = BTreeMap::new();
         while let Some(row) = rows.next().unwrap_or_else(|error| panic!("{error}\n{sql}")) {
-            let cell = |i: usize| as_json(row.get(i).expect("a cell"));
-            let keys: Vec<Value> = (2..2 + view.keys()).map(cell).collect();
-            let values = (2 + view.keys()..2 + view.keys() + view.aggregates.len()).map(cell).collect();
+            let cell = |i: usize| row.get(i).expect("a cell");
+            let keys: Vec<Value> = (2..2 + view.keys()).map(|i| as_json(cell(i))).collect();
+            let values = (2 + view.keys()..).zip(&view.aggregates).map(|(i, aggregate)| match cell(i) {
+                Cell::List(values) => added_up(&values, aggregate.is_mean()).into(),
+                cell => as_json(cell),
+            });
+            let values = values.collect();
             let key = (row.get(0).expect("a start"), row.get(1).expect("an end"), Value::from(keys).to_string());
             all.insert(key, values);
         }
@@ -167,26 +171,22 @@ fn as_json(cell: Cell) -> Value {
         Cell::HugeInt(number) => i64::try_from(number).expect("a small number").into(),
         Cell::Double(number) => number.into(),
         Cell::Text(text) => text.into(),
-        Cell::List(values) => {
-            let values = values.into_iter().filter_map(|value| match value {
-                Cell::Double(number) => Some(number),
-                _ => None,
-            });
-            exact_sum(&values.collect::<Vec<_>>()).into()
-        }
         other => panic!("{other:?}"),
     }
 }
 
-/// The sum of doubles, each a whole number of 2^-60, added up as integers and rounded once; none of none.
-fn exact_sum(values: &[f64]) -> Option<f64> {
+/// The sum or the mean of doubles, each a whole number of 2^-60: added up as integers and rounded once. None of none.
+fn added_up(values: &[Cell], is_mean: bool) -> Option<f64> {
     let unit = 2_f64.powi(-60);
-    let whole = |value: f64| {
+    let whole = |value: &Cell| {
+        let Cell::Double(value) = value else { return None };
         let whole = (value / unit) as i128;
-        assert_eq!(whole as f64 * unit, value, "a value of the stream has digits below 2^-60");
-        whole
+        assert_eq!(whole as f64 * unit, *value, "a value of the stream has digits below 2^-60");
+        Some(whole)
     };
-    (!values.is_empty()).then(|| values.iter().map(|&value| whole(value)).sum::<i128>() as f64 * unit)
+    let wholes: Vec<i128> = values.iter().filter_map(whole).collect();
+    let sum = wholes.iter().sum::<i128>() as f64 * unit;
+    (!wholes.is_empty()).then(|| if is_mean { sum / wholes.len() as f64 } else { sum })
 }
 
 /// A row of an answer: each aggregate's value and bounds.
@@ -209,28 +209,25 @@ fn answered(view: &View, rows: &[Value]) -> Answered {
     all
 }
 
-/// Whether two are the same, numbers up to rounding.
-fn is_same(one: &Value, other: &Value) -> bool {
-    match (one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other)) => (one - other).abs() <= 1e-9 * one.abs().max(other.abs()).max(1.0),
-        _ => one == other,
+impl Aggregate {
+    /// Whether an answer is the oracle's, bit for bit; of deviations, which the oracle rounds on the way, as near as that is.
+    fn is_same(&self, one: &Value, other: &Value) -> bool {
+        match (one.as_f64(), other.as_f64()) {
+            (Some(one), Some(other)) if self.is_spread() => {
+                (one - other).abs() <= 1e-9 * one.abs().max(other.abs()).max(1.0)
+            }
+            (Some(a), Some(b)) if one.is_f64() || other.is_f64() => a == b,
+            _ => one == other,
+        }
     }
-}
 
-/// Whether two are the same double, as near as it is read from JSON.
-fn is_double(one: &Value, other: &Value) -> bool {
-    match (one.as_f64(), other.as_f64()) {
-        (Some(one), Some(other)) => one == other || one.next_up() == other || one.next_down() == other,
-        _ => one == other,
-    }
-}
-
-fn is_at_most(one: &Value, other: &Value) -> bool {
-    match (one, other) {
-        _ if is_same(one, other) => true,
-        (Value::String(one), Value::String(other)) => one <= other,
-        (Value::Bool(one), Value::Bool(other)) => one <= other,
-        _ => one.as_f64() <= other.as_f64(),
+    fn is_at_most(&self, one: &Value, other: &Value) -> bool {
+        match (one, other) {
+            _ if self.is_same(one, other) => true,
+            (Value::String(one), Value::String(other)) => one <= other,
+            (Value::Bool(one), Value::Bool(other)) => one <= other,
+            _ => one.as_f64() <= other.as_f64(),
+        }
     }
 }
 
@@ -251,8 +248,8 @@ impl Check<'_> {
         assert_eq!(rows.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>(), "{what}\n{answer}");
         for (key, values) in rows {
             for (i, ([value, lower, upper], truth)) in values.iter().zip(&expected[key]).enumerate() {
-                let is_it = if self.view.aggregates[i].is_sum_of_doubles() { is_double } else { is_same };
-                assert!(is_it(value, truth), "{what}: a{i} of {key:?} is {value}, truly {truth}");
+                let aggregate = &self.view.aggregates[i];
+                assert!(aggregate.is_same(value, truth), "{what}: a{i} of {key:?} is {value}, truly {truth}");
                 assert!(lower == value && upper == value, "{what}: a{i} of {key:?} is exact: {values:?}");
             }
         }
@@ -271,9 +268,10 @@ impl Check<'_> {
             };
             let expected = expected.unwrap_or_else(|| panic!("{what}: there is no such row: {key:?}"));
             for (i, ([_, lower, upper], truth)) in values.iter().zip(expected).enumerate() {
+                let aggregate = &view.aggregates[i];
                 let is_null = truth.is_null() || lower.is_null() || upper.is_null();
-                let holds = is_null || (is_at_most(lower, truth) && is_at_most(truth, upper));
-                if is_sketched && view.aggregates[i].is_sketch {
+                let holds = is_null || (aggregate.is_at_most(lower, truth) && aggregate.is_at_most(truth, upper));
+                if is_sketched && aggregate.is_sketch {
                     SKETCHED.fetch_add(1, Ordering::Relaxed);
                     HELD.fetch_add(holds.into(), Ordering::Relaxed);
                 } else {

@@ -94,7 +94,9 @@ fn grouped(number: u64) -> String {
 /// One line: which window, how exact, from what.
 fn summary(answer: &Value) -> String {
     let window = match &answer["window"] {
+        Value::Null if answer["total"] == 0 => "no window yet".to_owned(),
         Value::Null => "all of time".to_owned(),
+        window if window.get("start").or(window.get("from")).is_none() => "open windows".to_owned(),
         window => {
             let (start, end) = (window.get("start").or(window.get("from")), window.get("end").or(window.get("to")));
             let text = |part: Option<&Value>| part.and_then(Value::as_str).unwrap_or("?").to_owned();
@@ -117,6 +119,20 @@ fn summary(answer: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_summary_says_which_window_it_is_about() {
+        let about = |window: Value, total: u64| {
+            let answer =
+                serde_json::json!({ "window": window, "total": total, "exact": true, "late": 0, "rejected": 0 });
+            summary(&answer).split(": exact").next().map(str::to_owned).expect("a summary")
+        };
+        assert_eq!(about(Value::Null, 3), "all of time");
+        assert_eq!(about(Value::Null, 0), "no window yet");
+        assert_eq!(about(serde_json::json!({ "state": "open" }), 3), "open windows");
+        assert_eq!(about(serde_json::json!({ "from": "a", "to": "b" }), 3), "a to b");
+        assert_eq!(about(serde_json::json!({ "start": "a", "end": "b", "state": "closed" }), 3), "a to b (closed)");
+    }
 
     #[test]
     fn a_table_says_what_it_leaves_out_and_files_hold_all() {

@@ -34,9 +34,14 @@ pub struct Aggregate {
 }
 
 impl Aggregate {
-    /// Whether the oracle is to add up what DuckDB lists.
-    pub fn is_sum_of_doubles(&self) -> bool {
-        self.theirs.starts_with("list(")
+    /// Whether the oracle divides what it adds up by how many values there are.
+    pub fn is_mean(&self) -> bool {
+        self.ours.starts_with("avg(")
+    }
+
+    /// Whether DuckDB computes it with rounding on the way.
+    pub fn is_spread(&self) -> bool {
+        self.ours.starts_with("var_") || self.ours.starts_with("stddev_")
     }
 }
 
@@ -195,6 +200,17 @@ fn sessions(rows: &str, keys: &[String], gap: Micros) -> String {
 type Sql = BoxedStrategy<String>;
 
 fn whole() -> Sql {
+    // Constants alone, and of more than 32 bits.
+    const CONSTANTS: [&str; 3] = ["1 ELSE 0", "3000000000 ELSE 1", "-5 ELSE 700000000000"];
+    let chosen = (condition(), proptest::sample::select(CONSTANTS.as_slice()))
+        .prop_map(|(c, constants)| format!("CASE WHEN {c} THEN {constants} END"));
+    let large = (small(), prop_oneof![Just('+'), Just('%')], 2_147_483_647_i64..90_000_000_000)
+        .prop_map(|(x, sign, n)| format!("({x} {sign} {n})"));
+    prop_oneof![5 => small(), 1 => chosen, 1 => large].boxed()
+}
+
+/// Whole numbers whose squares a DOUBLE holds, as the oracle computes deviations in these.
+fn small() -> Sql {
     let leaf =
         prop_oneof![3 => Just("v"), 1 => Just("u"), 1 => Just("length(s)"), 1 => Just("extract(minute FROM ts)")];
     let leaf = leaf.prop_map(str::to_owned);
@@ -237,11 +253,23 @@ fn text() -> Sql {
     proptest::sample::select(TEXTS.as_slice()).prop_map(str::to_owned).boxed()
 }
 
+fn list_of(numbers: &[i64]) -> String {
+    numbers.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+}
+
 fn condition() -> Sql {
     let leaf = prop_oneof![
         (-5_i64..100).prop_map(|n| format!("v > {n}")),
         (-5_i64..100, 0_i64..50).prop_map(|(n, m)| format!("v BETWEEN {n} AND {}", n + m)),
         (-20_i64..20).prop_map(|n| format!("d <= {n}.5")),
+        (-20_i64..20).prop_map(|n| format!("v < {n}.5")),
+        (0_i64..3_000_000_000).prop_map(|n| format!("v * 1000000000 > {n}")),
+        proptest::collection::vec(-5_i64..100, 1..80).prop_map(|list| format!("v IN ({})", list_of(&list))),
+        proptest::collection::vec(0_i64..80, 1..80).prop_map(|list| {
+            let texts: Vec<String> =
+                list.iter().map(|n| format!("'{}'", ["a", "b", "zzz", "x", "é"][*n as usize % 5])).collect();
+            format!("s NOT IN ({})", texts.join(", "))
+        }),
         proptest::sample::select(
             ["b", "v IS NULL", "k IS NOT NULL", "s LIKE '%a%'", "k IN ('k0', 'k2')", "s <> 'b'", "starts_with(s, 'a')"]
                 .as_slice()
@@ -265,16 +293,18 @@ fn value() -> Sql {
 fn aggregate() -> impl Strategy<Value = Aggregate> {
     let same = |call: String, is_whole| (call.clone(), call, is_whole, false);
     let number = || prop_oneof![3 => whole(), 1 => double()];
+    let listed = |x: &str| format!("list(CAST({x} AS DOUBLE))");
     let whole_sum = whole().prop_map(|x| (format!("sum({x})"), format!("CAST(sum({x}) AS BIGINT)"), true, false));
-    let spread = proptest::sample::select(["avg", "var_samp", "var_pop", "stddev_samp", "stddev_pop"].as_slice());
+    let spread = proptest::sample::select(["var_samp", "var_pop", "stddev_samp", "stddev_pop"].as_slice());
     let filter = || proptest::option::weighted(0.3, condition());
     let plain = prop_oneof![
         2 => Just(same("count(*)".to_owned(), true)),
         1 => value().prop_map(move |x| same(format!("count({x})"), true)),
         2 => whole_sum,
         // The oracle adds the values up itself, exactly: DuckDB's sum depends on their order.
-        2 => double().prop_map(|x| (format!("sum({x})"), format!("list({x})"), false, false)),
-        1 => (spread, number()).prop_map(move |(f, x)| same(format!("{f}({x})"), false)),
+        2 => double().prop_map(|x| (format!("sum({x})"), listed(&x), false, false)),
+        1 => number().prop_map(|x| (format!("avg({x})"), listed(&x), false, false)),
+        1 => (spread, prop_oneof![3 => small(), 1 => double()]).prop_map(move |(f, x)| same(format!("{f}({x})"), false)),
         1 => (prop_oneof![Just("min"), Just("max")], whole()).prop_map(move |(f, x)| same(format!("{f}({x})"), true)),
         1 => (prop_oneof![Just("min"), Just("max")], prop_oneof![double(), text()])
             .prop_map(move |(f, x)| same(format!("{f}({x})"), false)),

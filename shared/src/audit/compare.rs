@@ -92,12 +92,10 @@ impl Compared {
     }
 }
 
-/// Whether two values are one, but for the rounding of sums.
+/// Whether two values are one.
 pub fn is_same(one: &AnyValue, other: &AnyValue) -> bool {
     match (one, other) {
-        (AnyValue::Float64(one), AnyValue::Float64(other)) => {
-            one == other || (one - other).abs() <= 1e-9 * one.abs().max(other.abs()) || one.is_nan() && other.is_nan()
-        }
+        (AnyValue::Float64(one), AnyValue::Float64(other)) => one == other || one.is_nan() && other.is_nan(),
         (one, other) => one == other,
     }
 }
