@@ -302,8 +302,8 @@ fn aggregate() -> impl Strategy<Value = Aggregate> {
         1 => value().prop_map(move |x| same(format!("count({x})"), true)),
         2 => whole_sum,
         // The oracle adds the values up itself, exactly: DuckDB's sum depends on their order.
-        2 => double().prop_map(|x| (format!("sum({x})"), listed(&x), false, false)),
-        1 => number().prop_map(|x| (format!("avg({x})"), listed(&x), false, false)),
+        2 => double().prop_map(move |x| (format!("sum({x})"), listed(&x), false, false)),
+        1 => number().prop_map(move |x| (format!("avg({x})"), listed(&x), false, false)),
         1 => (spread, prop_oneof![3 => small(), 1 => double()]).prop_map(move |(f, x)| same(format!("{f}({x})"), false)),
         1 => (prop_oneof![Just("min"), Just("max")], whole()).prop_map(move |(f, x)| same(format!("{f}({x})"), true)),
         1 => (prop_oneof![Just("min"), Just("max")], prop_oneof![double(), text()])
