@@ -1,16 +1,15 @@
 //! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
-use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings, archive_root};
+use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
-use anabranch_shared::edition::Editions;
+use anabranch_shared::edition::Readings;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
@@ -20,6 +19,7 @@ use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
+use anabranch_shared::table::archive_root;
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::{Catalog, Late, Output};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
@@ -136,7 +136,7 @@ impl Platform {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
-            editions: Default::default(),
+            readings: Readings::default(),
             checkpoints: Some(Checkpoints::new(storage, Handle::current())),
             outlets: opened.outlets.clone(),
             rejects: Arc::clone(opened.ingest.rejects()),
@@ -146,18 +146,19 @@ impl Platform {
         })
     }
 
-    /// Has the tables' definitions begin where their archives end, unless they are in force already: before anything is read.
-    pub async fn declare(&self, data: &Path) -> Result<BTreeMap<String, Editions>, Failure> {
-        let mut editions = BTreeMap::new();
+    /// Has the tables' definitions begin where their archives end, unless they are in force already: before anything is read. A
+    /// table whose archive can't go on with its definition is left as it is: its source and its archiving say why they stop.
+    pub async fn declare(&self, data: &Path) -> Result<(), Failure> {
         for table in self.catalog.tables.values() {
-            let declared = declare(&archive_root(data, &table.name), table).await;
-            let declared = declared.map_err(|error| match &error {
-                BatchError::Definition(_) => Failure::usage(error.to_string()),
-                _ => Failure::new(error.chain()),
-            });
-            editions.insert(table.name.clone(), declared?);
+            match declare(&archive_root(data, &table.name), table).await {
+                Ok(_) => {}
+                Err(error @ BatchError::Definition(_)) => {
+                    tracing::error!(error = error.chain(), "the table is stopped")
+                }
+                Err(error) => return Err(Failure::new(error.chain())),
+            }
         }
-        Ok(editions)
+        Ok(())
     }
 
     /// Starts every role.
@@ -167,7 +168,7 @@ impl Platform {
     }
 
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
-        let editions = self.declare(&opened.data).await?;
+        self.declare(&opened.data).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
         let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
@@ -179,7 +180,7 @@ impl Platform {
         let archivers: Vec<Arc<Archiver>> = batch.archivers().values().cloned().collect();
 
         let shutdown = CancellationToken::new();
-        let context = Context { versions: versions.clone(), editions, ..context };
+        let context = Context { versions: versions.clone(), readings: batch.readings(), ..context };
         let speed = anabranch_speed_layer::run(&context, &shutdown)?;
         let token = shutdown.clone();
         let batch = tokio::spawn(async move {

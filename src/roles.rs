@@ -16,12 +16,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_batch_layer::archive::Archiver;
+use anabranch_batch_layer::archive::{Archive, Archiver};
 use anabranch_batch_layer::jobs::JobQueue;
-use anabranch_batch_layer::{BatchLayer, BatchSettings, archive_root};
+use anabranch_batch_layer::{BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, Stops};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
+use anabranch_shared::edition::Readings;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::job::relay::{self, Foreman, RemoteJobs};
 use anabranch_shared::log::Log;
@@ -29,7 +30,7 @@ use anabranch_shared::log::kafka::group::{self, GroupOptions, Member};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::{Snapshots, wire};
-use anabranch_shared::table::open_versions;
+use anabranch_shared::table::{archive_root, open_versions};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Context, Owned, SpeedLayer, SpeedMetrics};
@@ -120,14 +121,13 @@ impl Process {
         Ok(())
     }
 
-    /// The versions on the storage, followed until shutdown.
-    async fn versions(&self) -> Result<Versions, Failure> {
-        let views = self.opened.data.join("views");
-        let opened = open_versions(&views, &self.platform.catalog).await;
-        let (versions, publishers) = opened.map_err(|error| Failure::new(error.to_string()))?;
+    /// The versions on the storage, and how tables are read, followed until shutdown.
+    async fn versions(&self) -> Result<(Versions, Readings), Failure> {
+        let opened = open_versions(&self.opened.data, &self.platform.catalog).await;
+        let (versions, readings, publishers) = opened.map_err(|error| Failure::new(error.to_string()))?;
         let shutdown = self.shutdown.clone();
         tokio::spawn(async move { shutdown.run_until_cancelled(publishers.follow(VERSIONS_INTERVAL)).await });
-        Ok(versions)
+        Ok((versions, readings))
     }
 
     /// Answers HTTP until shutdown.
@@ -186,7 +186,7 @@ impl Process {
 
     async fn serve(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        let versions = self.versions().await?;
+        let (versions, _) = self.versions().await?;
         let (snapshots, threads) = anabranch_serving::collect(&self.log(), &self.platform.catalog, &self.shutdown)?;
         let readiness = platform::readiness(snapshots.clone(), "no speed layer has been heard of yet");
         let outputs = platform::outputs(self.opened.outlets.clone(), Vec::new);
@@ -199,9 +199,9 @@ impl Process {
 
     async fn speed(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        let editions = self.platform.declare(&self.opened.data).await?;
-        let context = self.platform.speed_context(&self.opened)?;
-        let context = Context { versions: self.versions().await?, editions, ..context };
+        self.platform.declare(&self.opened.data).await?;
+        let (versions, readings) = self.versions().await?;
+        let context = Context { versions, readings, ..self.platform.speed_context(&self.opened)? };
         let tables = &self.platform.catalog.tables;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = SpeedMember {
@@ -247,7 +247,7 @@ impl Process {
 
     async fn archive(self) -> Result<(), Failure> {
         self.platform.declare(&self.opened.data).await?;
-        let versions = self.versions().await?;
+        let (versions, _) = self.versions().await?;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = ArchiveMember {
             runtime: Handle::current(),
@@ -403,8 +403,8 @@ impl ArchiveMember {
         let views = self.catalog.views_of(&table.name).filter_map(|view| self.versions.0.get(&view.name).cloned());
         let views = views.collect();
         let (log, rejects, clock) = (self.log.clone(), self.rejects.clone(), self.clock.clone());
-        let root = archive_root(&self.data, &table.name);
-        let opened = Archiver::open(root, table, log, rejects, clock, self.settings.archive.clone());
+        let archive = Archive { root: archive_root(&self.data, &table.name), table, log, rejects, clock };
+        let opened = Archiver::open(archive, self.settings.archive.clone());
         match self.runtime.block_on(opened) {
             Ok(archiver) => {
                 let archiver = Arc::new(archiver.sparing(views));

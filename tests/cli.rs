@@ -68,3 +68,67 @@ fn a_wrong_command_or_setting_is_answered_with_what_is_right() {
     assert_eq!(unknown.status.code(), Some(2));
     assert!(text(&unknown.stderr).contains("trending_hashtags"), "{}", text(&unknown.stderr));
 }
+
+const CLICKS: &str = "
+CREATE TABLE clicks (who TEXT, value {type}, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts');
+CREATE MATERIALIZED VIEW by_who AS SELECT who, count(*) AS n, count(value) AS valued FROM clicks GROUP BY who;
+";
+
+#[test]
+fn what_a_change_of_a_column_does_is_said_before_and_after() {
+    let project = Project::with_sql(&CLICKS.replace("{type}", "BIGINT"));
+    let run = |arguments: &[&str]| {
+        let output = anabranch().args(arguments).output().expect("it runs");
+        (output.status.code(), text(&output.stderr))
+    };
+    let folder = project.path().to_str().expect("a path").to_owned();
+    let rebuild = ["archive", "rebuild", "clicks", "--project", &folder];
+    assert_eq!(run(&["views", "check", &folder]), (Some(0), "1 tables, 1 views and 0 outputs are right\n".to_owned()));
+    assert_eq!(run(&rebuild), (Some(0), "nothing of table `clicks` is archived yet\n".to_owned()));
+    let server = Server::start(&project);
+    let event = |who: &str, second: u32| format!(r#"{{"who":"{who}","value":1,"ts":"2024-01-15T10:00:{second:02}Z"}}"#);
+    server.post("clicks", [event("a", 1), event("b", 2), event("a", 3)].join("\n"));
+    server.batch("by_who");
+    server.stop();
+
+    project.write("views/views.sql", &CLICKS.replace("{type}", "DOUBLE"));
+    let (code, said) = run(&["views", "check", &folder]);
+    let expected = [
+        "table `clicks`: its new definition begins at offset 3 of partition 0; records before that were read by the old one",
+        "  column `value` is DOUBLE and was BIGINT: it is null in them, and the archive keeps the old values",
+        "1 tables, 1 views and 0 outputs are right",
+    ];
+    assert_eq!((code, said.lines().collect::<Vec<_>>()), (Some(0), expected.to_vec()));
+    let valued = |server: &Server| {
+        server.settle("by_who");
+        let answer = server.get("/v1/views/by_who/rows");
+        assert_eq!((&answer["exact"], &answer["rows"][0]["who"]), (&true.into(), &"a".into()), "{answer}");
+        (answer["rows"][0]["n"].clone(), answer["rows"][0]["valued"].clone())
+    };
+    let server = Server::start(&project);
+    server.post("clicks", event("a", 4));
+    assert_eq!(valued(&server), (3.into(), 1.into()), "as it was said");
+    // The running process has the log.
+    let (code, said) = run(&rebuild);
+    assert_eq!(code, Some(1), "{said}");
+    server.batch("by_who");
+    server.stop();
+
+    let (code, plan) = run(&[&rebuild[..], &["--dry-run"]].concat());
+    assert_eq!(code, Some(0), "{plan}");
+    assert!(plan.contains("table `clicks`: partition 0: offsets 0 to 4 are archived anew\n"), "{plan}");
+    assert!(plan.contains("view `by_who`: a version is computed from it"), "{plan}");
+    let (code, said) = run(&rebuild);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(
+        said.strip_prefix(&*plan),
+        Some("view `by_who`: version 3 is computed from it\ntable `clicks` is archived anew\n")
+    );
+    let server = Server::start(&project);
+    assert_eq!(valued(&server), (3.into(), 3.into()));
+    assert_eq!(server.get("/v1/views/by_who/rows")["sources"]["batch"]["version"], 3);
+    server.stop();
+    let (code, said) = run(&["archive", "rebuild", "nothing", "--project", &folder]);
+    assert_eq!(code, Some(2));
+    assert!(said.contains("no table named `nothing`; there are [\"clicks\"]"), "{said}");
+}

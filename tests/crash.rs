@@ -13,8 +13,8 @@ use crate::support::{Project, Server, kafka, totals};
 
 const PIECE: usize = 20;
 
-/// Every failpoint in the program, by name: a new one has to be added here. Compaction's are in
-/// `batch-layer/tests/failpoints.rs`, as an archive becomes due for it too seldom here; those of outputs are in
+/// Every failpoint in the program, by name: a new one has to be added here. Those of compaction and of rebuilds are in
+/// `batch-layer/tests/failpoints.rs`, as they come too seldom here; those of outputs are in
 /// `tests/output/kills.rs`.
 const LAYERS: [&str; 16] = [
     "speed::after_read",

@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod crash;
 mod edges;
+mod edition;
 mod faults;
 mod grid;
 mod ingest;

@@ -11,28 +11,29 @@
 mod compact;
 mod declare;
 mod file;
+mod gather;
 mod rebuild;
+mod snapshot;
 
 #[cfg(test)]
 mod edition_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::decode::Decoder;
 use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Batch, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_shared::log::{Log, LogError, LogReader, Retention};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, DataFile, DeltaTable, Layout, Sweeper, TableError};
+use anabranch_shared::table::{Change, DeltaTable, Sweeper, TableError};
 use anabranch_shared::version::Version;
-use arrow::array::RecordBatch;
 use fail::fail_point;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
@@ -41,9 +42,25 @@ use tokio_util::sync::CancellationToken;
 pub use self::declare::{declare, preview};
 use self::file::Shape;
 pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
+use self::gather::{Gathered, gather};
 pub use self::rebuild::Rebuild;
-use crate::day::parse_day;
+pub use self::snapshot::ArchiveSnapshot;
 use crate::error::{BatchError, blocking};
+
+/// Where a table's archive is, and what it is made from.
+#[derive(Clone)]
+pub struct Archive {
+    /// Its folder.
+    pub root: PathBuf,
+    /// The table.
+    pub table: Arc<Table>,
+    /// Where events come from.
+    pub log: Arc<dyn Log>,
+    /// Where records are recorded that are no events.
+    pub rejects: Arc<RejectLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
 
 /// How an archive is kept.
 #[derive(Debug, Clone)]
@@ -99,7 +116,7 @@ pub struct ArchiveStatus {
     pub log_ends: Positions,
     /// Events archived since the process started.
     pub rows: u64,
-    /// Set once archiving has stopped for good: why.
+    /// Why it archives nothing: for good if records are lost, or for as long as another definition is in force.
     pub stopped: Option<String>,
     /// What retention had taken when it was to be archived.
     pub lost: Coverage,
@@ -113,52 +130,9 @@ impl ArchiveStatus {
     }
 }
 
-/// One version of an archive, to compute from.
-#[derive(Debug, Clone)]
-pub struct ArchiveSnapshot {
-    /// The archive's folder.
-    pub root: PathBuf,
-    /// The version of its table.
-    pub version: u64,
-    /// What it holds.
-    pub archived: Archived,
-    /// All columns that its files may have.
-    pub layout: Layout,
-    /// The files of each day of event time.
-    pub days: BTreeMap<i64, Vec<DataFile>>,
-}
-
-impl ArchiveSnapshot {
-    /// The archive in a folder as it is now; `None` if there is none.
-    pub async fn open(root: &Path) -> Result<Option<Self>, BatchError> {
-        let Some(table) = DeltaTable::open(root).await? else { return Ok(None) };
-        let archived = table.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
-        Ok(Some(Self::of(&table, archived)?))
-    }
-
-    fn of(table: &DeltaTable, archived: Archived) -> Result<Self, BatchError> {
-        let mut days: BTreeMap<i64, Vec<DataFile>> = BTreeMap::new();
-        for file in table.files() {
-            let day = file.partition.values().next().and_then(|value| parse_day(value.as_deref()?));
-            days.entry(day.unwrap_or(0)).or_default().push(file);
-        }
-        let (root, layout) = (table.root().to_owned(), table.layout()?);
-        Ok(Self { root, version: table.version(), archived, layout, days })
-    }
-
-    /// How many events a day has; none if a file doesn't say.
-    pub fn rows(&self, day: i64) -> Option<u64> {
-        self.days.get(&day).map_or(Some(0), |files| files.iter().map(|file| file.rows).sum())
-    }
-}
-
 /// Archives one topic.
 pub struct Archiver {
-    root: PathBuf,
-    table: Arc<Table>,
-    log: Arc<dyn Log>,
-    rejects: Arc<RejectLog>,
-    clock: Arc<dyn Clock>,
+    archive: Archive,
     settings: ArchiveSettings,
     status: watch::Sender<ArchiveStatus>,
     /// Taken out while it is at work, and put back only if that went well: after a failure the table is asked anew.
@@ -174,40 +148,24 @@ struct State {
     reader: Option<(Box<dyn LogReader>, Positions)>,
 }
 
-/// What has been read and not yet committed.
-struct Gathered {
-    batches: Vec<RecordBatch>,
-    archived: Archived,
-    rejected: Vec<Rejected>,
-    rows: usize,
-}
-
 impl Archiver {
-    /// Opens the archive of a table in a folder, creating it if need be. The table's definition has to be the one in force
-    /// there, as [`declare`] makes it.
-    pub async fn open(
-        root: PathBuf,
-        table: Arc<Table>,
-        log: Arc<dyn Log>,
-        rejects: Arc<RejectLog>,
-        clock: Arc<dyn Clock>,
-        settings: ArchiveSettings,
-    ) -> Result<Self, BatchError> {
+    /// Opens an archive, creating it if need be. The table's definition has to be the one in force there, as [`declare`] makes
+    /// it: as long as it isn't, the archiver archives nothing and says why.
+    pub async fn open(archive: Archive, settings: ArchiveSettings) -> Result<Self, BatchError> {
         let archiver = Self {
-            root,
-            table,
-            log,
-            rejects,
-            clock,
+            archive,
             settings,
             status: watch::channel(ArchiveStatus::default()).0,
             state: Mutex::new(None),
             sweeper: Mutex::new(Sweeper::default()),
             views: Vec::new(),
         };
-        let state = archiver.load().await?;
-        archiver.status.send_modify(|status| status.archived = state.archived.clone());
-        *archiver.state.lock().await = Some(state);
+        let state = match archiver.load().await {
+            Ok(state) => Some(state),
+            Err(BatchError::Stopped { .. }) if archiver.status.borrow().stopped.is_some() => None,
+            Err(error) => return Err(error),
+        };
+        *archiver.state.lock().await = state;
         Ok(archiver)
     }
 
@@ -220,7 +178,8 @@ impl Archiver {
     /// The offsets that are archived and that every view's newest version covers, per partition.
     fn settled(&self, archived: &Archived) -> Positions {
         let covered = |view: &watch::Receiver<Option<Arc<Version>>>, partition| {
-            view.borrow().as_ref().map_or(0, |version| version.published.coverage.next(partition))
+            let version = view.borrow().clone().filter(|version| !version.is_stale);
+            version.map_or(0, |version| version.published.coverage.next(partition))
         };
         let ends = archived.coverage.ends().into_iter();
         ends.map(|(partition, end)| {
@@ -231,7 +190,7 @@ impl Archiver {
 
     /// The table whose events it archives.
     pub fn table(&self) -> &Arc<Table> {
-        &self.table
+        &self.archive.table
     }
 
     /// How it stands, now and later.
@@ -240,44 +199,54 @@ impl Archiver {
     }
 
     async fn load(&self) -> Result<State, BatchError> {
-        let layout = layout(&self.table);
-        let delta = DeltaTable::open_or_create(&self.root, &layout).await?;
+        let Archive { root, table, .. } = &self.archive;
+        let delta = DeltaTable::open_or_create(root, &layout(table)).await?;
         let mut archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
         for (partition, range) in archived.coverage.iter() {
-            let committed = delta.transaction(&app_id(&self.table, partition)).await?;
+            let committed = delta.transaction(&app_id(table, partition)).await?;
             if committed != Some(range.end as i64) {
                 let why = format!(
                     "its table says that partition {partition} ends at {}, but the transaction says {committed:?}",
                     range.end
                 );
-                return Err(BatchError::Stopped { topic: self.table.topic.clone(), why });
+                return Err(BatchError::Stopped { topic: table.topic.clone(), why });
             }
         }
-        match archived.editions.newest() {
-            Some(newest) if newest.reads_as(&self.table) => {}
-            Some(_) => {
-                let why = format!(
-                    "another process has started with another definition of table `{}`: start this one again with the project as it is",
-                    self.table.name
-                );
-                return Err(BatchError::Stopped { topic: self.table.topic.clone(), why });
+        if let Some(why) = archived.editions.refusal(table) {
+            if self.status.borrow().stopped.as_ref() != Some(&why) {
+                tracing::error!(table = table.name, why, "archiving has stopped");
             }
-            None if archived.coverage.is_empty() => {
-                let declared = archived.editions.declared(&self.table, &Positions::new(), &delta.layout()?)?;
-                archived.editions = declared.unwrap_or_default();
-            }
-            None => {
-                archived.editions = declare(&self.root, &self.table).await?;
+            self.status.send_modify(|status| status.stopped = Some(why.clone()));
+            return Err(BatchError::Stopped { topic: table.topic.clone(), why });
+        }
+        if archived.editions.newest().is_none() {
+            if !archived.coverage.is_empty() {
+                declare(root, table).await?;
                 return Box::pin(self.load()).await;
             }
+            let declared = archived.editions.declared(table, &Positions::new(), &delta.layout()?)?;
+            archived.editions = declared.unwrap_or_default();
         }
-        let shape = Arc::new(Shape::of(&self.table, &archived.editions, &delta.layout()?));
+        self.status.send_modify(|status| {
+            status.archived = archived.clone();
+            status.stopped.take_if(|_| status.lost.is_empty());
+        });
+        let shape = Arc::new(Shape::of(table, &archived.editions, &delta.layout()?));
         Ok(State { delta, shape, archived, reader: None })
     }
 
-    /// A commit that says that the table holds this.
-    fn change(&self, archived: &Archived) -> Result<Change, BatchError> {
-        change(&self.root, &self.table, archived)
+    /// How the archive stands, read again if another process has committed to it.
+    async fn current(&self, slot: &mut Option<State>) -> Result<State, BatchError> {
+        let Some(state) = slot.take() else { return self.load().await };
+        let delta = &state.delta;
+        if delta.is_superseded().await? { self.load().await } else { Ok(state) }
+    }
+
+    /// Looks whether another process has committed.
+    async fn look(&self) -> Result<(), BatchError> {
+        let mut slot = self.state.lock().await;
+        *slot = Some(self.current(&mut slot).await?);
+        Ok(())
     }
 
     /// Archives what waits, up to the target, in one commit; returns how many offsets that was.
@@ -291,13 +260,7 @@ impl Archiver {
         let mut slot = self.state.lock().await;
         let mut patience = 10;
         loop {
-            let mut state = match slot.take() {
-                Some(state) => state,
-                None => self.load().await?,
-            };
-            if state.delta.is_superseded().await? {
-                state = self.load().await?;
-            }
+            let state = self.current(&mut slot).await?;
             let positions = self.positions(&state.archived).await?;
             let short = ends.iter().find_map(|(&partition, &end)| {
                 let reached = positions.get(&partition).copied().unwrap_or(0);
@@ -310,7 +273,7 @@ impl Archiver {
             };
             *slot = Some(state);
             if patience == 0 {
-                return Err(BatchError::Stalled { topic: self.table.topic.clone(), partition, end, reached });
+                return Err(BatchError::Stalled { topic: self.topic(), partition, end, reached });
             }
             let progress = match self.step_locked(&mut slot, Duration::from_secs(1)).await {
                 // Another process archives too, and was faster: see how far it has come.
@@ -323,19 +286,18 @@ impl Archiver {
 
     /// The ends of the topic's partitions now.
     pub async fn log_ends(&self) -> Result<Positions, BatchError> {
-        let bounds = self.bounds().await?;
+        let bounds = self.archive.bounds().await?;
         Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect())
     }
 
-    /// What the topic's partitions hold. The log may be far away, so it isn't asked on the reactor.
-    async fn bounds(&self) -> Result<BTreeMap<Partition, std::ops::Range<Offset>>, BatchError> {
-        let (log, topic) = (self.log.clone(), self.table.topic.clone());
-        blocking("asking the log what it holds", move || Ok(log.bounds(&topic)?)).await
+    fn topic(&self) -> String {
+        self.archive.table.topic.clone()
     }
 
     async fn step_locked(&self, slot: &mut Option<State>, wait: Duration) -> Result<u64, BatchError> {
-        if let Some(why) = self.status.borrow().stopped.clone() {
-            return Err(BatchError::Stopped { topic: self.table.topic.clone(), why });
+        let lost = |status: &ArchiveStatus| status.stopped.clone().filter(|_| !status.lost.is_empty());
+        if let Some(why) = lost(&self.status.borrow()) {
+            return Err(BatchError::Stopped { topic: self.topic(), why });
         }
         let state = match slot.take() {
             Some(state) => state,
@@ -348,11 +310,11 @@ impl Archiver {
             }
             Err(BatchError::Log(error @ LogError::OutOfRange { .. })) => {
                 let why = error.to_string();
-                tracing::error!(topic = self.table.topic, %error, "events are lost: archiving stops");
+                tracing::error!(topic = self.topic(), %error, "events are lost: archiving stops");
                 self.status.send_modify(|status| {
                     (status.stopped, status.lost) = (Some(why.clone()), error.lost());
                 });
-                Err(BatchError::Stopped { topic: self.table.topic.clone(), why })
+                Err(BatchError::Stopped { topic: self.topic(), why })
             }
             Err(error) => Err(error),
         }
@@ -361,9 +323,9 @@ impl Archiver {
     async fn advance(&self, mut state: State, wait: Duration) -> Result<(State, u64), BatchError> {
         let positions = self.positions(&state.archived).await?;
         let reader = state.reader.take().filter(|(_, at)| *at == positions).map(|(reader, _)| reader);
-        let (table, before, rejects) = (self.table.clone(), state.archived.clone(), self.rejects.clone());
+        let Archive { table, log, rejects, .. } = self.archive.clone();
+        let (before, shape) = (state.archived.clone(), state.shape.clone());
         let (rows, bytes) = (self.settings.target_rows, self.settings.target_bytes);
-        let (log, shape) = (self.log.clone(), state.shape.clone());
         let read = move || {
             let reader = reader.map_or_else(|| log.reader(&table.topic, &positions), Ok)?;
             gather(reader, (&table, &shape), &rejects, before, (rows, bytes), wait)
@@ -381,28 +343,25 @@ impl Archiver {
 
     /// Where each partition goes on: where the table ends, or at the partition's start if the table doesn't know it.
     async fn positions(&self, archived: &Archived) -> Result<Positions, BatchError> {
-        let bounds = self.bounds().await?;
-        let position = |(partition, held): (Partition, std::ops::Range<Offset>)| {
+        let bounds = self.archive.bounds().await?;
+        let position = |(partition, held): (Partition, Range<Offset>)| {
             (partition, archived.coverage.get(partition).map_or(held.start, |range| range.end))
         };
         Ok(bounds.into_iter().map(position).collect())
     }
 
     async fn commit(&self, state: &mut State, gathered: Gathered) -> Result<(), BatchError> {
-        let Gathered { batches, archived, rejected, rows } = gathered;
-        if !rejected.is_empty() {
-            let (rejects, topic) = (self.rejects.clone(), self.table.topic.clone());
-            let recorded = move || rejects.record(&rejected).map_err(|source| BatchError::Rejects { topic, source });
-            blocking("recording rejects", recorded).await?;
-        }
-        let (root, shape, now) = (self.root.clone(), state.shape.clone(), self.clock.now());
+        let Gathered { batches, archived, rejected, rows, .. } = gathered;
+        let archive = self.archive.clone();
+        blocking("recording rejects", move || archive.reject(&rejected)).await?;
+        let (root, shape, now) = (self.archive.root.clone(), state.shape.clone(), self.archive.clock.now());
         let each = || {
             fail_point!("archive::file_written", |_| Err(BatchError::Failpoint("archive::file_written")));
             Ok(())
         };
         let add = blocking("writing files", move || file::write_days(&root, &shape, &batches, now, each)).await?;
         fail_point!("archive::before_commit", |_| Err(BatchError::Failpoint("archive::before_commit")));
-        state.delta.commit(Change { add, ..self.change(&archived)? }).await?;
+        state.delta.commit(Change { add, ..self.archive.change(&archived)? }).await?;
         fail_point!("archive::after_commit", |_| Err(BatchError::Failpoint("archive::after_commit")));
         state.archived = archived;
         self.status.send_modify(|status| {
@@ -410,7 +369,7 @@ impl Archiver {
             status.rows += rows as u64;
         });
         if let Some(retention) = self.settings.retention {
-            let (log, topic, settled) = (self.log.clone(), self.table.topic.clone(), self.settled(&state.archived));
+            let (log, topic, settled) = (self.archive.log.clone(), self.topic(), self.settled(&state.archived));
             blocking("applying retention", move || Ok(log.retain(&topic, retention, &settled)?)).await?;
         }
         Ok(())
@@ -430,29 +389,53 @@ impl Archiver {
         let mut tended = since;
         while shutdown.run_until_cancelled(tokio::time::sleep(tick)).await.is_some() {
             let waiting = self.waiting().await;
-            if self.status.borrow().stopped.is_some() {
-                continue;
-            }
             let due = since.elapsed() >= self.settings.interval;
             match waiting {
-                Ok(waiting) if waiting >= self.settings.target_rows as u64 || (due && waiting > 0) => {
+                Ok(waiting) if due || waiting >= self.settings.target_rows as u64 => {
                     since = tokio::time::Instant::now();
-                    if let Err(error) = self.step().await
-                        && !matches!(error, BatchError::Table(TableError::Superseded { .. }))
-                    {
-                        tracing::warn!(topic = self.table.topic, error = error.chain(), "archiving failed, will go on");
-                    }
+                    self.warn("archiving failed, will go on", self.archive_waiting(waiting).await);
                 }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(topic = self.table.topic, error = error.chain(), "the log can't be read"),
+                waiting => self.warn("the log can't be read", waiting.map(drop)),
             }
             if tended.elapsed() >= self.settings.interval * 6 {
                 tended = tokio::time::Instant::now();
-                if let Err(error) = self.tend().await {
-                    tracing::warn!(topic = self.table.topic, error = error.chain(), "tidying the archive failed");
-                }
+                self.warn("tidying the archive failed", self.tend().await);
             }
         }
+    }
+
+    async fn archive_waiting(&self, waiting: u64) -> Result<(), BatchError> {
+        if waiting > 0 { self.step().await.map(drop) } else { self.look().await }
+    }
+
+    fn warn(&self, what: &str, outcome: Result<(), BatchError>) {
+        match outcome {
+            // Another process was faster; or the status says it.
+            Ok(()) | Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Stopped { .. }) => {}
+            Err(error) => tracing::warn!(topic = self.topic(), error = error.chain(), "{what}"),
+        }
+    }
+}
+
+impl Archive {
+    /// What the topic's partitions hold. The log may be far away, so it isn't asked on the reactor.
+    async fn bounds(&self) -> Result<BTreeMap<Partition, Range<Offset>>, BatchError> {
+        let (log, topic) = (self.log.clone(), self.table.topic.clone());
+        blocking("asking the log what it holds", move || Ok(log.bounds(&topic)?)).await
+    }
+
+    /// Records records that are no events.
+    fn reject(&self, rejected: &[Rejected]) -> Result<(), BatchError> {
+        if rejected.is_empty() {
+            return Ok(());
+        }
+        let failed = |source| BatchError::Rejects { topic: self.table.topic.clone(), source };
+        self.rejects.record(rejected).map_err(failed)
+    }
+
+    /// A commit that says that the archive holds this.
+    fn change(&self, archived: &Archived) -> Result<Change, BatchError> {
+        change(&self.root, &self.table, archived)
     }
 }
 
@@ -469,51 +452,4 @@ fn change(root: &Path, table: &Table, archived: &Archived) -> Result<Change, Bat
         source,
     })?;
     Ok(Change { transactions: ends.collect(), note, ..Default::default() })
-}
-
-fn gather(
-    mut reader: Box<dyn LogReader>,
-    (table, shape): (&Arc<Table>, &Shape),
-    rejects: &RejectLog,
-    mut archived: Archived,
-    (target_rows, target_bytes): (usize, usize),
-    mut wait: Duration,
-) -> Result<(Box<dyn LogReader>, Gathered), BatchError> {
-    reader.bring(table.extras());
-    let mut decoder = Decoder::new(table.clone());
-    let (mut batches, mut rejected) = (Vec::new(), Vec::new());
-    let (mut rows, mut records, mut bytes) = (0, 0, 0);
-    while records < target_rows && bytes < target_bytes {
-        let limit =
-            ReadLimit { records: (target_rows - records).min(100_000), bytes: (target_bytes - bytes).min(32 << 20) };
-        let Some(batch) = reader.poll(limit, wait)? else { break };
-        wait = Duration::ZERO;
-        let mut decoded = decoder.decode_batch(&batch);
-        let Batch { partition, coverage, offsets, log_times, payloads, .. } = batch;
-        archived
-            .coverage
-            .try_apply(partition, coverage)
-            .map_err(|source| BatchError::Position { topic: table.topic.clone(), source })?;
-        records += payloads.len();
-        bytes += payloads.bytes().len();
-        rejected.extend(std::mem::take(&mut decoded.rejects).into_iter().map(|reject| {
-            let index = reject.index as usize;
-            let rejected = rejects.rejected(&table.topic, reject.reason, payloads.get(index));
-            Rejected { partition: Some(partition), offset: Some(offsets[index]), ..rejected }
-        }));
-        if let Some(&newest) = decoded.event_times().iter().max() {
-            let time = archived.event_times.entry(partition).or_insert(newest);
-            *time = newest.max(*time);
-            rows += decoded.kept.len();
-            batches.push(file::with_origin(
-                &shape.schema,
-                &decoded.batch,
-                &decoded.kept,
-                partition,
-                &offsets,
-                &log_times,
-            ));
-        }
-    }
-    Ok((reader, Gathered { batches, archived, rejected, rows }))
 }

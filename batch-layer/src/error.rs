@@ -27,7 +27,7 @@ pub enum BatchError {
         #[source]
         source: PositionError,
     },
-    /// Archiving has stopped for good, because events are lost or can't be stored: see the cause, then restart.
+    /// Archiving has stopped, because events are lost, or another definition is in force: see the cause, then restart.
     #[error("archiving of topic `{topic}` has stopped: {why}")]
     Stopped {
         /// The topic.
@@ -36,8 +36,27 @@ pub enum BatchError {
         why: String,
     },
     /// The archive can't go on with the table's definition: see the way out.
-    #[error(transparent)]
+    #[error("table `{}`: {_0}", _0.table)]
     Definition(#[from] OtherEventTime),
+    /// The archive can't be rebuilt by the table's definition.
+    #[error(
+        "table `{table}`: its event time is `{new}` now, and rows stay that are filed by `{old}`, as the log no longer holds their \
+         records: give the table another name, and so an archive of its own"
+    )]
+    Unfiled {
+        /// The table.
+        table: String,
+        /// The event time of what is archived.
+        old: String,
+        /// That of the definition.
+        new: String,
+    },
+    /// Another process has changed meanwhile how the archive's table is read.
+    #[error("archive {}: another process has rebuilt it meanwhile, or declared another definition: try again", archive.display())]
+    Rebuilt {
+        /// The archive.
+        archive: PathBuf,
+    },
     /// The log doesn't hand out records that it says it has.
     #[error("topic `{topic}` partition {partition} doesn't come to offset {end}: {reached} is reached")]
     Stalled {
@@ -120,7 +139,7 @@ impl BatchError {
         match self {
             Self::Table(error) => error.is_transient(),
             Self::Log(error) => matches!(error, LogError::Backend { .. }),
-            Self::File { .. } => true,
+            Self::File { .. } | Self::Rebuilt { .. } => true,
             Self::Query { source, .. } => matches!(source, PolarsError::IO { .. }),
             _ => false,
         }

@@ -90,6 +90,7 @@ pub fn catalog(views: Vec<View>) -> Catalog {
 /// An event: who, how much, when (in whole milliseconds).
 pub type Event = (&'static str, Option<i64>, Micros);
 
+#[derive(Clone)]
 pub struct Source {
     pub log: Arc<EmbeddedLog>,
     pub rejects: Arc<RejectLog>,

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
-use anabranch_shared::job::JobError;
+use anabranch_shared::edition::Readings;
+use anabranch_shared::job::{JobError, JobKind, JobRequest, Jobs, Trigger};
 use anabranch_shared::log::Log;
 use anabranch_shared::reject::RejectLog;
-use anabranch_shared::table::{Publishers, Sweeper, open_versions};
+use anabranch_shared::table::{Publishers, Sweeper, archive_root, open_versions};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use async_trait::async_trait;
@@ -21,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{ArchiveSettings, ArchiveSnapshot, Archiver};
+use crate::archive::{Archive, ArchiveSettings, ArchiveSnapshot, Archiver};
 use crate::error::BatchError;
 use crate::jobs::{JobQueue, Retry, ViewRun, Work};
 use crate::recompute::{Recompute, sweep};
@@ -80,7 +81,7 @@ pub struct BatchLayer {
     schedule: Schedule,
     worker: Arc<Worker>,
     queue: Arc<JobQueue>,
-    versions: Versions,
+    readings: Readings,
 }
 
 impl BatchLayer {
@@ -93,24 +94,24 @@ impl BatchLayer {
         rejects: Arc<RejectLog>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, OpenError> {
-        let views = data.join("views");
-        let (versions, publishers) = open_versions(&views, catalog).await.map_err(BatchError::from)?;
+        let (versions, readings, publishers) = open_versions(data, catalog).await.map_err(BatchError::from)?;
         let archivers = open_archivers(&settings.archive, data, &log, catalog, &rejects, &clock, &versions).await?;
         std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
         let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);
         let schedule = Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
         let worker = Worker {
             catalog: catalog.clone(),
-            views,
+            views: data.join("views"),
             audits: AuditLog::new(data.join("audit")),
             archivers,
+            versions,
             publishers,
             clock,
             keep_versions: settings.keep_versions,
             grace: settings.grace,
             sweepers: Mutex::default(),
         };
-        Ok(Self { settings, schedule, worker: Arc::new(worker), queue, versions })
+        Ok(Self { settings, schedule, worker: Arc::new(worker), queue, readings })
     }
 
     /// The archive of each table, by the table's name.
@@ -125,7 +126,30 @@ impl BatchLayer {
 
     /// The newest version of each view.
     pub fn versions(&self) -> Versions {
-        self.versions.clone()
+        self.worker.versions.clone()
+    }
+
+    /// How the records of each table are read.
+    pub fn readings(&self) -> Readings {
+        self.readings.clone()
+    }
+
+    /// Asks for versions of the views whose newest one is from before a rebuild of the archive, which ended too early to compute
+    /// them.
+    fn finish_rebuilds(&self) {
+        let is_stale = |view: &&String| self.worker.versions.newest(view).is_some_and(|version| version.is_stale);
+        let views: Vec<String> = self.worker.catalog.views.keys().filter(is_stale).cloned().collect();
+        if views.is_empty() {
+            return;
+        }
+        tracing::info!(
+            ?views,
+            "the archive was rebuilt, and these views weren't computed from it yet: that is done now"
+        );
+        let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
+        if let Err(error) = self.queue.submit(request, Trigger::Cli) {
+            tracing::error!(%error, "no run asked for");
+        }
     }
 
     /// Works until it is told to stop. What is at work then is cancelled; nothing is half done.
@@ -140,6 +164,7 @@ impl BatchLayer {
         let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
         tasks.spawn(async move { queue.run(worker, token).await });
         if self.settings.scheduler {
+            self.finish_rebuilds();
             tasks.spawn(self.schedule.run(shutdown.clone()));
         }
         let (worker, every) = (self.worker.clone(), self.settings.refresh);
@@ -182,17 +207,17 @@ async fn open_archivers(
     let mut archivers = BTreeMap::new();
     for table in catalog.tables.values() {
         let views = catalog.views_of(&table.name).filter_map(|view| versions.0.get(&view.name).cloned()).collect();
-        let root = archive_root(data, &table.name);
-        let (log, rejects, clock) = (log.clone(), rejects.clone(), clock.clone());
-        let archiver = Archiver::open(root, table.clone(), log, rejects, clock, settings.clone()).await?;
+        let archive = Archive {
+            root: archive_root(data, &table.name),
+            table: table.clone(),
+            log: log.clone(),
+            rejects: rejects.clone(),
+            clock: clock.clone(),
+        };
+        let archiver = Archiver::open(archive, settings.clone()).await?;
         archivers.insert(table.name.clone(), Arc::new(archiver.sparing(views)));
     }
     Ok(archivers)
-}
-
-/// Where a table's archive is below the data folder.
-pub fn archive_root(data: &Path, table: &str) -> PathBuf {
-    data.join("archive").join(table)
 }
 
 struct Worker {
@@ -200,6 +225,7 @@ struct Worker {
     views: PathBuf,
     audits: AuditLog,
     archivers: BTreeMap<String, Arc<Archiver>>,
+    versions: Versions,
     publishers: Publishers,
     clock: Arc<dyn Clock>,
     keep_versions: usize,
@@ -245,10 +271,10 @@ impl Work for Worker {
         };
         let published = recompute.run().await;
         // Also after a failure: another process may have published, which is why this one failed.
-        self.publishers.refresh_view(&view.name).await?;
+        self.publishers.refresh_table(&view.table.name).await?;
         let version = match published? {
             Some(published) => published.version,
-            None => self.publishers.newest(&view.name).map_or(0, |version| version.published.version),
+            None => self.versions.newest(&view.name).map_or(0, |version| version.published.version),
         };
         if let Err(error) = self.sweep(&run.view).await {
             tracing::warn!(view = run.view, error = error.chain(), "files of old versions weren't swept");

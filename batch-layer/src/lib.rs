@@ -18,5 +18,5 @@ pub mod scan;
 pub mod schedule;
 
 pub use error::BatchError;
-pub use layer::{BatchLayer, BatchSettings, OpenError, archive_root};
+pub use layer::{BatchLayer, BatchSettings, OpenError};
 pub use metrics::JobMetrics;

@@ -43,6 +43,9 @@ use crate::scan::scan;
 /// together as long as they stay below it.
 const ROWS_AT_ONCE: u64 = 16_000_000;
 
+/// How often it is tried again when another process publishes at the same time.
+const ATTEMPTS: usize = 20;
+
 /// What to recompute.
 #[derive(Clone)]
 pub struct Recompute {
@@ -77,6 +80,23 @@ struct Computed {
 }
 
 impl Recompute {
+    /// Computes and publishes a version of the view from the archive as it is now; again if another process publishes one, or
+    /// rebuilds the archive, meanwhile.
+    pub async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
+        let mut attempts = 1;
+        loop {
+            let archive = ArchiveSnapshot::open(&self.archive.root).await?.unwrap_or_else(|| self.archive.clone());
+            match (Self { archive, ..self.clone() }).run().await {
+                Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Rebuilt { .. })
+                    if attempts < ATTEMPTS =>
+                {
+                    attempts += 1;
+                }
+                published => return published,
+            }
+        }
+    }
+
     /// Computes and publishes a version of the view; `None` if the newest version covers the same already.
     pub async fn run(self) -> Result<Option<Published>, BatchError> {
         let root = view_root(&self.views, &self.view.name);
@@ -87,7 +107,7 @@ impl Recompute {
         let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
         let (previous, other) = match newest {
             Some(newest) if same_definition(&newest) => {
-                let is_start = !self.full && newest.archive.rebuilds == self.archive.archived.rebuilds;
+                let is_start = !self.full && newest.published.rebuilds == self.archive.archived.rebuilds;
                 (Some(newest).filter(|_| is_start), None)
             }
             newest => (None, newest),
@@ -112,6 +132,7 @@ impl Recompute {
         if self.cancel.is_cancelled() {
             return Err(BatchError::Cancelled);
         }
+        self.archive.check().await?;
         let published = Published {
             version,
             definition: self.view.definition.clone(),
@@ -119,6 +140,7 @@ impl Recompute {
             event_times: self.archive.archived.event_times.clone(),
             published: self.clock.now(),
             run: self.run.clone(),
+            rebuilds: self.archive.archived.rebuilds,
             panes: computed.panes,
         };
         let committed = CommittedVersion { published: published.clone(), archive };
@@ -144,7 +166,7 @@ impl Recompute {
 
     fn archive_read(&self) -> ArchiveRead {
         let days = self.archive.days.keys().filter_map(|&day| Some((day, self.archive.rows(day)?)));
-        ArchiveRead { version: self.archive.version, rebuilds: self.archive.archived.rebuilds, days: days.collect() }
+        ArchiveRead { version: self.archive.version, days: days.collect() }
     }
 
     /// The days to compute: all of them, or those that differ from what the previous version saw.
@@ -193,7 +215,7 @@ impl Recompute {
         }
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
-        let version = Version { root: root.to_owned(), published: self.draft(panes) };
+        let version = Version { root: root.to_owned(), published: self.draft(panes), is_stale: false };
         let (add, remove) = if let Some(window) = self.view.window {
             let touched = is_partial.then_some(touched);
             let days = match window {
@@ -246,6 +268,7 @@ impl Recompute {
             event_times: BTreeMap::new(),
             published: 0,
             run: self.run.clone(),
+            rebuilds: self.archive.archived.rebuilds,
             panes,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_batch_layer::BatchError;
-use anabranch_batch_layer::archive::{ArchiveSettings, Archiver};
+use anabranch_batch_layer::archive::{Archive, ArchiveSettings, Archiver, Rebuild};
 use anabranch_batch_layer::recompute::Recompute;
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::table::{DeltaTable, committed_version};
@@ -33,8 +33,8 @@ const EVENTS: [Event; 7] = [
 async fn open(data: &Path, source: &Source) -> Archiver {
     let settings = ArchiveSettings { small_files: 1, grace: Duration::ZERO, ..Default::default() };
     let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
-    let archiver = Archiver::open(data.join("archive"), Arc::new(table()), log, rejects, clock, settings);
-    archiver.await.expect("open")
+    let archive = Archive { root: data.join("archive"), table: Arc::new(table()), log, rejects, clock };
+    Archiver::open(archive, settings).await.expect("open")
 }
 
 async fn archive(archiver: &Archiver) -> Result<(), BatchError> {
@@ -93,6 +93,39 @@ async fn the_archive_holds_each_event_once_wherever_it_fails() {
             archiver.sweep().await.expect("sweep");
             assert_eq!(origins(dir.path()).await, expected);
         }
+    }
+    scenario.teardown();
+}
+
+#[tokio::test]
+async fn the_archive_is_as_it_was_or_rebuilt_wherever_a_rebuild_fails() {
+    let scenario = FailScenario::setup();
+    for (failpoint, rebuilds) in [("rebuild::before_commit", 0), ("rebuild::after_commit", 1)] {
+        let dir = tempfile::tempdir().expect("directory");
+        let source = source(dir.path());
+        let archiver = open(dir.path(), &source).await;
+        source.append(&EVENTS);
+        archive(&archiver).await.expect("archive");
+        let expected = origins(dir.path()).await;
+        let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
+        let root = dir.path().join("archive");
+        let rebuild = async || {
+            let (log, rejects, clock) = (log.clone(), rejects.clone(), clock.clone());
+            let archive = Archive { root: root.clone(), table: Arc::new(table()), log, rejects, clock };
+            Rebuild::plan(archive).await?.expect("an archive").run().await
+        };
+        fail::cfg(failpoint, "1*return").expect("cfg");
+        rebuild().await.expect_err(failpoint);
+        fail::remove(failpoint);
+        let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+        assert_eq!((snapshot.archived.coverage.len(), snapshot.archived.rebuilds), (7, rebuilds), "{failpoint}");
+        assert_eq!(origins(dir.path()).await, expected, "{failpoint}");
+        rebuild().await.expect("rebuild");
+        let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+        assert_eq!(snapshot.archived.rebuilds, rebuilds + 1);
+        // What was replaced and what the failure left is swept, and nothing else.
+        archiver.sweep().await.expect("sweep");
+        assert_eq!(origins(dir.path()).await, expected, "{failpoint}");
     }
     scenario.teardown();
 }

@@ -5,7 +5,7 @@
 //! partition the newest snapshot on each of the last two versions is held, and the newest version that all have in common
 //! is taken. Until the last partition has gone over, answers stay where they were.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -93,7 +93,7 @@ impl Held {
         for (name, snapshot) in told {
             let held = self.views.entry(name).or_default();
             news |= held.front().is_none_or(|known| !says_the_same(known, &snapshot));
-            held.retain(|known| known.base != snapshot.base);
+            held.retain(|known| place(known) != place(&snapshot));
             held.push_front(snapshot);
             held.truncate(2);
         }
@@ -106,8 +106,13 @@ impl Held {
     }
 }
 
+/// What a snapshot can only be put together by: how its events were read, and the version that it stands on.
+fn place(snapshot: &Snapshot) -> (u64, Option<u64>) {
+    (snapshot.rebuilds, snapshot.base)
+}
+
 fn says_the_same(one: &Snapshot, other: &Snapshot) -> bool {
-    (one.base, one.watermark, one.late) == (other.base, other.watermark, other.late)
+    (place(one), one.watermark, one.late) == (place(other), other.watermark, other.late)
         && (&one.partitions, &one.coverage, &one.stopped) == (&other.partitions, &other.coverage, &other.stopped)
 }
 
@@ -202,25 +207,29 @@ impl Collector {
 pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Snapshot {
     let known: BTreeMap<Partition, &VecDeque<Arc<Snapshot>>> =
         partitions.iter().filter_map(|(&partition, held)| Some((partition, held.views.get(view)?))).collect();
-    let mut bases: Vec<Option<u64>> =
-        known.values().flat_map(|held| held.iter().map(|snapshot| snapshot.base)).collect();
-    bases.sort();
-    bases.dedup();
-    let in_common =
-        |base: &&Option<u64>| known.values().all(|held| held.iter().any(|snapshot| snapshot.base == **base));
-    let base = bases.iter().rev().find(in_common).or(bases.last()).copied().flatten();
-    let mut whole = Snapshot { base, ..Snapshot::default() };
+    let places: BTreeSet<(u64, Option<u64>)> =
+        known.values().flat_map(|held| held.iter().map(|snapshot| place(snapshot))).collect();
+    let in_common = |it: &&(u64, Option<u64>)| known.values().all(|held| held.iter().any(|one| place(one) == **it));
+    let chosen = places.iter().rev().find(in_common).or(places.last()).copied().unwrap_or_default();
+    let mut whole = Snapshot { rebuilds: chosen.0, base: chosen.1, ..Snapshot::default() };
     let (mut awake, mut idle, mut coverage) = (Vec::new(), Vec::new(), BTreeMap::new());
     let (mut stopped, mut lost, mut alone) = (Vec::new(), BTreeMap::new(), true);
     // One that nobody has told of yet may be behind all others.
     let mut is_known = !known.is_empty() && known.len() == partitions.len();
     for (&partition, held) in &known {
-        let Some(snapshot) = held.iter().find(|snapshot| snapshot.base == base).or(held.front()) else { continue };
-        coverage.extend(snapshot.coverage.iter().filter(|(p, _)| *p == partition).map(|(p, range)| (p, range.clone())));
-        whole.chunks.extend(snapshot.chunks.iter().cloned());
-        whole.late += snapshot.late;
         // How far the partition is follows from the newest, whatever it stands on.
-        let newest = held.front().unwrap_or(snapshot);
+        let Some(newest) = held.front() else { continue };
+        if let Some(snapshot) = held.iter().find(|snapshot| place(snapshot) == chosen).or(held.front())
+            && snapshot.rebuilds == chosen.0
+        {
+            let own = snapshot.coverage.iter().filter(|(p, _)| *p == partition);
+            coverage.extend(own.map(|(p, range)| (p, range.clone())));
+            whole.chunks.extend(snapshot.chunks.iter().cloned());
+            whole.late += snapshot.late;
+        } else {
+            stopped.push(format!("partition {partition}: it is read as before the table's archive was rebuilt"));
+            alone = false;
+        }
         match newest.watermark {
             None if newest.is_idle() => {}
             None => is_known = false,

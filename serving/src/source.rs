@@ -117,7 +117,8 @@ impl LayerStore {
         Self { snapshots, versions, kept }
     }
 
-    /// What the layers say of a view now. Versions of another definition are no versions of this view.
+    /// What the layers say of a view now. Versions of another definition are no versions of this view, and what was read before
+    /// the archive was rebuilt can't be added to what was read since.
     pub fn get(&self, view: &View) -> Layers {
         // In this order: the version that a snapshot stands on was published before the snapshot was.
         let snapshot = self.snapshots.get(&view.name);
@@ -134,7 +135,14 @@ impl LayerStore {
                 versions.extend(kept.iter().cloned());
             }
         }
-        Layers { snapshot, versions }
+        let of_versions = versions.first().map(|version: &Arc<HeldVersion>| version.published.rebuilds);
+        let rebuilds = of_versions.max(snapshot.as_ref().map(|snapshot| snapshot.rebuilds));
+        versions.retain(|version| Some(version.published.rebuilds) == rebuilds);
+        // One that only says why there is nothing can stay.
+        let goes_along = |snapshot: &Arc<Snapshot>| {
+            Some(snapshot.rebuilds) == rebuilds || (snapshot.stopped.is_some() && snapshot.chunks.is_empty())
+        };
+        Layers { snapshot: snapshot.filter(goes_along), versions }
     }
 
     /// What tells of each change of a view's snapshot.
@@ -215,7 +223,7 @@ impl Sources {
             self.speed = Some(covered.into_iter().collect());
         }
         self.chunks = used;
-        if batch.is_some() {
+        if self.mode == Mode::Merged {
             let speed = self.speed.clone().unwrap_or_default();
             let holes = snapshot.coverage.iter().filter_map(|(p, range)| {
                 let begins = speed.get(p).filter(|used| !used.is_empty()).map_or(range.end, |used| used.start);

@@ -6,5 +6,6 @@ mod collect;
 mod merge;
 mod page;
 mod rows;
+mod source;
 mod stream;
 mod support;

@@ -7,7 +7,8 @@
 //! was decided by the record's own definition.
 //!
 //! The archive keeps the list of editions in its commits. The batch layer reads rows that were archived by them; the speed layer,
-//! which reads the log, decodes by them. So both have the same rows.
+//! which reads the log, decodes by them. So both have the same rows. A list grows where a definition is declared, and what was
+//! read before stays as it was; a rebuild of the archive makes another list, and is counted ([`Reading`]).
 //!
 //! | the definition …                      | below its beginning                                                       |
 //! |---------------------------------------|---------------------------------------------------------------------------|
@@ -19,7 +20,10 @@
 //! | gains a column again that it had      | it has the values of then, and is null for as long as it wasn't there     |
 //! | has another column as its event time  | is refused: the archive's files are by event time                         |
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::clock::Micros;
 use crate::position::{Offset, Partition, Positions};
@@ -61,8 +65,8 @@ pub struct StoredColumn {
 /// A definition that an archive can't go on with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "table `{table}`: its event time is `{new}` now, but its archive is by `{old}`; `anabranch archive rebuild {table}` archives \
-     anew what the log still holds, or give the table another name, and so an archive of its own"
+    "its event time is `{new}` now, but its archive is by `{old}`; `anabranch archive rebuild {table}` archives anew what the log \
+     still holds, or give the table another name, and so an archive of its own"
 )]
 pub struct OtherEventTime {
     /// The table.
@@ -77,6 +81,27 @@ pub struct OtherEventTime {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Editions(Vec<Edition>);
+
+/// How a table's records are read, by what its archive says. The fields are those of the archive's note.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reading {
+    /// By which definitions.
+    pub editions: Editions,
+    /// How often the archive was rebuilt. What was computed before the last time can't be added to what is read since.
+    pub rebuilds: u64,
+}
+
+/// How the records of each table are read, now and later, by the table's name. A table that isn't named has had one definition.
+#[derive(Debug, Clone, Default)]
+pub struct Readings(pub BTreeMap<String, watch::Receiver<Reading>>);
+
+impl Readings {
+    /// What tells of each change in how a table is read.
+    pub fn of(&self, table: &str) -> watch::Receiver<Reading> {
+        self.0.get(table).cloned().unwrap_or_else(|| watch::channel(Reading::default()).1)
+    }
+}
 
 impl Edition {
     /// The edition that a table's definition is.
@@ -112,6 +137,13 @@ impl Edition {
             Self { begins: Positions::new(), ..edition }
         };
         sorted(self.clone()) == sorted(Self::of(table, Positions::new(), |_| String::new()))
+    }
+
+    /// That a definition has another event time, if it has.
+    pub fn other_event_time(&self, table: &Table) -> Option<OtherEventTime> {
+        let (old, new) = (&self.event_time, &table.event_time_column().name);
+        let differ = || OtherEventTime { table: table.name.clone(), old: old.clone(), new: new.clone() };
+        (old != new).then(differ)
     }
 
     /// The table as it was defined then.
@@ -213,6 +245,18 @@ impl Editions {
         self.0.last()
     }
 
+    /// Why a process with this definition of the table can't go on: another one is in force.
+    pub fn refusal(&self, table: &Table) -> Option<String> {
+        let newest = self.newest().filter(|newest| !newest.reads_as(table))?;
+        Some(match newest.other_event_time(table) {
+            Some(error) => error.to_string(),
+            None => format!(
+                "another process has started with another definition of table `{}`: start this one again with the project as it is",
+                table.name
+            ),
+        })
+    }
+
     /// Those before the newest, oldest first, each with where it ends.
     pub fn earlier(&self) -> impl Iterator<Item = (&Edition, Ends<'_>)> {
         let count = self.0.len().saturating_sub(1);
@@ -241,9 +285,8 @@ impl Editions {
         if editions.last().is_some_and(|newest| newest.reads_as(table)) {
             return Ok(Some(Self(editions)));
         }
-        if let Some(newest) = editions.last().filter(|it| it.event_time != table.event_time_column().name) {
-            let new = table.event_time_column().name.clone();
-            return Err(OtherEventTime { table: table.name.clone(), old: newest.event_time.clone(), new });
+        if let Some(error) = editions.last().and_then(|newest| newest.other_event_time(table)) {
+            return Err(error);
         }
         let begins = if editions.is_empty() { Positions::new() } else { ends.clone() };
         Ok(Some(Self(editions).with(table, begins, layout)))

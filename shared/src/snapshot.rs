@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub sequence: u64,
     /// The batch version at whose frontier the chunks begin; none if they begin where the log did.
     pub base: Option<u64>,
+    /// How often the table's archive had been rebuilt, by which the events are read.
+    pub rebuilds: u64,
     /// What the chunks cover together.
     pub coverage: Coverage,
     /// The state, in order of coverage.

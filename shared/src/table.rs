@@ -12,6 +12,7 @@
 //! version names, and a [`Sweeper`] finds them.
 
 pub(crate) mod durable;
+mod notes;
 mod sweep;
 mod versions;
 
@@ -40,7 +41,8 @@ use crate::schema::DataType;
 pub use durable::write_file;
 pub use sweep::Sweeper;
 pub use versions::{
-    ArchiveRead, CommittedVersion, Publishers, committed_version, kept_versions, open_versions, view_app_id, view_root,
+    ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
+    view_app_id, view_root,
 };
 
 /// The key of our note in a commit's `commitInfo`.
@@ -237,13 +239,37 @@ fn log_store(root: &Path) -> Result<LogStoreRef, TableError> {
     logstore_with(store, &url, StorageConfig::default()).map_err(delta(root, "opening it"))
 }
 
+/// The log of the table in a local folder; none if there is no table.
+async fn existing_log(root: &Path) -> Result<Option<LogStoreRef>, TableError> {
+    let store = log_store(root)?;
+    let is_there = root.join("_delta_log").is_dir() && is_table(&store).await.map_err(delta(root, "looking for it"))?;
+    Ok(is_there.then_some(store))
+}
+
+/// The newest of our notes up to a version, with the version that it is of.
+async fn newest_note<T: DeserializeOwned>(
+    store: &LogStoreRef,
+    root: &Path,
+    newest: u64,
+) -> Result<Option<(u64, T)>, TableError> {
+    for version in (0..=newest).rev() {
+        let commit = store.read_commit_entry(version).await.map_err(delta(root, "reading a commit"))?;
+        let Some(commit) = commit else { return Ok(None) };
+        let damaged = |source| TableError::Note { table: name(root), version, source };
+        for action in serde_json::Deserializer::from_slice(&commit).into_iter::<Value>() {
+            let mut action = action.map_err(damaged)?;
+            if let Some(note) = action.pointer_mut("/commitInfo/anabranch") {
+                return serde_json::from_value(note.take()).map(|note| Some((version, note))).map_err(damaged);
+            }
+        }
+    }
+    Ok(None)
+}
+
 impl DeltaTable {
     /// Reads the newest version of the table in a folder; `None` if there is no table.
     pub async fn open(root: &Path) -> Result<Option<Self>, TableError> {
-        let store = log_store(root)?;
-        if !root.join("_delta_log").is_dir() || !is_table(&store).await.map_err(delta(root, "looking for it"))? {
-            return Ok(None);
-        }
+        let Some(store) = existing_log(root).await? else { return Ok(None) };
         let state = DeltaTableState::try_new(&store, None).await.map_err(delta(root, "reading it"))?;
         Ok(Some(Self { root: root.to_owned(), store, state }))
     }
@@ -342,18 +368,7 @@ impl DeltaTable {
 
     /// The newest of our notes, in this version or the last one before it that has any; with that version.
     pub async fn note<T: DeserializeOwned>(&self) -> Result<Option<(u64, T)>, TableError> {
-        for version in (0..=self.version()).rev() {
-            let commit = self.store.read_commit_entry(version).await.map_err(delta(&self.root, "reading a commit"))?;
-            let Some(commit) = commit else { return Ok(None) };
-            let damaged = |source| TableError::Note { table: name(&self.root), version, source };
-            for action in serde_json::Deserializer::from_slice(&commit).into_iter::<Value>() {
-                let mut action = action.map_err(damaged)?;
-                if let Some(note) = action.pointer_mut("/commitInfo/anabranch") {
-                    return serde_json::from_value(note.take()).map(|note| Some((version, note))).map_err(damaged);
-                }
-            }
-        }
-        Ok(None)
+        newest_note(&self.store, &self.root, self.version()).await
     }
 
     /// How far an application has come.

@@ -35,6 +35,9 @@ pub struct Published {
     pub published: Micros,
     /// The run that made it.
     pub run: String,
+    /// How often the archive that it was computed from had been rebuilt.
+    #[serde(default)]
+    pub rebuilds: u64,
     /// The files of partials, relative to the table.
     pub panes: Vec<PaneFile>,
 }
@@ -61,6 +64,8 @@ pub struct Version {
     pub root: PathBuf,
     /// What its commit says.
     pub published: Published,
+    /// Whether the archive has been rebuilt since: it says what no later version will say of the same events.
+    pub is_stale: bool,
 }
 
 impl Version {
@@ -84,8 +89,13 @@ impl Version {
 pub struct Versions(pub BTreeMap<String, watch::Receiver<Option<Arc<Version>>>>);
 
 impl Versions {
-    /// The newest version of a view.
+    /// The newest version of a view, unless it is stale.
     pub fn get(&self, view: &str) -> Option<Arc<Version>> {
+        self.newest(view).filter(|version| !version.is_stale)
+    }
+
+    /// The newest version of a view, also if it is stale: then another is to be computed.
+    pub fn newest(&self, view: &str) -> Option<Arc<Version>> {
         self.0.get(view).and_then(|receiver| receiver.borrow().clone())
     }
 }

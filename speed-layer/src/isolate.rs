@@ -7,12 +7,11 @@
 //! It goes on from there by itself ([`CatchUp`]): after a restart, which brings a new build, from the log; while the process
 //! runs, from the frontier of a batch version beyond. A view that is defined anew begins anew.
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anabranch_shared::log::{Batch, LogReader};
 use anabranch_shared::position::{Coverage, Partition, Positions};
-use anabranch_shared::snapshot::{Progress, Snapshot};
+use anabranch_shared::snapshot::Snapshot;
 
 use crate::checkpoint::ViewImage;
 use crate::chunk::Open;
@@ -69,15 +68,9 @@ impl ViewState {
         self.mark = Mark { tracker: Some(tracker.clone()), late: self.late };
     }
 
-    /// The state as others see it; of a view that has stopped, as it was when it was whole. `own` are the watermarks of a view
-    /// that catches up.
-    pub fn show(
-        &mut self,
-        sequence: u64,
-        tracker: &Tracker,
-        own: Option<&Tracker>,
-        partitions: BTreeMap<Partition, Progress>,
-    ) -> Snapshot {
+    /// The state as others see it; of a view that has stopped, as it was when it was whole. What is the table's is left out. `own`
+    /// are the watermarks of a view that catches up.
+    pub fn show(&mut self, tracker: &Tracker, own: Option<&Tracker>) -> Snapshot {
         let open = self.attempt(|state| {
             let open = if state.open.coverage.is_empty() { None } else { Some(state.open.export(&state.view)?) };
             state.set_mark(own.unwrap_or(tracker));
@@ -86,16 +79,15 @@ impl ViewState {
         let chunks = self.closed.iter().map(|closed| closed.chunk.clone()).chain(open.flatten()).collect();
         let own_stop = own.map(|_| CATCHING_UP.to_owned());
         Snapshot {
-            sequence,
             base: self.base,
             coverage: self.coverage(),
             chunks,
             watermark: self.mark.tracker.as_ref().and_then(Tracker::watermark),
             late: self.late,
-            partitions,
             stopped: self.stopped.as_ref().map(|stop| stop.reason.clone()).or(own_stop),
             alone: self.stopped.is_some() || own.is_some(),
             lost: self.stopped.as_ref().map_or_else(Coverage::new, |stop| stop.lost.clone()),
+            ..Snapshot::default()
         }
     }
 

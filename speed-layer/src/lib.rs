@@ -34,6 +34,7 @@ mod recovery;
 mod refold;
 mod settings;
 mod sketch;
+mod source;
 mod state;
 mod watermark;
 mod writer;
@@ -43,11 +44,10 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 use std::thread::JoinHandle;
 
 use anabranch_shared::clock::Clock;
-use anabranch_shared::edition::Editions;
+use anabranch_shared::edition::Readings;
 use anabranch_shared::log::Log;
 use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::position::Partition;
@@ -67,18 +67,10 @@ pub use crate::output::{OutputStates, OutputStatus};
 pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
-use crate::late::LateWriter;
 use crate::metrics::Counters;
 use crate::output::OutputWriter;
-use crate::pipeline::Parts;
 use crate::publish::Publisher;
-use crate::reader::Reader;
-use crate::recovery::{Bases, Origin};
-use crate::refold::Replay;
-use crate::writer::Writer;
-
-/// Micro-batches between the reader and the folder.
-const BATCHES_AHEAD: usize = 3;
+use crate::source::{Display, Source};
 
 /// What the speed layer works with.
 #[derive(Clone)]
@@ -89,8 +81,8 @@ pub struct Context {
     pub catalog: Arc<Catalog>,
     /// The batch versions, as they are published. Those that exist are there before the layer starts.
     pub versions: Versions,
-    /// By which definitions each table's records are read, by the table's name; a table that isn't named has had one only.
-    pub editions: BTreeMap<String, Editions>,
+    /// How each table's records are read, now and later.
+    pub readings: Readings,
     /// Where state is kept across restarts; none keeps it nowhere.
     pub checkpoints: Option<Checkpoints>,
     /// Where outputs are written; none writes none.
@@ -211,52 +203,18 @@ impl SpeedLayer {
         views: Vec<Arc<View>>,
         owned: Option<Owned>,
     ) -> Result<(), SpeedError> {
-        let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = context.clone();
-        let only = owned.map(|owned| owned.partition);
-        let editions = context.editions.get(&table.name).cloned().unwrap_or_default();
-        let (mut name, mut epoch) = (table.name.clone(), 0);
-        if let Some(owned) = owned {
-            (name, epoch) = (format!("{name}-{}", owned.partition), owned.epoch);
-        }
         let counters = Arc::new(Counters::default());
+        self.counters.insert(table.name.clone(), counters.clone());
         let mut senders = BTreeMap::new();
         for view in &views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
             self.snapshots.0.insert(view.name.clone(), receiver);
             senders.insert(view.name.clone(), sender);
         }
-        let writer = checkpoints
-            .clone()
-            .map(|store| Writer::start(store, name.clone(), epoch, clock.clone(), counters.clone()))
-            .transpose()?;
-        self.counters.insert(table.name.clone(), counters.clone());
-        let (begin, begun) = sync_channel(1);
-        let (inputs, received) = sync_channel(BATCHES_AHEAD);
-        let reader = Reader {
-            log: log.clone(),
-            table: table.clone(),
-            views: views.clone(),
-            editions: editions.clone(),
-            settings: settings.clone(),
-            clock: clock.clone(),
-            fixed: owned.is_some(),
-            shutdown: self.shutdown.clone(),
-        };
-        let origin = Origin {
-            log: log.clone(),
-            table: table.clone(),
-            only,
-            checkpoints,
-            name: name.clone(),
-            shutdown: self.shutdown.clone(),
-        };
-        let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
-        let replay = Replay::new(log, clock.clone(), table.clone(), (&views, editions), settings.read_limit());
-        let versions = Bases { versions, only };
-        let (table, memory) = (table.clone(), memory.share());
-        let parts = Parts { table, views, versions, settings, clock, replay, late, writer, counters, senders, memory };
-        self.spawn(format!("read-{name}"), move || reader.run(&begun, &inputs))?;
-        self.spawn(format!("fold-{name}"), move || pipeline::run(parts, &origin, &begin, &received))
+        let (context, table, shutdown) = (context.clone(), table.clone(), self.shutdown.clone());
+        let display = Display { counters, senders };
+        let source = Source { context, table, views, owned, display, shutdown };
+        self.spawn(format!("fold-{}", source.name()), move || source.run())
     }
 
     /// Starts the outputs that read a table, for one of its partitions or for all.

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::edition::Reading;
 use anabranch_shared::position::{Coverage, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
@@ -20,11 +21,12 @@ use crate::error::{SpeedError, Stop, panicked, reason};
 use crate::isolate::{CatchUp, Step};
 use crate::late::LateWriter;
 use crate::memory::Share;
-use crate::metrics::{Counters, add, add_time};
+use crate::metrics::{add, add_time};
 use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Bases, Bounds, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
+use crate::source::{Display, End, is_outdated};
 use crate::state::ViewState;
 use crate::watermark::{self, Tracker};
 use crate::writer::Writer;
@@ -54,9 +56,12 @@ pub(crate) struct Parts {
     pub replay: Replay,
     pub late: LateWriter,
     pub writer: Option<Writer>,
-    pub counters: Arc<Counters>,
-    pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    pub display: Display,
     pub memory: Share,
+    /// How records are read by it.
+    pub reading: Reading,
+    /// How they are read by now.
+    pub readings: watch::Receiver<Reading>,
 }
 
 /// The folding side of a pipeline.
@@ -84,37 +89,29 @@ pub(crate) struct Pipeline {
 
 /// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
 /// views' snapshots.
-pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) {
-    let (senders, counters) = (parts.senders.clone(), parts.counters.clone());
-    let table = parts.table.name.clone();
-    let tell = |stop: Stop, shown: bool| {
-        *counters.stopped.lock() = Some(stop.clone());
-        for sender in senders.values().filter(|_| shown) {
-            let mut last = Snapshot::clone(&sender.borrow());
-            last.sequence += 1;
-            (last.stopped, last.alone, last.lost) = (Some(stop.reason.clone()), false, stop.lost.clone());
-            sender.send_replace(Arc::new(last));
-        }
-    };
+pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) -> End {
+    let (display, table) = (parts.display.clone(), parts.table.name.clone());
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let found = origin.find(&parts.views, |why| {
+        let found = origin.find(&parts.views, |reason| {
+            let stop = Stop { reason, lost: Coverage::new() };
             // Other processes keep what the partition's last owner has told, which is more than nothing.
-            tell(Stop { reason: why, lost: Coverage::new() }, origin.only.is_none());
+            if origin.only.is_some() { display.note(&stop) } else { display.stop(&stop) }
         });
-        let Some((image, bounds)) = found? else { return Ok(()) };
+        let Some((image, bounds)) = found? else { return Ok(End::Shutdown) };
         let mut pipeline = Pipeline::recover(parts, image, &bounds)?;
-        *counters.stopped.lock() = None;
+        *display.counters.stopped.lock() = None;
         // The reader may have ended before it began.
         begin.send(pipeline.positions.clone()).ok();
         pipeline.fold_all(inputs)
     }));
     let stopped = match done {
-        Ok(Ok(())) => return,
+        Ok(Ok(end)) => return end,
         Ok(Err(stop)) => stop,
         Err(panic) => Stop::panicked(&*panic),
     };
     tracing::error!(table, reason = stopped.reason, "the source has stopped");
-    tell(stopped, true);
+    display.stop(&stopped);
+    End::Stopped
 }
 
 impl Pipeline {
@@ -125,7 +122,7 @@ impl Pipeline {
         let Start { tracker, positions, states, behind } =
             recovery::recover(views, versions, image, bounds, (replay, late), records, now)?;
         // It may have been told what is waited for.
-        let sequence = parts.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
+        let sequence = parts.display.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
         Ok(Self {
             parts,
             tracker,
@@ -145,16 +142,16 @@ impl Pipeline {
         })
     }
 
-    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<(), Stop> {
+    fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<End, Stop> {
         self.adopt_versions();
         self.publish();
-        loop {
+        while !self.is_outdated() {
             let stop = match inputs.recv_timeout(self.until_next()) {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => {
                     self.finish();
-                    return Ok(());
+                    return Ok(End::Shutdown);
                 }
             };
             if let Some(stop) = stop {
@@ -163,6 +160,14 @@ impl Pipeline {
             }
             self.keep_up();
         }
+        self.parts.writer.take().into_iter().for_each(Writer::finish);
+        Ok(End::Outdated)
+    }
+
+    /// Whether the table is read otherwise by now.
+    fn is_outdated(&mut self) -> bool {
+        let Parts { table, reading, readings, .. } = &mut self.parts;
+        readings.has_changed().unwrap_or(false) && is_outdated(reading, &readings.borrow_and_update(), table)
     }
 
     /// What else there is to do after an input.
@@ -243,7 +248,7 @@ impl Pipeline {
         self.positions.insert(batch.partition, batch.coverage.end);
         self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
-        let counters = &self.parts.counters;
+        let counters = &self.parts.display.counters;
         add(&counters.events, batch.times.len() as u64);
         add(&counters.batches, 1);
         add(&counters.rejected, batch.rejected as u64);
@@ -394,17 +399,22 @@ impl Pipeline {
         let (mut rows, mut stopped, mut shown) = (0, BTreeMap::new(), Vec::new());
         for (i, state) in self.states.iter_mut().enumerate() {
             let own = self.behind.get(&i).map(|behind| &behind.tracker);
-            let snapshot = state.show(self.sequence, &self.tracker, own, partitions.clone());
+            let snapshot = Snapshot {
+                sequence: self.sequence,
+                rebuilds: self.parts.reading.rebuilds,
+                partitions: partitions.clone(),
+                ..state.show(&self.tracker, own)
+            };
             rows += state.rows() as u64;
             stopped.insert(state.view.name.clone(), snapshot.stopped.clone());
-            shown.extend(self.parts.senders.get(&state.view.name).map(|sender| (sender, Arc::new(snapshot))));
+            shown.extend(self.parts.display.senders.get(&state.view.name).map(|sender| (sender, Arc::new(snapshot))));
         }
-        *self.parts.counters.views.lock() = stopped;
+        *self.parts.display.counters.views.lock() = stopped;
         for (sender, snapshot) in shown {
             sender.send_replace(snapshot);
         }
         (self.changed, self.published, self.cost) = (false, Instant::now(), begun.elapsed());
-        let (counters, now) = (&self.parts.counters, self.parts.clock.now());
+        let (counters, now) = (&self.parts.display.counters, self.parts.clock.now());
         for (taken, records) in self.unshown.drain(..) {
             // Another machine's clock may be ahead.
             counters.freshness.observe(now.saturating_sub(taken).max(0) as f64 / 1e6, records);

@@ -8,6 +8,7 @@
 //! | a checkpoint that was folded by other editions of the table        | as if there were none                         |
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
 //! | a checkpoint in which the view had stopped                         | as the checkpoint says, and it catches up    |
+//! | a batch version from before the archive was rebuilt                | stopped, until there is one from since       |
 //!
 //! What the log no longer holds is not made up for: the source stops and names the range. Checkpoints that can't be read
 //! now are waited for: without them state would be lost that the log may no longer hold.
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::log::Log;
-use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::View;
@@ -27,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoints, Image, ViewImage};
 use crate::chunk::Open;
-use crate::error::{SpeedError, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::isolate::CatchUp;
 use crate::late::LateWriter;
 use crate::reader::wait;
@@ -106,6 +107,8 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) struct Bases {
     pub versions: Versions,
+    /// How often the archive had been rebuilt, by which the pipeline reads.
+    pub rebuilds: u64,
     /// The one partition that the pipeline has; none if it has them all.
     pub only: Option<Partition>,
 }
@@ -113,8 +116,17 @@ pub(crate) struct Bases {
 impl Bases {
     /// The version of a view that its definition is of, as far as it speaks of the pipeline's partitions.
     pub fn fitting(&self, view: &View) -> Option<Arc<Version>> {
-        let version = self.versions.get(&view.name)?;
-        let Version { root, published } = &*version;
+        self.newest(view).filter(|version| version.published.rebuilds == self.rebuilds)
+    }
+
+    /// Such a version from before the archive was rebuilt, if there is none from since.
+    pub fn outdated(&self, view: &View) -> Option<Arc<Version>> {
+        self.newest(view).filter(|version| version.published.rebuilds != self.rebuilds)
+    }
+
+    fn newest(&self, view: &View) -> Option<Arc<Version>> {
+        let version = self.versions.newest(&view.name)?;
+        let Version { root, published, is_stale } = &*version;
         if published.definition != view.definition {
             return None;
         }
@@ -128,9 +140,10 @@ impl Bases {
             event_times: times.collect(),
             published: published.published,
             run: published.run.clone(),
+            rebuilds: published.rebuilds,
             panes: Vec::new(),
         };
-        Some(Arc::new(Version { root: root.clone(), published }))
+        Some(Arc::new(Version { root: root.clone(), published, is_stale: *is_stale }))
     }
 }
 
@@ -160,6 +173,12 @@ pub(crate) fn recover(
         let restored = image.as_mut().and_then(|image| image.views.remove(&view.name));
         let restored = restored.filter(|image| image.base.is_none() || version.is_some());
         let state = match (restored, &version) {
+            (_, None) if versions.outdated(view).is_some() => {
+                let mut state = ViewState::new(view.clone(), None, &zero, now);
+                let reason = "the table's archive was rebuilt, and no version is computed from it yet: `anabranch batch run` does so";
+                state.stopped = Some(Stop { reason: reason.to_owned(), lost: Coverage::new() });
+                state
+            }
             (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
                 tracing::info!(view = view.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
                 if let Some(own) = &image.tracker {
@@ -190,7 +209,7 @@ pub(crate) fn recover(
         }
     }
     let going = || states.iter().enumerate().filter(|(i, state)| state.stopped.is_none() && !behind.contains_key(i));
-    let read = read.unwrap_or_else(|| zero.clone());
+    let read = read.unwrap_or_else(|| frontiers(&zero, views, versions));
     let least = |p: Partition| going().map(|(_, state)| state.next(p)).min().or(read.get(&p).copied()).unwrap_or(0);
     let positions: Positions = zero.keys().map(|&p| (p, least(p))).collect();
     for &partition in bounds.keys() {
@@ -206,6 +225,14 @@ pub(crate) fn recover(
         }
     }
     Ok(Start { tracker, positions, states, behind })
+}
+
+/// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to
+/// come cover at least as much.
+fn frontiers(zero: &Positions, views: &[Arc<View>], versions: &Bases) -> Positions {
+    let outdated: Vec<_> = views.iter().filter_map(|view| versions.outdated(view)).collect();
+    let least = |p: Partition| outdated.iter().map(|version| version.published.coverage.next(p)).min().unwrap_or(0);
+    zero.keys().map(|&p| (p, least(p))).collect()
 }
 
 /// Takes up the newest event times below these positions from the versions whose frontiers lie there.

@@ -89,7 +89,7 @@ fn child() {
         log: log.clone(),
         catalog: Arc::new(catalog),
         versions: Versions([("sums".to_owned(), receiver)].into()),
-        editions: Default::default(),
+        readings: Default::default(),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
         clock: Arc::new(ManualClock::new(0)),
@@ -116,9 +116,10 @@ fn child() {
         event_times: BTreeMap::new(),
         published: 0,
         run: String::new(),
+        rebuilds: 0,
         panes: vec![],
     };
-    versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published })));
+    versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
     let after = wait(Some(1));
     assert_eq!(before.coverage.starts(), Positions::from([(0, 0)]), "no version was known yet");
     for snapshot in [before, after] {

@@ -92,7 +92,7 @@ fn speed_context(folder: &Path, log: Arc<dyn Log>, catalog: &Arc<Catalog>, memor
         log,
         catalog: Arc::clone(catalog),
         versions: Versions::default(),
-        editions: Default::default(),
+        readings: Default::default(),
         checkpoints: Some(Checkpoints::new(storage, tokio::runtime::Handle::current())),
         outlets: None,
         clock,

@@ -4,8 +4,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anabranch_batch_layer::archive::preview;
-use anabranch_batch_layer::{BatchError, archive_root, recompute};
+use anabranch_batch_layer::{BatchError, recompute};
 use anabranch_shared::row;
+use anabranch_shared::table::archive_root;
 use anabranch_shared::transform;
 use anabranch_shared::view::Catalog;
 

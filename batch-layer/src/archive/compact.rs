@@ -20,16 +20,13 @@ impl Archiver {
     /// many. The old files stay for a while for readers of older versions.
     pub async fn compact(&self) -> Result<bool, BatchError> {
         let mut slot = self.state.lock().await;
-        let mut state = match slot.take() {
-            Some(state) => state,
-            None => self.load().await?,
-        };
+        let mut state = self.current(&mut slot).await?;
         let snapshot = ArchiveSnapshot::of(&state.delta, state.archived.clone())?;
         let Some(remove) = snapshot.days.into_values().find_map(|files| self.small(files)) else {
             *slot = Some(state);
             return Ok(false);
         };
-        let (root, now) = (self.root.clone(), self.clock.now());
+        let (root, now) = (self.archive.root.clone(), self.archive.clock.now());
         // With the columns of earlier definitions, too.
         let shape = state.shape.whole(&state.delta.layout()?);
         let small = remove.clone();
@@ -39,7 +36,7 @@ impl Archiver {
         };
         let add = blocking("compacting", rewrite).await?;
         fail_point!("compact::before_commit", |_| Err(BatchError::Failpoint("compact::before_commit")));
-        let change = Change { add, remove, is_rearrangement: true, ..self.change(&state.archived)? };
+        let change = Change { add, remove, is_rearrangement: true, ..self.archive.change(&state.archived)? };
         state.delta.commit(change).await?;
         fail_point!("compact::after_commit", |_| Err(BatchError::Failpoint("compact::after_commit")));
         *slot = Some(state);
@@ -66,15 +63,13 @@ impl Archiver {
     /// Deletes files that the newest version has not named for the grace period; returns how many.
     pub async fn sweep(&self) -> Result<usize, BatchError> {
         let mut slot = self.state.lock().await;
-        let state = match slot.take() {
-            Some(state) => state,
-            None => self.load().await?,
-        };
+        let state = self.current(&mut slot).await?;
         let referenced: BTreeSet<String> = state.delta.files().into_iter().map(|file| file.path).collect();
         *slot = Some(state);
         // Held, so that no file is written and not yet committed meanwhile.
         let grace = i64::try_from(self.settings.grace.as_micros()).unwrap_or(i64::MAX);
-        let swept = self.sweeper.lock().await.sweep(&self.root, &referenced, self.clock.now(), grace)?;
+        let swept =
+            self.sweeper.lock().await.sweep(&self.archive.root, &referenced, self.archive.clock.now(), grace)?;
         drop(slot);
         Ok(swept)
     }

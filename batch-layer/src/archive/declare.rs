@@ -11,7 +11,7 @@ use super::{Archived, change};
 use crate::error::BatchError;
 
 /// How often it is tried again when another process commits at the same time.
-const ATTEMPTS: usize = 20;
+pub(super) const ATTEMPTS: usize = 20;
 
 /// Has a table's definition begin where its archive ends, unless it is in force already, and returns the editions. A process
 /// that starts does so before it reads the log or the archive. Whoever archives by another definition stops.

@@ -1,28 +1,26 @@
 //! Archiving anew what the log still holds, by the definition in force.
 //!
-//! Rows of records that the log has let go stay as they are: of them the definition has what it had. All others are read from the
-//! log again. One commit replaces the files, so that a rebuild that is interrupted leaves the archive as it was.
+//! Rows of records that the log no longer holds stay as they are: of them the definition has what it had. All others are read from
+//! the log again. One commit replaces the files, so that a rebuild that is interrupted leaves the archive as it was. If another
+//! process commits meanwhile, what it archived is read as well, and the commit is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::Clock;
-use anabranch_shared::edition::OtherEventTime;
-use anabranch_shared::log::Log;
+use anabranch_shared::clock::Micros;
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, DataFile, DeltaTable};
+use anabranch_shared::table::{Change, DataFile, DeltaTable, TableError};
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
+use fail::fail_point;
 
+use super::declare::{ATTEMPTS, grown};
 use super::file::{self, OFFSET, PARTITION, Shape, layout};
-use super::{Archived, change, gather};
+use super::{Archive, Archived, gather};
 use crate::error::{BatchError, blocking};
 
 /// Records that are read before they are written to files.
@@ -34,50 +32,72 @@ const WAIT: Duration = Duration::from_secs(1);
 
 /// A table's archive that is to be made anew.
 pub struct Rebuild {
-    root: PathBuf,
-    table: Arc<Table>,
-    log: Arc<dyn Log>,
-    rejects: Arc<RejectLog>,
-    clock: Arc<dyn Clock>,
+    archive: Archive,
     delta: DeltaTable,
     archived: Archived,
     /// From where on the log holds what is archived.
     from: Positions,
 }
 
+/// What was read of the log.
+#[derive(Debug, Default)]
+struct Read {
+    /// Up to where.
+    ends: Positions,
+    files: Vec<DataFile>,
+    event_times: BTreeMap<Partition, Micros>,
+    /// Where the log has no record between those that it has, in order.
+    gaps: BTreeMap<Partition, Vec<Range<Offset>>>,
+}
+
+impl Read {
+    fn is_gap(&self, partition: Partition, offset: Offset) -> bool {
+        let Some(gaps) = self.gaps.get(&partition) else { return false };
+        gaps.get(gaps.partition_point(|gap| gap.end <= offset)).is_some_and(|gap| gap.contains(&offset))
+    }
+}
+
 impl fmt::Debug for Rebuild {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rebuild").field("table", &self.table.name).field("from", &self.from).finish_non_exhaustive()
+        let table = &self.archive.table.name;
+        f.debug_struct("Rebuild").field("table", table).field("from", &self.from).finish_non_exhaustive()
     }
 }
 
 impl Rebuild {
-    /// Looks at a table's archive and at its log; changes nothing. None if nothing is archived.
-    pub async fn plan(
-        root: PathBuf,
-        table: Arc<Table>,
-        log: Arc<dyn Log>,
-        rejects: Arc<RejectLog>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Option<Self>, BatchError> {
-        let Some(delta) = DeltaTable::open(&root).await? else { return Ok(None) };
+    /// Looks at an archive and at its log; changes nothing. None if nothing is archived.
+    pub async fn plan(archive: Archive) -> Result<Option<Self>, BatchError> {
+        let Some(delta) = DeltaTable::open(&archive.root).await? else { return Ok(None) };
         let archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
         if archived.coverage.is_empty() {
             return Ok(None);
         }
-        let bounds = log.bounds(&table.topic)?;
+        let bounds = archive.bounds().await?;
         let start = |(partition, archived): (Partition, &Range<Offset>)| {
             let held = bounds.get(&partition).map_or(archived.end, |held| held.start);
             // What came before the archive's beginning was never there: the log's first record begins it.
             (partition, if held <= archived.start { 0 } else { held.min(archived.end) })
         };
-        let from: Positions = archived.coverage.iter().map(start).collect();
-        let (old, new) = (archived.editions.newest().map(|it| &it.event_time), &table.event_time_column().name);
-        if let Some(old) = old.filter(|old| *old != new && from.values().any(|&from| from > 0)) {
-            let (table, old, new) = (table.name.clone(), old.clone(), new.clone());
-            return Err(OtherEventTime { table, old, new }.into());
+        let from = archived.coverage.iter().map(start).collect();
+        let plan = Self { archive, delta, archived, from };
+        if !plan.is_whole() {
+            plan.check_kept()?;
         }
-        Ok(Some(Self { root, table, log, rejects, clock, delta, archived, from }))
+        Ok(Some(plan))
+    }
+
+    /// Whether the log's bounds hold all that is archived.
+    fn is_whole(&self) -> bool {
+        self.from.values().all(|&from| from == 0)
+    }
+
+    /// Fails if rows can't stay as they are.
+    fn check_kept(&self) -> Result<(), BatchError> {
+        let newest = self.archived.editions.newest();
+        match newest.and_then(|newest| newest.other_event_time(&self.archive.table)) {
+            Some(other) => Err(BatchError::Unfiled { table: other.table, old: other.old, new: other.new }),
+            None => Ok(()),
+        }
     }
 
     /// What it will do, in lines.
@@ -85,132 +105,204 @@ impl Rebuild {
         let mut lines = Vec::new();
         for (partition, archived) in self.archived.coverage.iter() {
             let from = self.from[&partition].max(archived.start);
-            lines.push(format!("partition {partition}: offsets {from} to {} are archived anew", archived.end));
             if from > archived.start {
-                lines.push(format!(
-                    "partition {partition}: offsets {} to {from} are no longer in the log: their rows stay as they are",
-                    archived.start
-                ));
+                let gone = format!("offsets {} to {from} are no longer in the log", archived.start);
+                lines.push(format!("partition {partition}: {gone}: their rows stay as they are"));
+            }
+            if from < archived.end {
+                lines.push(format!("partition {partition}: offsets {from} to {} are archived anew", archived.end));
             }
         }
-        let differences = self.archived.editions.newest().map(|newest| newest.differences(&self.table));
-        lines.extend(differences.into_iter().flatten().map(|line| format!("of what stays, {line}")));
+        if !self.is_whole() {
+            let layout = self.delta.layout().unwrap_or_else(|_| layout(&self.archive.table));
+            let editions = self.archived.editions.rebuilt(&self.archive.table, &self.from, &layout);
+            let differences = editions.earlier().flat_map(|(edition, _)| edition.differences(&self.archive.table));
+            let mut told = BTreeSet::new();
+            let new = differences.filter(|line| told.insert(line.clone()));
+            lines.extend(new.map(|line| format!("of rows that stay, {line}")));
+        }
+        lines.push("rows of records that compaction has removed from the log stay as they are".to_owned());
+        lines.push("rows that were erased from the archive come back as far as the log holds them".to_owned());
         let files = self.delta.files();
         let bytes = files.iter().map(|file| file.size).sum::<u64>();
-        lines.push(format!("{} files of {bytes} bytes are read or replaced", files.len()));
-        lines.push("rows that were erased from the archive come back as far as the log holds them".to_owned());
+        lines.push(format!("{} files of {bytes} bytes are replaced, but for those whose rows all stay", files.len()));
         lines
     }
 
     /// Does it, in one commit.
     pub async fn run(mut self) -> Result<(), BatchError> {
-        let keeps_none = self.from.values().all(|&from| from == 0);
-        let existing = self.delta.layout()?;
-        // Nothing stays, so nothing of the old layout has to.
-        let wanted = if keeps_none { layout(&self.table) } else { existing.clone() };
-        let editions = self.archived.editions.rebuilt(&self.table, &self.from, &wanted);
-        let wanted = super::declare::grown(&wanted, &editions);
-        let shape = Arc::new(Shape::of(&self.table, &editions, &wanted));
-        let files = self.delta.files();
-        let (kept, mut add) = self.keep(&files, &shape.whole(&existing)).await?;
-        let (read, archived) = self.read(&shape).await?;
-        add.extend(read);
-        let archived = Archived { editions, rebuilds: self.archived.rebuilds + 1, ..archived };
-        let remove = files.into_iter().filter(|file| !kept.contains(&file.path)).collect();
-        let change = Change { add, remove, layout: Some(wanted), ..change(&self.root, &self.table, &archived)? };
-        self.delta.commit(change).await?;
+        // While nothing stays, nothing of the old layout has to.
+        let is_done = self.is_whole() && self.attempt(true).await?;
+        if !is_done {
+            self.attempt(false).await?;
+        }
+        fail_point!("rebuild::after_commit", |_| Err(BatchError::Failpoint("rebuild::after_commit")));
         Ok(())
     }
 
-    /// The files that stay as they are, and files of those rows that stay of the others.
-    async fn keep(&self, files: &[DataFile], shape: &Shape) -> Result<(BTreeSet<String>, Vec<DataFile>), BatchError> {
-        let (root, files, from, now) = (self.root.clone(), files.to_vec(), self.from.clone(), self.clock.now());
-        let shape = Shape::clone(shape);
-        blocking("keeping what the log no longer holds", move || {
-            let (mut kept, mut add) = (BTreeSet::new(), Vec::new());
-            for file in files {
-                let mut rest = Vec::new();
-                let mut rows = (0, 0);
-                for batch in file::read_files(&root, &shape, std::slice::from_ref(&file))? {
-                    rows.0 += batch.num_rows();
-                    let below = below(&batch, &from);
-                    rows.1 += below.num_rows();
-                    rest.push(below);
-                }
-                if rows.0 == rows.1 {
-                    kept.insert(file.path);
-                } else if rows.1 > 0 {
-                    add.extend(file::write_days(&root, &shape, &rest, now, || Ok(()))?);
+    /// Does it in the archive's layout, or in a fresh one; in a fresh one not if rows stay, and then it says so.
+    async fn attempt(&mut self, is_fresh: bool) -> Result<bool, BatchError> {
+        let (table, existing) = (self.archive.table.clone(), self.delta.layout()?);
+        let wanted = if is_fresh { layout(&table) } else { existing.clone() };
+        let editions = self.archived.editions.rebuilt(&table, &self.from, &wanted);
+        let wanted = grown(&wanted, &editions);
+        let shape = Arc::new(Shape::of(&table, &editions, &wanted));
+        let whole = shape.whole(&existing);
+        let event_times = if is_fresh { BTreeMap::new() } else { self.archived.event_times.clone() };
+        let (mut read, mut attempts) = (Read { event_times, ..Read::default() }, 1);
+        loop {
+            read = self.read(&shape, read).await?;
+            fail_point!("rebuild::before_commit", |_| Err(BatchError::Failpoint("rebuild::before_commit")));
+            let files = self.delta.files();
+            let (back, Kept { whole: stay, rest }) = self.keep(&files, &whole, read).await?;
+            read = back;
+            if !stay.is_empty() || !rest.is_empty() {
+                self.check_kept()?;
+                if is_fresh {
+                    return Ok(false);
                 }
             }
-            Ok((kept, add))
+            let archived = Archived {
+                coverage: self.archived.coverage.clone(),
+                event_times: read.event_times.clone(),
+                editions: editions.clone(),
+                rebuilds: self.archived.rebuilds + 1,
+            };
+            let add: Vec<DataFile> = read.files.iter().cloned().chain(rest).collect();
+            self.check_written(&add)?;
+            let remove = files.into_iter().filter(|file| !stay.contains(&file.path)).collect();
+            let change = Change { add, remove, layout: Some(wanted.clone()), ..self.archive.change(&archived)? };
+            match self.delta.commit(change).await {
+                Err(TableError::Superseded { .. }) if attempts < ATTEMPTS => self.look_again().await?,
+                committed => return Ok(committed.map(|_| true)?),
+            }
+            attempts += 1;
+        }
+    }
+
+    /// Reads the archive again, after another process has committed. What was read of the log stays right as long as records
+    /// are read by the same definitions.
+    async fn look_again(&mut self) -> Result<(), BatchError> {
+        self.delta.refresh().await?;
+        let archived = self.delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+        if (&archived.editions, archived.rebuilds) != (&self.archived.editions, self.archived.rebuilds) {
+            return Err(BatchError::Rebuilt { archive: self.archive.root.clone() });
+        }
+        for partition in archived.coverage.ends().into_keys() {
+            // One that has been archived for the first time since: the log has it still, or the reader says what is lost.
+            self.from.entry(partition).or_insert(0);
+        }
+        self.archived = archived;
+        Ok(())
+    }
+
+    /// Fails if files are gone that are to be committed: other processes delete what no version names after a while.
+    fn check_written(&self, files: &[DataFile]) -> Result<(), BatchError> {
+        for file in files {
+            let path = self.archive.root.join(&file.path);
+            if let Err(source) = std::fs::metadata(&path) {
+                return Err(BatchError::File { step: "finding again", path, source });
+            }
+        }
+        Ok(())
+    }
+
+    /// What stays of these files.
+    async fn keep(&self, files: &[DataFile], shape: &Shape, read: Read) -> Result<(Read, Kept), BatchError> {
+        if self.is_whole() && read.gaps.is_empty() {
+            return Ok((read, Kept::default()));
+        }
+        let (root, files, from) = (self.archive.root.clone(), files.to_vec(), self.from.clone());
+        let (shape, now) = (shape.clone(), self.archive.clock.now());
+        blocking("keeping what the log no longer holds", move || {
+            let mut kept = Kept::default();
+            let stays = |partition: Partition, offset: Offset| {
+                from.get(&partition).is_some_and(|&from| offset < from) || read.is_gap(partition, offset)
+            };
+            for file in files {
+                let batches = file::read_files(&root, &shape, std::slice::from_ref(&file))?;
+                let rest: Vec<RecordBatch> = batches.iter().map(|batch| filtered(batch, stays)).collect();
+                let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();
+                if rows(&rest) == rows(&batches) {
+                    kept.whole.insert(file.path);
+                } else if rows(&rest) > 0 {
+                    kept.rest.extend(file::write_days(&root, &shape, &rest, now, || Ok(()))?);
+                }
+            }
+            Ok((read, kept))
         })
         .await
     }
 
-    /// Reads what the log holds, up to where the archive ends.
-    async fn read(&self, shape: &Arc<Shape>) -> Result<(Vec<DataFile>, Archived), BatchError> {
-        let (log, table, rejects) = (self.log.clone(), self.table.clone(), self.rejects.clone());
-        let (root, shape, now) = (self.root.clone(), shape.clone(), self.clock.now());
-        let ends = self.archived.coverage.ends();
-        let begins: Positions =
-            self.archived.coverage.iter().map(|(p, range)| (p, self.from[&p].max(range.start))).collect();
-        let old = self.archived.clone();
+    /// Reads on in the log, up to where the archive ends.
+    async fn read(&self, shape: &Arc<Shape>, mut read: Read) -> Result<Read, BatchError> {
+        let (archive, shape, now) = (self.archive.clone(), shape.clone(), self.archive.clock.now());
+        let begin = |(p, range): (Partition, &Range<Offset>)| {
+            (p, read.ends.get(&p).copied().unwrap_or(self.from[&p].max(range.start)))
+        };
+        let begins: Positions = self.archived.coverage.iter().map(begin).collect();
+        read.ends = self.archived.coverage.ends();
         blocking("reading the log", move || {
+            let Archive { root, table, log, rejects, .. } = &archive;
+            let is_inside = |p: Partition, offset: Offset| read.ends.get(&p).is_some_and(|&end| offset < end);
             let mut reader = log.reader(&table.topic, &begins)?;
-            let keeps_none =
-                begins.iter().all(|(&p, &begin)| old.coverage.get(p).is_some_and(|range| range.start == begin));
-            let event_times = if keeps_none { BTreeMap::new() } else { old.event_times.clone() };
-            let coverage = Coverage::starting_at(&begins);
-            let mut at = Archived { coverage, ..Archived::default() };
-            let (mut files, mut event_times, mut waits) = (Vec::new(), event_times, 0);
-            while ends.iter().any(|(&p, &end)| at.coverage.next(p) < end) {
-                let before = at.coverage.clone();
-                let (next, gathered) = gather(reader, (&table, &shape), &rejects, at, AT_ONCE, WAIT)?;
-                reader = next;
-                let is_inside = |(p, offset): (Partition, Offset)| offset < ends.get(&p).copied().unwrap_or(0);
-                let batches: Vec<RecordBatch> = gathered.batches.iter().map(|batch| below(batch, &ends)).collect();
-                let rejected =
-                    gathered.rejected.into_iter().filter(|it| it.partition.zip(it.offset).is_some_and(is_inside));
-                let rejected: Vec<_> = rejected.collect();
-                if !rejected.is_empty() {
-                    let topic = table.topic.clone();
-                    rejects.record(&rejected).map_err(|source| BatchError::Rejects { topic, source })?;
-                }
-                if batches.iter().any(|batch| batch.num_rows() > 0) {
-                    files.extend(file::write_days(&root, &shape, &batches, now, || Ok(()))?);
-                }
-                for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
-                    let partition = batch.column_by_name(PARTITION).map(|it| it.as_primitive::<Int32Type>().value(0));
-                    let times = batch.column(shape.event_time).as_primitive::<TimestampMicrosecondType>().values();
-                    if let (Some(partition), Some(&newest)) = (partition, times.iter().max()) {
-                        let time = event_times.entry(partition.unsigned_abs()).or_insert(newest);
-                        *time = newest.max(*time);
-                    }
-                }
-                at = gathered.archived;
-                waits = if at.coverage == before { waits + 1 } else { 0 };
-                let short = ends.iter().find(|(p, end)| at.coverage.next(**p) < **end);
-                if let (Some((&partition, &end)), WAITS..) = (short, waits) {
+            let mut at = Archived { coverage: Coverage::starting_at(&begins), ..Archived::default() };
+            let mut waits = 0;
+            while let Some((&partition, &end)) = read.ends.iter().find(|(p, end)| at.coverage.next(**p) < **end) {
+                if waits == WAITS {
                     let (topic, reached) = (table.topic.clone(), at.coverage.next(partition));
                     return Err(BatchError::Stalled { topic, partition, end, reached });
                 }
+                let before = at.coverage.clone();
+                let (next, gathered) = gather(reader, (table, &shape), rejects, at, AT_ONCE, WAIT)?;
+                reader = next;
+                let mut rejected = gathered.rejected;
+                rejected.retain(|it| it.partition.zip(it.offset).is_some_and(|(p, offset)| is_inside(p, offset)));
+                archive.reject(&rejected)?;
+                let mut batches: Vec<_> = gathered.batches.iter().map(|batch| filtered(batch, is_inside)).collect();
+                batches.retain(|batch| batch.num_rows() > 0);
+                if !batches.is_empty() {
+                    read.files.extend(file::write_days(root, &shape, &batches, now, || Ok(()))?);
+                }
+                for batch in batches {
+                    let (partition, _) = origin(&batch).next().expect("a row");
+                    let times = batch.column(shape.event_time).as_primitive::<TimestampMicrosecondType>().values();
+                    let newest = times.iter().max().copied().expect("a row");
+                    let time = read.event_times.entry(partition).or_insert(newest);
+                    *time = newest.max(*time);
+                }
+                for (partition, gap) in gathered.gaps.into_iter().filter(|(p, gap)| is_inside(*p, gap.start)) {
+                    let end = gap.end.min(read.ends[&partition]);
+                    read.gaps.entry(partition).or_default().push(gap.start..end);
+                }
+                at = gathered.archived;
+                waits = if at.coverage == before { waits + 1 } else { 0 };
             }
-            Ok((files, Archived { coverage: old.coverage, event_times, ..Archived::default() }))
+            Ok(read)
         })
         .await
     }
 }
 
-/// The rows below these offsets.
-fn below(batch: &RecordBatch, ends: &Positions) -> RecordBatch {
+/// The rows of files that stay.
+#[derive(Default)]
+struct Kept {
+    /// The files of which all rows stay, by path.
+    whole: BTreeSet<String>,
+    /// Files of those rows that stay of the others.
+    rest: Vec<DataFile>,
+}
+
+/// Where each row was read.
+fn origin(batch: &RecordBatch) -> impl Iterator<Item = (Partition, Offset)> {
     let column = |name: &str| batch.column_by_name(name).expect("a column of every file");
     let partitions = column(PARTITION).as_primitive::<Int32Type>().values();
     let offsets = column(OFFSET).as_primitive::<Int64Type>().values();
-    let is_below = |(&partition, &offset): (&i32, &i64)| {
-        let end = u32::try_from(partition).ok().and_then(|partition| ends.get(&partition)).copied().unwrap_or(0);
-        u64::try_from(offset).is_ok_and(|offset| offset < end)
-    };
-    let mask: BooleanArray = partitions.iter().zip(offsets).map(|row| Some(is_below(row))).collect();
+    partitions.iter().zip(offsets).map(|(&partition, &offset)| (partition.cast_unsigned(), offset.cast_unsigned()))
+}
+
+/// The rows that were read where it is asked for.
+fn filtered(batch: &RecordBatch, is_wanted: impl Fn(Partition, Offset) -> bool) -> RecordBatch {
+    let mask: BooleanArray = origin(batch).map(|(partition, offset)| Some(is_wanted(partition, offset))).collect();
     filter_record_batch(batch, &mask).expect("a mask as long as the batch")
 }

@@ -8,7 +8,7 @@ use anabranch_shared::position::Coverage;
 use anabranch_shared::schema::Table;
 use anabranch_shared::table::{DeltaTable, TableError};
 
-use super::{ArchiveSettings, Archived, Archiver};
+use super::{Archive, ArchiveSettings, Archived, Archiver};
 use crate::day::DAY;
 use crate::error::BatchError;
 use crate::fixture::{Event, SECOND, Source, read_table, source, table};
@@ -17,14 +17,19 @@ fn settings() -> ArchiveSettings {
     ArchiveSettings { target_rows: 4, small_files: 2, grace: Duration::from_secs(60), ..Default::default() }
 }
 
+/// The archive of a table in a folder.
+pub fn archive(data: &Path, source: &Source, table: Table) -> Archive {
+    let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
+    Archive { root: data.join("archive"), table: Arc::new(table), log, rejects, clock }
+}
+
 async fn open_with(
     data: &Path,
     source: &Source,
     table: Table,
     settings: ArchiveSettings,
 ) -> Result<Archiver, BatchError> {
-    let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
-    Archiver::open(data.join("archive"), Arc::new(table), log, rejects, clock, settings).await
+    Archiver::open(archive(data, source, table), settings).await
 }
 
 async fn open(data: &Path, source: &Source) -> Archiver {
@@ -151,6 +156,21 @@ async fn small_files_become_one_and_the_old_ones_go_after_a_while() {
     assert_eq!(archiver.sweep().await.expect("sweep"), 10);
     assert!(!before.days.values().flatten().any(|file| is_there(&file.path)));
     assert_eq!(archived(dir.path()).await, rows);
+}
+
+#[tokio::test]
+async fn what_another_process_has_committed_is_not_swept() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let (one, other) = (open(dir.path(), &source).await, open(dir.path(), &source).await);
+    source.append(&[at("a", 0), at("b", 0)]);
+    other.step().await.expect("step");
+    // The one has nothing to archive, and a grace period passes twice.
+    for _ in 0..3 {
+        one.sweep().await.expect("sweep");
+        source.clock.set(source.clock.now() + 61 * SECOND);
+    }
+    assert_eq!(archived(dir.path()).await.len(), 2);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use anabranch_shared::clock::ManualClock;
 use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,12 @@ fn open(dir: &Path) -> Arc<JobQueue> {
     let clock = Arc::new(ManualClock::new(1_700_000_000 * SECOND));
     let retry = Retry { attempts: 3, pause: Duration::from_millis(1) };
     Arc::new(JobQueue::open(&dir.join("runs.jsonl"), &catalog, clock, retry).expect("open"))
+}
+
+fn new() -> (TempDir, Arc<JobQueue>) {
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
+    (dir, queue)
 }
 
 fn batch(views: &[&str]) -> JobRequest {
@@ -81,21 +88,20 @@ async fn until(queue: &JobQueue, id: &str, state: JobState) -> Job {
     }
 }
 
-fn work(queue: &Arc<JobQueue>, work: &Arc<Steps>) -> CancellationToken {
+fn work(queue: &Arc<JobQueue>, work: Arc<dyn Work>) -> CancellationToken {
     let shutdown = CancellationToken::new();
-    let (queue, work, token) = (queue.clone(), work.clone(), shutdown.clone());
+    let (queue, token) = (queue.clone(), shutdown.clone());
     tokio::spawn(async move { queue.run(work, token).await });
     shutdown
 }
 
 #[tokio::test]
 async fn jobs_run_one_after_the_other() {
-    let dir = tempfile::tempdir().expect("directory");
-    let (queue, steps) = (open(dir.path()), steps(0));
+    let ((_dir, queue), steps) = (new(), steps(0));
     let first = queue.submit(batch(&[]), Trigger::Api).expect("submit");
     let second = queue.submit(batch(&["two", "two"]), Trigger::Cli).expect("submit");
     assert_eq!((first.state, first.views.len(), second.views.len()), (JobState::Queued, 2, 1));
-    let _shutdown = work(&queue, &steps);
+    let _shutdown = work(&queue, steps.clone());
     assert_eq!(until(&queue, &first.id, JobState::Running).await.versions.len(), 0);
     assert_eq!(queue.get(&second.id).expect("job").state, JobState::Queued);
     let metrics = queue.metrics();
@@ -112,8 +118,7 @@ async fn jobs_run_one_after_the_other() {
 
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused() {
-    let dir = tempfile::tempdir().expect("directory");
-    let queue = open(dir.path());
+    let (_dir, queue) = new();
     let unknown = queue.submit(batch(&["three"]), Trigger::Api).expect_err("unknown").to_string();
     assert_eq!(unknown, r#"no view named `three`; there are ["one", "two"]"#);
     let request = JobRequest { from: Some("yesterday".into()), ..batch(&[]) };
@@ -128,11 +133,10 @@ async fn requests_that_make_no_sense_are_refused() {
 
 #[tokio::test]
 async fn a_job_is_cancelled_while_it_waits_and_while_it_works() {
-    let dir = tempfile::tempdir().expect("directory");
-    let (queue, steps) = (open(dir.path()), steps(0));
+    let ((_dir, queue), steps) = (new(), steps(0));
     let first = queue.submit(batch(&[]), Trigger::Api).expect("submit");
     let second = queue.submit(batch(&[]), Trigger::Api).expect("submit");
-    let _shutdown = work(&queue, &steps);
+    let _shutdown = work(&queue, steps.clone());
     until(&queue, &first.id, JobState::Running).await;
     assert_eq!(queue.cancel(&second.id).expect("cancel").state, JobState::Cancelled);
     queue.cancel(&first.id).expect("cancel");
@@ -144,10 +148,9 @@ async fn a_job_is_cancelled_while_it_waits_and_while_it_works() {
 
 #[tokio::test]
 async fn only_faults_of_the_storage_are_tried_again() {
-    let dir = tempfile::tempdir().expect("directory");
-    let (queue, steps) = (open(dir.path()), steps(100));
+    let ((_dir, queue), steps) = (new(), steps(100));
     steps.failures.store(2, Ordering::SeqCst);
-    let _shutdown = work(&queue, &steps);
+    let _shutdown = work(&queue, steps.clone());
     let job = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
     until(&queue, &job.id, JobState::Succeeded).await;
     steps.failures.store(3, Ordering::SeqCst);
@@ -165,9 +168,8 @@ async fn only_faults_of_the_storage_are_tried_again() {
 
 #[tokio::test]
 async fn the_history_outlives_the_process() {
-    let dir = tempfile::tempdir().expect("directory");
-    let (queue, steps) = (open(dir.path()), steps(1));
-    let shutdown = work(&queue, &steps);
+    let ((dir, queue), steps) = (new(), steps(1));
+    let shutdown = work(&queue, steps.clone());
     let first = queue.submit(batch(&["one"]), Trigger::Schedule).expect("submit");
     until(&queue, &first.id, JobState::Succeeded).await;
     let second = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
@@ -199,8 +201,7 @@ async fn the_history_outlives_the_process() {
 
 #[tokio::test]
 async fn the_history_is_pruned() {
-    let dir = tempfile::tempdir().expect("directory");
-    let queue = open(dir.path());
+    let (dir, queue) = new();
     let template = serde_json::to_value(queue.submit(batch(&["one"]), Trigger::Api).expect("submit")).expect("json");
     let mut lines = String::new();
     for i in 0..1_500 {
@@ -236,12 +237,10 @@ impl Work for Panicking {
 
 #[tokio::test]
 async fn a_view_whose_run_panics_fails_its_part_of_the_job_alone() {
-    let dir = tempfile::tempdir().expect("directory");
-    let queue = open(dir.path());
+    let (_dir, queue) = new();
     let job = queue.submit(batch(&[]), Trigger::Api).expect("submit");
     let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
-    let runner = queue.clone();
-    tokio::spawn(async move { runner.run(Arc::new(Panicking), CancellationToken::new()).await });
+    let _shutdown = work(&queue, Arc::new(Panicking));
     let failed = until(&queue, &job.id, JobState::Failed).await;
     assert_eq!(failed.versions, [("two".to_owned(), 1)].into());
     assert_eq!(failed.error.as_deref(), Some("one: recomputing panicked: a fault in its evaluation"));

@@ -2,9 +2,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_shared::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::table::archive_root;
+use anabranch_shared::version::Version;
 use anabranch_shared::window::Window;
+use tokio_util::sync::CancellationToken;
 
 use super::{BatchLayer, BatchSettings};
+use crate::archive::tests::archive;
+use crate::archive::{Archive, Rebuild};
 use crate::fixture::{Event, SECOND, Source, catalog, fold, rows_of_partials, source, table, view};
 
 async fn open(data: &Path, source: &Source) -> BatchLayer {
@@ -46,4 +51,37 @@ async fn a_job_archives_and_publishes_and_a_restart_finds_the_versions() {
     layer.work_once().await;
     assert_eq!(layer.jobs().get(&job.id).expect("job").versions.get("hopping"), Some(&1));
     assert_eq!(layer.jobs().list().expect("list").len(), 2);
+}
+
+#[tokio::test]
+async fn a_rebuild_that_ended_before_its_versions_were_computed_is_finished_by_the_next_start() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let layer = open(dir.path(), &source).await;
+    source.append(&EVENTS);
+    let all = JobRequest { kind: JobKind::Batch, views: Vec::new(), full: false, from: None, to: None };
+    layer.jobs().submit(all, Trigger::Cli).expect("submit");
+    layer.work_once().await;
+    let version = |layer: &BatchLayer| layer.versions().get("hopping").map(|version| version.published.version);
+    assert_eq!((version(&layer), layer.readings().of("events").borrow().rebuilds), (Some(1), 0));
+    let archive = Archive { root: archive_root(dir.path(), "events"), ..archive(dir.path(), &source, table()) };
+    Rebuild::plan(archive).await.expect("plan").expect("an archive").run().await.expect("rebuild");
+    // A process at work notices.
+    layer.worker.publishers.refresh().await.expect("refresh");
+    assert_eq!((version(&layer), layer.readings().of("events").borrow().rebuilds), (None, 1));
+    assert!(layer.versions().newest("hopping").expect("the old one").is_stale);
+    drop(layer);
+
+    let layer = open(dir.path(), &source).await;
+    assert_eq!(version(&layer), None);
+    let (jobs, versions) = (layer.jobs(), layer.versions());
+    let shutdown = CancellationToken::new();
+    let runs = tokio::spawn(layer.run(shutdown.clone()));
+    let mut hopping = versions.0["hopping"].clone();
+    let is_new = |version: &Option<Arc<Version>>| version.as_ref().is_some_and(|version| !version.is_stale);
+    let version = hopping.wait_for(is_new).await.expect("followed").clone().expect("a version");
+    assert_eq!((version.published.version, version.published.rebuilds), (2, 1));
+    assert_eq!(jobs.list().expect("list").len(), 2);
+    shutdown.cancel();
+    runs.await.expect("joined");
 }

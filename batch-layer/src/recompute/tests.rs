@@ -13,7 +13,8 @@ use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
 use super::{Recompute, sweep};
-use crate::archive::{ArchiveSettings, Archiver};
+use crate::archive::tests::archive;
+use crate::archive::{ArchiveSettings, Archiver, Rebuild};
 use crate::day::DAY;
 use crate::error::BatchError;
 use crate::fixture::{Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
@@ -28,14 +29,7 @@ struct Setup {
 async fn setup() -> Setup {
     let dir = tempfile::tempdir().expect("directory");
     let source = source(dir.path());
-    let archiver = Archiver::open(
-        dir.path().join("archive"),
-        Arc::new(table()),
-        source.log.clone(),
-        source.rejects.clone(),
-        source.clock.clone(),
-        ArchiveSettings::default(),
-    );
+    let archiver = Archiver::open(archive(dir.path(), &source, table()), ArchiveSettings::default());
     let archiver = archiver.await.expect("open");
     Setup { views: dir.path().join("views"), _dir: dir, source, archiver }
 }
@@ -77,7 +71,7 @@ impl Setup {
     async fn newest(&self) -> Version {
         let table = DeltaTable::open(&self.root()).await.expect("open").expect("table");
         let published = committed_version(&table).await.expect("note").expect("a version").published;
-        Version { root: self.root(), published }
+        Version { root: self.root(), published, is_stale: false }
     }
 
     /// The table's rows and those by the partials are what a fold says.
@@ -150,7 +144,7 @@ async fn days_without_new_events_are_carried_over() {
     let events: Vec<Event> = EVENTS.into_iter().chain(late).collect();
     setup.check(&view, &events).await;
     // The first version can still be read.
-    let version = Version { root: setup.root(), published: first };
+    let version = Version { root: setup.root(), published: first, is_stale: false };
     let (old, this) = (version, view.clone());
     let by_partials = tokio::task::spawn_blocking(move || rows_of_partials(&this, &old)).await.expect("joined");
     assert_eq!(by_partials, fold(view.window, &EVENTS));
@@ -285,6 +279,33 @@ async fn of_two_publishers_of_the_same_version_one_is_refused() {
     let refused = stale.run().await.expect_err("refused");
     assert!(matches!(refused, BatchError::Table(TableError::Superseded { .. })), "{refused}");
     assert_eq!(setup.newest().await.published.version, 2);
+    let twice: Vec<Event> = EVENTS.into_iter().chain(EVENTS).collect();
+    setup.check(&view, &twice).await;
+}
+
+#[tokio::test]
+async fn a_run_during_which_the_archive_is_rebuilt_publishes_nothing_unless_it_begins_again() {
+    let setup = setup().await;
+    let view = view_of(Some((SECOND, SECOND)));
+    setup.source.append(&EVENTS);
+    let rebuilt = async |begins_again: bool| {
+        let rebuild = Rebuild::plan(archive(setup._dir.path(), &setup.source, table())).await.expect("plan");
+        let (rebuild, handle) = (std::sync::Mutex::new(rebuild), tokio::runtime::Handle::current());
+        let progress = Arc::new(move |_| {
+            if let Some(rebuild) = rebuild.lock().expect("lock").take() {
+                handle.block_on(rebuild.run()).expect("rebuilt");
+            }
+        });
+        let run = Recompute { progress, ..setup.plan(&view).await };
+        if begins_again { run.run_from_newest().await } else { run.run().await }
+    };
+    setup.recompute(&view).await.expect("a version");
+    setup.source.append(&EVENTS);
+    let refused = rebuilt(false).await.expect_err("refused");
+    assert!(matches!(refused, BatchError::Rebuilt { .. }) && refused.is_transient(), "{refused}");
+    assert_eq!(setup.newest().await.published.version, 1);
+    let published = rebuilt(true).await.expect("recompute").expect("a version");
+    assert_eq!((published.version, published.rebuilds), (2, 2));
     let twice: Vec<Event> = EVENTS.into_iter().chain(EVENTS).collect();
     setup.check(&view, &twice).await;
 }

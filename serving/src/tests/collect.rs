@@ -42,6 +42,7 @@ impl Wire {
 
 fn assert_same(got: &Snapshot, expected: &Snapshot) {
     assert_eq!((got.base, got.watermark, got.late), (expected.base, expected.watermark, expected.late));
+    assert_eq!(got.rebuilds, expected.rebuilds);
     assert_eq!(got.partitions, expected.partitions);
     assert_eq!((&got.coverage, &got.stopped, &got.lost), (&expected.coverage, &expected.stopped, &expected.lost));
     assert_eq!(got.alone, expected.alone);
@@ -108,6 +109,7 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
     assert_same(&wire.decode(&mut decoder, 10, &full).expect("a snapshot"), &third);
 
     let stopped = Snapshot {
+        rebuilds: 1,
         stopped: Some("records are gone".to_owned()),
         alone: true,
         lost: [(0, 30..35)].into_iter().collect(),
@@ -182,6 +184,30 @@ fn partitions_stand_on_the_newest_version_that_all_have_in_common() {
     let whole = partitions.whole();
     assert_eq!((whole.base, whole.chunks.len()), (Some(1), 2));
     assert_eq!(whole.coverage, [(0, 10..30), (1, 10..30)].into_iter().collect());
+}
+
+#[test]
+fn partitions_that_are_read_otherwise_since_a_rebuild_are_not_put_together_with_others() {
+    let wire = Wire::new();
+    let (before, after) = (wire.snapshot(Some(1), &[10, 20]), wire.snapshot(Some(2), &[10, 30]));
+    let mut partitions = Partitions(BTreeMap::new());
+    partitions.told(0, &before, |_| {});
+    partitions.told(1, &before, |_| {});
+    // The first has noticed the rebuild, and has nothing at first.
+    let empty = Snapshot { rebuilds: 1, stopped: Some("it is folded anew".to_owned()), ..Snapshot::default() };
+    partitions.told(0, &empty, |_| {});
+    let whole = partitions.whole();
+    assert_eq!((whole.rebuilds, whole.base, whole.chunks.len()), (0, Some(1), 2), "what both have");
+    assert_eq!(whole.stopped.as_deref(), Some("partition 0: it is folded anew"));
+    partitions.told(0, &after, |snapshot| snapshot.rebuilds = 1);
+    let whole = partitions.whole();
+    assert_eq!((whole.rebuilds, whole.base, whole.chunks.len()), (1, Some(2), 1), "the other's are of before");
+    assert_eq!(whole.coverage, [(0, 10..30)].into_iter().collect());
+    let why = whole.stopped.expect("a reason");
+    assert_eq!(why, "partition 1: it is read as before the table's archive was rebuilt");
+    partitions.told(1, &after, |snapshot| snapshot.rebuilds = 1);
+    let whole = partitions.whole();
+    assert_eq!((whole.rebuilds, whole.base, whole.chunks.len(), whole.stopped), (1, Some(2), 2, None));
 }
 
 #[test]

@@ -159,9 +159,10 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         event_times,
         published: T0,
         run: "run".into(),
+        rebuilds: 0,
         panes,
     };
-    Arc::new(Version { root: root.to_owned(), published })
+    Arc::new(Version { root: root.to_owned(), published, is_stale: false })
 }
 
 /// How many windows each event had missed, by a watermark that runs with the newest event time.
@@ -203,6 +204,7 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
     Snapshot {
         sequence: 1,
         base,
+        rebuilds: 0,
         coverage: Coverage::from_iter([(0, first as u64..last as u64)]),
         chunks,
         watermark,

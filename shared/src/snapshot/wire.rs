@@ -61,6 +61,8 @@ struct Metadata {
 struct ViewMetadata {
     definition: String,
     base: Option<u64>,
+    #[serde(default)]
+    rebuilds: u64,
     coverage: Coverage,
     watermark: Option<Micros>,
     #[serde(default)]
@@ -144,11 +146,20 @@ impl Encoder {
                 }
                 chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
             }
-            let Snapshot { base, coverage, watermark, partitions, late, stopped, alone, lost, .. } =
-                Snapshot::clone(snapshot);
-            let definition = view.definition.clone();
-            let metadata =
-                ViewMetadata { definition, base, coverage, watermark, partitions, late, stopped, alone, lost, chunks };
+            let told = Snapshot::clone(snapshot);
+            let metadata = ViewMetadata {
+                definition: view.definition.clone(),
+                base: told.base,
+                rebuilds: told.rebuilds,
+                coverage: told.coverage,
+                watermark: told.watermark,
+                partitions: told.partitions,
+                late: told.late,
+                stopped: told.stopped,
+                alone: told.alone,
+                lost: told.lost,
+                chunks,
+            };
             all.insert(view.name.clone(), metadata);
         }
         let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })
@@ -271,9 +282,19 @@ impl Decoder {
                 }
                 chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes }));
             }
-            let ViewMetadata { base, coverage, watermark, partitions, late, stopped, alone, lost, .. } = told;
-            let snapshot =
-                Snapshot { sequence: 0, base, coverage, chunks, watermark, partitions, late, stopped, alone, lost };
+            let snapshot = Snapshot {
+                sequence: 0,
+                base: told.base,
+                rebuilds: told.rebuilds,
+                coverage: told.coverage,
+                chunks,
+                watermark: told.watermark,
+                partitions: told.partitions,
+                late: told.late,
+                stopped: told.stopped,
+                alone: told.alone,
+                lost: told.lost,
+            };
             snapshots.insert(name, Arc::new(snapshot));
         }
         self.panes = named;

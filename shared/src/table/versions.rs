@@ -1,4 +1,4 @@
-//! Versions of views, read from and announced to whoever serves them.
+//! Versions of views, and how their tables are read: looked for on the storage, and announced to whoever works with them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,18 +9,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
+use super::notes::Notes;
 use super::{DeltaTable, TableError, name};
+use crate::edition::{Reading, Readings};
 use crate::version::{Published, Version, Versions};
-use crate::view::{Catalog, View};
+use crate::view::Catalog;
 
 /// What of the archive a version was computed from.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchiveRead {
     /// The archive table's version.
     pub version: u64,
-    /// How often the archive had been made anew.
-    #[serde(default)]
-    pub rebuilds: u64,
     /// How many events each day had (days since 1970). Events are only ever added, so a day with as many is the same,
     /// in whichever files they are by now.
     pub days: BTreeMap<i64, u64>,
@@ -50,6 +49,11 @@ impl CommittedVersion {
             note.get("archive").cloned().map_or_else(|| Ok(ArchiveRead::default()), serde_json::from_value)?;
         Ok(Self { archive, published: serde_json::from_value(note)? })
     }
+}
+
+/// The folder of a table's archive, inside the data folder.
+pub fn archive_root(data: &Path, table: &str) -> PathBuf {
+    data.join("archive").join(table)
 }
 
 /// The folder of a view's table, inside the folder of all views.
@@ -96,56 +100,66 @@ pub async fn kept_versions(table: &DeltaTable, keep: usize) -> Result<Vec<(Delta
     Ok(kept)
 }
 
+/// One table: its archive, and the versions of its views.
 #[derive(Debug)]
-struct Publisher {
-    root: PathBuf,
-    definition: String,
-    sender: watch::Sender<Option<Arc<Version>>>,
-    table: Mutex<Option<DeltaTable>>,
+struct OfTable {
+    archive: Notes<Reading>,
+    reading: watch::Sender<Reading>,
+    views: BTreeMap<String, OfView>,
 }
 
-/// Where new versions are announced.
 #[derive(Debug)]
-pub struct Publishers(BTreeMap<String, Publisher>);
+struct OfView {
+    definition: String,
+    table: Notes<Published>,
+    sender: watch::Sender<Option<Arc<Version>>>,
+}
 
-/// Reads the newest version of each view of the catalog from the tables in a folder. A version of another definition
-/// than the catalog's is as good as none: its partials hold something else.
-pub async fn open_versions(views: &Path, catalog: &Catalog) -> Result<(Versions, Publishers), TableError> {
-    let publisher = |view: &View| Publisher {
-        root: view_root(views, &view.name),
-        definition: view.definition.clone(),
-        sender: watch::channel(None).0,
-        table: Mutex::new(None),
-    };
-    let publishers = Publishers(catalog.views.values().map(|view| (view.name.clone(), publisher(view))).collect());
+/// Where new versions are announced, and new ways to read a table.
+#[derive(Debug)]
+pub struct Publishers(BTreeMap<String, Mutex<OfTable>>);
+
+/// Reads how each table of the catalog is read, and the newest version of each view, from the data folder. A version of another
+/// definition than the catalog's is as good as none: its partials hold something else.
+pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, Readings, Publishers), TableError> {
+    let (mut versions, mut readings) = (Versions::default(), Readings::default());
+    let mut publishers = BTreeMap::new();
+    for table in catalog.tables.keys() {
+        let (reading, receiver) = watch::channel(Reading::default());
+        readings.0.insert(table.clone(), receiver);
+        let mut views = BTreeMap::new();
+        for view in catalog.views_of(table) {
+            let (sender, receiver) = watch::channel(None);
+            versions.0.insert(view.name.clone(), receiver);
+            let table = Notes::of(view_root(&data.join("views"), &view.name));
+            views.insert(view.name.clone(), OfView { definition: view.definition.clone(), table, sender });
+        }
+        let archive = Notes::of(archive_root(data, table));
+        publishers.insert(table.clone(), Mutex::new(OfTable { archive, reading, views }));
+    }
+    let publishers = Publishers(publishers);
     publishers.refresh().await?;
-    let receivers = publishers.0.iter().map(|(view, publisher)| (view.clone(), publisher.sender.subscribe()));
-    Ok((Versions(receivers.collect()), publishers))
+    Ok((versions, readings, publishers))
 }
 
 impl Publishers {
-    /// Looks for versions that have been committed since the last look, by this process or another.
+    /// Looks for what has been committed since the last look, by this process or another.
     pub async fn refresh(&self) -> Result<(), TableError> {
-        for publisher in self.0.values() {
-            publisher.refresh().await?;
+        for table in self.0.values() {
+            table.lock().await.refresh().await?;
         }
         Ok(())
     }
 
-    /// The newest version of a view that has been announced.
-    pub fn newest(&self, view: &str) -> Option<Arc<Version>> {
-        self.0.get(view).and_then(|publisher| publisher.sender.borrow().clone())
-    }
-
-    /// Looks for new versions of one view.
-    pub async fn refresh_view(&self, view: &str) -> Result<(), TableError> {
-        match self.0.get(view) {
-            Some(publisher) => publisher.refresh().await,
+    /// Looks for what has been committed of one table and its views.
+    pub async fn refresh_table(&self, table: &str) -> Result<(), TableError> {
+        match self.0.get(table) {
+            Some(table) => table.lock().await.refresh().await,
             None => Ok(()),
         }
     }
 
-    /// Looks for new versions again and again, until it is dropped.
+    /// Looks for what is new again and again, until it is dropped.
     pub async fn follow(&self, every: Duration) {
         let mut failing = false;
         loop {
@@ -163,30 +177,34 @@ impl Publishers {
     }
 }
 
-impl Publisher {
-    async fn refresh(&self) -> Result<(), TableError> {
-        let mut table = self.table.lock().await;
-        match table.as_mut() {
-            None => *table = DeltaTable::open(&self.root).await?,
-            Some(table) => {
-                if !table.is_superseded().await? {
-                    return Ok(());
-                }
-                table.refresh().await?;
-            }
+impl OfTable {
+    async fn refresh(&mut self) -> Result<(), TableError> {
+        for view in self.views.values_mut() {
+            view.table.look().await?;
         }
-        let committed = match table.as_ref() {
-            Some(table) => committed_version(table).await?,
-            None => None,
-        };
-        let newest = committed.map(|committed| committed.published).filter(|it| it.definition == self.definition);
-        self.sender.send_if_modified(|current| {
-            if current.as_ref().map(|version| &version.published) == newest.as_ref() {
-                return false;
-            }
-            *current = newest.map(|published| Arc::new(Version { root: self.root.clone(), published }));
-            true
+        // After the versions: so none of them is of a rebuild that isn't known.
+        self.archive.look().await?;
+        let reading = self.archive.newest().cloned().unwrap_or_default();
+        let rebuilds = reading.rebuilds;
+        self.reading.send_if_modified(|current| {
+            let is_new = *current != reading;
+            *current = reading;
+            is_new
         });
+        for OfView { definition, table, sender } in self.views.values() {
+            let newest = table.newest().filter(|published| published.definition == *definition);
+            let newest = newest.map(|published| (published, published.rebuilds != rebuilds));
+            sender.send_if_modified(|current| {
+                if current.as_ref().map(|version| (&version.published, version.is_stale)) == newest {
+                    return false;
+                }
+                let version = |(published, is_stale): (&Published, bool)| {
+                    Arc::new(Version { root: table.root().to_owned(), published: published.clone(), is_stale })
+                };
+                *current = newest.map(version);
+                true
+            });
+        }
         Ok(())
     }
 }

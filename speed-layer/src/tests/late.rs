@@ -84,7 +84,7 @@ fn late_events_are_written_once_the_log_takes_them() {
             log: fussy.clone(),
             catalog: Arc::new(catalog.clone()),
             versions: Versions::default(),
-            editions: Default::default(),
+            readings: Default::default(),
             checkpoints: None,
             outlets: None,
             rejects: Arc::new(RejectLog::open(Arc::new(log.clone()), clock.clone()).expect("rejects")),

@@ -50,7 +50,7 @@ fn rig(view: &str, partitions: u32, written: u32) -> Option<Rig> {
         log: log.clone(),
         catalog: Arc::new(catalog),
         versions: Versions::default(),
-        editions: Default::default(),
+        readings: Default::default(),
         checkpoints: None,
         outlets: Some(log.outlets(&name)),
         rejects: Arc::new(RejectLog::open(log.clone(), clock.clone()).expect("rejects")),

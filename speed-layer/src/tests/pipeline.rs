@@ -23,7 +23,7 @@ use super::log::TestLog;
 use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
 
 /// The views that versions are published of.
-const VERSIONED: [&str; 3] = ["sums", "refolding", "overtaken"];
+const VERSIONED: [&str; 4] = ["sums", "top", "refolding", "overtaken"];
 
 pub(super) struct Rig {
     pub log: TestLog,
@@ -33,6 +33,8 @@ pub(super) struct Rig {
     versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
     pub context: Context,
     pub oracle: Oracle,
+    /// How often the archive was rebuilt that versions are published of.
+    pub rebuilds: u64,
     folder: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
 }
@@ -66,7 +68,7 @@ impl Rig {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
             versions: Versions(receivers),
-            editions: Default::default(),
+            readings: Default::default(),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
             rejects: Arc::new(RejectLog::open(Arc::new(log.clone()), clock.clone()).expect("rejects")),
@@ -79,7 +81,7 @@ impl Rig {
             },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), folder, runtime }
+        Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), rebuilds: 0, folder, runtime }
     }
 
     pub fn start(&self) -> SpeedLayer {
@@ -154,9 +156,10 @@ impl Rig {
             event_times: times.iter().copied().collect(),
             published: 0,
             run: String::new(),
+            rebuilds: self.rebuilds,
             panes: vec![],
         };
-        self.versions[view].send_replace(Some(Arc::new(Version { root: PathBuf::new(), published })));
+        self.versions[view].send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
     }
 }
 

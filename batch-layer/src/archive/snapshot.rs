@@ -1,0 +1,60 @@
+//! One version of an archive, to compute from.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anabranch_shared::edition::Reading;
+use anabranch_shared::table::{DataFile, DeltaTable, Layout};
+
+use super::Archived;
+use crate::day::parse_day;
+use crate::error::BatchError;
+
+/// One version of an archive, to compute from.
+#[derive(Debug, Clone)]
+pub struct ArchiveSnapshot {
+    /// The archive's folder.
+    pub root: PathBuf,
+    /// The version of its table.
+    pub version: u64,
+    /// What it holds.
+    pub archived: Archived,
+    /// All columns that its files may have.
+    pub layout: Layout,
+    /// The files of each day of event time.
+    pub days: BTreeMap<i64, Vec<DataFile>>,
+}
+
+impl ArchiveSnapshot {
+    /// The archive in a folder as it is now; `None` if there is none.
+    pub async fn open(root: &Path) -> Result<Option<Self>, BatchError> {
+        let Some(table) = DeltaTable::open(root).await? else { return Ok(None) };
+        let archived = table.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+        Ok(Some(Self::of(&table, archived)?))
+    }
+
+    pub(super) fn of(table: &DeltaTable, archived: Archived) -> Result<Self, BatchError> {
+        let mut days: BTreeMap<i64, Vec<DataFile>> = BTreeMap::new();
+        for file in table.files() {
+            let day = file.partition.values().next().and_then(|value| parse_day(value.as_deref()?));
+            days.entry(day.unwrap_or(0)).or_default().push(file);
+        }
+        let (root, layout) = (table.root().to_owned(), table.layout()?);
+        Ok(Self { root, version: table.version(), archived, layout, days })
+    }
+
+    /// Fails if the archive has been rebuilt since.
+    pub async fn check(&self) -> Result<(), BatchError> {
+        let Some(table) = DeltaTable::open(&self.root).await? else { return Ok(()) };
+        let now = table.note::<Reading>().await?.map(|(_, reading)| reading).unwrap_or_default();
+        if now.rebuilds == self.archived.rebuilds {
+            return Ok(());
+        }
+        Err(BatchError::Rebuilt { archive: self.root.clone() })
+    }
+
+    /// How many events a day has; none if a file doesn't say.
+    pub fn rows(&self, day: i64) -> Option<u64> {
+        self.days.get(&day).map_or(Some(0), |files| files.iter().map(|file| file.rows).sum())
+    }
+}

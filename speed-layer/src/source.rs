@@ -1,0 +1,218 @@
+//! A table's pipeline, for as long as the process lives.
+//!
+//! It begins anew once the table's records are read otherwise than they were: the archive has been rebuilt, or another
+//! definition was in force for a while. What was folded until then can't be added to what batch computes since, so it isn't shown
+//! any more. Under a definition that isn't in force, no pipeline begins.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use anabranch_shared::edition::Reading;
+use anabranch_shared::position::{Coverage, Partition};
+use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::view::View;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{SpeedError, Stop};
+use crate::late::LateWriter;
+use crate::metrics::Counters;
+use crate::pipeline::{self, Parts};
+use crate::reader::{Reader, wait};
+use crate::recovery::{Bases, Origin};
+use crate::refold::Replay;
+use crate::writer::Writer;
+use crate::{Context, Owned};
+
+/// Micro-batches between the reader and the folder.
+const BATCHES_AHEAD: usize = 3;
+
+/// How often a source that has stopped looks whether its table is read otherwise.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a pipeline shows its state.
+#[derive(Clone)]
+pub(crate) struct Display {
+    pub counters: Arc<Counters>,
+    pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+}
+
+impl Display {
+    /// Says why the source has stopped, beside what it has shown.
+    pub fn stop(&self, stop: &Stop) {
+        self.note(stop);
+        self.change(|snapshot| {
+            (snapshot.stopped, snapshot.alone, snapshot.lost) = (Some(stop.reason.clone()), false, stop.lost.clone());
+        });
+    }
+
+    /// Says why the source has stopped where no snapshot says it.
+    pub fn note(&self, stop: &Stop) {
+        *self.counters.stopped.lock() = Some(stop.clone());
+    }
+
+    /// Shows nothing any more, and says why.
+    fn clear(&self, reading: &Reading, why: &str) {
+        self.note(&Stop { reason: why.to_owned(), lost: Coverage::new() });
+        self.change(|snapshot| {
+            let (rebuilds, stopped) = (reading.rebuilds, Some(why.to_owned()));
+            *snapshot = Snapshot { sequence: snapshot.sequence, rebuilds, stopped, ..Snapshot::default() };
+        });
+    }
+
+    fn change(&self, change: impl Fn(&mut Snapshot)) {
+        for sender in self.senders.values() {
+            let mut next = Snapshot::clone(&sender.borrow());
+            next.sequence += 1;
+            change(&mut next);
+            sender.send_replace(Arc::new(next));
+        }
+    }
+}
+
+/// How a pipeline has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was shut down.
+    Shutdown,
+    /// It can't go on, and has said why.
+    Stopped,
+    /// The table is read otherwise by now.
+    Outdated,
+}
+
+/// Whether what is folded by the one reading isn't what would be folded by the other. A definition that is in force elsewhere is
+/// no reason: the one that was in force here is folded by as long as the process lives.
+pub(crate) fn is_outdated(own: &Reading, now: &Reading, table: &Table) -> bool {
+    own.rebuilds != now.rebuilds || (now.editions.refusal(table).is_none() && !own.editions.folds_as(&now.editions))
+}
+
+/// What a table's pipelines are made of.
+pub(crate) struct Source {
+    pub context: Context,
+    pub table: Arc<Table>,
+    pub views: Vec<Arc<View>>,
+    pub owned: Option<Owned>,
+    pub display: Display,
+    pub shutdown: CancellationToken,
+}
+
+impl Source {
+    /// What its checkpoints are stored under, and its threads named.
+    pub fn name(&self) -> String {
+        let table = &self.table.name;
+        self.owned.map_or_else(|| table.clone(), |owned| format!("{table}-{}", owned.partition))
+    }
+
+    /// Runs pipelines until shutdown, one after the other.
+    pub fn run(&self) {
+        let mut readings = self.context.readings.of(&self.table.name);
+        loop {
+            let reading = readings.borrow_and_update().clone();
+            let refusal = reading.editions.refusal(&self.table);
+            let end = match &refusal {
+                Some(why) => {
+                    tracing::error!(table = self.name(), why, "the source has stopped");
+                    self.display.clear(&reading, why);
+                    End::Stopped
+                }
+                None => self.fold(&reading, &readings),
+            };
+            let is_as_before = |now: &Reading| match &refusal {
+                Some(_) => *now == reading,
+                None => !is_outdated(&reading, now, &self.table),
+            };
+            while end == End::Stopped && !self.shutdown.is_cancelled() && is_as_before(&readings.borrow()) {
+                wait(&self.shutdown, PAUSE);
+            }
+            if end == End::Shutdown || self.shutdown.is_cancelled() {
+                return;
+            }
+            tracing::warn!(table = self.name(), "the table is read otherwise now: its views are folded anew");
+            let why = "the table's archive was rebuilt, or its definition was another: it is folded anew";
+            self.display.clear(&readings.borrow(), why);
+        }
+    }
+
+    /// Runs a pipeline by a reading.
+    fn fold(&self, reading: &Reading, readings: &watch::Receiver<Reading>) -> End {
+        let (begin, begun) = sync_channel(1);
+        let (inputs, received) = sync_channel(BATCHES_AHEAD);
+        let name = format!("read-{}", self.name());
+        let reader = self.reader(reading);
+        let reads = std::thread::Builder::new().name(name.clone()).spawn(move || reader.run(&begun, &inputs));
+        let started = reads.map_err(|source| SpeedError::Thread { name, source });
+        let started = started.and_then(|reads| Ok((reads, self.parts(reading, readings)?)));
+        let (reads, parts) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                self.display.stop(&error.into());
+                return End::Stopped;
+            }
+        };
+        let end = pipeline::run(parts, &self.origin(), &begin, &received);
+        // The reader ends with what it reads for.
+        drop((begin, received));
+        if reads.join().is_err() {
+            tracing::error!(table = self.name(), "the thread that reads has failed");
+        }
+        end
+    }
+
+    fn only(&self) -> Option<Partition> {
+        self.owned.map(|owned| owned.partition)
+    }
+
+    fn reader(&self, reading: &Reading) -> Reader {
+        let Context { log, settings, clock, .. } = self.context.clone();
+        Reader {
+            log,
+            table: self.table.clone(),
+            views: self.views.clone(),
+            editions: reading.editions.clone(),
+            settings,
+            clock,
+            fixed: self.owned.is_some(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        Origin {
+            log: self.context.log.clone(),
+            table: self.table.clone(),
+            only: self.only(),
+            checkpoints: self.context.checkpoints.clone(),
+            name: self.name(),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
+    fn parts(&self, reading: &Reading, readings: &watch::Receiver<Reading>) -> Result<Parts, SpeedError> {
+        let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = self.context.clone();
+        let (table, views, display) = (self.table.clone(), self.views.clone(), self.display.clone());
+        let epoch = self.owned.map_or(0, |owned| owned.epoch);
+        let writer =
+            checkpoints.map(|store| Writer::start(store, self.name(), epoch, clock.clone(), display.counters.clone()));
+        let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
+        let folded = (views.as_slice(), reading.editions.clone());
+        let replay = Replay::new(log, clock.clone(), table.clone(), folded, settings.read_limit());
+        Ok(Parts {
+            table,
+            versions: Bases { versions, rebuilds: reading.rebuilds, only: self.only() },
+            views,
+            settings,
+            clock,
+            replay,
+            late,
+            writer: writer.transpose()?,
+            display,
+            memory: memory.share(),
+            reading: reading.clone(),
+            readings: readings.clone(),
+        })
+    }
+}
