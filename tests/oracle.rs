@@ -248,7 +248,7 @@ fn check_clicks(server: &Server, oracle: &Oracle, frontier: usize) {
     }
     assert_eq!(late == 0, frontier == 9_999, "events are late unless batch covers them all: {late} at {frontier}");
     for (i, (rows, answer)) in all_windows(server, "clicks_per_url", "batch").into_iter().enumerate() {
-        assert_eq!(answer["exact"], true);
+        assert_eq!(answer["exact"], frontier > 0, "without a version there is no exact answer");
         assert_equal("batch clicks", &answered(&rows, Some("url"), "clicks"), &inside(&below, &DAYS[i..=i + 1], 1));
     }
     for (i, (rows, _)) in all_windows(server, "clicks_per_url", "speed").into_iter().enumerate() {
@@ -299,14 +299,14 @@ fn check_traffic(server: &Server, oracle: &Oracle, frontier: usize) {
 }
 
 fn check_users(server: &Server, oracle: &Oracle, frontier: usize) {
-    for (mode, which) in [
-        ("merged", "true".to_owned()),
-        ("batch", format!("\"offset\" < {frontier}")),
-        ("speed", format!("\"offset\" >= {frontier}")),
+    for (mode, which, has_events) in [
+        ("merged", "true".to_owned(), true),
+        ("batch", format!("\"offset\" < {frontier}"), frontier > 0),
+        ("speed", format!("\"offset\" >= {frontier}"), frontier < 9_999),
     ] {
         let answer = server.get(&format!("/v1/views/clicks_by_user/rows?mode={mode}&limit=100000"));
         assert_eq!(answer["window"], Value::Null);
-        assert_eq!(answer["exact"], true, "without windows nothing is late");
+        assert_eq!(answer["exact"], has_events, "without windows nothing is late");
         let rows = answered(answer["rows"].as_array().expect("rows"), Some("user_id"), "clicks");
         assert_equal(&format!("{mode} users at {frontier}"), &rows, &oracle.users(&which));
     }

@@ -27,7 +27,7 @@ use crate::page::{Reading, Sent};
 use crate::problem::Problem;
 use crate::routes::heartbeat::Ends;
 use crate::routes::stream::{Finals, Frames};
-use crate::source::{LayerStore, Layers, follows_the_log};
+use crate::source::{LayerStore, Layers};
 
 /// Whether this process is fit to answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -249,13 +249,15 @@ impl Server {
     /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
     pub async fn instant(&self, view: &Arc<View>) -> Result<(Layers, Positions, Stamp), Problem> {
         let layers = self.layers.get(view);
-        let log_end = if follows_the_log(&layers) { Positions::new() } else { self.log_end(view).await? };
-        let stamp = Stamp {
-            layers: layers.stamp(),
-            rejects: self.rejects_seen.load(Ordering::Relaxed),
-            log_end: log_end.values().sum(),
-        };
+        let log_end = if layers.need_log_end() { self.log_end(view).await? } else { Positions::new() };
+        let stamp = self.stamp(&layers, &log_end);
         Ok((layers, log_end, stamp))
+    }
+
+    /// The stamp of an answer made of these.
+    pub fn stamp(&self, layers: &Layers, log_end: &Positions) -> Stamp {
+        let rejects = self.rejects_seen.load(Ordering::Relaxed);
+        Stamp { layers: layers.stamp(), rejects, log_end: log_end.values().sum() }
     }
 
     /// Where the partitions of a view's topic end.

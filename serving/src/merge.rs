@@ -27,17 +27,8 @@ pub enum Ask {
     Current,
     /// The newest window with data that the watermark has passed.
     Closed,
-    /// The window that starts there.
-    Start(Micros),
-    /// The window that ends there.
+    /// The window that ends there; of sessions, all that do.
     End(Micros),
-    /// The sessions that begin and end there.
-    Session {
-        /// The time of the first event.
-        start: Micros,
-        /// When it ends.
-        end: Micros,
-    },
     /// The windows wholly inside `[from, to]`.
     Range {
         /// Where the first may start.
@@ -56,13 +47,15 @@ pub enum Span {
     Nothing,
     /// One window, by its start.
     One(Micros),
-    /// One session.
+    /// The sessions that begin and end there: each is final.
     Session {
-        /// Its first event.
+        /// The first event.
         start: Micros,
-        /// When it ends, if nothing more comes.
+        /// The end.
         end: Micros,
     },
+    /// The sessions that end there, if nothing more comes.
+    Ending(Micros),
     /// The sessions that are open.
     Open,
     /// The windows wholly inside `[from, to]`.
@@ -79,8 +72,7 @@ pub enum Span {
 pub struct Answer {
     /// What it is about.
     pub span: Span,
-    /// Its rows, ordered and limited as the view says; with `window_start` and `window_end` if several windows were
-    /// asked for.
+    /// Its rows, ordered and limited as the view says; with `window_start` and `window_end` if they may be of several windows.
     pub rows: DataFrame,
     /// How far it can be relied on.
     pub quality: Quality,
@@ -120,17 +112,15 @@ pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> 
     };
     let start = match ask {
         Ask::Range { from, to } => return range(view, window, sources, from, to),
-        Ask::Start(start) => Some(start),
         // The window that ends there starts where the last instant before is first in one.
         Ask::End(end) => Some(window.first_start(end - 1)),
         Ask::Latest => newest_pane(view, sources)?.map(|pane| window.last_start(pane)),
         Ask::Current => newest_pane(view, sources)?.map(|pane| window.first_start(pane)),
         Ask::Closed => newest_closed(view, window, sources)?,
-        Ask::Session { .. } => None,
     };
     match start {
         Some(start) => one(view, sources, Span::One(start), start, window.end_of(start)),
-        None => nothing(view, sources, Doubt::of(sources, Micros::MIN, Micros::MAX)),
+        None => nothing(view, sources, Span::Nothing, Doubt::of(sources, Micros::MIN, Micros::MAX)),
     }
 }
 
@@ -156,23 +146,28 @@ impl Doubt {
 
 /// There is no such window among the events that came in time. Late events, or those that a degraded pane refused, may have
 /// made one; and without a watermark it can't be told which windows are closed.
-fn nothing(view: &View, sources: &Sources, doubt: Doubt) -> PolarsResult<Answer> {
+fn nothing(view: &View, sources: &Sources, span: Span, doubt: Doubt) -> PolarsResult<Answer> {
     let is_told = sources.watermark.is_some() || oldest_pane(sources).is_none();
-    let exact = sources.missing.is_empty() && doubt.late == 0 && !doubt.is_degraded && is_told;
+    let exact = sources.is_whole() && doubt.late == 0 && !doubt.is_degraded && is_told;
     let quality = Quality { exact, certain: exact, confidence: 1.0 };
-    let rows = partial::windows(view, &[], Scope::All)?.rows.drop_many(["window_start", "window_end"]);
-    Ok(Answer { span: Span::Nothing, rows, quality, late: doubt.late })
+    let mut rows = partial::windows(view, &[], Scope::All)?.rows;
+    if !view.window.is_some_and(Window::is_session) {
+        rows = rows.drop_many(["window_start", "window_end"]);
+    }
+    Ok(Answer { span, rows, quality, late: doubt.late })
 }
 
 fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let late = view.window.map_or(0, |window| late(window, sources, from, from));
-    let finished = partial::windows(view, &parts(view, sources, Some(from), from, to)?, Scope::One(from))?;
-    let quality = quality(view, sources, &finished, late)?;
-    let mut rows = finished.rows;
+    let mut finished = partial::windows(view, &parts(view, sources, Some(from), from, to)?, Scope::One(from))?;
     if view.window.is_some() {
-        rows = rows.drop_many(["window_start", "window_end"]);
+        finished.rows = finished.rows.drop_many(["window_start", "window_end"]);
+    } else if sources.is_void {
+        // The one row that a view without keys has of nothing.
+        finished.rows = without_bounds(view, finished.rows)?;
     }
-    Ok(Answer { span, rows, quality, late })
+    let quality = quality(view, sources, &finished, late)?;
+    Ok(Answer { span, rows: finished.rows, quality, late })
 }
 
 fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
@@ -185,7 +180,7 @@ fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micro
 }
 
 fn quality(view: &View, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
-    let is_whole = sources.missing.is_empty();
+    let is_whole = sources.is_whole();
     let is_tight = !finished.is_degraded && !finished.is_sketched && is_tight(view, &finished.rows)?;
     let exact = is_whole && late == 0 && is_tight;
     Ok(Quality {
@@ -259,6 +254,17 @@ fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult
     let (_, last_closed) = window.inside(Micros::MIN / 2, watermark);
     let newest = newest_before(view, sources, window.end_of(last_closed))?;
     Ok(newest.map(|pane| window.last_start(pane).min(last_closed)))
+}
+
+/// The rows, of whose values nothing is known.
+fn without_bounds(view: &View, mut rows: DataFrame) -> PolarsResult<DataFrame> {
+    for aggregate in &view.aggregates {
+        for bound in ["lower", "upper"].map(|bound| format!("{}_{bound}", aggregate.name)) {
+            let unknown = Column::full_null(bound.as_str().into(), rows.height(), rows.column(&bound)?.dtype());
+            rows.replace(&bound, unknown)?;
+        }
+    }
+    Ok(rows)
 }
 
 /// Whether every bound is the value itself.

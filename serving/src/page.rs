@@ -11,6 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -28,8 +29,8 @@ pub struct Cursor {
     pub query: u64,
     /// What was read.
     pub read: u64,
-    /// The window that it is about, if it is one.
-    pub window: Option<(Micros, Micros)>,
+    /// The end of the window that it is about, if it is one, or of the sessions that end alike.
+    pub window: Option<Micros>,
     /// How many rows come before the next.
     pub rows: usize,
     /// The last row's values in the columns of the order; none if they are too long.
@@ -101,7 +102,7 @@ impl Cursor {
 /// The columns by which an answer's rows are in order, each with whether the largest come first. Of sessions, which are each
 /// key's own, the order asked for goes over all of them; else it is within each window.
 pub fn order(view: &View, asked: Option<&(String, bool)>, rows: &DataFrame) -> Vec<(String, bool)> {
-    let is_session = view.window.is_some_and(anabranch_shared::window::Window::is_session);
+    let is_session = view.window.is_some_and(Window::is_session);
     let windows = ["window_end", "window_start"].map(|name| (name.to_owned(), false)).into_iter();
     let by: Vec<(String, bool)> = match asked {
         Some(asked) => vec![asked.clone()],
@@ -179,10 +180,10 @@ pub fn unsent(view: &View, rows: &DataFrame, sent: &Sent) -> PolarsResult<DataFr
     rows.filter(&mask.collect())
 }
 
-/// Whether rows keep their order whatever their values become.
+/// Whether rows keep their places whatever their values become. A session doesn't that goes on: it ends later then.
 pub fn is_by_key(view: &View, order: &[(String, bool)]) -> bool {
-    let is_key = |name: &str| name.starts_with("window_") || view.keys.iter().any(|key| key.name == name);
-    order.iter().all(|(name, _)| is_key(name))
+    let identity = view.identity();
+    !view.window.is_some_and(Window::is_session) && order.iter().all(|(name, _)| identity.contains(name))
 }
 
 /// What an answer was read from, as a number: the query, the version, and the offsets of both layers.
@@ -218,8 +219,8 @@ pub struct Reading {
     pub order: Vec<(String, bool)>,
     /// How many rows the answer has.
     pub total: usize,
-    /// The window that it is about, if it is one.
-    pub window: Option<(Micros, Micros)>,
+    /// The end of the window that it is about, if it is one, or of the sessions that end alike.
+    pub window: Option<Micros>,
 }
 
 impl Reading {

@@ -78,6 +78,10 @@ impl Proof<'_> {
                 let state = merge::state(self.view, end, self.sources.watermark);
                 json!({ "start": format_timestamp(start), "end": format_timestamp(end), "state": state })
             }
+            (Span::Ending(end), _) => {
+                let state = merge::state(self.view, end, self.sources.watermark);
+                json!({ "end": format_timestamp(end), "state": state })
+            }
             (Span::Open, _) => json!({ "state": "open" }),
             (Span::Range { from, to }, _) => json!({ "from": format_timestamp(from), "to": format_timestamp(to) }),
             _ => Value::Null,

@@ -2,10 +2,9 @@
 
 use anabranch_shared::clock::{Micros, TIMES, format_timestamp, parse_timestamp};
 use anabranch_shared::schema::DataType;
-use anabranch_shared::transform::polars_type;
+use anabranch_shared::transform::{column, polars_type};
 use anabranch_shared::view::{OutputColumn, View};
-use anabranch_shared::window::Window;
-use polars::prelude::{DataFrame, IntoLazy, PolarsResult, col, lit};
+use polars::prelude::{DataFrame, IntoLazy, PolarsResult, lit};
 use sha2::{Digest, Sha256};
 
 use crate::format::Format;
@@ -103,7 +102,7 @@ impl RowsQuery {
             return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
         }
         if let Some(cursor) = get("cursor") {
-            query.resume(view, cursor)?;
+            query.resume(cursor)?;
         }
         Ok(query)
     }
@@ -114,15 +113,14 @@ impl RowsQuery {
     }
 
     /// Goes on where a page ended, in the window that it was about, although a newer one may have opened.
-    fn resume(&mut self, view: &View, cursor: &str) -> Result<(), Problem> {
+    fn resume(&mut self, cursor: &str) -> Result<(), Problem> {
         let bad = |why: &str| Problem::bad_request("bad-cursor", format!("{why}; begin again without `cursor`"));
         let cursor = Cursor::read(cursor).ok_or_else(|| bad("the cursor is not one of this server's"))?;
         if cursor.query != self.fingerprint {
             return Err(bad("the cursor belongs to another query or another definition of the view"));
         }
-        if let Some((start, end)) = cursor.window {
-            let is_session = view.window.is_some_and(Window::is_session);
-            self.ask = if is_session { Ask::Session { start, end } } else { Ask::Start(start) };
+        if let Some(end) = cursor.window {
+            self.ask = Ask::End(end);
         }
         self.after = Some(cursor);
         Ok(())
@@ -133,16 +131,16 @@ impl RowsQuery {
         if self.keys.is_empty() || rows.width() == 0 {
             return Ok(rows);
         }
-        let conditions = self.keys.iter().map(|(column, value)| {
+        let conditions = self.keys.iter().map(|(key, value)| {
             let value = match value {
-                KeyValue::Null => return col(column.as_str()).is_null(),
+                KeyValue::Null => return column(key).is_null(),
                 KeyValue::Text(text) => lit(text.as_str()),
                 KeyValue::Integer(number) => lit(*number),
                 KeyValue::Double(number) => lit(*number),
                 KeyValue::Boolean(value) => lit(*value),
                 KeyValue::Time(time) => lit(*time).cast(polars_type(&DataType::Timestamp)),
             };
-            col(column.as_str()).eq(value)
+            column(key).eq(value)
         });
         let condition = conditions.reduce(|all, one| all.and(one)).unwrap_or_else(|| lit(true));
         rows.lazy().filter(condition).collect()

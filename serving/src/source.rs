@@ -100,6 +100,19 @@ impl Layers {
         let version = self.versions.first().map(|version| version.published.version);
         (self.snapshot.as_ref().map(|snapshot| snapshot.sequence), version)
     }
+
+    /// Whether a live speed layer works on what the log still holds beyond its coverage.
+    fn follow_the_log(&self) -> bool {
+        self.snapshot.as_ref().is_some_and(|s| s.stopped.is_none() && s.coverage.iter().next().is_some())
+    }
+
+    /// Whether an answer depends on where the log ends: where nobody works on what lies beyond the coverage, and where nothing
+    /// is covered.
+    pub fn need_log_end(&self) -> bool {
+        let batch = self.versions.iter().map(|version| &version.published.coverage);
+        let speed = self.snapshot.iter().map(|snapshot| &snapshot.coverage);
+        !self.follow_the_log() || batch.chain(speed).all(Coverage::is_empty)
+    }
 }
 
 /// The snapshots and the versions of all views, the newest and the one before it.
@@ -169,6 +182,8 @@ pub struct Sources {
     pub speed: Option<Coverage>,
     /// What neither covers and the answer therefore lacks.
     pub missing: Coverage,
+    /// Whether it is made of no record, although the log may hold some: then it says nothing of those.
+    pub is_void: bool,
     /// Why the speed layer goes on no further, if it has stopped.
     pub stopped: Option<String>,
     /// No event with an earlier time is expected any more.
@@ -176,7 +191,8 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Chooses what a view's answer is made of. `log_end` matters only while the speed layer doesn't follow the log.
+    /// Chooses what a view's answer is made of. `log_end` matters only where [`Layers::need_log_end`] says so; unknown, it is
+    /// empty.
     pub fn choose(view: &View, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
         let snapshot = layers.snapshot.as_deref();
         let newest = layers.versions.first();
@@ -192,6 +208,7 @@ impl Sources {
             chunks: Vec::new(),
             speed: None,
             missing: Coverage::new(),
+            is_void: false,
             stopped: snapshot.and_then(|snapshot| snapshot.stopped.clone()).filter(|_| mode != Mode::Batch),
         };
         if mode != Mode::Batch
@@ -199,9 +216,11 @@ impl Sources {
         {
             sources.take_chunks(snapshot);
         }
-        if mode == Mode::Merged && !follows_the_log(layers) {
+        if mode == Mode::Merged && !layers.follow_the_log() {
             sources.name_missing(log_end);
         }
+        let is_log_empty = !log_end.is_empty() && log_end.values().all(|&end| end == 0);
+        sources.is_void = !is_log_empty && !sources.coverages().any(|coverage| !coverage.is_empty());
         sources
     }
 
@@ -223,7 +242,8 @@ impl Sources {
             self.speed = Some(covered.into_iter().collect());
         }
         self.chunks = used;
-        if self.mode == Mode::Merged {
+        // Chunks that stand on a version lack its part where no version is at hand.
+        if self.mode == Mode::Merged && (batch.is_some() || snapshot.base.is_some()) {
             let speed = self.speed.clone().unwrap_or_default();
             let holes = snapshot.coverage.iter().filter_map(|(p, range)| {
                 let begins = speed.get(p).filter(|used| !used.is_empty()).map_or(range.end, |used| used.start);
@@ -248,11 +268,19 @@ impl Sources {
         self.missing = missing.into_iter().collect();
     }
 
+    /// Whether it has all that it is about.
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty() && !self.is_void
+    }
+
+    fn coverages(&self) -> impl Iterator<Item = &Coverage> {
+        let batch = self.version.as_ref().map(|version| &version.published.coverage);
+        batch.into_iter().chain(&self.speed)
+    }
+
     /// The first offset that neither part covers.
     pub fn covered_to(&self, partition: Partition) -> Offset {
-        let batch = self.version.as_ref().map_or(0, |version| version.published.coverage.next(partition));
-        let speed = self.speed.as_ref().map_or(0, |coverage| coverage.next(partition));
-        batch.max(speed)
+        self.coverages().map(|coverage| coverage.next(partition)).max().unwrap_or(0)
     }
 }
 
@@ -270,11 +298,6 @@ fn base(layers: &Layers) -> Option<&Arc<HeldVersion>> {
             })
         }),
     }
-}
-
-/// Whether a live speed layer works on what the log still holds beyond its coverage.
-pub fn follows_the_log(layers: &Layers) -> bool {
-    layers.snapshot.as_ref().is_some_and(|s| s.stopped.is_none() && s.coverage.iter().next().is_some())
 }
 
 fn watermark(view: &View, layers: &Layers) -> Option<Micros> {

@@ -96,12 +96,14 @@ fn summary(answer: &Value) -> String {
     let window = match &answer["window"] {
         Value::Null if answer["total"] == 0 => "no window yet".to_owned(),
         Value::Null => "all of time".to_owned(),
-        window if window.get("start").or(window.get("from")).is_none() => "open windows".to_owned(),
         window => {
-            let (start, end) = (window.get("start").or(window.get("from")), window.get("end").or(window.get("to")));
-            let text = |part: Option<&Value>| part.and_then(Value::as_str).unwrap_or("?").to_owned();
+            let bound = |names: [&str; 2]| names.iter().find_map(|name| window[*name].as_str());
             let state = window["state"].as_str().map(|state| format!(" ({state})")).unwrap_or_default();
-            format!("{} to {}{state}", text(start), text(end))
+            match (bound(["start", "from"]), bound(["end", "to"])) {
+                (Some(start), Some(end)) => format!("{start} to {end}{state}"),
+                (None, Some(end)) => format!("sessions that end at {end}{state}"),
+                _ => format!("sessions{state}"),
+            }
         }
     };
     let exact = if answer["exact"] == true { "exact" } else { "approximate" };
@@ -118,20 +120,23 @@ fn summary(answer: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
-    fn a_summary_says_which_window_it_is_about() {
-        let about = |window: Value, total: u64| {
-            let answer =
-                serde_json::json!({ "window": window, "total": total, "exact": true, "late": 0, "rejected": 0 });
-            summary(&answer).split(": exact").next().map(str::to_owned).expect("a summary")
-        };
-        assert_eq!(about(Value::Null, 3), "all of time");
-        assert_eq!(about(Value::Null, 0), "no window yet");
-        assert_eq!(about(serde_json::json!({ "state": "open" }), 3), "open windows");
-        assert_eq!(about(serde_json::json!({ "from": "a", "to": "b" }), 3), "a to b");
-        assert_eq!(about(serde_json::json!({ "start": "a", "end": "b", "state": "closed" }), 3), "a to b (closed)");
+    fn the_summary_names_the_window_the_range_or_the_sessions() {
+        for (window, total, expected) in [
+            (Value::Null, 3, "all of time"),
+            (Value::Null, 0, "no window yet"),
+            (json!({"start": "A", "end": "B", "state": "open"}), 3, "A to B (open)"),
+            (json!({"from": "A", "to": "B"}), 3, "A to B"),
+            (json!({"end": "B", "state": "closed"}), 0, "sessions that end at B (closed)"),
+            (json!({"state": "open"}), 0, "sessions (open)"),
+        ] {
+            let answer = json!({"window": window, "total": total, "exact": true, "late": 0, "rejected": 0});
+            assert_eq!(summary(&answer), format!("{expected}: exact, no batch version yet, 0 late, 0 rejected"));
+        }
     }
 
     #[test]

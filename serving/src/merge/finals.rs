@@ -49,9 +49,9 @@ impl Final {
 }
 
 /// Those finals with data that come next after one; without one, the newest. There may be more after them, unless there are
-/// none. It can't be told while offsets are missing from the sources, or while there is data but no watermark.
+/// none. It can't be told while the sources lack records, or while there is data but no watermark.
 pub fn finals(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
-    let Some(window) = view.window.filter(|_| sources.missing.is_empty()) else { return Ok(None) };
+    let Some(window) = view.window.filter(|_| sources.is_whole()) else { return Ok(None) };
     let Some(oldest) = oldest_pane(sources) else { return Ok(Some(Vec::new())) };
     let Some(watermark) = sources.watermark else { return Ok(None) };
     let closed = watermark.saturating_sub(view.allowed_lateness);

@@ -12,7 +12,14 @@ use crate::source::Sources;
 /// Merges what the sources hold of the sessions asked for.
 pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
     let everything = (Micros::MIN, Micros::MAX);
-    let Some(held) = held(view, sources)? else { return nothing(view, sources, everything) };
+    let Some(held) = held(view, sources)? else {
+        let span = match ask {
+            Ask::End(end) => Span::Ending(end),
+            Ask::Range { from, to } => Span::Range { from, to },
+            Ask::Latest | Ask::Current | Ask::Closed => Span::Nothing,
+        };
+        return nothing(view, sources, span, everything);
+    };
     let of = |wanted: &dyn Fn(Micros, Micros) -> bool, from: Micros, to: Micros| {
         let mut finished = overlapping(view, sources, held, from, to)?;
         keep(&mut finished, wanted)?;
@@ -23,25 +30,21 @@ pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<A
             let finished = of(&|start, end| start >= from && end <= to, from, to)?;
             whole(view, sources, Span::Range { from, to }, finished, (from, to))
         }
-        Ask::Start(start) => {
-            let finished = of(&|begins, _| begins == start, start, start.saturating_add(1))?;
-            one(view, sources, finished, (start, start.saturating_add(1)))
-        }
         Ask::End(end) => {
             let finished = of(&|_, ends| ends == end, end.saturating_sub(1), end)?;
-            one(view, sources, finished, (end.saturating_sub(gap(view)), end))
-        }
-        Ask::Session { start, end } => {
-            let finished = of(&|begins, ends| (begins, ends) == (start, end), end.saturating_sub(1), end)?;
-            alone(view, sources, (start, end), finished, (start, end))
+            ending(view, sources, Span::Ending(end), finished, (end.saturating_sub(gap(view)), end))
         }
         Ask::Latest => {
             let newest = newest_pane(view, sources)?.unwrap_or(held.0);
-            last(view, sources, held, held.1, held.1.saturating_sub(newest))
+            let (finished, about) = last(view, sources, held, held.1, held.1.saturating_sub(newest))?;
+            ending(view, sources, Span::Nothing, finished, about)
         }
         Ask::Closed => match sources.watermark {
-            Some(watermark) => newest_closed(view, sources, held, watermark),
-            None => nothing(view, sources, everything),
+            Some(watermark) => {
+                let (finished, about) = newest_closed(view, sources, held, watermark)?;
+                ending(view, sources, Span::Nothing, finished, about)
+            }
+            None => nothing(view, sources, Span::Nothing, everything),
         },
         Ask::Current => {
             let open = sources.watermark.unwrap_or(Micros::MIN);
@@ -56,29 +59,33 @@ fn gap(view: &View) -> Micros {
     if let Some(Window::Session { gap }) = view.window { gap } else { 0 }
 }
 
-/// The last of the sessions that have ended by `closed`.
-fn newest_closed(view: &View, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Answer> {
+/// Sessions, with the events that could have made others of them.
+type Found = (Finished, (Micros, Micros));
+
+/// The last of the sessions that have ended by `closed`, with some before them.
+fn newest_closed(view: &View, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Found> {
     last(view, sources, held, closed, held.1.saturating_sub(held.0).min(3_600_000_000))
 }
 
-/// The last of the sessions that have ended by `closed`, which is sought so far back at first, and then further.
+/// The last of the sessions that have ended by `closed`, with some before them: they are sought so far back at first, and
+/// then further.
 fn last(
     view: &View,
     sources: &Sources,
     held: (Micros, Micros),
     closed: Micros,
     mut step: Micros,
-) -> PolarsResult<Answer> {
+) -> PolarsResult<Found> {
     loop {
         step = step.max(1);
         let from = closed.saturating_sub(step);
         let mut finished = overlapping(view, sources, held, from, closed.saturating_add(1))?;
         keep(&mut finished, |_, end| end <= closed)?;
         if finished.rows.height() > 0 {
-            return one(view, sources, finished, (closed, closed));
+            return Ok((finished, (closed, closed)));
         }
         if from <= held.0 {
-            return one(view, sources, finished, (Micros::MIN, closed));
+            return Ok((finished, (Micros::MIN, closed)));
         }
         step = step.saturating_mul(4);
     }
@@ -93,9 +100,11 @@ pub(super) fn finals(
 ) -> PolarsResult<Vec<(Final, Answer)>> {
     let Some(held) = held(view, sources)? else { return Ok(Vec::new()) };
     let Some(after) = after else {
-        let answer = newest_closed(view, sources, held, closed)?;
-        let Span::Session { start, end } = answer.span else { return Ok(Vec::new()) };
-        return Ok(vec![(Final { end, start }, answer)]);
+        let (mut finished, (from, to)) = newest_closed(view, sources, held, closed)?;
+        let Some(newest) = bounds(&finished.rows)?.last().copied() else { return Ok(Vec::new()) };
+        keep(&mut finished, |start, end| Final { end, start } == newest)?;
+        let about = (from.min(newest.start), to.max(newest.end));
+        return Ok(vec![(newest, alone(view, sources, newest, finished, about)?)]);
     };
     let (from, last) = (after.end.max(held.0), closed.min(held.1));
     let mut step = view.window.map_or(1, |window| window.end_of(0));
@@ -118,16 +127,15 @@ pub(super) fn finals(
 
 /// The answers of sessions that are in order, one for all that begin and end alike.
 fn each(view: &View, sources: &Sources, finished: &Finished) -> PolarsResult<Vec<(Final, Answer)>> {
-    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
-    let bounds: Vec<_> = starts.iter().zip(ends.iter()).filter_map(|(start, end)| start.zip(end)).collect();
     let mut first = 0;
+    let bounds = bounds(&finished.rows)?;
     let answers = bounds.chunk_by(|a, b| a == b).map(|alike| {
-        let (start, end) = alike[0];
         let rows = finished.rows.slice(first as i64, alike.len());
         first += alike.len();
         let Finished { is_degraded, is_sketched, is_certain, .. } = *finished;
         let finished = Finished { rows, is_degraded, is_sketched, is_certain };
-        Ok((Final { end, start }, alone(view, sources, (start, end), finished, (start, end))?))
+        let Final { end, start } = alike[0];
+        Ok((alike[0], alone(view, sources, alike[0], finished, (start, end))?))
     });
     answers.collect()
 }
@@ -153,34 +161,40 @@ fn micros(rows: &DataFrame, name: &str) -> PolarsResult<Int64Chunked> {
     rows.column(name)?.cast(&DataType::Int64)?.i64().cloned()
 }
 
+/// Each row's session.
+fn bounds(rows: &DataFrame) -> PolarsResult<Vec<Final>> {
+    let (starts, ends) = (micros(rows, "window_start")?, micros(rows, "window_end")?);
+    Ok(ends.iter().zip(starts.iter()).filter_map(|(end, start)| Some(Final { end: end?, start: start? })).collect())
+}
+
 /// Keeps the sessions for whose start and end `wanted` says so.
 fn keep(finished: &mut Finished, wanted: impl Fn(Micros, Micros) -> bool) -> PolarsResult<()> {
-    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
-    let kept: BooleanChunked = starts
-        .iter()
-        .zip(ends.iter())
-        .map(|(start, end)| start.zip(end).is_some_and(|(start, end)| wanted(start, end)))
-        .collect();
-    finished.rows = finished.rows.filter(&kept)?;
+    let kept = bounds(&finished.rows)?.into_iter().map(|Final { end, start }| wanted(start, end));
+    finished.rows = finished.rows.filter(&kept.collect())?;
     Ok(())
 }
 
-/// The last of the sessions: those of all groups that begin and end when it does. Events in `asked` could have made another
-/// the last.
-fn one(view: &View, sources: &Sources, mut finished: Finished, asked: (Micros, Micros)) -> PolarsResult<Answer> {
-    let (starts, ends) = (micros(&finished.rows, "window_start")?, micros(&finished.rows, "window_end")?);
-    let spans = ends.iter().flatten().zip(starts.iter().flatten());
-    let Some((last_end, last_start)) = spans.max() else { return nothing(view, sources, asked) };
-    keep(&mut finished, |start, end| (start, end) == (last_start, last_end))?;
-    let about = (asked.0.min(last_start), asked.1.max(last_end));
-    alone(view, sources, (last_start, last_end), finished, about)
+/// Those of some sessions that end last, whenever they began; the answer is about `none` without any. Events in `asked` could
+/// have made others the last.
+fn ending(
+    view: &View,
+    sources: &Sources,
+    none: Span,
+    mut finished: Finished,
+    asked: (Micros, Micros),
+) -> PolarsResult<Answer> {
+    let Some(last) = micros(&finished.rows, "window_end")?.max() else { return nothing(view, sources, none, asked) };
+    keep(&mut finished, |_, end| end == last)?;
+    let first = micros(&finished.rows, "window_start")?.min().unwrap_or(last);
+    let about = (asked.0.min(first), asked.1.max(last));
+    whole(view, sources, Span::Ending(last), finished, about)
 }
 
 /// Sessions that all begin and end alike.
 fn alone(
     view: &View,
     sources: &Sources,
-    (start, end): (Micros, Micros),
+    Final { end, start }: Final,
     finished: Finished,
     about: (Micros, Micros),
 ) -> PolarsResult<Answer> {
@@ -203,8 +217,8 @@ fn whole(
     Ok(Answer { span, quality, rows: finished.rows, late: doubt.late })
 }
 
-fn nothing(view: &View, sources: &Sources, about: (Micros, Micros)) -> PolarsResult<Answer> {
-    super::nothing(view, sources, doubt(view, sources, about))
+fn nothing(view: &View, sources: &Sources, span: Span, about: (Micros, Micros)) -> PolarsResult<Answer> {
+    super::nothing(view, sources, span, doubt(view, sources, about))
 }
 
 /// What may change the sessions that lie in a span. An event up to the gap before it may be of one of them. Of which session

@@ -18,7 +18,7 @@ use crate::app::Server;
 use crate::routes::rows::lag;
 use crate::source::{Mode, Sources};
 
-/// How old the log's ends may be by which lag is told, and how long asking for newer ones may hold a heartbeat up.
+/// How old the log's ends may be of which streams tell, and how long asking for newer ones may hold a heartbeat up.
 const AGE: Duration = Duration::from_secs(1);
 
 /// Where topics ended a moment ago.
@@ -39,7 +39,7 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
     for view in views {
         // Coverage before the log's end, where that is asked for anew.
         let layers = server.layers.get(view);
-        let end = log_end(server, view).await;
+        let end = recent_log_end(server, view).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
         of_views
@@ -49,7 +49,7 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
 }
 
 /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
-async fn log_end(server: &Server, view: &Arc<View>) -> Option<Positions> {
+pub(crate) async fn recent_log_end(server: &Server, view: &Arc<View>) -> Option<Positions> {
     let topic = &view.table.topic;
     let known = server.ends.lock().get(topic).cloned();
     if let Some((asked, end)) = &known

@@ -33,7 +33,7 @@ const PROOF: HeaderName = HeaderName::from_static("anabranch-answer");
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "the shape for the API's description; `RowsQuery` reads the parameters")]
 pub struct RowsParameters {
-    /// `latest` (the newest window that holds data), `current` (the one that the newest event ends next), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339.
+    /// `latest` (the newest window that holds data), `current` (the one that the newest event ends next), `closed` (the newest that the watermark has passed), or a window's end in RFC 3339. Of sessions that end alike it is all of them, and `current` is those that are open; each row then has its `window_start` and `window_end`.
     #[param(example = "latest")]
     window: Option<String>,
     /// With `to`: all windows wholly inside the range, at most 10,000.
@@ -78,7 +78,7 @@ pub struct RowsAnswer {
     view: String,
     /// Which layers it takes from.
     mode: String,
-    /// Whether the rows are what the batch layer will say of the same events.
+    /// Whether the rows are what the batch layer will say of the same events. An answer that is made of no record, as with `mode=batch` before the first version, is exact only as long as the log holds none: it says nothing of those that are there. Its `sources` are null or empty, and the one row that a view without windows and keys has of nothing has no bounds.
     exact: bool,
     /// Whether offsets are missing from it.
     incomplete: bool,
@@ -86,7 +86,7 @@ pub struct RowsAnswer {
     missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
     /// Why they are missing, if the view or its source has stopped.
     reason: Option<String>,
-    /// The window, or the range; null if the view has none, or no data yet.
+    /// The window, or the range; null if the view has none, or no data yet. Of sessions that end alike only the end, as each row has its own start.
     window: Option<WindowOrRange>,
     /// How many rows the whole answer has, over all pages.
     total: u64,
@@ -262,8 +262,8 @@ fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, re
     }
     proof.write_tail(&mut tail);
     let window = match (span, view.window) {
-        (Span::One(start), Some(window)) => Some((start, window.end_of(start))),
-        (Span::Session { start, end }, _) => Some((start, end)),
+        (Span::One(start), Some(window)) => Some(window.end_of(start)),
+        (Span::Ending(end), _) => Some(end),
         _ => None,
     };
     Ok(Reading { name: page::reading(query.fingerprint(), &sources, span), head, tail, rows, order, total, window })

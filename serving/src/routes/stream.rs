@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use anabranch_shared::position::Positions;
@@ -34,16 +34,16 @@ use tokio_stream::StreamMap;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use utoipa::IntoParams;
 
-use crate::app::{Server, Stamp, rejected};
+use crate::app::{Server, Stamp, blocking, rejected};
 use crate::merge::{self, Answer, Ask, Final, Span};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
-use crate::routes::heartbeat::heartbeats;
+use crate::routes::heartbeat::{heartbeats, recent_log_end};
 use crate::source::{Layers, Mode, Sources};
 
 /// At most ten updates a second.
 const TICK: Duration = Duration::from_millis(100);
-/// When an answer that couldn't be computed is tried again.
+/// When an answer is looked at again that couldn't be computed, or that the log's end alone may change.
 const AGAIN: Duration = Duration::from_secs(1);
 /// A client that takes nothing for so long is dropped.
 const STALL: Duration = Duration::from_secs(15);
@@ -90,6 +90,9 @@ pub(crate) struct Frame {
     index: HashMap<Arc<[u8]>, usize>,
     /// The keys of the rows that the answer has beyond these.
     beyond: HashSet<Arc<[u8]>>,
+    /// The id of the frame before it, which most streams were sent last, and what has changed since, put together once for them.
+    follows: Option<String>,
+    change: OnceLock<String>,
 }
 
 /// Of each view the newest answer that streams have, as long as one has it.
@@ -105,7 +108,14 @@ pub(crate) struct Shared {
 }
 
 impl Frame {
-    fn compute(view: &View, layers: &Layers, log_end: &Positions, rejected: u64, most: usize) -> Result<Self, Problem> {
+    fn compute(
+        view: &View,
+        layers: &Layers,
+        log_end: &Positions,
+        rejected: u64,
+        most: usize,
+        follows: Option<String>,
+    ) -> Result<Self, Problem> {
         let internal = |error: polars::error::PolarsError| Problem::internal(&error);
         let sources = Sources::choose(view, Mode::Merged, layers, log_end);
         let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
@@ -134,7 +144,7 @@ impl Frame {
         let mut hash = Sha256::new();
         [&head, &tail].into_iter().chain(rows.iter().map(|(_, row)| row)).for_each(|part| hash.update(part));
         let id = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { head, tail, span, id, rows, index, beyond })
+        Ok(Self { head, tail, span, id, rows, index, beyond, follows, change: OnceLock::new() })
     }
 
     /// How long it is good enough, though the layers have moved on.
@@ -143,7 +153,16 @@ impl Frame {
     }
 
     /// What has changed since `sent`, as the data of an event.
-    fn since(&self, sent: Option<&Frame>) -> Vec<u8> {
+    fn since(&self, sent: Option<&Frame>) -> String {
+        match sent {
+            Some(before) if self.follows.as_ref() == Some(&before.id) => {
+                self.change.get_or_init(|| self.difference(sent)).clone()
+            }
+            _ => self.difference(sent),
+        }
+    }
+
+    fn difference(&self, sent: Option<&Frame>) -> String {
         let kept = sent.filter(|sent| sent.span == self.span);
         let was = |key: &Arc<[u8]>| kept.and_then(|kept| kept.index.get(key).map(|&i| &kept.rows[i].1));
         let changed: Vec<_> = self.rows.iter().filter(|(key, row)| was(key) != Some(row)).collect();
@@ -162,7 +181,7 @@ impl Frame {
         data.extend_from_slice(b"],\"retracted\":[");
         join(&mut data, retracted.map(Vec::as_slice));
         data.extend_from_slice(b"]}");
-        data
+        String::from_utf8(data).expect("JSON is text")
     }
 }
 
@@ -434,7 +453,7 @@ impl Feed {
             for i in std::mem::take(&mut changed) {
                 again.remove(&i);
                 let told = match self.mode {
-                    OutputMode::Append => self.tell_finals(i).await.map(|()| None),
+                    OutputMode::Append => self.tell_finals(i).await,
                     OutputMode::Update | OutputMode::Complete => self.tell_answer(i).await,
                 };
                 match told {
@@ -476,40 +495,44 @@ impl Feed {
         Event::default().event(self.mode.name()).id(id).data(data)
     }
 
-    /// Sends the newest answer, or what has changed in it, and says when there is a newer one to be looked at. None once the
-    /// client is gone.
+    /// Sends the newest answer, or what has changed in it, and says when it is to be looked at again though no layer changes.
+    /// None once the client is gone.
     async fn tell_answer(&mut self, i: usize) -> Option<Option<Instant>> {
         // Room first: what is sent then is the newest.
         let room = self.room().await?;
-        let Ok((frame, due)) = newest(&self.server, &self.views[i]).await else {
+        let Some((frame, due)) = newest(&self.server, &self.views[i]).await else {
             return Some(Some(Instant::now() + AGAIN));
         };
         let sent = std::mem::replace(&mut self.sent[i], Sent::Answer(frame.clone()));
         if sent.position().as_ref() != Some(&frame.id) {
-            let before = match &sent {
-                Sent::Answer(before) if self.mode == OutputMode::Update => Some(&**before),
+            let before = match sent {
+                Sent::Answer(before) if self.mode == OutputMode::Update => Some(before),
                 _ => None,
             };
-            if let Ok(data) = String::from_utf8(frame.since(before)) {
-                room.send(self.event(data));
-            }
+            let is_long = frame.rows.len() > ROWS_A_TICK;
+            let since = move || frame.since(before.as_deref());
+            let data = if is_long { blocking(since).await.ok()? } else { since() };
+            room.send(self.event(data));
         }
         Some(due)
     }
 
-    /// Sends all finals after the last that was sent. None once the client is gone.
-    async fn tell_finals(&mut self, i: usize) -> Option<()> {
+    /// Sends all finals after the last that was sent, and says when to look again if that couldn't be told. None once the client
+    /// is gone.
+    async fn tell_finals(&mut self, i: usize) -> Option<Option<Instant>> {
         loop {
             let after = match self.sent[i] {
                 Sent::Finals(last) => Some(last),
                 _ => None,
             };
-            let Ok(finals) = next_finals(&self.server, &self.views[i], after).await else { return Some(()) };
-            let Some(finals) = &*finals else { return Some(()) };
+            let Ok(finals) = next_finals(&self.server, &self.views[i], after).await else {
+                return Some(Some(Instant::now() + AGAIN));
+            };
+            let Some(finals) = &*finals else { return Some(None) };
             if finals.is_empty() {
                 // Those that close from now on all come after this.
                 self.sent[i] = Sent::Finals(after.unwrap_or(Final::BEFORE_ALL));
-                return Some(());
+                return Some(None);
             }
             for (window, data) in finals {
                 let room = self.room().await?;
@@ -527,30 +550,36 @@ async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     }
 }
 
-/// The newest answer, or one that is not older than its size allows, and then when a newer one may be computed. All streams
-/// of a view have the same, so it is computed once for them.
-async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Result<(Arc<Frame>, Option<Instant>), Problem> {
-    let shared = server.frames.get(&view.name);
-    let shared = shared.ok_or_else(|| Problem::unknown("view", &view.name, std::iter::empty()))?;
-    let mut shared = shared.lock().await;
-    let (layers, log_end, stamp) = server.instant(view).await?;
-    if let Some(frame) = shared.frame.upgrade() {
+/// The newest answer, or one that is not older than its size allows, and when it is to be looked at again though no layer
+/// changes; none if there is none now. All streams of a view have the same, so it is computed once for them.
+async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, Option<Instant>)> {
+    let mut shared = server.frames.get(&view.name)?.lock().await;
+    let layers = server.layers.get(view);
+    let (log_end, again) = if layers.need_log_end() {
+        (recent_log_end(server, view).await?, Some(Instant::now() + AGAIN))
+    } else {
+        (Positions::new(), None)
+    };
+    let stamp = server.stamp(&layers, &log_end);
+    let before = shared.frame.upgrade();
+    if let Some(frame) = &before {
         if shared.stamp == Some(stamp) {
-            return Ok((frame, None));
+            return Some((Arc::clone(frame), again));
         }
         if let Some(due) = shared.due.filter(|due| Instant::now() < *due) {
-            return Ok((frame, Some(due)));
+            return Some((Arc::clone(frame), Some(due)));
         }
     }
     let most = server.app.limits.stream_rows;
+    let follows = before.map(|before| before.id.clone());
     let (of, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
     let frame = server.compute(move || {
         let rejected = rejected(&rejects, &of.table.topic)?;
-        Frame::compute(&of, &layers, &log_end, rejected, most)
+        Frame::compute(&of, &layers, &log_end, rejected, most, follows)
     });
-    let frame = Arc::new(frame.await?);
+    let frame = Arc::new(frame.await.ok()?);
     *shared = Shared { frame: Arc::downgrade(&frame), stamp: Some(stamp), due: Some(Instant::now() + frame.pace()) };
-    Ok((frame, None))
+    Some((frame, again))
 }
 
 async fn next_finals(

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::View;
+use anabranch_shared::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
@@ -81,15 +82,71 @@ async fn each_mode_takes_from_its_layers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn before_any_data_there_is_no_window() {
-    let view = view("trending", Some(hop()), true, None);
-    let platform = Platform::new(&[view]);
-    let answer = platform.ok("/v1/views/trending/rows").await;
-    assert_eq!((&answer["window"], &answer["rows"], &answer["watermark"]), (&Value::Null, &json!([]), &Value::Null));
-    assert_eq!((&answer["incomplete"], &answer["exact"]), (&json!(false), &json!(true)));
-    let named = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
-    assert_eq!(named["window"]["state"], "open");
-    let range = platform.ok("/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2017-08-27T01:00:00Z").await;
-    assert_eq!(range["rows"], json!([]));
+    for window in [hop(), Window::Session { gap: MINUTE }] {
+        let view = view("trending", Some(window), true, None);
+        let platform = Platform::new(&[view]);
+        let answer = platform.ok("/v1/views/trending/rows").await;
+        let nothing = (&Value::Null, &json!([]), &Value::Null);
+        assert_eq!((&answer["window"], &answer["rows"], &answer["watermark"]), nothing);
+        assert_eq!((&answer["incomplete"], &answer["exact"]), (&json!(false), &json!(true)));
+        let (from, to) = ("2017-08-27T00:00:00Z", "2017-08-27T00:05:00Z");
+        let named = platform.ok(&format!("/v1/views/trending/rows?window={to}")).await;
+        assert_eq!((&named["window"]["end"], &named["window"]["state"]), (&json!(to), &json!("open")));
+        let range = platform.ok(&format!("/v1/views/trending/rows?from={from}&to={to}")).await;
+        assert_eq!((&range["window"], &range["rows"]), (&json!({"from": from, "to": to}), &json!([])));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_no_record_says_nothing_of_those_in_the_log() {
+    let (trending, count) = (view("trending", Some(hop()), true, None), view("count", None, false, None));
+    let platform = Platform::new(&[trending.clone(), count.clone()]);
+    let paths = [("trending", "&window=2017-08-27T00:05:00Z"), ("trending", ""), ("count", "")];
+    let asked = |mode: &str| paths.map(|(view, window)| format!("/v1/views/{view}/rows?mode={mode}{window}"));
+    let is_exact = async |mode: &str| {
+        let mut exact = Vec::new();
+        for path in asked(mode) {
+            let answer = platform.ok(&path).await;
+            let answers = [&answer["exact"], &answer["certain"]].map(|said| said == true);
+            // Other forms than JSON say the same in a header.
+            for format in ["csv", "ndjson", "arrow"] {
+                let request = Request::get(format!("{path}&format={format}")).body(Body::empty());
+                let (_, headers, _) = platform.send(request.expect("a request")).await;
+                let proof: Value = serde_json::from_slice(headers["anabranch-answer"].as_bytes()).expect("JSON");
+                assert_eq!([&proof["exact"], &proof["certain"]].map(|said| said == true), answers, "{path}");
+            }
+            exact.push(answers);
+        }
+        exact.dedup();
+        exact
+    };
+    for mode in ["batch", "speed", "merged"] {
+        assert_eq!(is_exact(mode).await, [[true, true]], "{mode} of an empty log");
+    }
+    // There are events; neither layer has begun.
+    platform.log.fill("posts", 6);
+    for mode in ["batch", "speed", "merged"] {
+        assert_eq!(is_exact(mode).await, [[false, false]], "{mode} of what nobody has read");
+    }
+    // The speed layer has them, and there is no version yet.
+    for view in [&trending, &count] {
+        platform.show(view, snapshot(view, &events(), None, &[0, 6]));
+    }
+    assert_eq!(is_exact("batch").await, [[false, false]]);
+    assert_eq!((is_exact("speed").await, is_exact("merged").await), (vec![[true, true]], vec![[true, true]]));
+    let batch = platform.ok("/v1/views/count/rows?mode=batch&totals=true").await;
+    assert_eq!((&batch["sources"], &batch["incomplete"]), (&json!({"batch": null, "speed": null}), &json!(false)));
+    let nothing = json!([{"mentions": 0, "mentions_lower": null, "mentions_upper": null,
+        "total": null, "total_lower": null, "total_upper": null}]);
+    assert_eq!(batch["rows"], nothing);
+    assert_eq!(batch["totals"][0]["mentions_upper"], Value::Null);
+    // A version has them all, and the speed layer stands on it.
+    for view in [&trending, &count] {
+        platform.publish(view, version(platform.folder.path(), view, 1, &events()));
+        platform.show(view, snapshot(view, &events(), Some(1), &[6, 6]));
+    }
+    assert_eq!(is_exact("speed").await, [[false, false]]);
+    assert_eq!((is_exact("batch").await, is_exact("merged").await), (vec![[true, true]], vec![[true, true]]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

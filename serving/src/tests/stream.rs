@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anabranch_shared::clock::{Micros, parse_timestamp};
+use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use axum::body::Body;
@@ -207,29 +208,6 @@ async fn a_connection_on_which_nothing_moves_is_closed() {
     serving.abort();
 }
 
-/// Numbers that are the same in each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut number = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (number ^ (number >> 31)) % limit
-    }
-
-    /// Events that move on by about `step` seconds, some of them late.
-    fn events(&mut self, count: usize, step: u64) -> Vec<Event> {
-        let mut now = 0;
-        let each = (0..count).map(|_| {
-            now += self.below(2 * step) as i64;
-            let behind = if self.below(4) == 0 { self.below(20 * step) as i64 } else { 0 };
-            event(now - behind, ["a", "b", "c", "d"][self.below(4) as usize], self.below(9) as i64)
-        });
-        each.collect()
-    }
-}
-
 /// Layers that grow: how many events there are, and how many of them the newest version has.
 struct Growing {
     view: Arc<View>,
@@ -400,14 +378,47 @@ async fn nothing_is_final_while_offsets_are_missing() {
     let events = [event(10, "a", 1), event(70, "b", 1), event(1_000, "c", 1)];
     platform.log.fill("posts", 3);
     let stopped = Some("its speed layer hasn't been heard of for a while".to_owned());
-    let cut = anabranch_shared::snapshot::Snapshot { stopped, ..snapshot(&view, &events, None, &[0, 2]) };
+    let cut = Snapshot { stopped, ..snapshot(&view, &events, None, &[0, 2]) };
     let watermark = Some(T0 + 1_000_000_000);
-    platform.show(&view, anabranch_shared::snapshot::Snapshot { watermark, ..cut });
+    platform.show(&view, Snapshot { watermark, ..cut });
     let path = "/v1/views/trending/stream?mode=append";
     let mut stream = Events::resume(&platform, path, "trending=2017-08-26T23:57:00Z/2017-08-27T00:02:00Z").await;
     tokio::time::timeout(std::time::Duration::from_millis(150), stream.next()).await.expect_err("nothing is final");
     platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
     assert_eq!(stream.next_end().await, T0 + 3 * MINUTE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_depends_on_the_logs_end_is_sent_anew_as_that_moves_on() {
+    let view = view("totals", None, false, None);
+    let platform = Platform::new(std::slice::from_ref(&view));
+    let mut stream = Events::open(&platform, "/v1/views/totals/stream").await;
+    let first = stream.next().await.expect("an event");
+    assert_eq!((&first["exact"], &first["rows"][0]["mentions_upper"]), (&json!(true), &json!(0)), "of an empty log");
+    // No layer says a word.
+    platform.log.fill("posts", 3);
+    let next = stream.next().await.expect("an event");
+    assert_eq!((&next["exact"], &next["missing"]), (&json!(false), &json!({"0": [0, 3]})));
+    assert_eq!(next["rows"][0]["mentions_upper"], Value::Null);
+    let stopped = Some("too many bad records".to_owned());
+    let events = [event(1, "a", 1), event(2, "a", 1)];
+    platform.show(&view, Snapshot { stopped, ..snapshot(&view, &events, None, &[0, 2]) });
+    while stream.next().await.expect("an event")["missing"] != json!({"0": [2, 3]}) {}
+    platform.log.fill("posts", 9);
+    assert_eq!(stream.next().await.expect("an event")["missing"], json!({"0": [2, 9]}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finals_of_what_nobody_has_read_yet_begin_with_the_newest_once_it_is() {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(std::slice::from_ref(&view));
+    let events = [event(10, "a", 1), event(70, "b", 1), event(1_000, "c", 1)];
+    platform.log.fill("posts", 3);
+    platform.show(&view, snapshot(&view, &events, None, &[0, 0]));
+    let mut stream = Events::open(&platform, "/v1/views/trending/stream?mode=append").await;
+    tokio::time::timeout(std::time::Duration::from_millis(150), stream.next()).await.expect_err("nothing is final");
+    platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
+    assert_eq!(stream.next_end().await, T0 + 6 * MINUTE);
 }
 
 /// Each window is sent once and in order, also to clients that come back, to this server or to the next.

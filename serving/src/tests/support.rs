@@ -185,11 +185,12 @@ pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize
     for (event, &missed) in events.iter().zip(missed).filter(|(_, missed)| **missed > 0) {
         *late.entry(pane_of(event.time)).or_default().entry(missed).or_default() += 1;
     }
+    let mut by_pane: BTreeMap<_, _> = partial::by_pane(&partials).expect("panes").into_iter().collect();
     let mut panes = BTreeMap::new();
-    for start in events.iter().map(|event| pane_of(event.time)).collect::<std::collections::BTreeSet<_>>() {
-        let partials = partials.clone().lazy().filter(col(PANE).eq(lit(start))).collect().expect("a pane");
+    for start in events.iter().map(|event| pane_of(event.time)) {
+        let partials = by_pane.remove(&start).unwrap_or_else(|| partials.clear());
         let late = late.remove(&start).unwrap_or_default();
-        panes.insert(start, Arc::new(Pane { partials, late, slack: None }));
+        panes.entry(start).or_insert_with(|| Arc::new(Pane { partials, late, slack: None }));
     }
     let coverage = [(0, offsets.start as u64..offsets.end as u64)].into_iter().collect();
     Arc::new(Chunk { coverage, panes })
@@ -213,6 +214,29 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         stopped: None,
         alone: false,
         lost: Coverage::new(),
+    }
+}
+
+/// Numbers that are the same in each run.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut number = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (number ^ (number >> 31)) % limit
+    }
+
+    /// Events that move on by about `step` seconds, some of them late.
+    pub fn events(&mut self, count: usize, step: u64) -> Vec<Event> {
+        let mut now = 0;
+        let each = (0..count).map(|_| {
+            now += self.below(2 * step) as i64;
+            let behind = if self.below(4) == 0 { self.below(20 * step) as i64 } else { 0 };
+            event(now - behind, ["a", "b", "c", "d"][self.below(4) as usize], self.below(9) as i64)
+        });
+        each.collect()
     }
 }
 
