@@ -89,50 +89,76 @@ pub fn checked(view: &View, partials: DataFrame) -> PolarsResult<DataFrame> {
 }
 
 /// The rows of a view before aggregation: [`PANE`], [`MISSED`], the keys, and as `v0`, `p0`, `v1`, … what each aggregate is
-/// over.
-/// `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
-pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
-    let View { table, unnest, filter, .. } = view;
-    let time = table.event_time_column().name.as_str();
-    let values = view.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
-    let later = view.keys.iter().map(|k| &k.expr).chain(values);
-    let also = [time, MISSED];
-    let also = if has_missed { &also[..] } else { &also[..1] };
-    let events = row::rows(events, table, unnest.as_ref(), filter.as_ref(), later, also);
-    let time = column(time).cast(DataType::Int64);
-    let pane = match view.window {
-        // Of each event: a frame of nothing but constants would have one row.
-        None => time.clone() * constant(0_i64),
-        Some(Window::Sliding(sliding)) => {
-            let (offset, pane) = (constant(sliding.offset), constant(sliding.pane()));
-            (time.clone() - offset.clone()).floor_div(pane.clone()) * pane + offset
-        }
-        Some(window) => time.clone().map(move |times| Ok(panes_of(window, times.i64()?)), |_, field| Ok(field.clone())),
-    };
-    let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
-    let mut columns = vec![pane.alias(PANE), missed.alias(MISSED)];
-    if view.window.is_some_and(Window::is_session) {
-        columns.extend([time.clone().alias(FIRST), time.alias(LAST)]);
-    }
-    columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
-    for (i, aggregate) in view.aggregates.iter().enumerate() {
-        let filtered = |value: &crate::expr::Expr| match &aggregate.filter {
-            None => lower(value),
-            Some(filter) => {
-                let nothing = lit(NULL).cast(polars_type(&value.data_type()));
-                ternary_expr(lower(filter), lower(value), nothing)
+/// over. What the view's expressions need is made once, for all micro-batches.
+#[derive(Debug)]
+pub struct Rows {
+    rows: row::Rows,
+    columns: Vec<Expr>,
+}
+
+impl Rows {
+    /// Those of a view.
+    pub fn new(view: &View) -> Self {
+        let View { table, unnest, filter, .. } = view;
+        let time = table.event_time_column();
+        let event_time = crate::expr::Expr::Column(time.name.clone(), time.data_type.clone());
+        let values = view.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
+        let later = view.keys.iter().map(|k| &k.expr).chain(values).chain([&event_time]);
+        let rows = row::Rows::new(table, unnest.as_ref(), filter.as_ref(), later);
+        let time = column(&time.name).cast(DataType::Int64);
+        let pane = match view.window {
+            // Of each event: a frame of nothing but constants would have one row.
+            None => time.clone() * constant(0_i64),
+            Some(Window::Sliding(sliding)) => {
+                let (offset, pane) = (constant(sliding.offset), constant(sliding.pane()));
+                (time.clone() - offset.clone()).floor_div(pane.clone()) * pane + offset
+            }
+            Some(window) => {
+                time.clone().map(move |times| Ok(panes_of(window, times.i64()?)), |_, field| Ok(field.clone()))
             }
         };
-        match (&aggregate.argument, &aggregate.filter) {
-            (None, None) => {}
-            (None, Some(filter)) => columns.push(lower(filter).alias(format!("v{i}"))),
-            (Some(argument), _) => columns.push(filtered(argument).alias(format!("v{i}"))),
+        let mut columns = vec![pane.alias(PANE)];
+        if view.window.is_some_and(Window::is_session) {
+            columns.extend([time.clone().alias(FIRST), time.alias(LAST)]);
         }
-        if let Some(place) = &aggregate.place {
-            columns.push(filtered(place).alias(format!("p{i}")));
+        columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
+        for (i, aggregate) in view.aggregates.iter().enumerate() {
+            let filtered = |value: &crate::expr::Expr| match &aggregate.filter {
+                None => lower(value),
+                Some(filter) => {
+                    let nothing = lit(NULL).cast(polars_type(&value.data_type()));
+                    ternary_expr(lower(filter), lower(value), nothing)
+                }
+            };
+            match (&aggregate.argument, &aggregate.filter) {
+                (None, None) => {}
+                (None, Some(filter)) => columns.push(lower(filter).alias(format!("v{i}"))),
+                (Some(argument), _) => columns.push(filtered(argument).alias(format!("v{i}"))),
+            }
+            if let Some(place) = &aggregate.place {
+                columns.push(filtered(place).alias(format!("p{i}")));
+            }
         }
+        Self { rows, columns }
     }
-    events.select(columns)
+
+    /// The rows of events. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
+    pub fn of(&self, events: LazyFrame, has_missed: bool) -> LazyFrame {
+        let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
+        let columns: Vec<Expr> = self.columns.iter().cloned().chain([missed.alias(MISSED)]).collect();
+        self.rows.of(events, has_missed.then_some(MISSED)).select(columns)
+    }
+
+    /// Those of events that the view makes rows of, by their numbers. `events` has the table's columns, and
+    /// [`row::ROW`](crate::row::ROW).
+    pub fn taken(&self, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
+        self.rows.taken(events)
+    }
+}
+
+/// The [`Rows`] of events, lowered for them alone.
+pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
+    Rows::new(view).of(events, has_missed)
 }
 
 /// The pane of each time. Most are in that of the one before.

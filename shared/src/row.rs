@@ -6,40 +6,69 @@ use polars::prelude::*;
 use crate::expr;
 use crate::schema::Table;
 use crate::transform::{column, lower};
-use crate::view::{Output, Unnest, View};
+use crate::view::{Output, Unnest};
 
-/// The rows of events, in their order. `events` has the table's columns and perhaps more. What remains are at least the
-/// columns that `later` reads and those of `also`.
-pub(crate) fn rows<'a>(
-    events: LazyFrame,
-    table: &Table,
-    unnest: Option<&Unnest>,
-    filter: Option<&'a expr::Expr>,
-    later: impl Iterator<Item = &'a expr::Expr>,
-    also: &[&str],
-) -> LazyFrame {
-    let mut events = events;
-    let (mut early, mut late) = (Vec::new(), Vec::new());
-    for condition in filter.map(conjuncts).unwrap_or_default() {
-        let reads_item = unnest.is_some_and(|unnest| condition.reads(&unnest.column));
-        if reads_item { late.push(condition) } else { early.push(condition) }
+/// The row work, lowered once for all micro-batches: with it are made the hash tables of lists and the regular expressions.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    /// The conditions that are decided before the list makes rows of its items.
+    early: Vec<Expr>,
+    unnest: Option<Items>,
+    late: Vec<Expr>,
+}
+
+/// A list, and what goes through its explosion.
+#[derive(Debug)]
+struct Items {
+    list: Expr,
+    item: String,
+    kept: Vec<Expr>,
+}
+
+impl Rows {
+    /// What remains of events are at least the columns that `later` reads.
+    pub fn new<'a>(
+        table: &Table,
+        unnest: Option<&Unnest>,
+        filter: Option<&'a expr::Expr>,
+        later: impl Iterator<Item = &'a expr::Expr>,
+    ) -> Self {
+        let reads_item = |condition: &&expr::Expr| unnest.is_some_and(|unnest| condition.reads(&unnest.column));
+        let (late, early): (Vec<_>, Vec<_>) =
+            filter.map(conjuncts).unwrap_or_default().into_iter().partition(reads_item);
+        let items = unnest.map(|Unnest { list, column: item }| {
+            // Only what is still needed goes through the explosion.
+            let readers: Vec<&expr::Expr> = later.chain(late.iter().copied()).collect();
+            let names = table.columns.iter().map(|column| column.name.as_str());
+            let read = names.filter(|name| readers.iter().any(|expr| expr.reads(name)));
+            let kept = [item.as_str()].into_iter().chain(read).map(column).collect();
+            Items { list: lower(list).alias(item.as_str()), item: item.clone(), kept }
+        });
+        let lowered = |conditions: Vec<&expr::Expr>| conditions.into_iter().map(lower).collect();
+        Self { early: lowered(early), unnest: items, late: lowered(late) }
     }
-    for condition in early {
-        events = events.filter(lower(condition));
+
+    /// The rows of events, in their order. `events` has the table's columns, and perhaps one more that remains.
+    pub fn of(&self, events: LazyFrame, also: Option<&str>) -> LazyFrame {
+        let filtered = |rows: LazyFrame, conditions: &[Expr]| conditions.iter().cloned().fold(rows, LazyFrame::filter);
+        let mut rows = filtered(events, &self.early);
+        if let Some(Items { list, item, kept }) = &self.unnest {
+            let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
+            let kept: Vec<Expr> = kept.iter().cloned().chain(also.map(column)).collect();
+            // The list stands beside the events first, as one that is constant would make one row.
+            let listed = rows.with_column(list.clone()).select(kept);
+            rows = listed.explode(by_name([item.as_str()], true, false), options).filter(column(item).is_not_null());
+        }
+        filtered(rows, &self.late)
     }
-    if let Some(unnest) = unnest {
-        let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
-        let item = unnest.column.as_str();
-        // Only what is still needed goes through the explosion.
-        let readers: Vec<&expr::Expr> = later.chain(late.iter().copied()).collect();
-        let names = table.columns.iter().map(|column| column.name.as_str());
-        let read = names.filter(|name| !also.contains(name) && readers.iter().any(|expr| expr.reads(name)));
-        let kept: Vec<Expr> = [item].into_iter().chain(also.iter().copied()).chain(read).map(column).collect();
-        // The list stands beside the events first, as one that is constant would make one row.
-        let listed = events.with_column(lower(&unnest.list).alias(item));
-        events = listed.select(kept).explode(by_name([item], true, false), options).filter(column(item).is_not_null());
+
+    /// Those of events that make a row, by their numbers: `events` has the table's columns, and [`ROW`].
+    pub fn taken(&self, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
+        let rows = self.of(events, Some(ROW)).select([col(ROW)]).collect()?;
+        let mut taken: Vec<IdxSize> = rows.column(ROW)?.as_materialized_series().idx()?.iter().flatten().collect();
+        taken.dedup();
+        Ok(taken)
     }
-    late.into_iter().fold(events, |events, condition| events.filter(lower(condition)))
 }
 
 fn conjuncts(expr: &expr::Expr) -> Vec<&expr::Expr> {
@@ -49,28 +78,33 @@ fn conjuncts(expr: &expr::Expr) -> Vec<&expr::Expr> {
     }
 }
 
-/// Numbers events, for [`taken`].
+/// Numbers events, for [`partial::Rows::taken`](crate::partial::Rows::taken).
 pub const ROW: &str = "__row";
 
-/// Those of events that a view makes a row of, by their numbers. `events` has what the view reads of its table, and [`ROW`].
-pub fn taken(view: &View, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
-    let View { table, unnest, filter, .. } = view;
-    let rows = rows(events, table, unnest.as_ref(), filter.as_ref(), std::iter::empty(), &[ROW]);
-    let rows = rows.select([col(ROW)]).collect()?;
-    let mut taken: Vec<IdxSize> = rows.column(ROW)?.as_materialized_series().idx()?.iter().flatten().collect();
-    taken.dedup();
-    Ok(taken)
+/// What an output makes of events, lowered once.
+#[derive(Debug)]
+pub struct Records {
+    rows: Rows,
+    values: Vec<Expr>,
+    named: Vec<Expr>,
 }
 
-/// What an output makes of events, in their order: its fields. `events` has the table's columns.
-pub fn of_output(output: &Output, events: LazyFrame) -> LazyFrame {
-    let Output { table, unnest, filter, fields, .. } = output;
-    let later = fields.iter().map(|field| &field.expr);
-    // Beside the events, as constants alone would make one row.
-    let made = |i: usize| format!("__field{i}");
-    let values: Vec<Expr> = (0..).zip(fields).map(|(i, field)| lower(&field.expr).alias(made(i))).collect();
-    let named: Vec<Expr> = (0..).zip(fields).map(|(i, field)| column(&made(i)).alias(field.name.as_str())).collect();
-    rows(events, table, unnest.as_ref(), filter.as_ref(), later, &[]).with_columns(values).select(named)
+impl Records {
+    /// Those of an output.
+    pub fn new(output: &Output) -> Self {
+        let Output { table, unnest, filter, fields, .. } = output;
+        let rows = Rows::new(table, unnest.as_ref(), filter.as_ref(), fields.iter().map(|field| &field.expr));
+        // Beside the events, as constants alone would make one row.
+        let made = |i: usize| format!("__field{i}");
+        let values = (0..).zip(fields).map(|(i, field)| lower(&field.expr).alias(made(i))).collect();
+        let named = (0..).zip(fields).map(|(i, field)| column(&made(i)).alias(field.name.as_str())).collect();
+        Self { rows, values, named }
+    }
+
+    /// The output's fields of events, in their order. `events` has the table's columns.
+    pub fn of(&self, events: LazyFrame) -> LazyFrame {
+        self.rows.of(events, None).with_columns(self.values.clone()).select(self.named.clone())
+    }
 }
 
 #[cfg(test)]

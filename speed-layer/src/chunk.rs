@@ -163,7 +163,7 @@ impl Open {
         for (start, added) in added {
             self.panes.entry(start).or_default().add(view, added)?;
         }
-        fault(view)
+        Ok(())
     }
 
     /// Something changed: what was exported is outdated.
@@ -209,11 +209,4 @@ impl Open {
         let journal = known.map(|entry| Entry { next: entry.next.min(end(entry.partition)), ..entry }).collect();
         Some(Closed::of(chunk, Arc::new(journal)))
     }
-}
-
-/// Where tests have one view's evaluation fail, after a micro-batch is absorbed and before its offsets are covered.
-fn fault(view: &View) -> Result<(), SpeedError> {
-    let injected = || failed(view, "evaluating a micro-batch")(polars_err!(ComputeError: "a failpoint is set"));
-    fail::fail_point!(&format!("speed::evaluate::{}", view.name), |_| Err(injected()));
-    Ok(())
 }

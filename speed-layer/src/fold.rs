@@ -1,10 +1,11 @@
 //! Folding: events and the watermarks that they met become rows by pane.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::group::Keep;
-use anabranch_shared::partial::{self, MISSED};
+use anabranch_shared::partial::{self, MISSED, Rows};
 use anabranch_shared::view::View;
 use polars::prelude::*;
 
@@ -23,28 +24,53 @@ pub(crate) struct Added {
 /// What events add to each pane, and how many windows each had missed, if any had missed any.
 pub(crate) type Folded = (BTreeMap<Micros, Added>, Option<Vec<i32>>);
 
-/// Folds events. The i-th had the time `times[i]` and met the watermark `met[i]`; `met` never falls.
-pub(crate) fn fold(view: &View, events: DataFrame, times: &[Micros], met: &[Micros]) -> Result<Folded, SpeedError> {
-    let mut panes: BTreeMap<Micros, Added> = BTreeMap::new();
-    if times.is_empty() {
-        return Ok((panes, None));
+/// What evaluates a view's micro-batches.
+#[derive(Debug)]
+pub(crate) struct Evaluator {
+    /// Lowered with the first micro-batch: a panic there is the view's own.
+    rows: OnceCell<Rows>,
+    failpoint: String,
+}
+
+impl Evaluator {
+    pub fn new(view: &View) -> Self {
+        Self { rows: OnceCell::new(), failpoint: format!("speed::evaluate::{}", view.name) }
     }
-    let missed = missed(view, times, met);
-    let mut events = events;
-    if let (Some(missed), Some(window)) = (&missed, view.window) {
-        for (&time, &missed) in times.iter().zip(missed).filter(|&(_, &missed)| missed > 0) {
-            *panes.entry(window.pane_of(time)).or_default().late.entry(missed).or_default() += 1;
+
+    /// The rows that the view makes of events.
+    pub fn rows(&self, view: &View) -> &Rows {
+        self.rows.get_or_init(|| Rows::new(view))
+    }
+
+    /// Folds events. The i-th had the time `times[i]` and met the watermark `met[i]`; `met` never falls.
+    pub fn fold(&self, view: &View, events: DataFrame, times: &[Micros], met: &[Micros]) -> Result<Folded, SpeedError> {
+        let mut panes: BTreeMap<Micros, Added> = BTreeMap::new();
+        if times.is_empty() {
+            return Ok((panes, None));
         }
-        let column = Column::new(MISSED.into(), missed.as_slice());
-        events.with_column(column).map_err(failed(view, "adding what was missed"))?;
+        let missed = missed(view, times, met);
+        let mut events = events;
+        if let (Some(missed), Some(window)) = (&missed, view.window) {
+            for (&time, &missed) in times.iter().zip(missed).filter(|&(_, &missed)| missed > 0) {
+                *panes.entry(window.pane_of(time)).or_default().late.entry(missed).or_default() += 1;
+            }
+            let column = Column::new(MISSED.into(), missed.as_slice());
+            events.with_column(column).map_err(failed(view, "adding what was missed"))?;
+        }
+        let rows = self.rows(view).of(events.lazy(), missed.is_some());
+        let rows = rows.collect().map_err(failed(view, "evaluating a micro-batch"))?;
+        for ((pane, of), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
+            panes.entry(pane).or_default().rows.push((of, rows));
+        }
+        Ok((panes, missed))
     }
-    let rows = partial::rows(view, events.lazy(), missed.is_some())
-        .collect()
-        .map_err(failed(view, "evaluating a micro-batch"))?;
-    for ((pane, of), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
-        panes.entry(pane).or_default().rows.push((of, rows));
+
+    /// Where tests have the view's evaluation fail, after a micro-batch is absorbed and before its offsets are covered.
+    pub fn fault(&self, view: &View) -> Result<(), SpeedError> {
+        let injected = || failed(view, "evaluating a micro-batch")(polars_err!(ComputeError: "a failpoint is set"));
+        fail::fail_point!(&self.failpoint, |_| Err(injected()));
+        Ok(())
     }
-    Ok((panes, missed))
 }
 
 /// How many windows each event had missed; none if no event had missed any.

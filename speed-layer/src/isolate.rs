@@ -8,6 +8,7 @@
 //! runs, from the frontier of a batch version beyond. A view that is defined anew begins anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use anabranch_shared::log::{Batch, LogReader};
 use anabranch_shared::position::{Coverage, Partition, Positions};
@@ -28,7 +29,7 @@ const CATCHING_UP: &str = "it catches up with what it has missed, from where it 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Mark {
     /// The watermarks; none before the first time.
-    pub tracker: Option<Tracker>,
+    pub tracker: Option<Arc<Tracker>>,
     /// The events that had come too late.
     pub late: u64,
 }
@@ -64,16 +65,16 @@ impl ViewState {
     }
 
     /// Notes that others may see what it has now, with the watermarks there.
-    pub fn set_mark(&mut self, tracker: &Tracker) {
-        self.mark = Mark { tracker: Some(tracker.clone()), late: self.late };
+    pub fn set_mark(&mut self, tracker: Arc<Tracker>) {
+        self.mark = Mark { tracker: Some(tracker), late: self.late };
     }
 
     /// The state as others see it; of a view that has stopped, as it was when it was whole. What is the table's is left out. `own`
     /// are the watermarks of a view that catches up.
-    pub fn show(&mut self, tracker: &Tracker, own: Option<&Tracker>) -> Snapshot {
+    pub fn show(&mut self, tracker: &Arc<Tracker>, own: Option<&Tracker>) -> Snapshot {
         let open = self.attempt(|state| {
             let open = if state.open.coverage.is_empty() { None } else { Some(state.open.export(&state.view)?) };
-            state.set_mark(own.unwrap_or(tracker));
+            state.set_mark(own.map_or_else(|| tracker.clone(), |own| Arc::new(own.clone())));
             Ok(open)
         });
         let chunks = self.closed.iter().map(|closed| closed.chunk.clone()).chain(open.flatten()).collect();
@@ -82,7 +83,7 @@ impl ViewState {
             base: self.base,
             coverage: self.coverage(),
             chunks,
-            watermark: self.mark.tracker.as_ref().and_then(Tracker::watermark),
+            watermark: self.mark.tracker.as_ref().and_then(|tracker| tracker.watermark()),
             late: self.late,
             stopped: self.stopped.as_ref().map(|stop| stop.reason.clone()).or(own_stop),
             alone: self.stopped.is_some() || own.is_some(),
@@ -94,7 +95,7 @@ impl ViewState {
     /// What a checkpoint keeps of it. `own` are the watermarks of a view that catches up.
     pub fn image(&mut self, own: Option<&Tracker>) -> ViewImage {
         let chunks = self.attempt(Self::chunks).unwrap_or_else(|| self.closed.clone());
-        let tracker = if self.stopped.is_some() { self.mark.tracker.clone() } else { own.cloned() };
+        let tracker = if self.stopped.is_some() { self.mark.tracker.as_deref().cloned() } else { own.cloned() };
         ViewImage {
             definition: self.view.definition.clone(),
             base: self.base,

@@ -14,7 +14,7 @@ use anabranch_shared::log::{Append, Batch, Log, LogError, Payloads, ReadLimit};
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::render::write_json_text;
-use anabranch_shared::row::{self, ROW};
+use anabranch_shared::row::ROW;
 use anabranch_shared::schema::Table;
 use anabranch_shared::view::{Late, View};
 use polars::prelude::*;
@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, reason};
-use crate::fold::failed;
+use crate::fold::{Evaluator, failed};
 use crate::micro_batch::MicroBatch;
 use crate::reader::{pause, wait};
 
@@ -44,6 +44,7 @@ pub(crate) struct LateEvent {
 /// `each` is what the rows of the micro-batch met.
 pub(crate) fn events(
     view: &View,
+    evaluator: &Evaluator,
     mut events: DataFrame,
     missed: &[i32],
     rows: Range<usize>,
@@ -53,7 +54,7 @@ pub(crate) fn events(
     let numbers: Vec<IdxSize> = (0..missed.len() as IdxSize).collect();
     let taken = || {
         events.with_column(Column::new(ROW.into(), numbers))?;
-        row::taken(view, events.filter(&is_late)?.lazy())
+        evaluator.rows(view).taken(events.filter(&is_late)?.lazy())
     };
     let taken = taken().map_err(failed(view, "finding what came late"))?;
     let event = |row: IdxSize| {

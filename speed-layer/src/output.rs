@@ -153,7 +153,7 @@ impl OutputWriter {
         let mut reader = self.log.reader(&table.topic, &Positions::from([(partition, next)])).map_err(reading)?;
         reader.bring(table.extras());
         self.note(partition, |state| state.position = next);
-        let mut decoder = Decoder::new(table.clone());
+        let (mut decoder, made) = (Decoder::new(table.clone()), row::Records::new(&self.output));
         let mut stored = self.clock.now();
         while !self.shutdown.is_cancelled() {
             let (begun, now) = (Instant::now(), self.clock.now());
@@ -168,8 +168,12 @@ impl OutputWriter {
             fail::fail_point!("output::after_read");
             let decoded = MicroBatch::decode(&mut decoder, &batch, now)?;
             let partitions = outlet.partitions().map_err(writing)?;
-            let (parts, keys) = records(&self.output, decoded.events, partition, partitions).map_err(|source| {
-                SpeedError::Evaluate { view: name.clone(), step: "making records of a micro-batch", source }
+            let rows = made.of(decoded.events.lazy()).collect();
+            let written = rows.and_then(|rows| records(&self.output, &rows, partition, partitions));
+            let (parts, keys) = written.map_err(|source| SpeedError::Evaluate {
+                view: name.clone(),
+                step: "making records of a micro-batch",
+                source,
             })?;
             outlet.write(&parts, &keys, batch.coverage.end).map_err(writing)?;
             (next, stored, *failures) = (batch.coverage.end, now, 0);
@@ -195,14 +199,13 @@ impl OutputWriter {
     }
 }
 
-/// The records that an output makes of events of a partition, and their keys. Those without a key go to the partition of the
+/// An output's rows of a partition as records, and their keys. Those without a key go to the partition of the
 /// events' own number, as far as there are so many: so they stay in order.
-fn records(output: &Output, events: DataFrame, partition: Partition, partitions: u32) -> PolarsResult<(Parts, Keys)> {
-    let rows = row::of_output(output, events.lazy()).collect()?;
+fn records(output: &Output, rows: &DataFrame, partition: Partition, partitions: u32) -> PolarsResult<(Parts, Keys)> {
     let keys = match output.partition_by {
         None => None,
         Some(field) => {
-            let batch = to_arrow(&rows).map_err(|error| PolarsError::ComputeError(error.to_string().into()))?;
+            let batch = to_arrow(rows).map_err(|error| PolarsError::ComputeError(error.to_string().into()))?;
             Some(partitioner::keys(&batch, field))
         }
     };
@@ -216,7 +219,7 @@ fn records(output: &Output, events: DataFrame, partition: Partition, partitions:
         let of_name = output.fields.iter().find(|field| field.name == name);
         of_name.is_some_and(|field| field.expr.data_type() == DataType::Json)
     };
-    let cells = Rows::of(&rows)?.with_json(is_json);
+    let cells = Rows::of(rows)?.with_json(is_json);
     let record = |&row: &usize| {
         let mut record = Vec::new();
         cells.write_json_object(row, |_| true, &mut record);

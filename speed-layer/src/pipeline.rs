@@ -397,13 +397,14 @@ impl Pipeline {
         self.sequence += 1;
         let (watermark, partitions) = (self.tracker.watermark(), self.tracker.progress(&self.stalled));
         let (mut rows, mut stopped, mut shown) = (0, BTreeMap::new(), Vec::new());
+        let tracker = Arc::new(self.tracker.clone());
         for (i, state) in self.states.iter_mut().enumerate() {
             let own = self.behind.get(&i).map(|behind| &behind.tracker);
             let snapshot = Snapshot {
                 sequence: self.sequence,
                 rebuilds: self.parts.reading.rebuilds,
                 partitions: partitions.clone(),
-                ..state.show(&self.tracker, own)
+                ..state.show(&tracker, own)
             };
             rows += state.rows() as u64;
             stopped.insert(state.view.name.clone(), snapshot.stopped.clone());

@@ -26,7 +26,7 @@ use anabranch_shared::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::SpeedError;
-use crate::fold::fold;
+use crate::fold::Evaluator;
 use crate::journal::{self, Entry};
 use crate::late::LateWriter;
 use crate::micro_batch::MicroBatch;
@@ -94,7 +94,7 @@ impl ViewState {
                 closed.chunk.panes.clone()
             } else {
                 let begins = newest.iter().filter_map(|(&p, &newest)| Some((p, (*frontier.get(&p)?, newest))));
-                replay.refold(&self.view, &closed.journal, &above, &begins.collect())?
+                replay.refold((&self.view, &self.evaluator), &closed.journal, &above, &begins.collect())?
             };
             let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
             let journal = Arc::new(entries.cloned().collect());
@@ -175,7 +175,7 @@ impl Replay {
     /// a micro-batch began, or from an offset whose newest event time is known.
     fn refold(
         &mut self,
-        view: &View,
+        (view, evaluator): (&View, &Evaluator),
         journal: &[Entry],
         wanted: &Coverage,
         known: &BTreeMap<Partition, (Offset, Micros)>,
@@ -196,7 +196,8 @@ impl Replay {
                 let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
                 let rows = batch.rows(range);
                 let events = batch.events.slice(rows.start as i64, rows.len());
-                open.add(view, fold(view, events, &batch.times[rows.clone()], &each[rows])?.0)?;
+                open.add(view, evaluator.fold(view, events, &batch.times[rows.clone()], &each[rows])?.0)?;
+                evaluator.fault(view)?;
             }
         }
         Ok(open.export(view)?.panes.clone())
@@ -211,7 +212,7 @@ impl Replay {
         chunk_records: u64,
         late: &mut LateWriter,
     ) -> Result<(), SpeedError> {
-        state.set_mark(&tracker);
+        state.set_mark(Arc::new(tracker.clone()));
         let lacking = |state: &ViewState| -> Positions {
             to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| (p, state.next(p))).collect()
         };

@@ -9,7 +9,7 @@ use anabranch_shared::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};
-use crate::fold::fold;
+use crate::fold::Evaluator;
 use crate::isolate::Mark;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
@@ -25,6 +25,8 @@ const CLOSED_CHUNKS: usize = 8;
 pub(crate) struct ViewState {
     /// The view.
     pub view: Arc<View>,
+    /// What evaluates it.
+    pub evaluator: Evaluator,
     /// The batch version that it stands on.
     pub base: Option<u64>,
     /// The chunks that take no more records, in order of coverage.
@@ -44,9 +46,9 @@ pub(crate) struct ViewState {
 impl ViewState {
     /// A state that covers nothing yet and begins at these positions.
     pub fn new(view: Arc<View>, base: Option<u64>, from: &Positions, now: Micros) -> Self {
-        let delay = view.table.watermark_delay;
+        let (delay, evaluator) = (view.table.watermark_delay, Evaluator::new(&view));
         let (mark, open) = (Mark::default(), Open::new(from, now));
-        Self { view, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
+        Self { view, evaluator, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
     }
 
     /// What the chunks cover together.
@@ -78,13 +80,15 @@ impl ViewState {
             .map_err(|source| SpeedError::Position { view: self.view.name.clone(), source })?;
         let rows = batch.rows(&range);
         let events = batch.events.slice(rows.start as i64, rows.len());
-        let (added, missed) = fold(&self.view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?;
+        let Self { view, evaluator, .. } = self;
+        let (added, missed) = evaluator.fold(view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?;
         let late = match missed {
-            Some(missed) if self.view.late != Late::Discard => late::events(&self.view, events, &missed, rows, each)?,
+            Some(missed) if view.late != Late::Discard => late::events(view, evaluator, events, &missed, rows, each)?,
             _ => Vec::new(),
         };
         self.late += added.values().flat_map(|added| added.late.values()).sum::<u64>();
         self.open.add(&self.view, added)?;
+        self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
         let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
         journal::push(&mut self.open.journal, entry, self.delay);
@@ -106,7 +110,7 @@ impl ViewState {
             self.open.since = now;
         } else if (self.open.since <= before || covered >= records) && self.make_room()? {
             self.closed.push(self.open.close(&self.view, now)?);
-            self.set_mark(tracker);
+            self.set_mark(Arc::new(tracker.clone()));
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ fn try_out(catalog: &Catalog) -> Result<(), Failure> {
         })?;
     }
     for output in catalog.outputs.values() {
-        let rows = row::of_output(output, no_events(&output.table)).collect();
+        let rows = row::Records::new(output).of(no_events(&output.table)).collect();
         rows.map_err(|error| Failure::usage(format!("view `{}` can't be computed: {error}", output.name)))?;
     }
     Ok(())

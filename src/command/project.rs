@@ -72,7 +72,7 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
 pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     let catalog = load(dir)?.catalog;
     if let Some(output) = catalog.outputs.get(name) {
-        let records = row::of_output(output, no_events(&output.table));
+        let records = row::Records::new(output).of(no_events(&output.table));
         println!("{}\n\ndefinition {}\n", output.sql, output.definition);
         println!("Events to records of topic `{}`:\n\n{}", output.topic, records.explain(true)?);
         return Ok(ExitCode::SUCCESS);

@@ -6,7 +6,7 @@
 
 use polars::prelude::*;
 
-use super::exact::{BEYOND, EMPTY, ROOM, Wide, scale, split, window};
+use super::exact::{BEYOND, EMPTY, ROOM, Wide, scale, split, window, window_around};
 use super::{Finished, Number, State, canonical, whole};
 
 /// The sums of each group, and how many values there were.
@@ -94,6 +94,11 @@ impl Doubles {
         let sum = &mut self.groups[group];
         let below = i32::from(sum.base) - exponent;
         if whole == 0 {
+            return;
+        }
+        if sum.base == EMPTY && value.is_finite() {
+            let base = window_around(exponent);
+            (sum.whole, sum.base) = (i128::from(whole) << (exponent - base), base as i16);
             return;
         }
         if (0..53).contains(&below)

@@ -92,7 +92,9 @@ impl Wide {
             (self.first, self.limbs) = (at, vec![0]);
         }
         let missing = usize::try_from(self.first - at).unwrap_or(0);
-        self.limbs.splice(..0, std::iter::repeat_n(0, missing));
+        if missing > 0 {
+            self.limbs.splice(..0, std::iter::repeat_n(0, missing));
+        }
         self.first = self.first.min(at);
         let start = (at - self.first) as usize;
         // With the sign's limb above both there is room for the sum.
@@ -181,23 +183,9 @@ impl Wide {
         (pair.0.is_finite() && rest.span().is_none()).then_some(pair)
     }
 
-    /// Writes it: the first limb's place, the number of limbs, and the limbs, as few as say it.
+    /// Writes it.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let (mut first, mut limbs) = (self.first, self.limbs.as_slice());
-        while let [0, rest @ ..] = limbs {
-            (first, limbs) = (first + 1, rest);
-        }
-        while let [rest @ .., next, last] = limbs
-            && next == last
-        {
-            limbs = &limbs[..=rest.len()];
-        }
-        if limbs.is_empty() {
-            first = 0;
-        }
-        out.extend_from_slice(&(first as i16).to_le_bytes());
-        out.push(limbs.len() as u8);
-        limbs.iter().for_each(|limb| out.extend_from_slice(&limb.to_le_bytes()));
+        write(self.first, &self.limbs, out);
     }
 
     /// Reads what was written, and passes over it.
@@ -214,6 +202,39 @@ impl Wide {
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + self.limbs.capacity() * 8
     }
+}
+
+/// Writes a number: the first limb's place, the number of limbs, and the limbs, as few as say it.
+fn write(first: i32, limbs: &[u64], out: &mut Vec<u8>) {
+    let (mut first, mut limbs) = (first, limbs);
+    while let [0, rest @ ..] = limbs {
+        (first, limbs) = (first + 1, rest);
+    }
+    while let [rest @ .., next, last] = limbs
+        && next == last
+    {
+        limbs = &limbs[..=rest.len()];
+    }
+    if limbs.is_empty() {
+        first = 0;
+    }
+    out.extend_from_slice(&(first as i16).to_le_bytes());
+    out.push(limbs.len() as u8);
+    limbs.iter().for_each(|limb| out.extend_from_slice(&limb.to_le_bytes()));
+}
+
+/// Writes `whole × 2^exponent` as the [`Wide`] number that it is. The limbs are four at most, and `sign` stands for those above.
+pub(super) fn write_whole(whole: &[u64], sign: u64, exponent: i32, out: &mut Vec<u8>) {
+    let (first, shift) = (exponent.div_euclid(64), exponent.rem_euclid(64));
+    let limb = |i: usize| u128::from(whole.get(i).copied().unwrap_or(sign));
+    let below = |i: usize| i.checked_sub(1).map_or(0, limb);
+    let limbs: [u64; 6] = std::array::from_fn(|i| ((limb(i) << 64 | below(i)) << shift >> 64) as u64);
+    write(first, &limbs, out);
+}
+
+/// Where a window begins whose first value has this exponent: in its middle, as others may be smaller or larger.
+pub(super) fn window_around(exponent: i32) -> i32 {
+    (exponent - ROOM as i32 / 2).min(HIGHEST)
 }
 
 /// Where a window begins that holds these bits, with room on both sides: below for terms whose last bits are zeros, which

@@ -6,7 +6,7 @@
 
 use polars::prelude::*;
 
-use super::exact::{BEYOND, EMPTY, ROOM, Wide, nearest, scale, split, window};
+use super::exact::{BEYOND, EMPTY, ROOM, Wide, nearest, scale, split, window, window_around, write_whole};
 use super::{Finished, Number, State, whole};
 use crate::view::Spread;
 
@@ -66,6 +66,13 @@ impl Group {
         (Wide::of(self.whole, base), squares)
     }
 
+    /// Writes what [`Group::wide`] gives.
+    fn write(&self, out: &mut Vec<u8>) {
+        let (base, whole) = (i32::from(self.base), self.whole.cast_unsigned());
+        write_whole(&[whole as u64, (whole >> 64) as u64], (self.whole >> 127) as u64, base, out);
+        write_whole(&self.squares(), 0, 2 * base, out);
+    }
+
     fn squares(&self) -> [u64; 4] {
         [self.low as u64, (self.low >> 64) as u64, self.high as u64, (self.high >> 64) as u64]
     }
@@ -105,10 +112,18 @@ impl Moments {
     fn add_outside(&mut self, group: usize, value: f64) {
         let (whole, exponent) = split(value);
         let sums = &mut self.groups[group];
+        if whole == 0 {
+            return;
+        }
+        if sums.base == EMPTY && value.is_finite() {
+            let base = window_around(exponent);
+            sums.base = base as i16;
+            if sums.add(whole, (exponent - base).cast_unsigned()) {
+                return;
+            }
+        }
         let below = i32::from(sums.base) - exponent;
-        if whole == 0
-            || (0..53).contains(&below) && whole.trailing_zeros().cast_signed() >= below && sums.add(whole >> below, 0)
-        {
+        if (0..53).contains(&below) && whole.trailing_zeros().cast_signed() >= below && sums.add(whole >> below, 0) {
             return;
         }
         let square = value.is_finite().then(|| i128::from(whole).pow(2));
@@ -270,20 +285,20 @@ impl State for Moments {
     }
 
     fn columns(&self) -> PolarsResult<Vec<Column>> {
-        let write = |(sum, squares): &(Wide, Wide)| {
-            let mut bytes = Vec::new();
-            sum.write(&mut bytes);
-            squares.write(&mut bytes);
-            bytes
-        };
-        let stored = self.groups.iter().map(|sums| {
-            Some(match sums.base {
-                BEYOND => self.beyond[sums.whole as usize].as_deref().map(write).unwrap_or_default(),
-                _ => write(&sums.wide()),
-            })
-        });
+        let mut stored = BinaryChunkedBuilder::new(PlSmallStr::EMPTY, self.groups.len());
+        let mut bytes = Vec::new();
+        for sums in &self.groups {
+            bytes.clear();
+            if sums.base != BEYOND {
+                sums.write(&mut bytes);
+            } else if let Some(all) = &self.beyond[sums.whole as usize] {
+                all.0.write(&mut bytes);
+                all.1.write(&mut bytes);
+            }
+            stored.append_value(&bytes);
+        }
         let counts = i64::column(self.groups.iter().map(|sums| Some(sums.count)));
-        Ok(vec![stored.collect::<BinaryChunked>().into_column(), counts])
+        Ok(vec![stored.finish().into_column(), counts])
     }
 
     fn finish(&self) -> PolarsResult<Finished> {

@@ -3,6 +3,7 @@ use std::cmp::Ordering;
 use polars::prelude::*;
 use proptest::prelude::*;
 
+use super::exact::{Wide, write_whole};
 use crate::group::Keep;
 use crate::partial::{Part, Scope, merge, partials, windows};
 use crate::sql;
@@ -165,6 +166,23 @@ proptest! {
         let expected = fsum(&values);
         prop_assert_eq!(number(&rows, "sum").map(f64::to_bits), Some(expected.to_bits()), "{:?}", values);
         prop_assert_eq!(number(&rows, "mean"), Some(expected / values.len() as f64));
+    }
+
+    /// A state is stored as the number that it is, wherever its window lies.
+    #[test]
+    fn sums_in_a_window_are_written_as_wide_ones(whole in any::<i128>(), cut in 1..127_u32, squares in any::<[u64; 4]>(), limbs in 0..=4_usize, at in -2_300..1_900_i32) {
+        let whole = whole >> cut;
+        let (mut written, mut expected) = (Vec::new(), Vec::new());
+        write_whole(&[whole as u64, (whole >> 64) as u64], (whole >> 127) as u64, at, &mut written);
+        Wide::of(whole, at).write(&mut expected);
+        prop_assert_eq!(&written, &expected, "{} at {}", whole, at);
+        let mut wide = Wide::default();
+        squares[..limbs].iter().zip(0..).for_each(|(&limb, i)| wide.add(limb.into(), at + 64 * i));
+        written.clear();
+        expected.clear();
+        write_whole(&squares[..limbs], 0, at, &mut written);
+        wide.write(&mut expected);
+        prop_assert_eq!(&written, &expected, "{:?} at {}", squares, at);
     }
 
     /// Of whole numbers times a power of two the variance is a quotient of integers.

@@ -8,7 +8,7 @@ use crate::columnar::to_polars;
 use crate::decode::Decoder;
 use crate::log::Payloads;
 use crate::render::Rows;
-use crate::row::of_output;
+use crate::row::Records;
 use crate::schema::DataType;
 use crate::sql;
 
@@ -23,7 +23,7 @@ fn written(select: &str, records: &[&str]) -> Vec<String> {
     let output = Arc::clone(&catalog.outputs["v"]);
     let payloads: Payloads = records.iter().collect();
     let decoded = Decoder::new(output.table.clone()).decode(&payloads, &vec![0; payloads.len()]);
-    let rows = of_output(&output, to_polars(&decoded.batch).expect("a frame").lazy()).collect().expect("rows");
+    let rows = Records::new(&output).of(to_polars(&decoded.batch).expect("a frame").lazy()).collect().expect("rows");
     let is_json =
         |name: &str| output.fields.iter().any(|field| field.name == name && field.expr.data_type() == DataType::Json);
     let rows = Rows::of(&rows).expect("cells").with_json(is_json);

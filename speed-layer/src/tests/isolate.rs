@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::expr::{Expr, Function};
 use anabranch_shared::log::Log;
 use anabranch_shared::position::Coverage;
 use anabranch_shared::snapshot::Snapshot;
@@ -110,6 +111,22 @@ fn a_view_whose_evaluation_fails_stops_alone_and_catches_up_after_a_fix() {
 #[test]
 fn a_view_whose_evaluation_panics_stops_alone_and_catches_up_after_a_fix() {
     a_view_that_fails_stops_alone("panicking", "panic", "a fault in the program: failpoint speed::evaluate::panicking");
+}
+
+#[test]
+fn a_view_that_cannot_be_lowered_stops_alone() {
+    let mut rig = with_neighbour("broken", Late::Discard);
+    let mut view = View::clone(&rig.context.catalog.views["broken"]);
+    // No planner leaves a call without its argument.
+    view.keys[0].expr = Expr::Call(Function::Lower, vec![]);
+    let mut catalog = Catalog::clone(&rig.context.catalog);
+    catalog.views.insert("broken".to_owned(), Arc::new(view));
+    rig.context.catalog = Arc::new(catalog);
+    let layer = rig.start();
+    rig.append(0, &stream());
+    let reason = stopped(&rig, &layer, "broken").stopped.clone().expect("a reason");
+    assert!(reason.starts_with("a fault in the program: index out of bounds"), "{reason}");
+    layer.stop();
 }
 
 #[test]

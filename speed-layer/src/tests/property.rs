@@ -157,7 +157,7 @@ impl World {
     }
 
     fn rows(&mut self) -> Rows {
-        let snapshot = self.state.show(&self.tracker, None);
+        let snapshot = self.state.show(&Arc::new(self.tracker.clone()), None);
         // Chunks join without a gap.
         let mut joined = anabranch_shared::position::Coverage::starting_at(&snapshot.coverage.starts());
         for chunk in &snapshot.chunks {
