@@ -15,10 +15,11 @@ describe('a refusal', () => {
   it('falls back to its status', () => expect(answer('<html>')).toBe('the server answered 404 Not Found'))
 })
 
-it('a view without rows has no panel', async () => {
+it('views that keep rows are apart from outputs', async () => {
   const time = '2017-08-27T00:05:00Z'
-  vi.stubGlobal('fetch', async () => new Response(JSON.stringify({ time, views: [view(), { kind: 'output', name: 'big' }] })))
-  expect(await listViews()).toEqual({ time, views: [view()] })
+  const output = { kind: 'output', name: 'big' }
+  vi.stubGlobal('fetch', async () => new Response(JSON.stringify({ time, views: [view(), output] })))
+  expect(await listViews()).toEqual({ time, views: [view()], outputs: [output] })
 })
 
 it('view names are escaped in paths', () => expect(streamPath(['a', 'b/c'])).toBe('/v1/stream?views=a,b%2Fc'))

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import type { Answer, ViewWindow } from '../src/lib/api'
+import type { ViewWindow } from '../src/lib/api'
 import * as format from '../src/lib/format'
 
 describe('spans of time', () => {
@@ -83,10 +83,13 @@ describe('figures', () => {
     [9007199254740993n, '9,007,199,254,740,993'],
     [-9223372036854775808n, '-9,223,372,036,854,775,808'],
     [1e300, '1E300'],
+    [-Infinity, '-Infinity'],
+    [NaN, 'NaN'],
   ])('%s is %s', (value, expected) => expect(format.number(value)).toBe(expected))
   it.each([
     [9999, '9,999'],
     [12_345, '12.3K'],
+    [-1.25e18, '-1.3E18'],
     [0.125, '0.125'],
   ])('%d is %s in short', (value, expected) => expect(format.compact(value)).toBe(expected))
   it('show absence as a dash and text as it is', () => {
@@ -94,6 +97,16 @@ describe('figures', () => {
     expect(format.cell(undefined)).toBe('–')
     expect(format.cell('<b>')).toBe('<b>')
     expect(format.cell(false)).toBe('false')
+  })
+  it('are never rounded as keys', () => {
+    expect([0.1234567, 12345, 9007199254740993n, true].map((key) => format.keyCell(key))).toEqual(['0.1234567', '12345', '9007199254740993', 'true'])
+    expect(format.keyCell('2024-01-15T10:00:00.25Z', 'TIMESTAMP')).toBe('2024-01-15 10:00:00.25')
+    expect(format.keyCell('', 'TEXT')).toBe('')
+  })
+  it('have one NaN, above all others', () => {
+    const figures = ['NaN', 5, 'Infinity', 9007199254740993n, '-Infinity', 'NaN'].map((cell) => format.figure(cell)!)
+    expect(figures.sort(format.compareFigures)).toEqual([-Infinity, 5, 9007199254740993n, Infinity, NaN, NaN])
+    expect(format.figure(null)).toBeNull()
   })
 })
 
@@ -130,14 +143,6 @@ describe('offsets', () => {
   it('are listed in the order of partitions', () =>
     expect(format.offsets({ '10': [0, 5], '2': [1000, 1200] })).toBe('2: 1,000–1,200 · 10: 0–5'))
   it('may be none', () => expect(format.offsets(undefined)).toBe('none'))
-
-  const sources = (batchEnd: number, speedStart: number): Answer['sources'] => ({
-    batch: { version: 1, offsets: { '0': [0, batchEnd] } },
-    speed: { offsets: { '0': [speedStart, 90] } },
-  })
-  it('leave no gap where speed starts at the frontier', () => expect(format.gaps(sources(50, 50))).toEqual({}))
-  it('leave a gap where it starts later', () => expect(format.gaps(sources(50, 60))).toEqual({ '0': [50, 60] }))
-  it('leave none where there is no batch version', () => expect(format.gaps({ speed: { offsets: { '0': [0, 9] } } })).toEqual({}))
 })
 
 it('turns names into titles', () => {

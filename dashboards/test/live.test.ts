@@ -89,6 +89,19 @@ describe('ranks', () => {
     expect(ranked(last, live).map(({ mentions }) => mentions)).toEqual(times.toReversed())
   })
 
+  it('put what JSON has no number for where the server does', () => {
+    const spread = view({
+      limit: null,
+      columns: [
+        { name: 'hashtag', type: 'TEXT', role: 'key' },
+        { name: 'mentions', type: 'DOUBLE', role: 'aggregate', function: 'sum' },
+      ],
+    })
+    const cells: Cell[] = ['-Infinity', 5, null, 'NaN', 'Infinity', -3]
+    const live = applyUpdate(spread, undefined, update(cells.map((cell, at) => row(`#${at}`, cell)), { reset: true }))
+    expect(ranked(spread, live).map(({ mentions }) => mentions)).toEqual(['NaN', 'Infinity', 5, -3, '-Infinity', null])
+  })
+
   it('stop at the limit of the view', () => {
     expect(tags(apply(update(['#a', '#b', '#c', '#d'].map((tag) => row(tag, 1)), { reset: true })))).toHaveLength(3)
   })
@@ -139,5 +152,6 @@ describe('keys', () => {
   it('read as text', () => {
     expect(keyText(pair, { country: 'CH', page: '/' })).toBe('CH · /')
     expect(keyText(view({ columns: [] }), {})).toBe('all')
+    expect(keyText(view({ columns: [{ name: 'country', type: 'TEXT', role: 'key' }] }), { country: '' })).toBe('')
   })
 })

@@ -27,6 +27,12 @@ describe('readings', () => {
     const large = [9007199254740993n, 9007199254740992n].map((clicks) => ({ ...row(0, '/a', 0), clicks }))
     expect(readings(large, 'clicks', 'max').get(at(1))?.value).toBe(9007199254740993n)
   })
+  it('read what JSON has no number for', () => {
+    const cells = (values: (string | number)[]) => values.map((clicks) => ({ ...row(0, '', 0), clicks }))
+    expect(readings(cells(['Infinity']), 'clicks', 'sum').get(at(1))?.value).toBe(Infinity)
+    expect(readings(cells([5, 'NaN', 'Infinity']), 'clicks', 'max').get(at(1))?.value).toBeNaN()
+    expect(readings(cells(['NaN', 5, '-Infinity']), 'clicks', 'min').get(at(1))?.value).toBe(-Infinity)
+  })
   it('are unsure where a bound is another value', () => {
     const bounded = { ...row(0, '', 7), clicks_lower: 7, clicks_upper: 9 }
     expect(readings([bounded], 'clicks', 'sum').get(at(1))?.unsure).toBe(true)
@@ -63,6 +69,11 @@ describe('points', () => {
   })
   it('leave what batch has said as it was where the speed layer takes away from it', () =>
     expect(points(new Map([reading(0, 70)]), new Map([reading(0, 100)]), grid, 'sum', 60)).toEqual([point(0, 100, -30, 70)]))
+  it('say nothing of what is added to a sum that batch could not say', () => {
+    expect(points(new Map([reading(0, 5)]), new Map([reading(0, null)]), grid, 'sum', 60)).toEqual([point(0, null, null, 5)])
+    expect(points(new Map([reading(0, Infinity)]), new Map([reading(0, Infinity)]), grid, 'sum', 60)).toEqual([point(0, Infinity, null, Infinity)])
+    expect(points(new Map([reading(0, Infinity)]), new Map([reading(0, 1)]), grid, 'sum', 60)).toEqual([point(0, 1, Infinity, Infinity)])
+  })
   it('call nothing exact before there is a version', () =>
     expect(points(new Map([reading(0, -1081)]), null, grid, 'sum', 60)).toEqual([point(0, null, -1081, -1081)]))
   it('do not split what does not add up', () =>
@@ -99,6 +110,10 @@ describe('range', () => {
     const asked = range(view(), 60)!
     expect(new Date(asked.to).toISOString()).toBe('2017-08-27T00:06:00.000Z')
     expect((asked.to - asked.from - asked.size) / asked.step + 1).toBe(60)
+  })
+  it('ends where the newest event is, where the watermark is far behind', () => {
+    expect(range(view(), 60, at(90))!.to).toBe(at(90))
+    expect(range(view(), 60, at(3))!.to).toBe(at(6))
   })
   it('takes a tumbling window’s size for its step', () => {
     const asked = range(view({ window: { kind: 'tumble', size: 'PT1M', slide: 'PT1M' } }), 2)!

@@ -6,8 +6,12 @@ const session = (window_start: string, window_end: string) => ({ window_start, w
 
 it('a session lasts from its start to its end, and the day is named where it is another', () => {
   const visit = session('2024-01-15T23:50:00Z', '2024-01-15T23:59:30Z')
-  expect(sessionTimes(visit)).toEqual({ start: visit.window_start, until: '23:59:30', lasts: 570_000 })
+  expect(sessionTimes(visit)).toEqual({ start: '2024-01-15 23:50:00', until: '23:59:30', lasts: 570_000 })
   expect(sessionTimes(session('2024-01-15T23:50:00Z', '2024-01-16T00:20:00Z')).until).toBe('2024-01-16 00:20:00')
+  expect(sessionTimes(session('2024-01-15T10:00:00.25Z', '2024-01-15T10:30:00.250001Z'))).toMatchObject({
+    start: '2024-01-15 10:00:00.25',
+    until: '10:30:00.250001',
+  })
 })
 
 it('those that end last come first', () => {

@@ -24,6 +24,7 @@ export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
   lag: 0,
   late: 0,
   rejected: 0,
+  stopped: null,
   schedule: null,
   ...change,
 })

@@ -18,8 +18,8 @@ export const json = (value) =>
   JSON.stringify(value, (_, cell) => (typeof cell === 'bigint' ? `\u0001${cell}\u0001` : cell)).replace(/"\\u0001(-?\d+)\\u0001"/g, '$1')
 
 /**
- * `world` has `views`, `rows(view, parameters)`, `update(view)` with the first update of a streamed view, and `ahead`, how far
- * the server's clock is ahead of this machine's. What is asked is in `requests`.
+ * `world` has `views`, `rows(view, parameters)`, `update(view)` with the first update of a streamed view, `ahead`, how far the
+ * server's clock is ahead of this machine's, and `slow`, how long rows take, both in milliseconds. What is asked is in `requests`.
  */
 export function serve(world, port = 0) {
   const requests = []
@@ -46,7 +46,7 @@ export function serve(world, port = 0) {
       })
     }
     const [, view, what] = /^\/v1\/views\/([^/]+)\/(\w+)$/.exec(url.pathname) ?? []
-    if (what === 'rows') return answer(world.rows(decodeURIComponent(view), url.searchParams))
+    if (what === 'rows') return setTimeout(() => answer(world.rows(decodeURIComponent(view), url.searchParams)), world.slow ?? 0)
     if (what === 'audit') return answer({ audits: [] })
     if (what === 'corrections') return answer({ version: null, corrections: [], total: 0 })
     const path = normalize(url.pathname === '/' ? '/index.html' : url.pathname)
@@ -96,6 +96,7 @@ export const view = (change) => ({
   lag: 0,
   late: 0,
   rejected: 0,
+  stopped: null,
   schedule: null,
   ...change,
 })

@@ -6,7 +6,7 @@ import { once } from 'node:events'
 import { connect, createServer } from 'node:net'
 import { after, before, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { ranking, serve, view } from './fake.mjs'
+import { answer, ranking, serve, view } from './fake.mjs'
 import { DESKTOP, launch, live, open, PHONE, scrollsSideways, shot, TABLET } from './support.mjs'
 
 const BANNER = /All figures are as of (\d\d:\d\d:\d\d), (\d+) (s|min)/
@@ -147,6 +147,18 @@ test('where there is no shared worker, the page follows by itself', async (t) =>
   await live(page)
   await page.locator('[data-testid=key]', { hasText: '#calm' }).waitFor()
   await context.close()
+})
+
+test('panels fill also where an answer takes longer than it is to the next list of views', async (t) => {
+  const window = { window_start: '2024-01-15T10:04:00Z', window_end: '2024-01-15T10:05:00Z' }
+  const rows = (_, parameters) => answer([{ hashtag: '#slow', mentions: 7 }], parameters.has('totals') ? { totals: [{ ...window, mentions: 7 }] } : {})
+  const server = await serve({ views: [view({ order: [], limit: null })], rows, slow: 1500 })
+  t.after(() => server.stop())
+  const { page, wrong, close } = await open(browser, server.url, { viewport: DESKTOP })
+  await page.locator('.read').getByText('7', { exact: true }).waitFor()
+  await page.getByText('#slow').waitFor()
+  assert.deepEqual(wrong, [])
+  await close()
 })
 
 test('lag is by the server’s clock, also in a browser that is an hour off', async (t) => {

@@ -30,9 +30,10 @@ export function shot(name) {
 }
 
 /** Starts the binary and waits for the address that it prints. */
-export function start(project, listen) {
+export function start(project, listen, environment = {}) {
   assert.ok(binary, 'ANABRANCH_BIN names no binary')
-  const child = spawn(binary, ['up', project, '--listen', listen], { stdio: ['ignore', 'pipe', 'pipe'] })
+  const options = { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...environment } }
+  const child = spawn(binary, ['up', project, '--listen', listen], options)
   let printed = ''
   const ended = new Promise((resolve) => child.once('close', resolve))
   const url = new Promise((resolve, reject) => {
@@ -74,12 +75,18 @@ export const launch = () =>
     ],
   })
 
-/** A page, and whatever goes wrong on it. */
+/** A page, whatever goes wrong on it, and by view the range of windows that it has asked for last. */
 export async function open(browser, url, options) {
   const context = await browser.newContext(options)
   const page = await context.newPage()
   page.setDefaultTimeout(PATIENCE_MS)
   const wrong = []
+  const ranges = new Map()
+  page.on('request', (request) => {
+    const { pathname, searchParams } = new URL(request.url())
+    const [, view] = /^\/v1\/views\/([^/]+)\/rows$/.exec(pathname) ?? []
+    if (view && searchParams.has('from') && searchParams.get('mode') !== 'batch') ranges.set(decodeURIComponent(view), searchParams)
+  })
   page.on('pageerror', (error) => wrong.push(`exception: ${error.message}`))
   page.on('console', (message) => {
     if (message.type() === 'error' || message.type() === 'warning') wrong.push(`${message.type()}: ${message.text()}`)
@@ -91,15 +98,70 @@ export async function open(browser, url, options) {
     ),
   )
   const response = await page.goto(url)
-  return { page, response, wrong, close: () => context.close() }
+  return { page, response, wrong, ranges, close: () => context.close() }
 }
 
 export const live = (page) => page.locator('[data-testid=connection]', { hasText: /^\s*live\s*$/ }).waitFor()
 
+/** JSON in which an integer that a number can't hold is a bigint. */
+function parseJson(text) {
+  const isLong = (token) => /^-?\d{16,}$/.test(token) && !Number.isSafeInteger(Number(token))
+  const marked = text.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (token) => (isLong(token) ? `"\\u0001${token}"` : token))
+  return JSON.parse(marked, (_, value) => (typeof value === 'string' && /^\u0001-?\d+$/.test(value) ? BigInt(value.slice(1)) : value))
+}
+
 export async function get(url) {
   const response = await fetch(url)
-  assert.ok(response.ok, `GET ${url}: ${response.status}`)
-  return response.json()
+  const text = await response.text()
+  assert.ok(response.ok, `GET ${url}: ${response.status} ${text}`)
+  return parseJson(text)
+}
+
+/** Asks until the answer is as wanted. */
+export async function until(ask, isWanted, patience = PATIENCE_MS) {
+  const began = Date.now()
+  for (;;) {
+    const answer = await ask()
+    if (isWanted(answer)) return answer
+    assert.ok(Date.now() - began < patience, `in vain: ${JSON.stringify(answer, (_, cell) => (typeof cell === 'bigint' ? String(cell) : cell)).slice(0, 2000)}`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+/** Waits until all views of a topic cover what these receipts acknowledge. */
+export const covers = (url, topic, receipts) =>
+  until(
+    () => get(`${url}/v1/views`),
+    ({ views }) =>
+      views
+        .filter((view) => view.topic === topic)
+        .every(({ coverage: { batch, speed } }) => {
+          const next = (partition) => Math.max(batch?.offsets[partition]?.[1] ?? 0, speed?.offsets[partition]?.[1] ?? 0)
+          return receipts.every(({ offsets }) => Object.entries(offsets).every(([partition, [, end]]) => next(partition) >= end))
+        }),
+  )
+
+/** Runs batch, and waits until answers rest on the versions that it publishes. */
+export async function runBatch(url, views) {
+  const response = await fetch(`${url}/v1/jobs`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify({ kind: 'batch', views }),
+  })
+  assert.equal(response.status, 202)
+  const { id } = await response.json()
+  const { versions, ...job } = await until(() => get(`${url}/v1/jobs/${id}`), ({ ended }) => ended !== null, 4 * PATIENCE_MS)
+  assert.equal(job.state, 'succeeded', job.error)
+  const restsOn = (view) => async () => (await get(`${url}/v1/views/${view}/rows?limit=1`)).sources.batch?.version
+  for (const view of views) await until(restsOn(view), (version) => version === versions[view])
+}
+
+/** Pseudo-random choices, which follow from the seed. */
+export function chanceOf(seed) {
+  let state = seed
+  const random = () => (state = (state * 48271) % 2147483647) / 2147483647
+  const below = (most) => Math.floor(random() * most)
+  return { random, below, pick: (all) => all[below(all.length)] }
 }
 
 /** Waits until a view covers the log to its end. */

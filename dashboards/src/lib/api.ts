@@ -55,7 +55,21 @@ export interface ViewDetail {
   lag: number
   late: number
   rejected: number
+  /** Why its speed layer goes on no further, if it or its source has stopped. */
+  stopped: string | null
   schedule: string | null
+}
+
+/** A view of plain rows, which are written to a topic. */
+export interface OutputDetail {
+  kind: 'output'
+  name: string
+  topic: string
+  sink: { kind: string; topic: string; delivery: string; partition_by: string | null }
+  positions: Record<string, number> // up to where each partition is written
+  lag: number
+  /** Why partitions have stopped. */
+  stopped: Record<string, string>
 }
 
 export interface Answer {
@@ -63,6 +77,8 @@ export interface Answer {
   mode: string
   exact: boolean
   incomplete: boolean
+  /** The offsets that neither layer covers, if any. */
+  missing?: Offsets
   window: { start?: string; end?: string; state?: string; from?: string; to?: string } | null
   rows: Row[]
   sources: {
@@ -217,12 +233,12 @@ const viewPath = (view: string) => `/v1/views/${encodeURIComponent(view)}`
 export interface Views {
   time: string // by the server's clock
   views: ViewDetail[]
+  outputs: OutputDetail[]
 }
 
-/** The views that keep rows; those that write them to topics have none to show. */
 export async function listViews(): Promise<Views> {
-  const { time, views } = await request<{ time: string; views: (ViewDetail | { kind: 'output' })[] }>('/v1/views', QUICK_MS)
-  return { time, views: views.filter((view) => view.kind === 'view') }
+  const { time, views } = await request<{ time: string; views: (ViewDetail | OutputDetail)[] }>('/v1/views', QUICK_MS)
+  return { time, views: views.filter((view) => view.kind === 'view'), outputs: views.filter((view) => view.kind === 'output') }
 }
 
 export const listJobs = async () => (await request<{ jobs: Job[] }>('/v1/jobs', QUICK_MS)).jobs

@@ -1,7 +1,7 @@
 // What the page knows and how fresh it is: components read figures, and whether they are stale, from here. The hub behind it
 // is the same for all tabs.
 import { SvelteMap } from 'svelte/reactivity'
-import type { ViewDetail } from './api'
+import type { OutputDetail, ViewDetail } from './api'
 import { ServerClock } from './clock'
 import { Hub, SIGN_MS, type FromHub, type StreamState, type ToHub } from './hub'
 import { applyUpdate, isStreamed, type LiveView } from './live'
@@ -19,6 +19,7 @@ export type State = 'connecting' | 'live' | 'reconnecting' | 'stale' | 'no strea
 
 class Connection {
   views = $state.raw<ViewDetail[]>()
+  outputs = $state.raw<OutputDetail[]>([])
   readonly live = new SvelteMap<string, LiveView>()
   /** Events between one list of views and the next. */
   samples = $state.raw<Sample[]>([])
@@ -80,6 +81,7 @@ class Connection {
         this.clock.learn(Date.parse(message.time), message.sent, message.received)
         this.sample(message.views, message.received)
         this.views = message.views
+        this.outputs = message.outputs
         this.listed = Date.parse(message.time)
         this.problem = undefined
         break

@@ -1,11 +1,15 @@
 // What a panel asks for by itself: again whenever the view has moved on, and never while the whole page is stale.
 import { untrack } from 'svelte'
-import { errorText, poll } from './api'
+import { errorText, poll, type ViewDetail } from './api'
 import { connection } from './connection.svelte'
 
 const PAUSE_MS = 2000
 /** A panel whose next answer takes longer than this says of when it is. */
 const LATE_MS = 10_000
+
+/** What answers about a view follow from. Where it has stopped, the log's end says how much they lack. */
+export const stateOf = ({ coverage, watermark, definition, stopped, log_end }: ViewDetail): string =>
+  JSON.stringify([coverage, watermark, definition, stopped, stopped !== null && log_end])
 
 export class Feed<T> {
   answer = $state.raw<T>()
@@ -29,8 +33,10 @@ export class Feed<T> {
    * task that gives `undefined` has no answer yet and is run again. Another `question` is asked at once.
    */
   constructor(at: () => string | undefined, task: () => Promise<T | undefined>, question: () => unknown = () => undefined) {
+    // Views are new objects with each list of them; only another value is another question.
+    const asked = $derived(question())
     $effect(() => {
-      void question()
+      void asked
       return untrack(() => this.follow(at, task))
     })
   }

@@ -5,27 +5,35 @@ const whole = new Intl.NumberFormat('en', { maximumFractionDigits: 0 })
 const decimal = new Intl.NumberFormat('en', { maximumSignificantDigits: 6 })
 const large = new Intl.NumberFormat('en', { maximumFractionDigits: 2 })
 const scientific = new Intl.NumberFormat('en', { notation: 'scientific', maximumSignificantDigits: 6 })
+const brief = new Intl.NumberFormat('en', { notation: 'scientific', maximumSignificantDigits: 2 })
 const short = new Intl.NumberFormat('en', { notation: 'compact', maximumSignificantDigits: 3 })
 
 /** An integer with all its digits; any other number with those that matter. */
 export function number(value: number | bigint): string {
+  if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
   if (typeof value === 'bigint' || Number.isSafeInteger(value)) return whole.format(value)
   if (Math.abs(value) >= 1e15 || Math.abs(value) < 1e-6) return scientific.format(value)
   return (Math.abs(value) >= 1e6 ? large : decimal).format(value)
 }
 
-/** Four characters or so, for axes and tiles: `9,999` as it is, then `12.3K`, and powers of ten beyond trillions. */
+/** Four characters or so, for axes and tiles: `9,999` as it is, then `12.3K`, and beyond trillions `1.2E18`. */
 export function compact(value: number): string {
-  if (Math.abs(value) >= 1e15) return value.toExponential(1)
+  if (Math.abs(value) >= 1e15) return brief.format(value)
   return Math.abs(value) < 10_000 ? decimal.format(Number(value.toPrecision(4))) : short.format(value)
 }
 
 /** A time as the server wrote it, with as many digits: `2017-08-27 00:05:30.25`. */
-const time = (iso: string) => iso.replace('T', ' ').replace('Z', '')
+export const time = (iso: string): string => iso.replace('T', ' ').replace('Z', '')
 
 export function cell(value: Cell | undefined, type = ''): string {
   if (value === null || value === undefined) return '–'
   if (typeof value === 'number' || typeof value === 'bigint') return number(value)
+  return type === 'TIMESTAMP' ? time(String(value)) : String(value)
+}
+
+/** A key as it is: two keys that differ never look alike. */
+export function keyCell(value: Cell | undefined, type = ''): string {
+  if (value === null || value === undefined) return 'null'
   return type === 'TIMESTAMP' ? time(String(value)) : String(value)
 }
 
@@ -147,16 +155,6 @@ export function offsets(ranges: Offsets | undefined): string {
   return parts.map(([partition, [first, next]]) => `${partition}: ${whole.format(first)}–${whole.format(next)}`).join(' · ')
 }
 
-/** Offsets that neither layer contributed: between where batch stops and speed begins. */
-export function gaps(sources: Answer['sources']): Offsets {
-  const found: Offsets = {}
-  for (const [partition, [first]] of Object.entries(sources.speed?.offsets ?? {})) {
-    const covered = sources.batch?.offsets[partition]?.[1]
-    if (covered !== undefined && covered < first) found[partition] = [covered, first]
-  }
-  return found
-}
-
 export interface Bounds {
   lower: Cell
   upper: Cell
@@ -177,13 +175,26 @@ export function boundsText({ lower, upper }: Bounds, type = ''): string {
   return isNarrow ? `${text(lower)}–${text(upper)}` : `${text(lower)} – ${text(upper)}`
 }
 
+/** The number that a cell of a numeric column holds: what JSON has no number for is a text, `Infinity` or `NaN`. */
+export function figure(value: Cell | undefined): number | bigint | null {
+  if (typeof value === 'number' || typeof value === 'bigint') return value
+  return typeof value === 'string' ? Number(value) : null
+}
+
 /** A figure as a length on the screen, where the last digits of a large one don't show. */
 export function toNumber(value: Cell | undefined): number | null {
   const number = typeof value === 'bigint' ? Number(value) : value
   return typeof number === 'number' && Number.isFinite(number) ? number : null
 }
 
-export const isNumeric = ({ type }: Column): boolean => type === 'BIGINT' || type === 'DOUBLE'
+/** The server's order of numbers: there is one NaN, greater than all others. */
+export function compareFigures(a: number | bigint, b: number | bigint): number {
+  if (a < b) return -1
+  if (a > b) return 1
+  return Number(Number.isNaN(a)) - Number(Number.isNaN(b))
+}
+
+export const isNumeric = ({ type }: Pick<Column, 'type'>): boolean => type === 'BIGINT' || type === 'DOUBLE'
 
 /** Why an answer isn't exact, in words that stand beside it; none if it is. */
 export function reasons(answer: Pick<Answer, 'exact' | 'incomplete' | 'late' | 'confidence'>): string[] {

@@ -1,6 +1,6 @@
 // What talks to the server for all tabs of a browser: it asks for the views once a second and holds one event stream, for as
 // long as at least one tab is visible. It lives in a shared worker, or in the page where there is none.
-import { errorText, listViews, streamPath, type Update, type ViewDetail } from './api'
+import { errorText, listViews, streamPath, type Update, type Views } from './api'
 import { parseJson } from './json'
 import { applyUpdate, isStreamed, type LiveView } from './live'
 
@@ -9,7 +9,7 @@ export type StreamState = 'none' | 'opening' | 'open' | 'lost'
 
 /** Times by the browser's clock are in milliseconds since 1970; `time` is the server's. */
 export type FromHub =
-  | { kind: 'views'; views: ViewDetail[]; time: string; sent: number; received: number }
+  | ({ kind: 'views'; sent: number; received: number } & Views)
   | { kind: 'problem'; text: string }
   | { kind: 'stream'; state: StreamState }
   | { kind: 'beat'; time: string }
@@ -99,12 +99,12 @@ export class Hub {
   private async ask(): Promise<void> {
     const sent = Date.now()
     try {
-      const { views, time } = await listViews()
-      this.views = { kind: 'views', views, time, sent, received: Date.now() }
+      const listed = await listViews()
+      this.views = { kind: 'views', ...listed, sent, received: Date.now() }
       this.problem = undefined
       this.tell(this.views)
       // Everybody may have gone meanwhile.
-      if (this.timers.length > 0) this.stream.follow(views.filter(isStreamed).map(({ name }) => name))
+      if (this.timers.length > 0) this.stream.follow(listed.views.filter(isStreamed).map(({ name }) => name))
     } catch (error) {
       this.problem = errorText(error)
       this.tell({ kind: 'problem', text: this.problem })

@@ -1,6 +1,6 @@
 // The live side: how a stream's updates add up to what is on screen.
 import type { Answer, Cell, Column, Row, Update, ViewDetail } from './api'
-import { columnsOf, plain } from './format'
+import { columnsOf, compareFigures, figure, isNumeric, keyCell, plain } from './format'
 
 /** Whether a view's rows are shown as the stream brings them. All others are asked for as the view moves on. */
 export const isStreamed = ({ window, limit }: ViewDetail): boolean => window !== null && (window.kind === 'session' || limit !== null)
@@ -23,7 +23,7 @@ export function keyOf(view: ViewDetail, row: Row): string {
 /** A row's key for people: its key columns, or `all` where the view has none. */
 export function keyText(view: ViewDetail, row: Row): string {
   const keys = columnsOf(view.columns, 'key')
-  return keys.length === 0 ? 'all' : keys.map(({ name }) => (row[name] === null ? 'null' : String(row[name]))).join(' · ')
+  return keys.length === 0 ? 'all' : keys.map(({ name, type }) => keyCell(row[name], type)).join(' · ')
 }
 
 /** The server's order of texts: that of their code points, which is not that of JavaScript's strings. */
@@ -42,9 +42,13 @@ function compareCells(a: Cell | undefined, b: Cell | undefined, type: string, de
   if (a === b) return 0
   if (a === null || a === undefined) return 1
   if (b === null || b === undefined) return -1
-  const texts = type === 'TIMESTAMP' ? compareTimes : compareTexts
-  const order = typeof a === 'string' && typeof b === 'string' ? texts(a, b) : a < b ? -1 : a > b ? 1 : 0
+  const order = isNumeric({ type }) ? compareFigures(figure(a)!, figure(b)!) : compareOthers(a, b, type)
   return descending ? -order : order
+}
+
+function compareOthers(a: Cell, b: Cell, type: string): number {
+  if (typeof a !== 'string' || typeof b !== 'string') return Number(a) - Number(b)
+  return type === 'TIMESTAMP' ? compareTimes(a, b) : compareTexts(a, b)
 }
 
 /** The order in which a view's rows are shown: its own, else that of its first aggregate, the largest first. */

@@ -1,6 +1,6 @@
 // One aggregate per window: what batch has said of it, and what both layers say together.
-import type { Cell, Column, Row, ViewDetail } from './api'
-import { durationMs, toNumber } from './format'
+import type { Column, Row, ViewDetail } from './api'
+import { compareFigures, durationMs, figure } from './format'
 
 export type Figure = number | bigint
 
@@ -9,7 +9,7 @@ export interface Point {
   end: number
   /** What batch has said; `null` before it has said anything. */
   exact: Figure | null
-  /** What the speed layer adds to it, which may be negative; `null` where figures don't add up. */
+  /** What the speed layer adds to it, which may be negative; `null` where figures don't add up, or batch has no value. */
   approximate: Figure | null
   /** What both layers say together; `null` where there is no value. */
   total: Figure | null
@@ -36,8 +36,6 @@ export interface Reading {
 /** By window end. */
 export type Readings = Map<number, Reading>
 
-const figure = (cell: Cell | undefined): Figure | null => (typeof cell === 'bigint' ? cell : toNumber(cell))
-
 /** Each window's figure: of rows that are totals the row's own, of rows of keys the smallest or the largest. */
 export function readings(rows: Row[], column: string, combine: Combine): Readings {
   const byEnd: Readings = new Map()
@@ -50,7 +48,8 @@ export function readings(rows: Row[], column: string, combine: Combine): Reading
     const unsure = !isTight(`${column}_lower`) || !isTight(`${column}_upper`)
     const known = byEnd.get(end)
     const before = known?.value ?? null
-    const wins = before === null || (value !== null && (combine === 'min' ? value < before : value > before))
+    const order = before === null || value === null ? 0 : compareFigures(value, before)
+    const wins = before === null || (combine === 'min' ? order < 0 : order > 0)
     byEnd.set(end, { start, value: wins ? value : before, unsure: unsure || (known?.unsure ?? false) })
   }
   return byEnd
@@ -84,7 +83,10 @@ export function points(merged: Readings, batch: Readings | null, { size, step, e
     const start = both?.start ?? done?.start ?? end - size
     const total = both ? both.value : none
     const exact = batch === null ? null : done ? done.value : none
-    const approximate = combine !== 'sum' || total === null ? null : minus(total, exact ?? 0)
+    const said = batch === null ? 0 : exact
+    // A null of batch may be a sum beyond 64 bits: what the speed layer adds to it can't be told.
+    const adds = combine === 'sum' && total !== null && said !== null && Number.isFinite(Number(said))
+    const approximate = adds ? minus(total, said) : null
     return { start, end, exact, approximate, total, unsure: both?.unsure ?? false }
   })
 }
@@ -100,20 +102,21 @@ export interface Range {
 const DAY_MS = 86_400_000
 
 /**
- * The range to ask for: the last `windows` windows up to the one that the watermark is about to close, and the one
- * after it, where the newest events are. Sliding windows that end later yet hold only their first slides so far.
+ * The range to ask for: the last `windows` windows up to the one after that which the watermark is about to close, or to
+ * the one that the newest event ends next, whose end is `newest`. Sliding windows that end later yet hold only their first
+ * slides so far.
  */
-export function range(view: ViewDetail, windows: number): Range | null {
+export function range(view: ViewDetail, windows: number, newest = -Infinity): Range | null {
   const size = durationMs(view.window?.size ?? '')
   const step = durationMs(view.window?.slide ?? '') ?? size
   const watermark = Date.parse(view.watermark ?? '')
   if (size === null || step === null || Number.isNaN(watermark)) return null
   // Days begin where a zone says, so there is a day to spare on either side.
   if (view.window?.zone) {
-    const to = watermark + size + DAY_MS
+    const to = Math.max(watermark, newest) + size + DAY_MS
     return { from: to - windows * size - 2 * DAY_MS, to, size, step, even: false }
   }
   const phase = (durationMs(view.window?.offset ?? '') ?? 0) + size
-  const to = (Math.floor((watermark - phase) / step) + 2) * step + phase
+  const to = Math.max((Math.floor((watermark - phase) / step) + 2) * step + phase, newest)
   return { from: to - size - (windows - 1) * step, to, size, step, even: true }
 }

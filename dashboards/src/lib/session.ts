@@ -1,18 +1,18 @@
 // Sessions have no grid: each has its own start and end, and what to ask for follows from the gap and the watermark.
 import type { Row, ViewDetail } from './api'
-import { clock, day, durationMs, moment } from './format'
+import { day, durationMs, time } from './format'
 
-const time = (row: Row, name: string) => Date.parse(String(row[name]))
+const ms = (row: Row, name: string) => Date.parse(String(row[name]))
 
 /** Those that end last first. */
 export const newestFirst = (rows: Row[]): Row[] =>
-  [...rows].sort((a, b) => time(b, 'window_end') - time(a, 'window_end') || time(b, 'window_start') - time(a, 'window_start'))
+  [...rows].sort((a, b) => ms(b, 'window_end') - ms(a, 'window_end') || ms(b, 'window_start') - ms(a, 'window_start'))
 
 /** Where a session starts, where it ends (the day only if it is another), and how long it lasts, in milliseconds. */
 export function sessionTimes(row: Row): { start: string; until: string; lasts: number } {
-  const [from, to] = [time(row, 'window_start'), time(row, 'window_end')]
-  const start = String(row.window_start)
-  return { start, until: day(from) === day(to) ? clock(to, true) : moment(String(row.window_end)), lasts: to - from }
+  const [from, to] = [ms(row, 'window_start'), ms(row, 'window_end')]
+  const [start, end] = [time(String(row.window_start)), time(String(row.window_end))]
+  return { start, until: day(from) === day(to) ? end.slice(end.indexOf(' ') + 1) : end, lasts: to - from }
 }
 
 const GAPS = 12
