@@ -297,9 +297,14 @@ fn processes_at_work_notice_a_rebuild_and_no_answer_is_made_of_both() {
         let event = json!({"value": 1, "ts": "2024-01-15T10:00:00Z"}).to_string();
         assert_eq!(ingest.post("events", vec![event; events].join("\n"))["accepted"], events);
     };
+    // What a transaction has committed is readable a moment after it is acknowledged, and a run archives what is readable.
+    let counted = |serve: &Server, events: usize| {
+        until("all are counted", || serve.get("/v1/views/ever/rows")["rows"][0]["n"] == events);
+    };
     let (ingest, archive, batch) = (role("ingest"), role("archive"), role("batch"));
     let (speed, serve) = (role("speed"), role("serve"));
     post(&ingest, 10);
+    counted(&serve, 10);
     serve.batch("ever");
     for role in [ingest, archive, batch, speed, serve] {
         role.stop();
@@ -310,6 +315,7 @@ fn processes_at_work_notice_a_rebuild_and_no_answer_is_made_of_both() {
     let (ingest, archive, batch) = (role("ingest"), role("archive"), role("batch"));
     let (speed, serve) = (role("speed"), role("serve"));
     post(&ingest, 10);
+    counted(&serve, 20);
     serve.batch("ever");
     post(&ingest, 4);
     serve.settle("ever");
@@ -330,6 +336,7 @@ fn processes_at_work_notice_a_rebuild_and_no_answer_is_made_of_both() {
     assert!(rebuilt.status.success(), "{}", String::from_utf8_lossy(&rebuilt.stderr));
     // What comes later is read and archived as ever.
     post(&ingest, 2);
+    counted(&serve, 26);
     serve.batch("ever");
     until("an exact answer", || exact() == Some((json!(26), json!(26))));
     for role in [&archive, &batch, &speed, &serve] {
