@@ -329,7 +329,10 @@ fn processes_at_work_notice_a_rebuild_and_no_answer_is_made_of_both() {
     let rebuild = anabranch().args(rebuild).arg(project.path()).stderr(Stdio::piped()).spawn().expect("it runs");
     until("the rebuild is noticed", || {
         let exact = exact();
-        assert!(exact.is_none() || exact == before || exact == after, "{exact:?}");
+        // The first ten have no value under the definition before, and all have one since. The newest may still be on their way.
+        let of_one =
+            |(n, valued): &(Value, Value)| n == valued || n.as_i64() == valued.as_i64().map(|valued| valued + 10);
+        assert!(exact.as_ref().is_none_or(of_one), "{exact:?}");
         exact == after && serve.get("/v1/views/ever")["coverage"]["batch"]["version"] == 3
     });
     let rebuilt = rebuild.wait_with_output().expect("it ends");

@@ -347,11 +347,13 @@ async fn rows_that_stay_are_not_filed_by_another_event_time() {
     assert!(refused.to_string().contains("give the table another name"), "{refused}");
 }
 
+type Once = Box<dyn FnOnce() + Send>;
+
 /// A log without some of its records, that has something done before it is read first.
 struct Tampered {
     log: Arc<dyn Log>,
     gone: BTreeSet<(u32, u64)>,
-    first: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    first: Arc<Mutex<Option<Once>>>,
 }
 
 impl Log for Tampered {
@@ -411,7 +413,7 @@ async fn tampered(
     gone: &[(u32, u64)],
     first: impl FnOnce() + Send + 'static,
 ) -> Result<(), BatchError> {
-    let first: Box<dyn FnOnce() + Send> = Box::new(first);
+    let first: Once = Box::new(first);
     let (gone, first) = (gone.iter().copied().collect(), Arc::new(Mutex::new(Some(first))));
     let archive = tests::archive(data, source, retyped());
     let log = Arc::new(Tampered { log: archive.log.clone(), gone, first });

@@ -45,7 +45,8 @@ pub(super) fn gather(
         wait = Duration::ZERO;
         let mut decoded = decoder.decode_batch(&batch);
         let Batch { partition, coverage, offsets, log_times, payloads, .. } = batch;
-        let records_and_end = offsets.iter().map(|&offset| offset..offset + 1).chain([coverage.end..coverage.end]);
+        let records_and_end =
+            offsets.iter().map(|&offset| offset..offset + 1).chain(std::iter::once(coverage.end..coverage.end));
         records_and_end.fold(coverage.start, |next, held| {
             if held.start > next {
                 gaps.push((partition, next..held.start));
