@@ -71,6 +71,18 @@ describe('ranks', () => {
     expect(tags(live)).toEqual(['#a', '#b', '#z'])
   })
 
+  it('put false before true', () => {
+    const flags = view({
+      columns: [
+        { name: 'paid', type: 'BOOLEAN', role: 'key' },
+        { name: 'mentions', type: 'BIGINT', role: 'aggregate', function: 'count' },
+      ],
+    })
+    const rows = [true, null, false].map((paid) => ({ paid, mentions: 1 }))
+    const live = applyUpdate(flags, undefined, update(rows, { reset: true }))
+    expect(ranked(flags, live).map(({ paid }) => paid)).toEqual([false, true, null])
+  })
+
   it('tell integers beyond 2^53 apart', () => {
     const live = apply(update([row('#a', 9007199254740992n), row('#b', 9007199254740993n), row('#c', 9007199254740991)], { reset: true }))
     expect(tags(live)).toEqual(['#b', '#a', '#c'])
