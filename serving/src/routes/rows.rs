@@ -257,7 +257,8 @@ fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, re
     proof.write_head(&mut head);
     if query.totals {
         tail.extend_from_slice(b"\"totals\":");
-        Rows::of(&total::totals(view, &rows, quality)?)?.write_json_array(&mut tail);
+        let same = |view: &View| query.select(merge::answer(view, &sources, query.ask)?.rows);
+        Rows::of(&total::totals(view, &rows, quality, same)?)?.write_json_array(&mut tail);
         tail.push(b',');
     }
     proof.write_tail(&mut tail);

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anabranch_shared::clock::format_timestamp;
+use anabranch_shared::expr::{BinaryOp, Expr, Literal};
+use anabranch_shared::schema::DataType;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::{Column, DataFrame};
@@ -350,6 +352,40 @@ async fn ranks_and_totals_are_over_all_keys() {
     }
     let big = shown(&view, Limits::default(), &[event(1, "a", i64::MAX), event(2, "b", 1)]);
     assert_eq!(big.ok("/v1/views/v/rows?totals=true").await["totals"][0]["total"], Value::Null, "beyond 64 bits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_total_is_unknown_if_a_keys_sum_is_beyond_64_bits_but_leaves_out_keys_without_values() {
+    let events = [event(1, "a", i64::MAX), event(2, "a", 1), event(3, "b", 5), event(61, "b", 7)];
+    for window in [None, Some(Window::sliding(MINUTE, MINUTE)), Some(Window::Session { gap: MINUTE })] {
+        let of = View::clone(&view("v", window, true, None));
+        // Of the rest of `a`, and of `b` where it isn't 7, no value is left.
+        let amount = of.aggregates[1].argument.clone().expect("a value");
+        let seven = Expr::Literal(Literal::BigInt(7));
+        let seven = Expr::Binary(Box::new(amount.clone()), BinaryOp::Equal, Box::new(seven));
+        let mut some = of.clone();
+        some.aggregates[1].argument = Some(Expr::Case { branches: vec![(seven, amount)], otherwise: None });
+        let totals = async |view: View| {
+            let platform = shown(&Arc::new(view), Limits::default(), &events);
+            let times = window.map_or("", |_| "&from=2017-08-26T23:00:00Z&to=2017-08-27T01:00:00Z");
+            let totals = async |key: &str| {
+                let answer = platform.ok(&format!("/v1/views/v/rows?totals=true{times}{key}")).await;
+                assert_eq!(answer["exact"], true, "{answer}");
+                let totals = answer["totals"].as_array().expect("totals").iter();
+                let columns = ["total", "total_lower", "total_upper"];
+                totals.map(|total| columns.map(|column| total[column].as_i64())).collect::<Vec<_>>()
+            };
+            [totals("").await, totals("&key.tag=b").await]
+        };
+        let each = |values: &[Option<i64>]| values.iter().map(|value| [*value; 3]).collect::<Vec<_>>();
+        let is_split = matches!(window, Some(Window::Sliding { .. }));
+        let [all, one] = totals(of).await;
+        assert_eq!(all, if is_split { each(&[None, Some(7)]) } else { each(&[None]) }, "{window:?}");
+        assert_eq!(one, if is_split { each(&[Some(5), Some(7)]) } else { each(&[Some(12)]) }, "{window:?}");
+        let [all, one] = totals(some).await;
+        assert_eq!(all, if is_split { each(&[None, Some(7)]) } else { each(&[Some(7)]) }, "{window:?}");
+        assert_eq!(one, all, "{window:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
