@@ -244,9 +244,6 @@ async fn pages_have_a_strict_policy_and_errors_one_form() {
         let (got, problem, detail) = platform.problem(request(method, path)).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{path}: {detail}");
     }
-    let mut foreign = post("/v1/topics/posts/events", "text/plain", "{}");
-    foreign.headers_mut().insert("sec-fetch-site", "cross-site".parse().expect("a value"));
-    assert_eq!(platform.problem(foreign).await.1, "cross-site");
 }
 
 #[tokio::test(flavor = "multi_thread")]
