@@ -82,7 +82,9 @@ pub fn router(app: App) -> Router {
 
 /// The description of the API, as `/openapi.json` serves it.
 pub fn openapi_json() -> Bytes {
-    let mut text = documented(Api::Whole).split_for_parts().1.to_pretty_json().unwrap_or_default();
+    let mut api = documented(Api::Whole).split_for_parts().1;
+    openapi::complete(&mut api);
+    let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
     Bytes::from(text)
 }
