@@ -14,7 +14,11 @@ export default defineConfig({
   },
   server: {
     proxy: Object.fromEntries(
-      ['/v1', '/docs', '/metrics', '/openapi.json'].map((path) => [path, 'http://127.0.0.1:8080']),
+      // With the name that the page has: the server lets pages of other origins change nothing.
+      ['/v1', '/docs', '/metrics', '/openapi.json'].map((path) => [
+        path,
+        { target: 'http://127.0.0.1:8080', changeOrigin: false },
+      ]),
     ),
   },
 })

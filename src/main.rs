@@ -10,6 +10,7 @@ mod command;
 mod demo;
 mod failure;
 mod measure;
+mod nofile;
 mod output;
 mod platform;
 mod roles;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
+use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::{Clock, SystemClock};
-use anabranch_shared::config::Config;
+use anabranch_shared::config::{self, Config};
 use anabranch_shared::edition::Readings;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
@@ -20,6 +20,7 @@ use anabranch_shared::project::Project;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::table::archive_root;
+use anabranch_shared::transform;
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::{Catalog, Late, Output};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
@@ -30,7 +31,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
-use crate::measure;
+use crate::{measure, nofile};
 
 /// A project that is loaded and can be started.
 pub struct Platform {
@@ -48,6 +49,8 @@ pub struct Opened {
     pub url: String,
     /// Listens there already, so that a taken port costs nothing.
     pub listener: TcpListener,
+    /// How much its clients may ask.
+    pub limits: Limits,
     /// Where data is.
     pub data: PathBuf,
     /// The event log.
@@ -99,6 +102,8 @@ impl Platform {
     /// Opens the log, with the topics of the tables, and listens.
     pub async fn open(&self) -> Result<Opened, Failure> {
         let Self { config, catalog, .. } = self;
+        let limits = limits(&config.server);
+        tokio::task::spawn_blocking(transform::start_threads).await??;
         let data = self.data();
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
@@ -121,7 +126,7 @@ impl Platform {
             }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, data, log, outlets, ingest, clock })
+        Ok(Opened { url, listener, limits, data, log, outlets, ingest, clock })
     }
 
     /// What the speed layer works with; it knows no versions yet.
@@ -171,7 +176,7 @@ impl Platform {
         self.declare(&opened.data).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
+        let Opened { url, listener, limits, data, log, outlets, ingest, clock } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -202,6 +207,7 @@ impl Platform {
             Stops::new(move || archivers.iter().filter_map(|archiver| measure::archive_stop(archiver)).collect());
         let app = App {
             api: Api::Whole,
+            hosts: Hosts::new(&config.server.listen, &config.server.hosts),
             catalog: Arc::clone(catalog),
             log: Arc::clone(&log),
             rejects: Arc::clone(ingest.rejects()),
@@ -218,11 +224,13 @@ impl Platform {
             ready: readiness,
             stops,
             clock: Arc::clone(&clock),
-            limits: Limits { body_bytes: config.server.max_body as usize, ..Default::default() },
+            limits,
         };
         let token = shutdown.clone();
-        let serving =
-            tokio::spawn(async move { Ok(anabranch_serving::serve(listener, app, token.cancelled_owned()).await?) });
+        let serving = tokio::spawn(async move {
+            anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
+            Ok(())
+        });
         Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving] })
     }
 }
@@ -296,6 +304,27 @@ async fn listen(config: &Config) -> Result<TcpListener, Failure> {
         )));
     }
     Ok(listener)
+}
+
+/// How much clients may ask. Connections leave half of the files that the process may have open to everything else.
+fn limits(server: &config::Server) -> Limits {
+    let files = nofile::raise();
+    let connections = server.max_connections.min(files / 2);
+    let mut of_one = server.max_connections_per_address;
+    if connections < server.max_connections {
+        of_one = of_one.min(connections / 2);
+        tracing::warn!(
+            files,
+            connections,
+            "fewer connections are taken than `max_connections` says: that takes twice as many open files (`ulimit -Hn`)"
+        );
+    }
+    Limits {
+        body_bytes: usize::try_from(server.max_body).unwrap_or(usize::MAX),
+        connections,
+        connections_per_address: of_one,
+        ..Limits::default()
+    }
 }
 
 /// Ready once every view has a snapshot; until then not, for this reason.

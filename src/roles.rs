@@ -19,7 +19,7 @@ use std::time::Duration;
 use anabranch_batch_layer::archive::{Archive, Archiver};
 use anabranch_batch_layer::jobs::JobQueue;
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, Stops};
+use anabranch_serving::{Api, App, Hosts, Measures, Outputs, Readiness, Stops};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
 use anabranch_shared::edition::Readings;
@@ -140,7 +140,7 @@ impl Process {
         (measures, stops, outputs): Told,
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
-        let Opened { log, clock, ingest, listener, data, .. } = opened;
+        let Opened { log, clock, ingest, listener, limits, data, .. } = opened;
         let mut catalog = platform.catalog;
         let jobs: Arc<dyn Jobs> = {
             let (log, catalog, clock) = (log.clone(), catalog.clone(), clock.clone());
@@ -152,9 +152,10 @@ impl Process {
             catalog = Arc::new(Catalog { tables: catalog.tables.clone(), ..Catalog::default() });
         }
         let rejects = Arc::clone(ingest.rejects());
-        let limits = Limits { body_bytes: platform.config.server.max_body as usize, ..Default::default() };
+        let server = &platform.config.server;
         let app = App {
             api,
+            hosts: Hosts::new(&server.listen, &server.hosts),
             catalog,
             log,
             rejects,
@@ -170,7 +171,8 @@ impl Process {
             clock,
             limits,
         };
-        Ok(anabranch_serving::serve(listener, app, shutdown.cancelled_owned()).await?)
+        anabranch_serving::serve(listener, app, shutdown.cancelled_owned()).await;
+        Ok(())
     }
 
     /// Answers only how the process is.

@@ -19,6 +19,19 @@ fn python() -> Option<PathBuf> {
     Some(python)
 }
 
+#[test]
+fn the_api_is_described_by_the_rules_and_answers_as_it_is_described() {
+    let Some(python) = python() else { return };
+    let project = Project::example("clicks");
+    let server = Server::start(&project);
+    server.post_lines("page_views", &lines(&data("page_views.ndjson"))[..1_000]);
+    server.post("page_views", "no event");
+    server.batch("clicks_per_url");
+    let checked = run(&python, "check_openapi.py", &[server.url.clone().into(), "clicks_per_url".into()]);
+    assert!(checked["answers"].as_array().is_some_and(|answers| answers.len() > 10), "{checked}");
+    assert_eq!(checked["errors"], json!([]));
+}
+
 /// What a script prints, as JSON.
 fn run(python: &Path, script: &str, arguments: &[PathBuf]) -> Value {
     let script = repository().join("tests/python").join(script);

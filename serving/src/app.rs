@@ -20,6 +20,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
+use crate::admission::Hosts;
 use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
 use crate::output::{Outputs, StoppedOutput};
@@ -65,8 +66,14 @@ pub struct Limits {
     pub heartbeat: Duration,
     /// How many rows of an answer a stream has.
     pub stream_rows: usize,
-    /// How long nothing may move on a connection; above the time that an answer may take.
-    pub idle: Duration,
+    /// How many connections may be open.
+    pub connections: usize,
+    /// How many of them may come from one address; a proxy is one.
+    pub connections_per_address: usize,
+    /// How long a client may take to send the head of a request, and may wait before it sends one.
+    pub head: Duration,
+    /// How far a body may fall behind the slowest pace, on its way in or out.
+    pub transfer: Duration,
     /// How much of finished answers is kept.
     pub cache_bytes: usize,
     /// How long requests may still take once the process is to end.
@@ -83,7 +90,10 @@ impl Default for Limits {
             timeout: Duration::from_secs(30),
             heartbeat: Duration::from_secs(5),
             stream_rows: 100_000,
-            idle: Duration::from_secs(60),
+            connections: 4_096,
+            connections_per_address: 2_048,
+            head: Duration::from_secs(30),
+            transfer: Duration::from_secs(30),
             cache_bytes: 64 << 20,
             grace: Duration::from_secs(5),
         }
@@ -107,6 +117,8 @@ pub enum Api {
 pub struct App {
     /// How much of the API there is.
     pub api: Api,
+    /// By which names it may be called.
+    pub hosts: Hosts,
     /// The tables and views.
     pub catalog: Arc<Catalog>,
     /// The event log.

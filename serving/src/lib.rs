@@ -4,10 +4,12 @@
 //! This crate knows what the layers show each other (snapshots, published versions, jobs) and the event log; nothing
 //! of how they work inside.
 
+mod admission;
 mod app;
 mod audit;
 mod cache;
 mod collect;
+mod connection;
 mod format;
 mod merge;
 mod metric;
@@ -41,40 +43,33 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub use crate::admission::Hosts;
 pub use crate::app::{Api, App, Limits, Readiness};
 pub use crate::collect::collect;
 pub use crate::metric::{Measure, Measures, Stops, Value};
 pub use crate::output::{Outputs, StoppedOutput};
 
 use crate::app::Server;
-use crate::patience::Patience;
 use crate::routes::{
     audit as audit_routes, dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views,
 };
 
 /// Serves until `shutdown`, then lets requests end for as long as the limits' grace. Needs a runtime of several threads,
 /// as Polars does.
-pub async fn serve(
-    listener: TcpListener,
-    app: App,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()> + Send + 'static) {
     let (stop, stopped) = watch::channel(false);
-    let (grace, idle) = (app.limits.grace, app.limits.idle);
+    let limits = app.limits.clone();
     let server = Arc::new(Server::new(app, openapi_json(), stopped.clone()));
     let _followers = follow_versions(&server);
-    let mut waiting = stopped;
-    let serving = axum::serve(Patience { listener, idle }, routes(server)).with_graceful_shutdown(async move {
-        let _ = waiting.wait_for(|stop| *stop).await;
-    });
-    let ending = async move {
+    let count = Arc::clone(&server.metrics.connections);
+    let ending = async {
         shutdown.await;
         stop.send_replace(true);
-        tokio::time::sleep(grace).await;
+        tokio::time::sleep(limits.grace).await;
     };
     tokio::select! {
-        served = serving.into_future() => served,
-        () = ending => Ok(()),
+        () = connection::serve(listener, routes(server), &limits, count, stopped) => {}
+        () = ending => {}
     }
 }
 
@@ -87,7 +82,9 @@ pub fn router(app: App) -> Router {
 
 /// The description of the API, as `/openapi.json` serves it.
 pub fn openapi_json() -> Bytes {
-    let mut text = documented(Api::Whole).split_for_parts().1.to_pretty_json().unwrap_or_default();
+    let mut api = documented(Api::Whole).split_for_parts().1;
+    openapi::complete(&mut api);
+    let mut text = api.to_pretty_json().unwrap_or_default();
     text.push('\n');
     Bytes::from(text)
 }
@@ -130,10 +127,10 @@ fn routes(server: Arc<Server>) -> Router {
         Api::Ingest | Api::Probes => api.fallback(dashboard::nothing),
     };
     api.method_not_allowed_fallback(shape::method_not_allowed)
-        .with_state(server)
+        .with_state(Arc::clone(&server))
         .layer(CompressionLayer::new().gzip(true).compress_when(large))
         .layer(CatchPanicLayer::custom(shape::panicked))
-        .layer(axum::middleware::from_fn(shape::shape))
+        .layer(axum::middleware::from_fn_with_state(server, shape::shape))
         .layer(TraceLayer::new_for_http())
 }
 

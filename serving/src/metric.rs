@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use anabranch_shared::audit::Audit;
 use anabranch_shared::histogram::{Counts, Histogram};
@@ -99,8 +100,16 @@ impl<T: 'static> Default for Asked<T> {
     }
 }
 
+/// How many connections there are, and were turned away.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    pub open: AtomicUsize,
+    pub refused: AtomicU64,
+}
+
 /// What serving counts itself.
 pub(crate) struct Metrics {
+    pub connections: Arc<Connections>,
     pub rows_seconds: Histogram,
     ingested: Mutex<BTreeMap<String, (u64, u64)>>,
     /// By view and column.
@@ -119,6 +128,7 @@ struct Audited {
 impl Default for Metrics {
     fn default() -> Self {
         Self {
+            connections: Arc::default(),
             rows_seconds: Histogram::new(exponential_buckets(0.000_05, 2.5, 15)),
             ingested: Mutex::default(),
             audited: Mutex::default(),

@@ -103,6 +103,7 @@ pub struct OutputSink {
     /// `exactly_once`, `at_least_once` or `at_most_once`.
     delivery: &'static str,
     /// The column whose text is a record's key.
+    #[schema(required = true)]
     partition_by: Option<String>,
 }
 

@@ -61,14 +61,11 @@ pub enum KeyValue {
 impl RowsQuery {
     /// Reads the parameters of a request.
     pub fn parse(view: &View, parameters: &[(String, String)]) -> Result<Self, Problem> {
-        for (i, (name, _)) in parameters.iter().enumerate() {
+        for (name, _) in parameters {
             if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("key.") {
                 let known = quoted(PARAMETERS.into_iter().chain(["key.<column>"]));
                 let detail = format!("there is no parameter `{name}`; there are {known}");
                 return Err(Problem::bad_request("unknown-parameter", detail));
-            }
-            if parameters[..i].iter().any(|(other, _)| other == name) {
-                return Err(Problem::bad_request("bad-parameter", format!("`{name}` is given twice")));
             }
         }
         let get = |name: &str| parameters.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str());

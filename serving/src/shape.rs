@@ -1,13 +1,16 @@
 //! What every response has in common: security headers, and errors in one form.
 
 use std::any::Any;
+use std::sync::Arc;
 
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::app::Server;
 use crate::problem::{MEDIA_TYPE, Problem};
+use crate::{admission, patience};
 
 /// The content security policy of pages.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -28,13 +31,13 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 
-/// Gives a response its security headers, and an error that isn't a problem yet the form of one.
-pub(crate) async fn shape(request: Request, next: Next) -> Response {
-    if is_foreign_write(&request) {
-        let detail = "a page of another site may not write here";
-        return finish(Problem::new(StatusCode::FORBIDDEN, "cross-site", detail).into_response());
+/// Refuses requests that aren't to be answered. Gives a response its security headers, and an error that isn't a problem yet the
+/// form of one.
+pub(crate) async fn shape(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    if let Err(problem) = admission::check(&request, &server.app.hosts) {
+        return finish(problem.into_response());
     }
-    let response = next.run(request).await;
+    let response = next.run(request.map(|body| patience::paced(body, server.app.limits.transfer))).await;
     let status = response.status();
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");
@@ -44,10 +47,11 @@ pub(crate) async fn shape(request: Request, next: Next) -> Response {
     finish(response)
 }
 
-/// Browsers say where a request comes from; others say nothing, and need no protection from a page.
-fn is_foreign_write(request: &Request) -> bool {
-    let is_read = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    !is_read && request.headers().get("sec-fetch-site").is_some_and(|site| site == "cross-site")
+/// Whether the client has what it asks for already, by this tag.
+pub(crate) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
+    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|known| known.to_str().ok());
+    known.flat_map(|known| known.split(',')).any(|known| known.trim() == "*" || strong(known) == strong(etag))
 }
 
 fn finish(mut response: Response) -> Response {

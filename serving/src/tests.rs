@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod collect;
+mod edge;
 mod merge;
 mod page;
 mod rows;

@@ -50,9 +50,19 @@ pub struct Server {
     pub listen: String,
     /// Whether that address may be one that others reach, although nothing authenticates them.
     pub public: bool,
+    /// By which names it may be called besides those of the loopback and that of `listen`, such as a proxy's. A name may have a
+    /// port, and is then meant with that one only.
+    #[serde(deserialize_with = "value::hosts", skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<String>,
     /// How large the body of a request may be, in bytes.
     #[serde(with = "value::bytes")]
     pub max_body: u64,
+    /// How many connections may be open; half as many as files at most.
+    #[serde(deserialize_with = "value::count")]
+    pub max_connections: usize,
+    /// How many of them may come from one address.
+    #[serde(deserialize_with = "value::count")]
+    pub max_connections_per_address: usize,
 }
 
 /// A Kafka cluster.
@@ -161,7 +171,14 @@ pub struct Batch {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:8080".to_owned(), public: false, max_body: 16 << 20 }
+        Self {
+            listen: "127.0.0.1:8080".to_owned(),
+            public: false,
+            hosts: Vec::new(),
+            max_body: 16 << 20,
+            max_connections: 4_096,
+            max_connections_per_address: 2_048,
+        }
     }
 }
 

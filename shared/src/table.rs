@@ -226,23 +226,24 @@ fn delta<'a>(root: &'a Path, step: &'static str) -> impl FnOnce(DeltaTableError)
     move |source| TableError::Delta { step, table: name(root), source: Box::new(source) }
 }
 
-/// The log of the table in a local folder.
+/// The log of the table in a local folder, which has to be there. The folder is the root of its store: its own name is in no URL,
+/// so it may have any.
 fn log_store(root: &Path) -> Result<LogStoreRef, TableError> {
-    let absolute = std::path::absolute(root).map_err(|source| TableError::File {
-        step: "resolving",
-        path: root.to_owned(),
-        source,
-    })?;
-    let url = url::Url::from_directory_path(&absolute)
-        .map_err(|()| delta(root, "naming it")(DeltaTableError::InvalidTableLocation(name(root))))?;
-    let store = Arc::new(durable::Durable(LocalFileSystem::new()));
-    logstore_with(store, &url, StorageConfig::default()).map_err(delta(root, "opening it"))
+    let opened = LocalFileSystem::new_with_prefix(root).map_err(DeltaTableError::from).and_then(|files| {
+        let url =
+            url::Url::parse("file:///").map_err(|error| DeltaTableError::InvalidTableLocation(error.to_string()))?;
+        logstore_with(Arc::new(durable::Durable(files)), &url, StorageConfig::default())
+    });
+    opened.map_err(delta(root, "opening it"))
 }
 
 /// The log of the table in a local folder; none if there is no table.
 async fn existing_log(root: &Path) -> Result<Option<LogStoreRef>, TableError> {
+    if !root.join("_delta_log").is_dir() {
+        return Ok(None);
+    }
     let store = log_store(root)?;
-    let is_there = root.join("_delta_log").is_dir() && is_table(&store).await.map_err(delta(root, "looking for it"))?;
+    let is_there = is_table(&store).await.map_err(delta(root, "looking for it"))?;
     Ok(is_there.then_some(store))
 }
 

@@ -15,6 +15,15 @@ use polars::prelude::*;
 use crate::expr::{BinaryOp, Expr, Function, Literal, TimeUnit as Unit};
 use crate::schema::DataType;
 
+/// Starts the threads of both of Polars' engines. It does so by itself at the first evaluation, but panics if the process may open
+/// no more files by then.
+pub fn start_threads() -> PolarsResult<()> {
+    let nothing = DataFrame::empty().lazy().select([lit(0)]);
+    nothing.clone().collect()?;
+    nothing.collect_with_engine(Engine::Streaming)?;
+    Ok(())
+}
+
 /// How Polars holds a type. JSON is text; times are microseconds in UTC.
 pub fn polars_type(data_type: &DataType) -> polars::prelude::DataType {
     use polars::prelude::DataType as P;

@@ -111,10 +111,14 @@ impl Server {
 
     /// Starts `up`, or one role by itself.
     pub fn start_role(role: &str, project: &Project, environment: &[(&str, &str)]) -> Result<Self, String> {
-        let mut child = anabranch()
-            .args([role, "--listen", "127.0.0.1:0"])
-            .arg(project.path())
-            .envs(environment.iter().copied())
+        let mut command = anabranch();
+        command.args([role, "--listen", "127.0.0.1:0"]).arg(project.path()).envs(environment.iter().copied());
+        Self::run(role, command)
+    }
+
+    /// Starts what a command line says.
+    pub fn run(role: &str, mut command: Command) -> Result<Self, String> {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -143,6 +147,20 @@ impl Server {
         });
         let client = Client::builder().timeout(PATIENCE).build().expect("a client");
         Ok(Self { child, url, client })
+    }
+
+    /// How many files it may have open.
+    pub fn open_files(&self) -> u64 {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id())).expect("it runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("the limit");
+        line.split_whitespace().next().and_then(|soft| soft.parse().ok()).expect("a number")
+    }
+
+    /// The names of its threads.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("it runs");
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+        names.map(|name| name.trim().to_owned()).collect()
     }
 
     /// Kills it as `kill -9` does.

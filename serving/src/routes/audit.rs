@@ -57,6 +57,7 @@ pub struct AuditShape {
     /// The version that knows better.
     version: u64,
     /// The version that the answers stood on.
+    #[schema(required = true)]
     base: Option<u64>,
     /// When it was scored.
     at: String,
@@ -97,10 +98,13 @@ pub struct DeviationShape {
     /// How many.
     values: u64,
     /// The median distance from the truth.
+    #[schema(required = true)]
     median: Option<f64>,
     /// The largest distance.
+    #[schema(required = true)]
     worst: Option<f64>,
     /// The largest distance as a share of the truth.
+    #[schema(required = true)]
     worst_share: Option<f64>,
 }
 
@@ -110,6 +114,7 @@ pub struct Corrections {
     /// The view.
     view: String,
     /// The version; null if there has been none with corrections.
+    #[schema(required = true)]
     version: Option<u64>,
     /// In order of window and key; those that a changed definition caused come first.
     #[schema(value_type = Vec<CorrectionShape>)]
@@ -117,6 +122,7 @@ pub struct Corrections {
     /// How many there are in all; of each kind the first 10,000 are kept.
     total: u64,
     /// Goes on where this page ends; null if it is the last.
+    #[schema(required = true)]
     next_cursor: Option<usize>,
     /// The versions that can be asked for, newest first.
     versions: Vec<u64>,
@@ -127,8 +133,10 @@ pub struct Corrections {
 #[expect(dead_code, reason = "the shape for the API's description")]
 pub struct CorrectionShape {
     /// The window's first instant.
+    #[schema(nullable = false)]
     window_start: Option<String>,
     /// The first instant after it.
+    #[schema(nullable = false)]
     window_end: Option<String>,
     /// The row's keys.
     key: BTreeMap<String, Value>,
@@ -152,7 +160,7 @@ fn unreadable(error: std::io::Error) -> Problem {
     get, path = "/v1/views/{view}/audit", tag = "truth",
     params(("view" = String, Path, description = "The view's name"), AuditParameters),
     responses(
-        (status = 200, body = Audits),
+        (status = 200, description = "The scores, newest first", body = Audits),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
     )
@@ -180,7 +188,7 @@ pub(crate) async fn audit(
     get, path = "/v1/views/{view}/corrections", tag = "truth",
     params(("view" = String, Path, description = "The view's name"), CorrectionParameters),
     responses(
-        (status = 200, body = Corrections),
+        (status = 200, description = "A page of them", body = Corrections),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or nothing is kept of the version", body = Problem, content_type = "application/problem+json"),
     )

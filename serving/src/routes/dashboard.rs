@@ -1,25 +1,32 @@
 //! `/` and `/assets/*`: the dashboard's files, which are part of the binary.
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::problem::Problem;
+use crate::shape::{is_known, method_not_allowed};
 
 #[derive(RustEmbed)]
 #[folder = "../dashboards/dist"]
 struct Files;
 
 /// Serves a file of the dashboard. Assets carry a hash in their name, so they never change.
-pub(crate) async fn file(uri: Uri, headers: HeaderMap) -> Response {
-    let path = match uri.path().trim_start_matches('/') {
+pub(crate) async fn file(request: Request) -> Response {
+    let path = match request.uri().path().trim_start_matches('/') {
         "" => "index.html",
         path => path,
     };
     match Files::get(path) {
-        Some(file) => respond(path, file, &headers),
+        Some(file) if matches!(*request.method(), Method::GET | Method::HEAD) => respond(path, file, request.headers()),
+        Some(_) => {
+            let mut response = method_not_allowed(request).await.into_response();
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET,HEAD"));
+            response
+        }
         None => {
-            let detail = format!("there is nothing at `{}`; `/docs` shows what there is", uri.path());
+            let detail = format!("there is nothing at `{}`; `/docs` shows what there is", request.uri().path());
             Problem::new(StatusCode::NOT_FOUND, "not-found", detail).into_response()
         }
     }
@@ -34,7 +41,7 @@ pub(crate) async fn nothing(uri: Uri) -> Response {
 fn respond(path: &str, file: EmbeddedFile, headers: &HeaderMap) -> Response {
     let hex: String = file.metadata.sha256_hash().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     let etag = format!("W/\"{hex}\"");
-    let is_known = headers.get(header::IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == etag.as_bytes());
+    let is_known = is_known(headers, &etag);
     let mut response =
         if is_known { StatusCode::NOT_MODIFIED.into_response() } else { file.data.into_owned().into_response() };
     let headers = response.headers_mut();

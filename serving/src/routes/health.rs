@@ -18,7 +18,7 @@ pub struct Health {
 }
 
 /// Whether the process answers at all.
-#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, body = Health)))]
+#[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "It does", body = Health)))]
 pub(crate) async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
 }
@@ -26,7 +26,7 @@ pub(crate) async fn healthz() -> Json<Health> {
 /// Whether everything has recovered and every source is running.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation",
-    responses((status = 200, body = Readiness), (status = 503, description = "Not yet, or no more", body = Readiness))
+    responses((status = 200, description = "It is fit to answer", body = Readiness), (status = 503, description = "Not yet, or no more", body = Readiness))
 )]
 pub(crate) async fn readyz(State(server): State<Arc<Server>>) -> (StatusCode, Json<Readiness>) {
     let readiness = server.readiness();

@@ -13,6 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::{Server, blocking, log_problem};
+use crate::patience::was_too_slow;
 use crate::problem::Problem;
 
 /// The longest `Idempotency-Key`.
@@ -121,6 +122,10 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Re
         return Err(too_long());
     }
     axum::body::to_bytes(body, max).await.map_err(|error| {
+        if was_too_slow(&error) {
+            let detail = "the body came too slowly; send less at a time";
+            return Problem::new(StatusCode::REQUEST_TIMEOUT, "too-slow", detail);
+        }
         let is_long = std::error::Error::source(&error).is_some_and(|cause| cause.to_string().contains("length limit"));
         if is_long { too_long() } else { Problem::bad_request("bad-body", "the body broke off") }
     })

@@ -33,8 +33,10 @@ pub struct NewJob {
     /// `batch`.
     kind: String,
     /// The views to recompute; every view if empty or absent.
+    #[schema(nullable = false)]
     views: Option<Vec<String>>,
     /// Recompute everything, not only what new events touch.
+    #[schema(nullable = false)]
     full: Option<bool>,
     /// Only event times from here on.
     from: Option<String>,
@@ -56,15 +58,18 @@ pub struct JobDetail {
     /// From 0 to 1.
     progress: f64,
     queued: String,
+    #[schema(required = true)]
     started: Option<String>,
+    #[schema(required = true)]
     ended: Option<String>,
+    #[schema(required = true)]
     error: Option<String>,
     /// The version of each view that it published.
     versions: BTreeMap<String, u64>,
 }
 
 /// The batch runs, newest first.
-#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, body = JobList)))]
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", responses((status = 200, description = "Those that are remembered", body = JobList)))]
 pub(crate) async fn list_jobs(State(server): State<Arc<Server>>) -> Result<Json<JobList>, Problem> {
     let jobs = run(&server, |server| server.app.jobs.list()).await?;
     Ok(Json(JobList { jobs }))
@@ -77,6 +82,7 @@ pub(crate) async fn list_jobs(State(server): State<Arc<Server>>) -> Result<Json<
         (status = 202, description = "Queued", body = JobDetail),
         (status = 400, description = "The request makes no sense", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The request is longer than 64 KiB", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -86,7 +92,7 @@ pub(crate) async fn submit_job(
     body: Body,
 ) -> Result<Response, Problem> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if content_type.split(';').next().map(str::trim) != Some("application/json") {
+    if !content_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
         let detail = "send the job as JSON, with `Content-Type: application/json`";
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", detail));
     }
@@ -110,7 +116,7 @@ pub(crate) async fn submit_job(
     get, path = "/v1/jobs/{id}", tag = "jobs",
     params(("id" = String, Path, description = "The job's id")),
     responses(
-        (status = 200, body = JobDetail),
+        (status = 200, description = "The job as it stands", body = JobDetail),
         (status = 404, description = "No such job", body = Problem, content_type = "application/problem+json"),
     )
 )]

@@ -1,6 +1,7 @@
 //! `/metrics`, for Prometheus.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use anabranch_shared::log::Log;
 use anabranch_shared::position::Positions;
@@ -53,7 +54,11 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
 fn own(server: &Server) -> Vec<Measure> {
     let (hits, misses) = server.answers.hits_and_misses();
     let open = server.app.limits.streams - server.streams.available_permits().min(server.app.limits.streams);
+    let connections = &server.metrics.connections;
+    let (connected, refused) = (connections.open.load(Ordering::Relaxed), connections.refused.load(Ordering::Relaxed));
     vec![
+        Measure::gauge("anabranch_open_connections", "HTTP connections that are open", connected as f64),
+        Measure::counter("anabranch_connections_refused", "HTTP connections there was no room for", refused as f64),
         Measure::counter("anabranch_rows_cache_hits", "Requests for rows answered from the cache", hits as f64),
         Measure::counter("anabranch_rows_cache_misses", "Requests for rows that had to be computed", misses as f64),
         Measure::gauge("anabranch_open_streams", "Event streams that are open", open as f64),

@@ -5,12 +5,15 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use utoipa::OpenApi;
+use utoipa::openapi::path::Parameter;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
+use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder};
 
 use crate::app::Server;
+use crate::problem::MEDIA_TYPE;
 
 /// The description of the API, but for its paths, which come with the handlers.
-#[derive(OpenApi)]
+#[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Anabranch",
@@ -26,6 +29,49 @@ use crate::app::Server;
     )
 )]
 pub(crate) struct ApiDoc;
+
+/// What any request may be answered.
+const COMMON: [(&str, &str); 5] = [
+    ("400", "The request names no host, or says something twice"),
+    (
+        "403",
+        "The host that it names isn't this server, or it is a page's of another origin that would change something",
+    ),
+    ("429", "Too many connections are open from the same address"),
+    ("500", "The server failed"),
+    (
+        "503",
+        "The server stops, has too many connections, or can't reach the event log; `Retry-After` says when to try again",
+    ),
+];
+
+/// What one with a body may be answered besides.
+const WITH_BODY: [(&str, &str); 1] = [("408", "The body came too slowly")];
+
+/// Adds to the description what holds for all operations: their common answers, and that no parameter is ever null.
+pub(crate) fn complete(api: &mut OpenApi) {
+    for item in api.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+            let more = operation.request_body.iter().flat_map(|_| WITH_BODY);
+            for (status, description) in COMMON.into_iter().chain(more) {
+                operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(description));
+            }
+            for parameter in operation.parameters.iter_mut().flatten() {
+                if let RefOr::T(Parameter { schema: Some(RefOr::T(Schema::Object(object))), .. }) = parameter
+                    && let SchemaType::Array(types) = &object.schema_type
+                    && let [one, Type::Null] = types.as_slice()
+                {
+                    object.schema_type = SchemaType::Type(one.clone());
+                }
+            }
+        }
+    }
+}
+
+fn problem(description: &str) -> RefOr<utoipa::openapi::Response> {
+    let content = Content::new(Some(Ref::from_schema_name("Problem")));
+    ResponseBuilder::new().description(description).content(MEDIA_TYPE, content).build().into()
+}
 
 /// The API's description.
 pub(crate) async fn openapi(State(server): State<Arc<Server>>) -> Response {

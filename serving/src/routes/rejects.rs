@@ -35,6 +35,7 @@ pub struct RejectsPage {
     /// How many there are in all.
     total: u64,
     /// Goes on where this page ends; null if it is the last.
+    #[schema(required = true)]
     next_cursor: Option<String>,
 }
 
@@ -44,14 +45,19 @@ pub struct Reject {
     /// The topic that it was found in, or sent to.
     topic: String,
     /// The partition that it was found in.
+    #[schema(required = true)]
     partition: Option<u32>,
     /// Its offset, if it is in the log.
+    #[schema(required = true)]
     offset: Option<u64>,
     /// Its line in what a client sent, if it never reached the log.
+    #[schema(required = true)]
     line: Option<u64>,
     /// The view that it came too late for; null if it is no row.
+    #[schema(required = true)]
     view: Option<String>,
     /// How far behind the watermark it came, in milliseconds.
+    #[schema(required = true)]
     behind_ms: Option<i64>,
     /// What is wrong with it.
     reason: String,
@@ -72,7 +78,7 @@ impl From<Rejected> for Reject {
 #[utoipa::path(
     get, path = "/v1/rejects", tag = "events", params(RejectsParameters),
     responses(
-        (status = 200, body = RejectsPage),
+        (status = 200, description = "A page of them", body = RejectsPage),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No table has such a topic", body = Problem, content_type = "application/problem+json"),
     )

@@ -22,6 +22,7 @@ use crate::page::{self, Cursor, Reading};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::query::RowsQuery;
+use crate::shape::is_known;
 use crate::source::{Layers, Sources};
 use crate::total;
 
@@ -83,22 +84,27 @@ pub struct RowsAnswer {
     /// Whether offsets are missing from it.
     incomplete: bool,
     /// The offsets that are missing, if any.
+    #[schema(nullable = false)]
     missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
     /// Why they are missing, if the view or its source has stopped.
+    #[schema(nullable = false)]
     reason: Option<String>,
     /// The window, or the range; null if the view has none, or no data yet. Of sessions that end alike only the end, as each row has its own start.
+    #[schema(required = true)]
     window: Option<WindowOrRange>,
     /// How many rows the whole answer has, over all pages.
     total: u64,
     /// Whether this page leaves rows out.
     truncated: bool,
     /// With `totals=true`: of each window how many `rows` it has, and the sums of its `additive` columns with their bounds. Of one window, of a view without windows and of sessions it is one element without bounds of a window. A sum beyond 64 bits is null; so is a bound that isn't known. Of a view with a limit they are over the rows that the limit keeps; with `key.…` over those asked for.
+    #[schema(nullable = false)]
     totals: Option<Vec<std::collections::BTreeMap<String, serde_json::Value>>>,
     /// The rows in the view's order, or in that asked for.
     rows: Vec<std::collections::BTreeMap<String, serde_json::Value>>,
     /// Which version, and which offsets of each layer.
     sources: AnswerSources,
     /// No event with an earlier time is expected any more.
+    #[schema(required = true)]
     watermark: Option<String>,
     /// Events that came too late for the windows of this answer.
     late: u64,
@@ -111,8 +117,10 @@ pub struct RowsAnswer {
     /// With which probability each bound holds: 1 unless a sketch states it.
     confidence: f64,
     /// With a cursor: whether this page is of a newer answer than the page before, which isn't kept any more. It has the rows that weren't sent yet, if the server still knows which were; else those that come behind the last one in the order, where one whose value has moved over that place meanwhile may come twice or not at all. Where `order` is a key's, none can.
+    #[schema(nullable = false)]
     moved: Option<bool>,
     /// Goes on where this page ends, if it isn't the last.
+    #[schema(nullable = false)]
     next_cursor: Option<String>,
 }
 
@@ -120,14 +128,19 @@ pub struct RowsAnswer {
 #[derive(ToSchema, Serialize)]
 pub struct WindowOrRange {
     /// The window's first instant.
+    #[schema(nullable = false)]
     start: Option<String>,
     /// The first instant after the window.
+    #[schema(nullable = false)]
     end: Option<String>,
     /// `open`, `closing` (late events are still taken) or `closed`.
+    #[schema(nullable = false)]
     state: Option<String>,
     /// Where a range begins.
+    #[schema(nullable = false)]
     from: Option<String>,
     /// Where a range ends.
+    #[schema(nullable = false)]
     to: Option<String>,
 }
 
@@ -135,8 +148,10 @@ pub struct WindowOrRange {
 #[derive(ToSchema, Serialize)]
 pub struct AnswerSources {
     /// The batch part; null if there is none.
+    #[schema(required = true)]
     batch: Option<BatchPart>,
     /// The speed part; null if there is none.
+    #[schema(required = true)]
     speed: Option<SpeedPart>,
 }
 
@@ -213,20 +228,15 @@ pub(crate) async fn rows(
 }
 
 fn format(headers: &HeaderMap) -> Result<Format, Problem> {
-    let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Format::Json) };
-    accept.to_str().ok().and_then(Format::accepted).ok_or_else(|| {
+    let lines = headers.get_all(header::ACCEPT).iter().filter_map(|line| line.to_str().ok());
+    Format::accepted(lines).ok_or_else(|| {
         let formats = quoted(Format::ALL.into_iter().map(Format::media_type));
         Problem::new(StatusCode::NOT_ACCEPTABLE, "not-acceptable", format!("rows are served as {formats}"))
     })
 }
 
 fn respond(rendered: &Rendered, format: Format, headers: &HeaderMap) -> Response {
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let etag = rendered.etag.to_str().unwrap_or_default();
-    let strong = etag.trim_start_matches("W/");
-    let is_known =
-        known.flat_map(|v| v.split(',')).map(str::trim).any(|v| v == "*" || v.trim_start_matches("W/") == strong);
-    let mut response = if is_known {
+    let mut response = if is_known(headers, rendered.etag.to_str().unwrap_or_default()) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
         let mut response = rendered.body.clone().into_response();

@@ -543,7 +543,8 @@ impl Feed {
     }
 }
 
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+/// Waits until the server is to end.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     if shutdown.wait_for(|stop| *stop).await.is_err() {
         // Nobody is left who could say so.
         std::future::pending().await

@@ -55,12 +55,15 @@ pub struct ViewDetail {
     /// The columns of its rows; those of the role `aggregate` are accompanied by `_lower` and `_upper`.
     columns: Vec<ViewColumn>,
     /// Its windows; null if it has none.
+    #[schema(required = true)]
     window: Option<ViewWindow>,
     /// The order of a window's rows.
     order: Vec<ViewOrder>,
     /// How many rows of a window are kept.
+    #[schema(required = true)]
     limit: Option<usize>,
     /// No event with an earlier time is expected any more; null before any event.
+    #[schema(required = true)]
     watermark: Option<String>,
     /// How far each partition of the topic is, as the speed layer sees it; none if no speed layer is running.
     partitions: Vec<ViewPartition>,
@@ -75,8 +78,10 @@ pub struct ViewDetail {
     /// Records of the topic that were rejected.
     rejected: u64,
     /// Why its speed layer goes on no further, if it or its source has stopped.
+    #[schema(required = true)]
     stopped: Option<String>,
     /// When it is recomputed: a cron expression in UTC.
+    #[schema(required = true)]
     schedule: Option<String>,
 }
 
@@ -91,12 +96,15 @@ pub struct ViewColumn {
     role: &'static str,
     /// Of an aggregate, which.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     function: Option<&'static str>,
     /// Of an aggregate, whether it is over distinct values.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     distinct: Option<bool>,
     /// Of an aggregate, whether its values may be added up over keys.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     additive: Option<bool>,
 }
 
@@ -120,22 +128,24 @@ pub struct ViewWindow {
     /// `tumble`, `hop` or `session`.
     kind: &'static str,
     /// Not of sessions.
-    #[schema(example = "PT5M")]
+    #[schema(example = "PT5M", nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<String>,
     /// Not of sessions.
-    #[schema(example = "PT1M")]
+    #[schema(example = "PT1M", nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     slide: Option<String>,
     /// How long after a multiple of the slide windows start, if it isn't then.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     offset: Option<String>,
     /// The time zone whose days they are.
-    #[schema(example = "Europe/Paris")]
+    #[schema(example = "Europe/Paris", nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<&'static str>,
     /// Of sessions: how long without an event ends one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     gap: Option<String>,
 }
 
@@ -151,6 +161,7 @@ pub struct ViewOrder {
 pub struct ViewPartition {
     partition: Partition,
     /// Its own watermark; null before any event.
+    #[schema(required = true)]
     watermark: Option<String>,
     /// It is caught up and has had nothing new for a while: the view's watermark doesn't wait for it.
     idle: bool,
@@ -164,8 +175,10 @@ pub struct ViewPartition {
 #[derive(Serialize, ToSchema)]
 pub struct ViewCoverage {
     /// The newest version; null before the first.
+    #[schema(required = true)]
     batch: Option<BatchCoverage>,
     /// The speed layer's state; null if none is running.
+    #[schema(required = true)]
     speed: Option<SpeedCoverage>,
 }
 
@@ -178,6 +191,7 @@ pub struct BatchCoverage {
     offsets: Value,
     published: String,
     /// The newest event time among the events that the version covers.
+    #[schema(required = true)]
     event_time: Option<String>,
 }
 
@@ -190,7 +204,7 @@ pub struct SpeedCoverage {
 }
 
 /// All views.
-#[utoipa::path(get, path = "/v1/views", tag = "views", responses((status = 200, body = ViewList)))]
+#[utoipa::path(get, path = "/v1/views", tag = "views", responses((status = 200, description = "All that the project has", body = ViewList)))]
 pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json<ViewList>, Problem> {
     let Catalog { views, outputs, .. } = &*server.app.catalog;
     let mut details = Vec::new();
@@ -208,7 +222,7 @@ pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json
     get, path = "/v1/views/{view}", tag = "views",
     params(("view" = String, Path, description = "The view's name")),
     responses(
-        (status = 200, body = Detail),
+        (status = 200, description = "What it is, and how far it has come", body = Detail),
         (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
     )
 )]

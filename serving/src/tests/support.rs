@@ -428,6 +428,7 @@ impl Platform {
         let folder = tempfile::tempdir().expect("a folder");
         let app = App {
             api: crate::Api::Whole,
+            hosts: crate::Hosts::default(),
             catalog,
             log: Arc::new(log.clone()),
             rejects: Arc::clone(ingest.rejects()),
@@ -460,7 +461,8 @@ impl Platform {
         });
     }
 
-    pub async fn send(&self, request: Request<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+    pub async fn send(&self, mut request: Request<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+        request.headers_mut().entry("host").or_insert_with(|| "localhost:8080".parse().expect("a name"));
         let response = self.router.clone().oneshot(request).await.expect("a response");
         let (parts, body) = response.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");

@@ -23,6 +23,7 @@ fn the_environment_comes_before_the_file_and_the_file_before_the_default() {
 
     let environment = [
         ("ANABRANCH__SERVER__LISTEN", "0.0.0.0:9090"),
+        ("ANABRANCH__SERVER__HOSTS", "a.example, [fe80::1]:8443"),
         ("ANABRANCH__BATCH__SCHEDULER", "false"),
         ("ANABRANCH__SPEED__BATCH_RECORDS", "77"),
         ("ANABRANCH__LOG__RETENTION_BYTES", "10 GB"),
@@ -31,6 +32,7 @@ fn the_environment_comes_before_the_file_and_the_file_before_the_default() {
     ];
     let config = parse(file, &environment).expect("sound variables");
     assert_eq!((config.server.listen.as_str(), config.server.max_body), ("0.0.0.0:9090", 1 << 20));
+    assert_eq!(config.server.hosts, ["a.example", "[fe80::1]:8443"]);
     assert_eq!((config.batch.keep_versions, config.batch.scheduler), (2, false));
     assert_eq!((config.speed.batch_records, config.log.retention_bytes), (77, Some(10_000_000_000)));
 }
@@ -46,7 +48,8 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "# Ours.\n[server]\nlisten_on = \"x\"",
             None,
-            "anabranch.toml:3:1: unknown field `listen_on`, expected one of `listen`, `public`, `max_body`",
+            "anabranch.toml:3:1: unknown field `listen_on`, expected one of `listen`, `public`, `hosts`, `max_body`, `max_connections`, \
+             `max_connections_per_address`",
         ),
         (
             "[log]\nreserve = \"lots\"",
@@ -64,6 +67,17 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
             "[server]\nlisten = \"8080\"",
             None,
             "anabranch.toml:2:10: `8080` isn't an address and a port, such as `127.0.0.1:8080`",
+        ),
+        (
+            "[server]\nhosts = [\"https://a.example\"]",
+            None,
+            "anabranch.toml:2:9: `https://a.example` isn't the name of a host, such as `analytics.example.com`, or one with a port, \
+             such as `proxy.local:8443`",
+        ),
+        (
+            "[server]\nhosts = 1",
+            None,
+            "anabranch.toml:2:9: expected names of hosts such as [\"analytics.example.com\"]",
         ),
         ("[speed", None, "anabranch.toml:1:7: unclosed table, expected `]`"),
         ("", Some(("ANABRANCH__LISTEN", "x")), "ANABRANCH__LISTEN: settings are called ANABRANCH__SECTION__KEY"),

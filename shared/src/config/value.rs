@@ -87,6 +87,34 @@ pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::
     }
 }
 
+/// Names of hosts: a list, or a text with commas.
+pub fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "expected names of hosts such as [\"analytics.example.com\"]")]
+    enum Names {
+        List(Vec<String>),
+        Text(String),
+    }
+    let names = match Names::deserialize(deserializer)? {
+        Names::List(names) => names,
+        Names::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+    };
+    let is_name = |name: &str| {
+        let (host, port) = match name.rsplit_once(':') {
+            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+            _ => (name, None),
+        };
+        let is_of_one = |c: char| c.is_ascii_alphanumeric() || "-._[]:".contains(c);
+        !host.is_empty() && host.chars().all(is_of_one) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    };
+    match names.iter().find(|name| !is_name(name)) {
+        Some(name) => Err(de::Error::custom(format!(
+            "`{name}` isn't the name of a host, such as `analytics.example.com`, or one with a port, such as `proxy.local:8443`"
+        ))),
+        None => Ok(names),
+    }
+}
+
 /// Properties of S3's client, by names that it knows.
 pub fn storage_options<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
     let options = BTreeMap::deserialize(deserializer)?;

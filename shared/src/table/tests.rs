@@ -55,6 +55,20 @@ async fn a_commit_is_read_back_with_its_files_its_note_and_its_transaction() {
 }
 
 #[tokio::test]
+async fn a_table_may_be_in_a_folder_of_any_name() {
+    let dir = tempfile::tempdir().expect("directory");
+    for name in ["a b", "a%20b%zz", "a\\b", "x/../y", "#a?b", "a=b", "[a]*{b}", "ü"] {
+        let root = dir.path().join(name);
+        std::fs::create_dir_all(dir.path().join("x")).expect("a folder");
+        let mut table = create(&root).await;
+        table.commit(adding("one", 5)).await.expect("commit");
+        let table = DeltaTable::open(&root).await.expect("open").expect("table");
+        assert_eq!((table.version(), table.files()), (1, vec![file("one", 3)]), "{name}");
+        assert!(root.join("_delta_log/00000000000000000001.json").is_file(), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn of_two_writers_one_is_refused() {
     let dir = tempfile::tempdir().expect("directory");
     let (mut one, mut other) = (create(dir.path()).await, create(dir.path()).await);

@@ -32,6 +32,8 @@ const MAX_BATCH_BYTES: usize = 1 << 20;
 const MAX_BATCH_RECORDS: usize = 1 << 16;
 /// Values from this size on are written to blob files once, and not again by compactions.
 const BLOB_BYTES: u32 = 512;
+/// So many files of the log are kept open: fjall's own 900 are most of what a process may open on many machines.
+const CACHED_FILES: usize = 256;
 const LAYOUT: u8 = 1;
 /// The version of a batch that has its records' keys as well.
 const KEYED: u8 = 2;
@@ -51,7 +53,10 @@ impl Store {
     pub(super) fn open(path: &Path) -> fjall::Result<Self> {
         // Compressed blobs take a third of the room (JSON) for a quarter of the scan's speed. The journal is short-lived,
         // and compressing it would only make appends wait.
-        let db = Database::builder(path).journal_compression(CompressionType::None).open()?;
+        let db = Database::builder(path)
+            .journal_compression(CompressionType::None)
+            .max_cached_files(Some(CACHED_FILES))
+            .open()?;
         let blobs = KvSeparationOptions::default().separation_threshold(BLOB_BYTES).compression(CompressionType::Lz4);
         let options = || KeyspaceCreateOptions::default().with_kv_separation(Some(blobs));
         let keyspace = db.keyspace("log", options)?;
