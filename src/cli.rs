@@ -1,6 +1,7 @@
 //! The command line's grammar.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -111,6 +112,17 @@ pub struct Target {
     /// The address of a running server, such as http://127.0.0.1:8080; found by itself if it runs this project.
     #[arg(long, env = "ANABRANCH_SERVER", value_name = "URL")]
     pub server: Option<String>,
+    /// For how long a server may be silent before the command gives up.
+    #[arg(long, env = "ANABRANCH_TIMEOUT", value_name = "DURATION", default_value = "60 s", value_parser = timeout)]
+    pub timeout: Duration,
+}
+
+/// How long something may take.
+fn timeout(text: &str) -> Result<Duration, String> {
+    match anabranch_shared::unit::parse_duration(text)? {
+        0 => Err("it has to be longer than nothing, such as `60 s`".to_owned()),
+        micros => Ok(Duration::from_micros(micros.unsigned_abs())),
+    }
 }
 
 /// `up`.
@@ -215,8 +227,12 @@ pub enum Archive {
 pub struct Produce {
     /// The topic.
     pub topic: String,
-    /// A file of NDJSON; standard input if absent or `-`.
+    /// A file of NDJSON; standard input if absent or `-`. What is stored of a file is not stored again if it is sent a second time
+    /// within a day, so the same command goes on where it was cut off.
     pub file: Option<PathBuf>,
+    /// Store a file's events once more although they were stored before.
+    #[arg(long)]
+    pub again: bool,
     /// The project and its server.
     #[command(flatten)]
     pub target: Target,

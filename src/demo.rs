@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros, format_timestamp};
-use anabranch_shared::ingest::Ingest;
+use anabranch_shared::ingest::{Form, Ingest};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
@@ -185,7 +185,8 @@ pub async fn run(ingest: Arc<Ingest>, topics: Vec<String>, rate: u32, clock: Arc
             let lines = (0..share).map(|_| if topic == "tweets" { demo.tweet(now) } else { demo.page_view(now) });
             let body = lines.collect::<Vec<_>>().join("\n");
             let (ingest, topic) = (Arc::clone(&ingest), topic.clone());
-            let outcome = tokio::task::spawn_blocking(move || ingest.ingest(&topic, body.as_bytes(), None)).await;
+            let outcome =
+                tokio::task::spawn_blocking(move || ingest.ingest(&topic, body.as_bytes(), Form::Any, None)).await;
             if let Ok(Err(error)) = outcome {
                 tracing::warn!(%error, "the demo stream pauses");
             }

@@ -22,6 +22,16 @@ impl Failure {
         Self { message: message.into(), usage: true }
     }
 
+    /// The same with where it happened before it.
+    pub fn at(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message), ..self }
+    }
+
+    /// The same with what it means on a line behind it.
+    pub fn meaning(self, meaning: &str) -> Self {
+        Self { message: format!("{}\n{meaning}", self.message), ..self }
+    }
+
     /// 1, or 2 where the user has to change something.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(if self.usage { 2 } else { 1 })

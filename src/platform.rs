@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
@@ -16,7 +17,8 @@ use anabranch_shared::log::kafka::KafkaLog;
 use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::project::Project;
+use anabranch_shared::project::{self, Project};
+use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::table::archive_root;
@@ -32,6 +34,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::Failure;
 use crate::{measure, nofile};
+
+/// How often old rejects are deleted.
+const REJECTS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A project that is loaded and can be started.
 pub struct Platform {
@@ -53,6 +58,8 @@ pub struct Opened {
     pub limits: Limits,
     /// Where data is.
     pub data: PathBuf,
+    /// Which project it is.
+    pub project: String,
     /// The event log.
     pub log: Arc<dyn Log>,
     /// Where outputs are written, if that can be done.
@@ -107,10 +114,13 @@ impl Platform {
         let data = self.data();
         std::fs::create_dir_all(&data)
             .map_err(|error| Failure::new(format!("the data folder {} can't be made: {error}", data.display())))?;
+        let project = project::identity(&data)
+            .map_err(|error| Failure::from(error).at(&format!("the data folder {} can't be named", data.display())))?;
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (log, outlets) = open_log(config, catalog, &data, &clock)?;
+        reach(config, &log)?;
         for table in catalog.tables.values() {
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
@@ -126,7 +136,7 @@ impl Platform {
             }
         }
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, limits, data, log, outlets, ingest, clock })
+        Ok(Opened { url, listener, limits, data, project, log, outlets, ingest, clock })
     }
 
     /// What the speed layer works with; it knows no versions yet.
@@ -176,7 +186,7 @@ impl Platform {
         self.declare(&opened.data).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, limits, data, log, outlets, ingest, clock } = opened;
+        let Opened { url, listener, limits, data, project, log, outlets, ingest, clock } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -223,6 +233,7 @@ impl Platform {
             measures,
             ready: readiness,
             stops,
+            project,
             clock: Arc::clone(&clock),
             limits,
         };
@@ -231,7 +242,8 @@ impl Platform {
             anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
             Ok(())
         });
-        Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving] })
+        let retention = tokio::spawn(retain_rejects(Arc::clone(ingest.rejects()), config, shutdown.clone()));
+        Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving, retention] })
     }
 }
 
@@ -263,6 +275,36 @@ fn open_log(
     let log = KafkaLog::open(options, Arc::clone(clock))?;
     let outlets = log.outlets(&config.kafka.group);
     Ok((Arc::new(log), Some(outlets)))
+}
+
+/// Asks the log something, so that a cluster that isn't there is named with the setting that is to be corrected.
+fn reach(config: &Config, log: &Arc<dyn Log>) -> Result<(), Failure> {
+    let Some(brokers) = &config.kafka.brokers else { return Ok(()) };
+    let asked = log.topics().map(drop).map_err(Failure::from);
+    asked.map_err(|failure| {
+        let meaning = "set `brokers` under [kafka] in anabranch.toml, or ANABRANCH__KAFKA__BROKERS; security is set under \
+                       [kafka.options]";
+        failure.at(&format!("the Kafka cluster at `{brokers}` can't be reached")).meaning(meaning)
+    })
+}
+
+/// Deletes old rejects now and then, until shutdown.
+pub fn retain_rejects(
+    rejects: Arc<RejectLog>,
+    config: &Config,
+    shutdown: CancellationToken,
+) -> impl Future<Output = Result<(), Failure>> + use<> {
+    let retention = Retention { age: Some(config.log.rejects_age), bytes: Some(config.log.rejects_bytes) };
+    let mut ticks = tokio::time::interval(REJECTS_INTERVAL);
+    async move {
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            let rejects = Arc::clone(&rejects);
+            if let Err(error) = tokio::task::spawn_blocking(move || rejects.retain(retention)).await? {
+                tracing::warn!(%error, "old rejects can't be deleted");
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Refuses what the settings' log doesn't have.

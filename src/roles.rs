@@ -140,7 +140,7 @@ impl Process {
         (measures, stops, outputs): Told,
     ) -> Result<(), Failure> {
         let Self { platform, opened, shutdown, .. } = self;
-        let Opened { log, clock, ingest, listener, limits, data, .. } = opened;
+        let Opened { log, clock, ingest, listener, limits, data, project, .. } = opened;
         let mut catalog = platform.catalog;
         let jobs: Arc<dyn Jobs> = {
             let (log, catalog, clock) = (log.clone(), catalog.clone(), clock.clone());
@@ -168,6 +168,7 @@ impl Process {
             measures,
             ready,
             stops,
+            project,
             clock,
             limits,
         };
@@ -249,6 +250,8 @@ impl Process {
 
     async fn archive(self) -> Result<(), Failure> {
         self.platform.declare(&self.opened.data).await?;
+        let rejects = Arc::clone(self.opened.ingest.rejects());
+        tokio::spawn(platform::retain_rejects(rejects, &self.platform.config, self.shutdown.clone()));
         let (versions, _) = self.versions().await?;
         let running = Arc::new(Mutex::new(BTreeMap::new()));
         let member = ArchiveMember {

@@ -170,6 +170,7 @@ fn when_the_disk_is_full_ingest_says_so_and_reads_go_on() {
     let request = server.request(Method::POST, "/v1/topics/clicks/events").body(event);
     let (status, body) = server.problem(request);
     assert_eq!(status, 507, "{body}");
+    server.until_stopped("events can't be stored: no room in ");
     server.settle("per_url");
     assert_eq!(server.get("/v1/views/per_url/rows")["rows"][0]["clicks"], 1);
     server.stop();

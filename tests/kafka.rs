@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
 use serde_json::json;
 
@@ -243,4 +244,41 @@ fn lag_tools_see_how_far_the_roles_are() {
             assert!(begun.elapsed() < Duration::from_secs(120), "{name}:\n{text}");
         }
     }
+}
+
+#[test]
+fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_time() {
+    let Some(brokers) = kafka() else { return };
+    let sql = "CREATE TABLE taps (page TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+        CREATE MATERIALIZED VIEW per_minute AS SELECT window_start, window_end, count(*) AS n
+        FROM TUMBLE(taps, ts, INTERVAL '1 minute') GROUP BY window_start, window_end;";
+    let project = Project::with_sql(sql).on_kafka(&brokers);
+    let name = topic(&project, "taps");
+    let created = tool("org.apache.kafka.tools.TopicCommand")
+        .args(["--bootstrap-server", &brokers, "--create", "--topic", &name, "--partitions", "1"])
+        .args(["--config", "message.timestamp.type=CreateTime"])
+        .output();
+    assert!(created.expect("java starts").status.success());
+    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+    // The last one's producer has a clock that stands at 1970.
+    for (ts, time) in
+        [("9700-01-01T00:00:00Z", None), ("2024-01-15T10:00:00Z", None), ("2024-01-15T10:00:30Z", Some(0))]
+    {
+        let tap = json!({"page": "/", "ts": ts}).to_string();
+        let record = BaseRecord::<(), str>::to(&name).payload(&tap);
+        let record = if let Some(time) = time { record.timestamp(time) } else { record };
+        producer.send(record).expect("queued");
+    }
+    producer.flush(Duration::from_secs(60)).expect("stored");
+    let server = Server::start(&project);
+    let detail = server.until("per_minute", |detail| detail["log_end"]["0"] == 3 && detail["lag"] == 0);
+    assert_eq!(detail["watermark"], "2024-01-15T10:00:30Z");
+    let check = |mode: &str| {
+        let rows = server.get(&format!("/v1/views/per_minute/rows?mode={mode}"));
+        assert_eq!((&rows["rows"][0]["n"], rows["rows"].as_array().map(Vec::len)), (&json!(2), Some(1)), "{rows}");
+    };
+    check("merged");
+    server.batch("per_minute");
+    check("batch");
+    assert_eq!(server.get("/v1/rejects")["total"], 1);
 }

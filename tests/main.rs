@@ -13,6 +13,7 @@ mod kafka;
 mod observe;
 mod oracle;
 mod output;
+mod produce;
 mod python;
 mod random;
 mod retention;

@@ -25,7 +25,7 @@ use crate::cache::Cache;
 use crate::metric::{Measures, Metrics, Stops};
 use crate::output::{Outputs, StoppedOutput};
 use crate::page::{Reading, Sent};
-use crate::problem::Problem;
+use crate::problem::{Problem, with_causes};
 use crate::routes::heartbeat::Ends;
 use crate::routes::stream::{Finals, Frames};
 use crate::source::{LayerStore, Layers};
@@ -143,6 +143,8 @@ pub struct App {
     pub ready: watch::Receiver<Readiness>,
     /// Why it no longer is fit to answer, where no snapshot says so.
     pub stops: Stops,
+    /// Which project it is.
+    pub project: String,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The limits.
@@ -244,7 +246,10 @@ impl Server {
         let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
             format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")
         });
-        for reason in views.chain(outputs).chain(self.app.stops.now()) {
+        let accepts = matches!(self.app.api, Api::Whole | Api::Ingest);
+        let refused = accepts.then(|| self.app.log.accepts().err()).flatten();
+        let refused = refused.map(|error| format!("events can't be stored: {}", with_causes(&error)));
+        for reason in views.chain(outputs).chain(self.app.stops.now()).chain(refused) {
             readiness.ready = false;
             if !readiness.reasons.contains(&reason) {
                 readiness.reasons.push(reason);
@@ -320,6 +325,14 @@ pub(crate) fn log_problem(error: &LogError) -> Problem {
         LogError::StorageFull { .. } => {
             let detail = format!("{error}; nothing of this request was stored");
             Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", detail).retry_after(30)
+        }
+        LogError::KeyReused { .. } => {
+            let detail = format!("{error}; nothing of this request was stored: give it another key");
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
+        }
+        LogError::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record-too-large", error.to_string()),
+        LogError::Refused { .. } => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused-by-log", with_causes(error))
         }
         LogError::Closed => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-closed", "the server is stopping").retry_after(5)

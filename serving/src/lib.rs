@@ -11,6 +11,7 @@ mod cache;
 mod collect;
 mod connection;
 mod format;
+mod leftover;
 mod merge;
 mod metric;
 mod output;
@@ -132,6 +133,7 @@ fn routes(server: Arc<Server>) -> Router {
         .layer(CatchPanicLayer::custom(shape::panicked))
         .layer(axum::middleware::from_fn_with_state(server, shape::shape))
         .layer(TraceLayer::new_for_http())
+        .layer(axum::middleware::from_fn(leftover::drain))
 }
 
 /// Sees each version as it comes, so that the one before the newest is at hand when the speed layer still stands on it; and

@@ -56,14 +56,7 @@ impl Problem {
 
     /// This server's fault: logged here, told to the client without its insides.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            message.push_str(": ");
-            message.push_str(&error.to_string());
-            cause = error.source();
-        }
-        tracing::error!(error = message, "a request failed");
+        tracing::error!(error = with_causes(error), "a request failed");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "the server failed; its log says why".to_owned())
     }
 
@@ -89,6 +82,11 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// An error and what is behind it, in one line.
+pub fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Names in backticks, with commas.

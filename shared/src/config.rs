@@ -114,6 +114,12 @@ pub struct Log {
     /// How many bytes of events of a partition are kept; all if none. Not on Kafka, where the topics say.
     #[serde(with = "value::optional_bytes", skip_serializing_if = "Option::is_none")]
     pub retention_bytes: Option<u64>,
+    /// For how long rejects are kept.
+    #[serde(with = "value::duration")]
+    pub rejects_age: Duration,
+    /// How many bytes of rejects are kept. Not on Kafka, where the topic `_rejects` says.
+    #[serde(with = "value::bytes")]
+    pub rejects_bytes: u64,
     /// The space on the disk, in bytes, below which the embedded log no longer accepts events.
     #[serde(with = "value::bytes")]
     pub reserve: u64,
@@ -207,7 +213,13 @@ impl Kafka {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { retention_age: None, retention_bytes: None, reserve: 64 << 20 }
+        Self {
+            retention_age: None,
+            retention_bytes: None,
+            rejects_age: Duration::from_secs(30 * 86_400),
+            rejects_bytes: 256 << 20,
+            reserve: 64 << 20,
+        }
     }
 }
 

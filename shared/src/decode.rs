@@ -5,7 +5,7 @@
 //! - it is at most [`MAX_RECORD_BYTES`] long, UTF-8, and one JSON object nested at most [`MAX_DEPTH`] levels deep;
 //! - each column's value has the column's type, or is `null` or absent where the column may be null;
 //! - its event time is there, lies in the years 0200 to 9799 ([`EVENT_TIMES`]), and is not further than the table's
-//!   `max_future` ahead of the time the log took the record.
+//!   `max_future` ahead of the time the log took the record, or of the time it is read where its producer set that time.
 //!
 //! | column      | JSON that it takes                                                                         |
 //! |-------------|--------------------------------------------------------------------------------------------|
@@ -37,6 +37,7 @@ mod time;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -57,6 +58,9 @@ use crate::schema::{Column, DataType, Format, Table};
 
 /// How many bytes a record may have.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
+
+/// How many bytes of a reason are kept: it may quote the record, and there may be millions of them.
+const MAX_REASON_BYTES: usize = 400;
 
 /// Turns the records of one table into columns.
 #[derive(Debug)]
@@ -164,7 +168,9 @@ impl Decoder {
     }
 
     fn decode_records(&mut self, batch: &Batch, records: Range<usize>) -> Decoded {
-        self.decode_with(&batch.payloads, &batch.log_times, batch.keys.as_ref(), batch.headers.as_ref(), records)
+        let read_at = batch.read_at.map(|at| vec![at; batch.payloads.len()]);
+        let times = read_at.as_ref().unwrap_or(&batch.log_times);
+        self.decode_with(&batch.payloads, times, batch.keys.as_ref(), batch.headers.as_ref(), records)
     }
 
     /// Decodes records without keys and headers, of which the log took the i-th at `log_times[i]`. Panics unless there is
@@ -207,7 +213,7 @@ impl Decoder {
                         builder.append(slots[*column], &self.scratch);
                     }
                 }
-                Err(reason) => rejects.push(Reject { index, reason }),
+                Err(reason) => rejects.push(Reject { index, reason: shown(&reason, MAX_REASON_BYTES).into_owned() }),
             }
         }
         let event_time = builders.iter().position(|(column, _)| *column == self.table.event_time).unwrap_or(0);
@@ -255,7 +261,7 @@ impl Decoder {
                 format_timestamp(time),
             )),
             (Slot::Integer(time), Some(ahead)) if time > log_time.saturating_add(ahead) => Err(format!(
-                "column `{}`: {} is more than {} s ahead of the log's clock, which showed {}",
+                "column `{}`: {} is more than {} s (`max_future`) ahead of the clock, which showed {}",
                 self.table.event_time_column().name,
                 format_timestamp(time),
                 ahead as f64 / 1e6,
@@ -264,6 +270,14 @@ impl Decoder {
             (Slot::Integer(_), _) => Ok(true),
             _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
         }
+    }
+}
+
+/// A text as a message shows it: its beginning, if it is long.
+fn shown(text: &str, bytes: usize) -> Cow<'_, str> {
+    match text.floor_char_boundary(bytes) {
+        end if end < text.len() => format!("{}…", &text[..end]).into(),
+        _ => text.into(),
     }
 }
 
@@ -282,7 +296,7 @@ fn whole(row: &str, Column { name, data_type, .. }: &Column) -> Result<i64, Stri
 fn fit<'a>(slot: Slot<'a>, column: &Column, scratch: &str) -> Result<Slot<'a>, String> {
     let Column { name, data_type, nullable } = column;
     let time = |text: &str| {
-        let unreadable = || format!("column `{name}`: `{}` is no RFC 3339 time", text.escape_debug());
+        let unreadable = || format!("column `{name}`: `{}` is no RFC 3339 time", shown(text, 60).escape_debug());
         time::from_text(text).map(Slot::Integer).ok_or_else(unreadable)
     };
     match (data_type, slot) {

@@ -41,7 +41,7 @@ pub struct Edition {
     pub format: Format,
     /// The column that is the event time.
     pub event_time: String,
-    /// How far ahead of the log's clock an event time may be.
+    /// How far ahead of the clock an event time may be, if there is a limit.
     pub max_future: Option<Micros>,
     /// The column that holds each record's key.
     pub key: Option<String>,

@@ -13,7 +13,7 @@
 //! - **Retention.** If a wanted offset has been deleted, reading fails with [`LogError::OutOfRange`] and names the
 //!   range; it never goes on at another offset by itself.
 //! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before,
-//!   unless a Kafka topic has its producers' times.
+//!   unless a Kafka topic has its producers' times: then a batch says when it was read as well.
 
 pub mod embedded;
 pub mod kafka;
@@ -99,6 +99,23 @@ pub enum LogError {
     Fenced {
         /// The name.
         writer: String,
+    },
+    /// An idempotency key came with another request than the first time; nothing of this one is stored.
+    #[error("idempotency key `{key}` came before with other records for topic `{topic}`")]
+    KeyReused {
+        /// The topic.
+        topic: String,
+        /// The key.
+        key: String,
+    },
+    /// The topic doesn't take such records, however often they are sent.
+    #[error("topic `{topic}` refuses the records; its configuration on the brokers says what it takes")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A record is larger than its topic takes.
     #[error("topic `{topic}` doesn't take a record of {bytes} bytes; raise its `max.message.bytes`, or select less")]
@@ -233,6 +250,8 @@ pub struct Batch {
     pub offsets: Vec<Offset>,
     /// When the log took each record.
     pub log_times: Vec<Micros>,
+    /// The reader's clock, if `log_times` are the producers', which may be anything.
+    pub read_at: Option<Micros>,
     /// Each record's bytes.
     pub payloads: Payloads,
     /// Each record's key, if the reader was asked for keys; empty where there is none.
@@ -264,13 +283,29 @@ pub struct Append {
     pub idempotency: Option<Idempotency>,
 }
 
+/// A SHA-256.
+pub type Digest = [u8; 32];
+
 /// A client's name for one request, with what is to be remembered beside it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Idempotency {
     /// The client's key, unique within the topic.
     pub key: String,
+    /// What tells this request from others: the key with another digest is [`LogError::KeyReused`]. A request without one, now or
+    /// the first time, is taken for the same.
+    pub digest: Option<Digest>,
     /// Kept with the key in the same commit and returned to a retry.
     pub note: Vec<u8>,
+}
+
+/// Refuses a key that came with another digest the first time.
+pub(crate) fn check_same(topic: &str, key: &str, first: Option<Digest>, now: Option<Digest>) -> Result<(), LogError> {
+    match (first, now) {
+        (Some(first), Some(now)) if first != now => {
+            Err(LogError::KeyReused { topic: topic.to_owned(), key: key.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Where an append's records are.
@@ -319,6 +354,11 @@ pub trait Log: Send + Sync {
 
     /// Applies retention to a topic, but keeps every record at or after `keep_from`.
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError>;
+
+    /// Whether an append of a record would be stored, as far as can be said without waiting.
+    fn accepts(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// The stalls of each partition of each topic that this process has read; none of a log that knows no stalls.
     fn stalls(&self) -> BTreeMap<(String, Partition), Stalls> {

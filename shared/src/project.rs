@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use uuid::Uuid;
+
 use crate::config::{Config, ConfigError};
 use crate::sql::{self, SqlError};
 use crate::view::Catalog;
@@ -20,6 +22,26 @@ const TEMPLATE: [(&str, &str); 2] = [
     (SETTINGS, include_str!("project/template/anabranch.toml")),
     ("views/clicks.sql", include_str!("project/template/views/clicks.sql")),
 ];
+
+/// The name of a project's data folder, which it keeps for ever: it is made when it is first asked for.
+pub fn identity(data: &Path) -> io::Result<String> {
+    let path = data.join("project");
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        read => return read,
+    }
+    // Of several processes that begin at once the first names it.
+    let own = data.join(format!("project.{}", Uuid::new_v4()));
+    let mut file = fs::File::create_new(&own)?;
+    file.write_all(Uuid::new_v4().to_string().as_bytes())?;
+    file.sync_all()?;
+    let linked = fs::hard_link(&own, &path);
+    fs::remove_file(&own)?;
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => fs::read_to_string(&path),
+    }
+}
 
 /// A project as loaded: settings, tables and views, all of them sound.
 #[derive(Debug, Clone)]

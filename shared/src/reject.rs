@@ -4,9 +4,13 @@
 //!
 //! A record that was found in the log itself is recorded once, also if its finder does its work again after a
 //! crash: the rejects of a partition are recorded in the order of their offsets, and nothing at or below the highest
-//! one recorded is recorded again. What is late is so for each view by itself: it and the bad records, which others find,
-//! each have a highest offset of their own.
+//! one recorded is recorded again, as long as retention leaves that one. What is late is so for each view by itself: it and
+//! the bad records, which others find, each have a highest offset of their own.
+//!
+//! A client may send millions of them at once. They are appended in chunks, as they are found, and nobody waits for them
+//! but the client: what this process has appended itself it counts without reading it, and what others have, bit by bit.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::Arc;
@@ -16,8 +20,11 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, format_timestamp};
-use crate::log::{Append, Idempotency, Log, LogError, ReadLimit};
+use crate::log::{Append, Idempotency, Log, LogError, PayloadsBuilder, ReadLimit, Retention};
 use crate::position::{Offset, Partition, Positions};
+
+#[cfg(test)]
+mod tests;
 
 /// The topic that holds the rejects. It has one partition.
 pub const TOPIC: &str = "_rejects";
@@ -27,6 +34,12 @@ pub const MAX_RECORD_BYTES: usize = 4 << 10;
 
 /// How many rejects are appended, or read back, at once.
 const CHUNK: usize = 1_000;
+
+/// How many that others recorded are read at most for a count.
+const COUNTED_AT_ONCE: u64 = 20 * CHUNK as u64;
+
+/// So many chunks of our own may wait until what lies before them is counted.
+const MAX_AHEAD: usize = 1_000;
 
 /// For how long a count is taken as it was: every answer asks for it, and the log may be far away.
 const COUNTED_FOR: Duration = Duration::from_millis(100);
@@ -73,18 +86,80 @@ pub struct RejectLog {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
     seen: Mutex<Seen>,
+    /// Held by whoever records what was found in the log, from looking whether it is new to having it appended.
+    recording: Mutex<()>,
 }
 
 /// What the topic held when it was last looked at.
 #[derive(Debug, Default)]
 struct Seen {
     next: Offset,
+    /// What lies before `next`.
+    tally: Tally,
+    /// Chunks at `next` or later that were appended here, by where they begin: where they end, and what they hold.
+    ahead: BTreeMap<Offset, (Offset, Tally)>,
+    /// When it was; none if something was recorded since.
+    at: Option<Instant>,
+}
+
+/// What is known of some rejects.
+#[derive(Debug, Default)]
+struct Tally {
     /// How many of each topic are no rows, and how many are late.
     counts: BTreeMap<String, [u64; 2]>,
     /// The highest offset recorded: of what is no row, or came too late for a view.
-    recorded: BTreeMap<(String, Partition, Option<String>), Offset>,
-    /// When it was; none if something was recorded since.
-    at: Option<Instant>,
+    recorded: BTreeMap<Kind, Offset>,
+}
+
+/// A topic, a partition, and the view that something came too late for.
+type Kind = (String, Partition, Option<String>);
+
+impl Tally {
+    fn add(&mut self, topic: &str, place: Option<(Partition, Offset)>, view: Option<&str>) {
+        if !self.counts.contains_key(topic) {
+            self.counts.insert(topic.to_owned(), [0, 0]);
+        }
+        if let Some(counts) = self.counts.get_mut(topic) {
+            counts[usize::from(view.is_some())] += 1;
+        }
+        if let Some((partition, offset)) = place {
+            self.raise((topic.to_owned(), partition, view.map(str::to_owned)), offset);
+        }
+    }
+
+    fn raise(&mut self, kind: Kind, offset: Offset) {
+        let highest = self.recorded.entry(kind).or_default();
+        *highest = offset.max(*highest);
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (topic, [bad, late]) in other.counts {
+            let counts = self.counts.entry(topic).or_default();
+            *counts = [counts[0] + bad, counts[1] + late];
+        }
+        other.recorded.into_iter().for_each(|(kind, offset)| self.raise(kind, offset));
+    }
+}
+
+/// A stored reject, as far as it is counted.
+#[derive(Deserialize)]
+struct Counted<'a> {
+    #[serde(borrow)]
+    topic: Cow<'a, str>,
+    partition: Option<Partition>,
+    offset: Option<Offset>,
+    #[serde(borrow, default)]
+    view: Option<Cow<'a, str>>,
+}
+
+impl Seen {
+    /// Takes in what was appended here and lies at `next`.
+    fn take_own(&mut self) {
+        while let Some((end, tally)) = self.ahead.remove(&self.next) {
+            self.tally.merge(tally);
+            self.next = end;
+        }
+    }
 }
 
 impl fmt::Debug for RejectLog {
@@ -97,8 +172,8 @@ impl RejectLog {
     /// Opens the rejects log, which is created if need be, and reads what it holds.
     pub fn open(log: Arc<dyn Log>, clock: Arc<dyn Clock>) -> Result<Self, LogError> {
         log.create_topic(TOPIC, 1)?;
-        let opened = Self { log, clock, seen: Mutex::default() };
-        opened.catch_up(&mut opened.seen.lock())?;
+        let opened = Self { log, clock, seen: Mutex::default(), recording: Mutex::default() };
+        opened.catch_up(&mut opened.seen.lock(), u64::MAX)?;
         Ok(opened)
     }
 
@@ -117,38 +192,57 @@ impl RejectLog {
         }
     }
 
-    /// Records rejects durably, but for those whose offset was recorded already. Those of a partition are given in
-    /// the order of their offsets, in this call and from call to call.
+    /// Records rejects that were found in the log durably, but for those whose offset was recorded already. Those of a
+    /// partition are given in the order of their offsets, in this call and from call to call.
     pub fn record(&self, rejects: &[Rejected]) -> Result<(), LogError> {
-        let mut seen = self.seen.lock();
-        self.catch_up(&mut seen)?;
-        let is_new = |reject: &&Rejected| {
-            let (Some(partition), Some(offset)) = (reject.partition, reject.offset) else { return true };
-            let kind = (reject.topic.clone(), partition, reject.view.clone());
-            seen.recorded.get(&kind).is_none_or(|&recorded| offset > recorded)
+        let _one_by_one = self.recording.lock();
+        let new: Vec<Rejected> = {
+            let mut seen = self.seen.lock();
+            self.catch_up(&mut seen, u64::MAX)?;
+            let is_new = |reject: &&Rejected| {
+                let (Some(partition), Some(offset)) = (reject.partition, reject.offset) else { return true };
+                let kind = (reject.topic.clone(), partition, reject.view.clone());
+                seen.tally.recorded.get(&kind).is_none_or(|&recorded| offset > recorded)
+            };
+            rejects.iter().filter(is_new).cloned().collect()
         };
-        let new = rejects.iter().filter(is_new).collect::<Vec<_>>();
-        seen.at = None;
-        self.append(&new, None)
+        self.record_sent(new, None)
     }
 
-    /// Records rejects durably, once for each `key`, however often it is asked to.
-    pub fn record_once(&self, key: &str, rejects: &[Rejected]) -> Result<(), LogError> {
-        self.append(&rejects.iter().collect::<Vec<_>>(), Some(key))?;
-        self.seen.lock().at = None;
+    /// Records rejects that a client sent durably: if there is a `key`, once for each, however often it is asked to.
+    pub fn record_sent(&self, rejects: impl IntoIterator<Item = Rejected>, key: Option<&str>) -> Result<(), LogError> {
+        let mut rejects = rejects.into_iter().peekable();
+        let mut chunk = 0;
+        while rejects.peek().is_some() {
+            let (mut records, mut tally) = (PayloadsBuilder::default(), Tally::default());
+            for reject in rejects.by_ref().take(CHUNK) {
+                tally.add(&reject.topic, reject.partition.zip(reject.offset), reject.view.as_deref());
+                records.push(&serde_json::to_vec(&reject).unwrap_or_default());
+            }
+            let key = key.map(|key| format!("{key} {chunk}"));
+            let idempotency = key.map(|key| Idempotency { key, digest: None, note: Vec::new() });
+            let records = records.finish();
+            let count = records.len() as u64;
+            let append = Append { parts: vec![(0, records)], idempotency, ..Append::default() };
+            let appended = self.log.append(TOPIC, append)?;
+            let mut seen = self.seen.lock();
+            seen.at = None;
+            // On Kafka others' records may lie between ours.
+            if let (None, Some(range)) = (appended.repeated, appended.offsets.get(&0))
+                && range.end - range.start == count
+                && seen.ahead.len() < MAX_AHEAD
+            {
+                seen.ahead.insert(range.start, (range.end, tally));
+                seen.take_own();
+            }
+            chunk += 1;
+        }
         Ok(())
     }
 
-    fn append(&self, rejects: &[&Rejected], key: Option<&str>) -> Result<(), LogError> {
-        if rejects.is_empty() {
-            return Ok(());
-        }
-        for (i, chunk) in rejects.chunks(CHUNK).enumerate() {
-            let records = chunk.iter().map(|reject| serde_json::to_vec(reject).unwrap_or_default()).collect();
-            let idempotency = key.map(|key| Idempotency { key: format!("{key} {i}"), note: Vec::new() });
-            self.log.append(TOPIC, Append { parts: vec![(0, records)], idempotency, ..Append::default() })?;
-        }
-        Ok(())
+    /// Deletes what is too old or too much. On Kafka the topic's own retention holds as well, and nothing is deleted for its size.
+    pub fn retain(&self, retention: Retention) -> Result<(), LogError> {
+        self.log.retain(TOPIC, retention, &Positions::from([(0, Offset::MAX)]))
     }
 
     /// How many records are no rows, of one topic or of all: those held when this was opened, and those since. Those that
@@ -165,10 +259,10 @@ impl RejectLog {
     fn counts(&self, topic: Option<&str>) -> Result<[u64; 2], LogError> {
         let mut seen = self.seen.lock();
         if seen.at.is_none_or(|at| at.elapsed() >= COUNTED_FOR) {
-            self.catch_up(&mut seen)?;
-            seen.at = Some(Instant::now());
+            // What has yet to be read is read for the next count.
+            seen.at = self.catch_up(&mut seen, COUNTED_AT_ONCE)?.then(Instant::now);
         }
-        let counts = seen.counts.iter().filter(|(name, _)| topic.is_none_or(|topic| topic == *name));
+        let counts = seen.tally.counts.iter().filter(|(name, _)| topic.is_none_or(|topic| topic == *name));
         Ok(counts.fold([0, 0], |[bad, late], (_, counts)| [bad + counts[0], late + counts[1]]))
     }
 
@@ -180,10 +274,12 @@ impl RejectLog {
         while end > held.start {
             let start = end.saturating_sub(CHUNK as u64).max(held.start);
             let mut chunk = VecDeque::new();
-            self.read(start, end, |offset, reject| {
+            self.read(start, end, |offset, record| {
+                let reject: Rejected = serde_json::from_slice(record)?;
                 if topic.is_none_or(|topic| topic == reject.topic) {
                     chunk.push_front((offset, reject));
                 }
+                Ok(())
             })?;
             for (offset, reject) in chunk {
                 if page.rejects.len() == limit {
@@ -198,37 +294,57 @@ impl RejectLog {
         Ok(page)
     }
 
-    /// Takes note of what was recorded since, by whomever.
-    fn catch_up(&self, seen: &mut Seen) -> Result<(), LogError> {
+    /// Takes note of what was recorded since, by whomever, and reads about `most` rejects for it. Whether that was all.
+    fn catch_up(&self, seen: &mut Seen, most: u64) -> Result<bool, LogError> {
         let held = self.log.bounds(TOPIC)?.remove(&0).unwrap_or(0..0);
-        let Seen { next, counts, recorded, .. } = seen;
-        self.read((*next).max(held.start), held.end, |_, reject| {
-            counts.entry(reject.topic.clone()).or_default()[usize::from(reject.view.is_some())] += 1;
-            if let (Some(partition), Some(offset)) = (reject.partition, reject.offset) {
-                let highest = recorded.entry((reject.topic, partition, reject.view)).or_default();
-                *highest = offset.max(*highest);
-            }
-        })?;
-        *next = held.end;
-        Ok(())
+        let stop = held.end.min(seen.next.max(held.start).saturating_add(most));
+        seen.take_own();
+        while seen.next < stop {
+            let from = seen.next.max(held.start);
+            let own = seen.ahead.range(from..).next().map_or(Offset::MAX, |(&start, _)| start);
+            let to = stop.min(own);
+            let tally = &mut seen.tally;
+            self.read(from, to, |_, record| {
+                let Counted { topic, partition, offset, view } = serde_json::from_slice(record)?;
+                tally.add(&topic, partition.zip(offset), view.as_deref());
+                Ok(())
+            })?;
+            seen.next = to.max(from);
+            seen.take_own();
+        }
+        seen.ahead = seen.ahead.split_off(&seen.next);
+        Ok(seen.next >= held.end)
     }
 
     /// Reads the rejects at offsets from `start` to before `end`, all of which the log has had.
-    fn read(&self, start: Offset, end: Offset, mut each: impl FnMut(Offset, Rejected)) -> Result<(), LogError> {
+    fn read(
+        &self,
+        start: Offset,
+        end: Offset,
+        mut each: impl FnMut(Offset, &[u8]) -> serde_json::Result<()>,
+    ) -> Result<(), LogError> {
         if start >= end {
             return Ok(());
         }
         let mut reader = self.log.reader(TOPIC, &Positions::from([(0, start)]))?;
         let limit = ReadLimit { records: CHUNK, bytes: 8 << 20 };
         // Compaction may have left nothing up to `end`, hence the limit to waiting.
-        while let Some(batch) = reader.poll(limit, Duration::from_secs(1))? {
+        loop {
+            let batch = match reader.poll(limit, Duration::from_secs(1)) {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                // Retention was faster.
+                Err(LogError::OutOfRange { held, .. }) if held.start > start => {
+                    return self.read(held.start, end, each);
+                }
+                Err(error) => return Err(error),
+            };
             for (&offset, payload) in batch.offsets.iter().zip(batch.payloads.iter()) {
                 if offset >= end {
                     return Ok(());
                 }
-                match serde_json::from_slice(payload) {
-                    Ok(reject) => each(offset, reject),
-                    Err(error) => tracing::warn!(offset, %error, "a record of the rejects log can't be read"),
+                if let Err(error) = each(offset, payload) {
+                    tracing::warn!(offset, %error, "a record of the rejects log can't be read");
                 }
             }
             if batch.coverage.end >= end {
@@ -247,101 +363,4 @@ fn excerpt(record: &[u8]) -> String {
     }
     text.truncate(text.floor_char_boundary(MAX_RECORD_BYTES));
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::ingest::tests::MemoryLog;
-
-    fn open(log: &MemoryLog) -> RejectLog {
-        let clock = ManualClock::new(1_705_314_645_123_000);
-        RejectLog::open(Arc::new(log.clone()), Arc::new(clock)).expect("open")
-    }
-
-    fn at(rejects: &RejectLog, topic: &str, partition: Partition, offset: Offset) -> Rejected {
-        let reject = rejects.rejected(topic, "not JSON".to_owned(), b"{");
-        Rejected { partition: Some(partition), offset: Some(offset), ..reject }
-    }
-
-    #[test]
-    fn what_is_in_the_log_is_recorded_once() {
-        let log = MemoryLog::default();
-        let rejects = open(&log);
-        let found =
-            [at(&rejects, "a", 0, 0), at(&rejects, "a", 0, 7), at(&rejects, "a", 1, 3), at(&rejects, "b", 0, 1)];
-        rejects.record(&found[..2]).expect("recorded");
-        rejects.record(&found).expect("recorded");
-        let reopened = open(&log);
-        reopened.record(&found).expect("recorded");
-        rejects.record(&found).expect("recorded");
-        reopened.record(&[at(&rejects, "a", 0, 8)]).expect("recorded");
-        rejects.record(&[at(&rejects, "a", 0, 8)]).expect("recorded by the other");
-        for rejects in [&rejects, &reopened] {
-            assert_eq!(rejects.count(None).expect("count"), 5);
-            assert_eq!(rejects.count(Some("a")).expect("count"), 4);
-            assert_eq!(rejects.count(Some("c")).expect("count"), 0);
-        }
-        assert_eq!(
-            log.records(TOPIC, 0)[1],
-            r#"{"topic":"a","partition":0,"offset":7,"reason":"not JSON","record":"{","rejected_at":"2024-01-15T10:30:45.123Z"}"#
-        );
-    }
-
-    /// The archive finds bad records long after the speed layer has found late events behind them, or long before.
-    #[test]
-    fn what_is_late_and_what_is_bad_are_recorded_each_in_its_own_order() {
-        let log = MemoryLog::default();
-        let rejects = open(&log);
-        let late = |view: &str, offset| {
-            let reject = at(&rejects, "a", 0, offset);
-            Rejected { view: Some(view.to_owned()), behind_ms: Some(1_500), reason: "late".to_owned(), ..reject }
-        };
-        rejects.record(&[late("v", 2), late("v", 9)]).expect("recorded");
-        rejects.record(&[at(&rejects, "a", 0, 3), at(&rejects, "a", 0, 9)]).expect("recorded");
-        rejects.record(&[late("w", 2)]).expect("recorded");
-        let again = [late("v", 2), at(&rejects, "a", 0, 3), late("v", 9), at(&rejects, "a", 0, 9), late("w", 2)];
-        open(&log).record(&[&again[..], &[late("v", 10)]].concat()).expect("recorded");
-        for rejects in [&rejects, &open(&log)] {
-            // Only what is no row counts as rejected.
-            assert_eq!((rejects.count(Some("a")).expect("count"), rejects.total(None).expect("total")), (2, 6));
-        }
-        let listed = rejects.list(None, None, 10).expect("page").rejects;
-        let listed = listed.iter().map(|reject| (reject.offset, reject.view.as_deref())).collect::<Vec<_>>();
-        let (v, w) = (Some("v"), Some("w"));
-        assert_eq!(listed, [(Some(10), v), (Some(2), w), (Some(9), None), (Some(3), None), (Some(9), v), (Some(2), v)]);
-        assert!(log.records(TOPIC, 0)[0].contains(r#""view":"v","behind_ms":1500,"reason":"late""#));
-    }
-
-    #[test]
-    fn pages_go_from_new_to_old() {
-        let log = MemoryLog::default();
-        let rejects = open(&log);
-        assert_eq!(rejects.list(None, None, 10).expect("page"), Page::default());
-        let all = (0..2_500).map(|i| at(&rejects, if i % 5 == 0 { "a" } else { "b" }, 0, i)).collect::<Vec<_>>();
-        rejects.record(&all).expect("recorded");
-        let (mut listed, mut cursor, mut pages) = (Vec::new(), None, 0);
-        loop {
-            let page = rejects.list(Some("a"), cursor, 125).expect("page");
-            listed.extend(page.rejects.iter().map(|reject| reject.offset.expect("an offset")));
-            pages += 1;
-            cursor = page.next;
-            if cursor.is_none() {
-                break;
-            }
-        }
-        assert_eq!(pages, 4, "no empty page at the end");
-        assert_eq!(listed, (0..500).rev().map(|i| i * 5).collect::<Vec<_>>());
-    }
-
-    #[test]
-    fn long_records_are_cut_and_stay_text() {
-        let rejects = open(&MemoryLog::default());
-        let kept = |record: &[u8]| rejects.rejected("a", String::new(), record).record;
-        assert_eq!(kept("😀".repeat(2_000).as_bytes()), "😀".repeat(1_024));
-        assert_eq!(kept(format!("x{}", "😀".repeat(2_000)).as_bytes()), format!("x{}", "😀".repeat(1_023)));
-        assert_eq!(kept(b"a\xffb"), "a\u{fffd}b");
-        assert!(kept(&[0xff; 5_000]).len() <= MAX_RECORD_BYTES);
-    }
 }

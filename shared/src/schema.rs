@@ -77,7 +77,8 @@ pub struct Table {
     pub event_time: usize,
     /// How far behind the newest event time seen the watermark stays.
     pub watermark_delay: Micros,
-    /// How far ahead of the log's clock an event time may be; beyond it the event is rejected.
+    /// How far ahead of the clock an event time may be, if there is a limit; beyond it the event is rejected. The clock is the log's
+    /// where it took the record, and the reader's where the record's time is its producer's.
     pub max_future: Option<Micros>,
     /// How many partitions the topic is created with.
     pub partitions: u32,

@@ -20,7 +20,7 @@ fn open(path: &Path) -> EmbeddedLog {
 /// Appends one record to each of two partitions, by a name.
 fn append(log: &EmbeddedLog, name: &str) -> Result<Appended, LogError> {
     let parts = vec![(0, [name].iter().collect()), (1, [name].iter().collect())];
-    let idempotency = Some(Idempotency { key: name.to_owned(), note: Vec::new() });
+    let idempotency = Some(Idempotency { key: name.to_owned(), ..Idempotency::default() });
     log.append("t", Append { parts, idempotency, ..Append::default() })
 }
 

@@ -45,8 +45,7 @@ pub async fn run(up: Up) -> Result<ExitCode, Failure> {
         .collect();
     let data = platform.data();
     let started = platform.start().await?;
-    let file = ServerFile { url: started.url.clone(), pid: std::process::id() };
-    std::fs::write(ServerFile::path(&data), serde_json::to_vec(&file)?)?;
+    ServerFile::write(&data, &started.url)?;
     eprintln!("Anabranch is at {}", started.url);
     if up.demo {
         let feed = demo::run(

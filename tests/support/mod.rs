@@ -175,6 +175,13 @@ impl Server {
         assert!(asked.expect("kill").success());
     }
 
+    /// The most memory that it has taken so far, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("readable");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
     /// Asks it to end, as Ctrl-C does, and waits until it has.
     pub fn stop(mut self) {
         self.signal("INT");

@@ -15,15 +15,17 @@ use crate::app::{Readiness, Server};
 pub struct Health {
     /// `ok`.
     status: &'static str,
+    /// The identity of the project that it runs.
+    project: String,
 }
 
 /// Whether the process answers at all.
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses((status = 200, description = "It does", body = Health)))]
-pub(crate) async fn healthz() -> Json<Health> {
-    Json(Health { status: "ok" })
+pub(crate) async fn healthz(State(server): State<Arc<Server>>) -> Json<Health> {
+    Json(Health { status: "ok", project: server.app.project.clone() })
 }
 
-/// Whether everything has recovered and every source is running.
+/// Whether everything has recovered, every source is running, and events can be stored.
 #[utoipa::path(
     get, path = "/readyz", tag = "operation",
     responses((status = 200, description = "It is fit to answer", body = Readiness), (status = 503, description = "Not yet, or no more", body = Readiness))

@@ -1,32 +1,42 @@
 //! `POST /v1/topics/{topic}/events`: events into the log.
 
+mod coding;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::ingest::{IngestError, Receipt};
+use anabranch_shared::ingest::{Form, IngestError};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use futures::StreamExt;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::{Server, blocking, log_problem};
 use crate::patience::was_too_slow;
 use crate::problem::Problem;
+use crate::routes::ingest::coding::Coding;
 
 /// The longest `Idempotency-Key`.
 const MAX_KEY_BYTES: usize = 255;
 
+/// What says that an answer is that of an earlier request with the same `Idempotency-Key`.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
 /// What became of a request.
 #[derive(ToSchema, Serialize)]
-#[schema(example = json!({"accepted": 3, "rejected": [{"line": 3, "error": "not JSON"}], "offsets": {"0": [12, 15]}}))]
+#[schema(example = json!({
+    "accepted": 3, "rejected": [{"line": 3, "error": "not JSON"}], "rejected_count": 1, "offsets": {"0": [12, 15]},
+}))]
 pub struct EventsReceipt {
     /// How many records the log has.
     accepted: u64,
-    /// Those that it has not.
+    /// The first 100 of those that it has not.
     rejected: Vec<EventRejected>,
+    /// How many it has not.
+    rejected_count: u64,
     /// Where they are: `{"partition":[first,next)}`.
     offsets: BTreeMap<String, [u64; 2]>,
 }
@@ -47,17 +57,19 @@ pub struct EventRejected {
     tag = "events",
     params(
         ("topic" = String, Path, description = "The topic of a table"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry safe: the same key is answered as it was the first time, and nothing is stored twice; at most 255 bytes"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry safe: for a day the same key is answered as it was the first time, with the header `Idempotent-Replayed: true`, and nothing is stored twice; at most 255 bytes"),
+        ("Content-Encoding" = Option<String>, Header, description = "`gzip` or `zstd`; what the body unfolds to has the same limit as any"),
     ),
-    request_body(description = "One JSON object a line, a JSON array of objects, or one object", content(
+    request_body(description = "One JSON object a line, a JSON array of objects, or one object. As `application/x-ndjson` it is lines in any case, each judged by itself", content(
         (String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"),
     )),
     responses(
         (status = 200, description = "The log has the accepted ones", body = EventsReceipt),
         (status = 400, description = "The body can't be split into records", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No table has such a topic", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is too long", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is encoded", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body, what it unfolds to, or a record is too long", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is encoded in another way than `gzip` or `zstd`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The `Idempotency-Key` came before with another body, or the Kafka topic takes no such records; nothing was stored", body = Problem, content_type = "application/problem+json"),
         (status = 507, description = "No room; nothing was stored", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -66,28 +78,21 @@ pub(crate) async fn append_events(
     Path(topic): Path<String>,
     headers: HeaderMap,
     body: Body,
-) -> Result<Json<Receipt>, Problem> {
+) -> Result<Response, Problem> {
     if server.app.catalog.table_of_topic(&topic).is_none() {
         let topics = server.app.catalog.tables.values().map(|table| table.topic.as_str());
         return Err(Problem::unknown("topic", &topic, topics));
     }
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING).filter(|encoding| *encoding != "identity") {
-        let detail = format!("the body is encoded as {encoding:?}; send it as it is");
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "encoded-body", detail));
-    }
-    let key = headers.get("idempotency-key").map(|key| {
-        let key = key.to_str().ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()));
-        key.map(str::to_owned).ok_or_else(|| {
-            let detail = format!("`Idempotency-Key` has 1 to {MAX_KEY_BYTES} visible ASCII characters");
-            Problem::bad_request("bad-idempotency-key", detail)
-        })
-    });
-    let key = key.transpose()?;
-    let body = read_body(&headers, body, server.app.limits.body_bytes).await?;
+    let coding = Coding::of(&headers)?;
+    let key = idempotency_key(&headers)?;
+    let form = if is_lines(&headers) { Form::Lines } else { Form::Any };
+    let max = server.app.limits.body_bytes;
+    let body = read_body(&headers, body, max).await?;
     let ingest = Arc::clone(&server.app.ingest);
     let name = topic.clone();
-    let receipt =
-        blocking(move || ingest.ingest(&name, &body, key.as_deref())).await?.map_err(|error| match error {
+    let receipt = blocking(move || {
+        let body = coding.unfold(body, max)?;
+        ingest.ingest(&name, &body, form, key.as_deref()).map_err(|error| match error {
             IngestError::UnknownTopic { topic, existing } => {
                 Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
             }
@@ -95,17 +100,37 @@ pub(crate) async fn append_events(
             IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
             IngestError::Pin(..) => Problem::internal(&error),
             IngestError::Log(error) => log_problem(&error),
-        })?;
-    server.metrics.accepted(&topic, receipt.accepted, receipt.rejected.len() as u64);
-    if !receipt.rejected.is_empty() {
+        })
+    });
+    let receipt = receipt.await??;
+    if receipt.repeated {
+        return Ok(([(REPLAYED, "true")], Json(receipt)).into_response());
+    }
+    server.metrics.accepted(&topic, receipt.accepted, receipt.rejected_count);
+    if receipt.rejected_count > 0 {
         server.note_rejects();
     }
-    Ok(Json(receipt))
+    Ok(Json(receipt).into_response())
 }
 
-/// A client that sends without listening loses the answer when its connection is closed, so a body that is too long by
-/// no more than this is read and dropped before it is refused.
-const DRAINED_BYTES: u64 = 16 << 20;
+/// The key that a request names, if any.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut said = headers.get_all("idempotency-key").iter();
+    let Some(key) = said.next() else { return Ok(None) };
+    let key = key.to_str().ok().filter(|key| (1..=MAX_KEY_BYTES).contains(&key.len()) && said.next().is_none());
+    key.map(|key| Some(key.to_owned())).ok_or_else(|| {
+        let detail = format!("`Idempotency-Key` is there once and has 1 to {MAX_KEY_BYTES} visible ASCII characters");
+        Problem::bad_request("bad-idempotency-key", detail)
+    })
+}
+
+/// Whether a body is said to be one JSON value a line, by any of the names for that.
+fn is_lines(headers: &HeaderMap) -> bool {
+    let said = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let of_lines = ["ndjson", "x-ndjson", "jsonl", "x-jsonl", "jsonlines", "x-jsonlines", "json-lines"];
+    media_type.strip_prefix("application/").is_some_and(|name| of_lines.contains(&name))
+}
 
 /// Reads a body of at most `max` bytes.
 pub(crate) async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Result<bytes::Bytes, Problem> {
@@ -114,11 +139,7 @@ pub(crate) async fn read_body(headers: &HeaderMap, body: Body, max: usize) -> Re
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body-too-long", detail)
     };
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
-    if let Some(length) = announced.filter(|&length| length > max as u64) {
-        if length <= max as u64 + DRAINED_BYTES {
-            let mut rest = body.into_data_stream();
-            while let Some(Ok(_)) = rest.next().await {}
-        }
+    if announced.is_some_and(|length| length > max as u64) {
         return Err(too_long());
     }
     axum::body::to_bytes(body, max).await.map_err(|error| {

@@ -1,5 +1,6 @@
 //! The other resources, and what all responses have in common.
 
+use std::io::Write;
 use std::sync::Arc;
 
 use anabranch_shared::expr::Expr;
@@ -126,9 +127,91 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
         request.headers_mut().insert("idempotency-key", "k1".parse().expect("a value"));
         request
     };
-    let first = platform.send(keyed()).await.2;
-    assert_eq!(platform.send(keyed()).await.2, first);
+    let (_, headers, first) = platform.send(keyed()).await;
+    assert!(!headers.contains_key("idempotent-replayed"));
+    let (_, headers, again) = platform.send(keyed()).await;
+    assert_eq!((again, headers["idempotent-replayed"].as_bytes()), (first, &b"true"[..]));
     assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
+    let metrics = platform.ok("/metrics").await;
+    for line in
+        ["anabranch_events_ingested_total{topic=\"posts\"} 3.0", "anabranch_events_refused_total{topic=\"posts\"} 1.0"]
+    {
+        assert!(metrics.as_str().expect("text").contains(line), "a retry counts nothing twice: {line} in\n{metrics}");
+    }
+    let mut other = keyed();
+    *other.body_mut() = Body::from(good);
+    let (status, kind, detail) = platform.problem(other).await;
+    assert_eq!((status, kind.as_str()), (422, "idempotency-key-reused"), "{detail}");
+    assert!(detail.contains("`k1`") && detail.contains("`posts`"), "{detail}");
+    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(body).expect("encoded");
+    encoder.finish().expect("encoded")
+}
+
+fn zstd(body: &[u8]) -> Vec<u8> {
+    zstd::encode_all(body, 3).expect("encoded")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_bodies_are_taken_in_within_the_limit_on_what_they_unfold_to() {
+    let platform = platform();
+    let encoded = |coding: &str, body: Vec<u8>| {
+        let mut request = post("/v1/topics/posts/events", "application/x-ndjson", body);
+        request.headers_mut().insert("content-encoding", coding.parse().expect("a value"));
+        request
+    };
+    let line = b"{\"ts\":\"2017-08-27T00:00:00Z\",\"tag\":\"a\"}\n".as_slice();
+    let two_frames = [zstd(line), zstd(line)].concat();
+    for (coding, body, accepted) in [
+        ("gzip", gzip(line), 1),
+        ("X-GZIP", [gzip(line), gzip(line)].concat(), 2),
+        ("zstd", two_frames, 2),
+        ("identity", line.to_vec(), 1),
+        ("identity, Zstd", zstd(&line.repeat(20)), 20),
+    ] {
+        let (status, _, receipt) = platform.send(encoded(coding, body)).await;
+        let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
+        assert_eq!((status, &receipt["accepted"]), (StatusCode::OK, &json!(accepted)), "{coding}: {receipt}");
+    }
+    let bomb = vec![b' '; 4 << 20];
+    let wide = {
+        let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+        encoder.set_parameter(zstd::zstd_safe::CParameter::WindowLog(27)).expect("a window");
+        encoder.write_all(line).expect("encoded");
+        encoder.finish().expect("encoded")
+    };
+    for (coding, body, status, kind, says) in [
+        ("gzip", gzip(&bomb[..900_000]), 413, "body-too-long", "unfolds to more than 1000 bytes"),
+        ("zstd", zstd(&bomb), 413, "body-too-long", "1000 bytes"),
+        ("zstd", wide, 400, "bad-body", "memory"),
+        ("gzip", line.to_vec(), 400, "bad-body", "not gzip"),
+        ("zstd", line.to_vec(), 400, "bad-body", "not zstd"),
+        ("gzip", gzip(line)[..20].to_vec(), 400, "bad-body", "not gzip to its end"),
+        ("zstd", zstd(line)[..20].to_vec(), 400, "bad-body", "not zstd to its end"),
+        ("br", line.to_vec(), 415, "encoded-body", "`br`"),
+        ("gzip, gzip", gzip(&gzip(line)), 415, "encoded-body", "once"),
+    ] {
+        let (got, problem, detail) = platform.problem(encoded(coding, body)).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{coding}: {detail}");
+        assert!(detail.contains(says), "{detail}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_said_to_be_lines_is_never_refused_for_one_of_them() {
+    let platform = platform();
+    let body = [b"[1,\n\xff\n".as_slice(), b"{\"ts\":\"2017-08-27T00:00:00Z\"}\n"].concat();
+    for media_type in ["application/x-ndjson", "Application/NDJSON; charset=utf-8", "application/jsonl"] {
+        let (status, _, receipt) = platform.send(post("/v1/topics/posts/events", media_type, body.clone())).await;
+        let receipt: Value = serde_json::from_slice(&receipt).expect("JSON");
+        assert_eq!(status, StatusCode::OK, "{media_type}: {receipt}");
+        assert_eq!((&receipt["accepted"], &receipt["rejected_count"]), (&json!(1), &json!(2)), "{receipt}");
+    }
+    assert_eq!(platform.problem(post("/v1/topics/posts/events", "application/json", body)).await.0, 400);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,13 +222,15 @@ async fn events_that_can_not_be_taken_are_refused() {
         request.headers_mut().insert(name, value.parse().expect("a value"));
         request
     };
+    let mut twice = with("idempotency-key", "a".into());
+    twice.headers_mut().append("idempotency-key", "b".parse().expect("a value"));
     for (request, status, kind, says) in [
         (post("/v1/topics/x/events", "application/json", "{}"), 404, "unknown-topic", "there are `posts`"),
         (post("/v1/topics/posts/events", "application/json", vec![b' '; 1_001]), 413, "body-too-long", "1000 bytes"),
         (post("/v1/topics/posts/events", "application/json", vec![b'"', 0xff, b'"']), 400, "bad-body", "UTF-8"),
         (post("/v1/topics/posts/events", "application/json", "[".repeat(900)), 400, "bad-body", ""),
-        (with("content-encoding", "gzip".into()), 415, "encoded-body", "gzip"),
         (with("idempotency-key", "k".repeat(256)), 400, "bad-idempotency-key", "255"),
+        (twice, 400, "bad-idempotency-key", "once"),
     ] {
         let (got, problem, detail) = platform.problem(request).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{detail}");
@@ -156,6 +241,10 @@ async fn events_that_can_not_be_taken_are_refused() {
     let (status, kind, detail) = platform.problem(post("/v1/topics/posts/events", "application/json", good)).await;
     assert_eq!((status, kind.as_str()), (507, "storage-full"));
     assert!(detail.contains("nothing of this request was stored"), "{detail}");
+    let (status, readiness) = platform.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    let reason = readiness["reasons"][0].as_str().expect("a reason");
+    assert!(reason.starts_with("events can't be stored: no room in `/data`"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +275,7 @@ async fn jobs_are_queued_shown_and_cancelled() {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_and_metrics_say_how_it_is() {
     let platform = platform();
-    assert_eq!(platform.ok("/healthz").await, json!({"status": "ok"}));
+    assert_eq!(platform.ok("/healthz").await, json!({"status": "ok", "project": "1d2c"}));
     assert_eq!(platform.ok("/readyz").await, json!({"ready": true, "reasons": []}));
     platform.ready.send_replace(Readiness::not_ready(["the speed layer recovers"]));
     let (status, readiness) = platform.get("/readyz").await;

@@ -9,7 +9,9 @@ use anabranch_shared::clock::{ManualClock, Micros};
 use anabranch_shared::expr::Expr;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::log::{Append, Appended, Batch, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_shared::log::{
+    Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention,
+};
 use anabranch_shared::partial::{self, MISSED, PANE};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::{Column as TableColumn, DataType, Table};
@@ -247,7 +249,7 @@ pub struct MemoryLog(Arc<Mutex<Memory>>);
 #[derive(Debug, Default)]
 struct Memory {
     topics: BTreeMap<String, Vec<Vec<u8>>>,
-    remembered: BTreeMap<(String, String), Appended>,
+    remembered: BTreeMap<(String, String), (Option<Digest>, Appended)>,
     full: bool,
 }
 
@@ -281,9 +283,11 @@ impl Log for MemoryLog {
         if memory.full {
             return Err(LogError::StorageFull { path: "/data".into(), free_bytes: 1, reserve_bytes: 2 });
         }
-        let name = append.idempotency.as_ref().map(|key| (topic.to_owned(), key.key.clone()));
-        if let Some(first) = name.as_ref().and_then(|name| memory.remembered.get(name)) {
-            return Ok(first.clone());
+        if let Some(Idempotency { key, digest, .. }) = &append.idempotency
+            && let Some((before, first)) = memory.remembered.get(&(topic.to_owned(), key.clone()))
+        {
+            let (topic, key) = (topic.to_owned(), key.clone());
+            return if before == digest { Ok(first.clone()) } else { Err(LogError::KeyReused { topic, key }) };
         }
         let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
         for (partition, payloads) in append.parts {
@@ -292,10 +296,16 @@ impl Log for MemoryLog {
             records.extend(payloads.iter().map(<[u8]>::to_vec));
             appended.offsets.insert(partition, start..records.len() as u64);
         }
-        if let (Some(name), Some(idempotency)) = (name, append.idempotency) {
-            memory.remembered.insert(name, Appended { repeated: Some(idempotency.note), ..appended.clone() });
+        if let Some(Idempotency { key, digest, note }) = append.idempotency {
+            let first = Appended { repeated: Some(note), ..appended.clone() };
+            memory.remembered.insert((topic.to_owned(), key), (digest, first));
         }
         Ok(appended)
+    }
+
+    fn accepts(&self) -> Result<(), LogError> {
+        let full = LogError::StorageFull { path: "/data".into(), free_bytes: 1, reserve_bytes: 2 };
+        if self.0.lock().full { Err(full) } else { Ok(()) }
     }
 
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
@@ -328,6 +338,7 @@ impl LogReader for MemoryReader {
             partition: 0,
             offsets: coverage.clone().collect(),
             log_times: vec![T0; (coverage.end - coverage.start) as usize],
+            read_at: None,
             payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
             keys: None,
             headers: None,
@@ -443,6 +454,7 @@ impl Platform {
             }),
             ready: is_ready,
             stops: crate::Stops::default(),
+            project: "1d2c".to_owned(),
             clock,
             limits,
         };

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use sonic_rs::{JsonValueTrait, LazyValue};
 
 use super::record::{MAX_DEPTH, describe, is_nested_deeper, parse};
+use super::shown;
 
 /// The row as it is after the change; none if there is none any more, or never was.
 pub(super) fn after(record: &str) -> Result<Option<&str>, String> {
@@ -24,7 +25,7 @@ pub(super) fn after(record: &str) -> Result<Option<&str>, String> {
             None => Err("a change of Debezium's without a row in `after`".to_owned()),
         },
         Some("d" | "t" | "m") => Ok(None),
-        Some(op) => Err(format!("`op` is `{op}`, but Debezium's are `c`, `u`, `r`, `d`, `t` and `m`")),
+        Some(op) => Err(format!("`op` is `{}`, but Debezium's are `c`, `u`, `r`, `d`, `t` and `m`", shown(op, 40))),
         None => Err("no envelope of Debezium's: there is no `op`".to_owned()),
     }
 }

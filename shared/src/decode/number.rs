@@ -1,5 +1,7 @@
 //! Whole numbers however JSON writes them: `-0`, `5.0` and `1e3` are as whole as `5`.
 
+use super::shown;
+
 /// So much of a number's text is shown.
 const SHOWN: usize = 40;
 
@@ -18,10 +20,10 @@ pub(super) fn whole(text: &str) -> Result<i64, String> {
     let scale = exponent.saturating_sub(fraction.len() as i64);
     let zeros = digits().rev().take_while(|digit| *digit == b'0').count() as i64;
     if scale.saturating_add(zeros) < 0 {
-        return Err(format!("{} has a fraction", shown(text)));
+        return Err(format!("{} has a fraction", shown(text, SHOWN)));
     }
     let significant = digits().count() as i64 - zeros;
-    let beyond = || format!("{} is beyond 64 bits", shown(text));
+    let beyond = || format!("{} is beyond 64 bits", shown(text, SHOWN));
     let mut value = 0_i64;
     // Downwards, as there is one more integer below zero than above.
     for digit in digits().take(significant as usize) {
@@ -32,9 +34,4 @@ pub(super) fn whole(text: &str) -> Result<i64, String> {
         value = value.checked_mul(10).ok_or_else(beyond)?;
     }
     if is_negative { Ok(value) } else { value.checked_neg().ok_or_else(beyond) }
-}
-
-/// The number as far as a message shows it.
-fn shown(text: &str) -> String {
-    if text.len() > SHOWN { format!("{}…", &text[..SHOWN]) } else { text.to_owned() }
 }

@@ -318,7 +318,7 @@ fn the_event_time_is_needed_and_not_far_ahead() {
         "ts",
         "\"2024-01-15T10:31:45.000001Z\"",
         Err(
-            ": 2024-01-15T10:31:45.000001Z is more than 60 s ahead of the log's clock, which showed 2024-01-15T10:30:45Z",
+            ": 2024-01-15T10:31:45.000001Z is more than 60 s (`max_future`) ahead of the clock, which showed 2024-01-15T10:30:45Z",
         ),
     );
 }
@@ -653,4 +653,22 @@ fn columns_that_nobody_reads_are_checked_all_the_same() {
     assert_eq!(names, ["price", "ts"]);
     assert_eq!((decoded.kept.as_slice(), decoded.rejects.len()), (&[0][..], 2));
     assert_eq!(decoded.event_times(), [0]);
+}
+
+#[test]
+fn where_records_have_their_producers_times_what_is_too_far_ahead_is_told_by_the_readers_clock() {
+    let future = LOG_TIME + 7_000 * 365 * 86_400 * 1_000_000;
+    let record = |time: Micros| format!(r#"{{"id":"a","ts":"{}"}}"#, format_timestamp(time));
+    let times = [LOG_TIME, LOG_TIME + 60_000_000, LOG_TIME + 60_000_001, future];
+    // The second and the third producer's clock is wrong.
+    let batch = |read_at| Batch {
+        log_times: vec![LOG_TIME, 0, LOG_TIME, future],
+        read_at,
+        payloads: times.map(record).iter().collect(),
+        ..Batch::default()
+    };
+    let mut decoder = Decoder::new(table());
+    let kept = |read_at, decoder: &mut Decoder| decoder.decode_batch(&batch(read_at)).kept;
+    assert_eq!(kept(Some(LOG_TIME), &mut decoder), [0, 1]);
+    assert_eq!(kept(None, &mut decoder), [0, 3], "the log's times");
 }

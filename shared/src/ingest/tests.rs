@@ -6,8 +6,8 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::log::{Appended, Batch, LogReader, ReadLimit, Retention};
-use crate::position::{Offset, Positions};
+use crate::log::{Appended, Batch, Digest, LogReader, ReadLimit, Retention};
+use crate::position::{Offset, Partition, Positions};
 use crate::schema::{Column, DataType, Table};
 
 /// 2024-01-15T10:30:45Z.
@@ -20,15 +20,24 @@ pub(crate) struct MemoryLog(Arc<Mutex<Memory>>);
 #[derive(Debug, Default)]
 struct Memory {
     topics: BTreeMap<String, Vec<Vec<Vec<u8>>>>,
-    remembered: BTreeMap<(String, String), Appended>,
+    remembered: BTreeMap<(String, String), (Option<Digest>, Appended)>,
     /// The topic whose next append fails.
     failing: Option<String>,
+    /// How many records each append had.
+    sizes: Vec<usize>,
+    /// How often a topic was read.
+    reads: usize,
 }
 
 impl MemoryLog {
     /// Makes the next append to a topic fail.
     pub(crate) fn fail_once(&self, topic: &str) {
         self.0.lock().failing = Some(topic.to_owned());
+    }
+
+    /// How often it was read.
+    pub(crate) fn reads(&self) -> usize {
+        self.0.lock().reads
     }
 
     /// The records of a partition.
@@ -58,24 +67,28 @@ impl Log for MemoryLog {
         if memory.failing.take_if(|failing| failing == topic).is_some() {
             return Err(LogError::Closed);
         }
-        let name = append.idempotency.as_ref().map(|i| (topic.to_owned(), i.key.clone()));
-        if let Some(first) = name.as_ref().and_then(|name| memory.remembered.get(name)) {
-            return Ok(first.clone());
+        if let Some(Idempotency { key, digest, .. }) = &append.idempotency
+            && let Some((before, first)) = memory.remembered.get(&(topic.to_owned(), key.clone()))
+        {
+            return crate::log::check_same(topic, key, *before, *digest).map(|()| first.clone());
         }
         let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
         for (partition, payloads) in append.parts {
+            memory.sizes.push(payloads.len());
             let records = &mut memory.topics.get_mut(topic).expect("a topic")[partition as usize];
             let start = records.len() as u64;
             records.extend(payloads.iter().map(<[u8]>::to_vec));
             appended.offsets.insert(partition, start..records.len() as u64);
         }
-        if let (Some(name), Some(idempotency)) = (name, append.idempotency) {
-            memory.remembered.insert(name, Appended { repeated: Some(idempotency.note), ..appended.clone() });
+        if let Some(Idempotency { key, digest, note }) = append.idempotency {
+            let first = Appended { repeated: Some(note), ..appended.clone() };
+            memory.remembered.insert((topic.to_owned(), key), (digest, first));
         }
         Ok(appended)
     }
 
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
+        self.0.lock().reads += 1;
         Ok(Box::new(MemoryReader { log: self.clone(), topic: topic.to_owned(), positions: from.clone() }))
     }
 
@@ -102,6 +115,7 @@ impl LogReader for MemoryReader {
                     partition,
                     offsets: coverage.clone().collect(),
                     log_times: coverage.clone().map(|_| NOW).collect(),
+                    read_at: None,
                     payloads: records[coverage.start as usize..coverage.end as usize].iter().collect(),
                     keys: None,
                     headers: None,
@@ -146,15 +160,35 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
 /// Checks the lines and texts that a body is split into, or the beginning of the reason for which it is refused.
 #[track_caller]
 fn check(body: impl AsRef<[u8]>, expected: Result<&[(u64, &str)], &str>) {
-    let actual = split(body.as_ref());
+    let actual = split(body.as_ref(), Form::Any);
     match (&actual, expected) {
-        (Ok(records), Ok(expected)) => {
-            let records = records.iter().map(|record| (record.line, record.text.as_ref())).collect::<Vec<_>>();
-            assert_eq!(records, expected);
-        }
+        (Ok(records), Ok(expected)) => assert_eq!(listed(records), owned(expected)),
         (Err(actual), Err(reason)) => assert!(actual.starts_with(reason), "expected: {reason}\n  actual: {actual}"),
         _ => panic!("expected: {expected:?}\n  actual: {actual:?}"),
     }
+}
+
+fn listed(records: &Records<'_>) -> Vec<(u64, String)> {
+    records.iter().map(|record| (record.line, String::from_utf8_lossy(&record.text).into_owned())).collect()
+}
+
+fn owned(records: &[(u64, &str)]) -> Vec<(u64, String)> {
+    records.iter().map(|&(line, text)| (line, text.to_owned())).collect()
+}
+
+#[test]
+fn lines_are_each_judged_by_themselves_whatever_they_are() {
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(70), "]".repeat(70));
+    let body = [b"\xef\xbb\xbf[1,\n".as_slice(), b"\xff\n\n", deep.as_bytes(), b"\r\n{\"ts\":\n0}"].concat();
+    let expected = [(1, "[1,"), (2, "\u{fffd}"), (4, &*deep), (5, "{\"ts\":"), (6, "0}")];
+    assert_eq!(listed(&split(&body, Form::Lines).expect("never refused")), owned(&expected));
+    let (log, _, ingest) = ingest(1, None);
+    let body = [&body[..], b"\n{\"ts\":0}"].concat();
+    let receipt = ingest.ingest("clicks", &body, Form::Lines, None).expect("receipt");
+    assert_eq!((receipt.accepted, receipt.rejected_count), (1, 5), "{receipt:?}");
+    assert!(receipt.rejected[1].error.starts_with("not UTF-8 at byte 0"), "{receipt:?}");
+    assert!(receipt.rejected[2].error.contains("nested deeper"), "{receipt:?}");
+    assert_eq!(log.records("clicks", 0), [r#"{"ts":0}"#]);
 }
 
 #[test]
@@ -194,13 +228,13 @@ fn a_body_that_can_not_be_split_is_refused() {
 fn good_records_are_stored_as_sent_and_bad_ones_told() {
     let (log, _, ingest) = ingest(1, None);
     let body = "{\"user\": \"a\", \"ts\":0}\n\n{\"user\":1,\"ts\":0}\n{\"more\":[1 ,2],\"ts\":1.5}\n{\"more\":[1 ,2],\"ts\":1}";
-    let receipt = ingest.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    let receipt = ingest.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
     assert_eq!(
         serde_json::to_string(&receipt).expect("json"),
         concat!(
             r#"{"accepted":2,"rejected":[{"line":3,"error":"column `user`: expected TEXT, found a number"},"#,
             r#"{"line":4,"error":"column `ts`: expected TIMESTAMP, but 1.5 has a fraction"}],"#,
-            r#""offsets":{"0":[0,2]}}"#
+            r#""rejected_count":2,"offsets":{"0":[0,2]}}"#
         )
     );
     assert_eq!(log.records("clicks", 0), [r#"{"user": "a", "ts":0}"#, r#"{"more":[1 ,2],"ts":1}"#]);
@@ -209,12 +243,15 @@ fn good_records_are_stored_as_sent_and_bad_ones_told() {
     assert_eq!(rejects[1].record, r#"{"user":1,"ts":0}"#);
     assert_eq!((rejects[1].offset, rejects[1].rejected_at.as_str()), (None, "2024-01-15T10:30:45Z"));
 
-    let empty = ingest.ingest("clicks", b"\n", Some("key")).expect("receipt");
-    assert_eq!(serde_json::to_string(&empty).expect("json"), r#"{"accepted":0,"rejected":[],"offsets":{}}"#);
-    let refused = ingest.ingest("clicks", b"[{\"ts\":0},", None).expect_err("refused").to_string();
+    let empty = ingest.ingest("clicks", b"\n", Form::Any, Some("key")).expect("receipt");
+    assert_eq!(
+        serde_json::to_string(&empty).expect("json"),
+        r#"{"accepted":0,"rejected":[],"rejected_count":0,"offsets":{}}"#
+    );
+    let refused = ingest.ingest("clicks", b"[{\"ts\":0},", Form::Any, None).expect_err("refused").to_string();
     assert!(refused.starts_with("the body is refused: not JSON"), "{refused}");
     assert_eq!(log.records("clicks", 0).len(), 2);
-    let unknown = ingest.ingest("click", b"", None).expect_err("unknown").to_string();
+    let unknown = ingest.ingest("click", b"", Form::Any, None).expect_err("unknown").to_string();
     assert_eq!(unknown, "no table has the topic `click`; topics that have one: clicks");
 }
 
@@ -222,13 +259,13 @@ fn good_records_are_stored_as_sent_and_bad_ones_told() {
 fn records_are_spread_over_partitions_in_order() {
     let body = r#"[{"user":"x","ts":0},{"user":"x","ts":1},{"user":null,"ts":2},{"ts":true},{"user":"y","ts":3}]"#;
     let (log, _, dealt) = ingest(2, None);
-    let receipt = dealt.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    let receipt = dealt.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
     assert_eq!(receipt.offsets, [(0, 0..2), (1, 0..2)].into_iter().collect());
     assert_eq!(log.records("clicks", 1), [r#"{"user":"x","ts":1}"#, r#"{"user":"y","ts":3}"#]);
     assert_eq!(receipt.rejected[0].line, 4);
 
     let (log, _, keyed) = ingest(64, Some(0));
-    keyed.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    keyed.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
     let of_x = crate::partitioner::by_key(b"x", 64) as usize;
     assert_eq!(log.records("clicks", of_x), [r#"{"user":"x","ts":0}"#, r#"{"user":"x","ts":1}"#]);
 }
@@ -238,24 +275,68 @@ fn a_retry_is_answered_as_the_first_time() {
     let (log, clock, ingest) = ingest(2, None);
     // The third is too far ahead, but won't be when the retry comes.
     let body = "{\"ts\":0}\nnonsense\n{\"ts\":\"2024-01-15T10:40:00Z\"}";
-    for failing in ["_rejects", "clicks"] {
+    for (failing, stored) in [("clicks", 0), ("_rejects", 1)] {
         log.fail_once(failing);
-        let failed = ingest.ingest("clicks", body.as_bytes(), Some("key"));
+        let failed = ingest.ingest("clicks", body.as_bytes(), Form::Any, Some("key"));
         assert!(matches!(failed, Err(IngestError::Log(LogError::Closed))), "{failed:?}");
-        assert_eq!(ingest.rejects().count(None).expect("count"), if failing == "clicks" { 2 } else { 0 });
+        assert_eq!(ingest.rejects().count(None).expect("count"), 0);
+        assert_eq!(log.records("clicks", 0).len() + log.records("clicks", 1).len(), stored);
     }
-    let first = ingest.ingest("clicks", body.as_bytes(), Some("key")).expect("receipt");
-    assert_eq!((first.accepted, first.rejected.len()), (1, 2));
+    // The events were stored, their rejects were not: a retry makes up for it, and judges by the time of the first.
     clock.set(NOW + 3_600_000_000);
-    let retried = ingest.ingest("clicks", body.as_bytes(), Some("key")).expect("receipt");
+    let first = ingest.ingest("clicks", body.as_bytes(), Form::Any, Some("key")).expect("receipt");
+    assert_eq!((first.accepted, first.rejected.len(), first.rejected_count, first.repeated), (1, 2, 2, true));
+    let retried = ingest.ingest("clicks", body.as_bytes(), Form::Any, Some("key")).expect("receipt");
     assert_eq!(retried, first);
     assert_eq!(ingest.rejects().count(Some("clicks")).expect("count"), 2);
     assert_eq!(log.records("clicks", 0).len() + log.records("clicks", 1).len(), 1);
 
-    let other = ingest.ingest("clicks", b"nonsense", Some("other key")).expect("receipt");
-    assert_eq!((other.accepted, other.rejected.len(), other.offsets.len()), (0, 1, 0));
-    assert_eq!(ingest.ingest("clicks", b"nonsense", Some("other key")).expect("receipt"), other);
+    let other = ingest.ingest("clicks", b"nonsense", Form::Any, Some("other key")).expect("receipt");
+    assert_eq!((other.accepted, other.rejected.len(), other.offsets.len(), other.repeated), (0, 1, 0, false));
+    let again = ingest.ingest("clicks", b"nonsense", Form::Any, Some("other key")).expect("receipt");
+    assert_eq!(again, Receipt { repeated: true, ..other });
     assert_eq!(ingest.rejects().count(None).expect("count"), 3);
-    let again = ingest.ingest("clicks", body.as_bytes(), None).expect("receipt");
+    let again = ingest.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
     assert_eq!(again.accepted, 2);
+}
+
+#[test]
+fn a_key_with_another_body_is_refused_and_nothing_of_it_is_stored() {
+    let (log, _, ingest) = ingest(1, None);
+    let first = ingest.ingest("clicks", b"{\"ts\":0}\nnonsense", Form::Any, Some("key")).expect("receipt");
+    let refused = ingest.ingest("clicks", b"{\"ts\":1}\nother nonsense", Form::Any, Some("key"));
+    assert!(matches!(&refused, Err(IngestError::Log(LogError::KeyReused { key, .. })) if key == "key"), "{refused:?}");
+    assert_eq!((log.records("clicks", 0).len(), ingest.rejects().count(None).expect("count")), (1, 1));
+    let again = ingest.ingest("clicks", b"{\"ts\":0}\nnonsense", Form::Any, Some("key")).expect("receipt");
+    assert_eq!(again, Receipt { repeated: true, ..first });
+}
+
+#[test]
+fn of_very_many_bad_records_the_first_are_told_and_all_are_kept_in_chunks() {
+    for key in [None, Some("key")] {
+        let (log, _, ingest) = ingest(1, None);
+        let bad = 3 * PIECE_RECORDS as u64 + 7;
+        let body = format!("{}{{\"ts\":0}}\n", "x\n".repeat(bad as usize));
+        let receipt = ingest.ingest("clicks", body.as_bytes(), Form::Any, key).expect("receipt");
+        assert_eq!((receipt.accepted, receipt.rejected_count), (1, bad));
+        assert_eq!(receipt.rejected.iter().map(|told| told.line).collect::<Vec<_>>(), (1..=100).collect::<Vec<_>>());
+        assert_eq!(ingest.rejects().count(Some("clicks")).expect("count"), bad);
+        let newest = ingest.rejects().list(None, None, 1).expect("rejects").rejects.remove(0);
+        assert_eq!(newest.line, Some(bad), "each has its line in the body");
+        let largest = log.0.lock().sizes.iter().copied().max();
+        assert_eq!(largest, Some(1_000), "no append holds others up for long");
+        ingest.ingest("clicks", body.as_bytes(), Form::Any, key).expect("receipt");
+        let expected = if key.is_some() { bad } else { 2 * bad };
+        assert_eq!(ingest.rejects().count(Some("clicks")).expect("count"), expected);
+    }
+}
+
+#[test]
+fn an_error_quotes_no_more_than_the_beginning_of_a_record() {
+    let (_, _, ingest) = ingest(1, None);
+    let body = format!("{{\"ts\":\"{}\"}}", "\u{1}😀".repeat(100_000).replace('\u{1}', "\\u0001"));
+    let receipt = ingest.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
+    let error = &receipt.rejected[0].error;
+    assert!(error.starts_with("column `ts`: `") && error.ends_with("is no RFC 3339 time"), "{error}");
+    assert!(error.len() < 500, "{} bytes", error.len());
 }

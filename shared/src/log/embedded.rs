@@ -294,6 +294,10 @@ impl Log for EmbeddedLog {
         answered.recv().map_err(|_| LogError::Closed)?
     }
 
+    fn accepts(&self) -> Result<(), LogError> {
+        Ok(self.shared.check_room(1)?)
+    }
+
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
         let state = self.shared.state.lock();
         let known = state.topic(topic)?;

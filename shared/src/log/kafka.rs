@@ -13,7 +13,7 @@
 //! so the offsets that [`Appended`] names span the append's records, and perhaps others.
 //!
 //! **Time.** Topics that are created here have `message.timestamp.type=LogAppendTime`. Where a topic has its producers'
-//! times instead, those are the log times.
+//! times instead, those are the log times, and a batch says when it was read as well: a producer's clock may show anything.
 //!
 //! **Outputs** are written through [`outlet`], in transactions that also hold how far their source is done.
 //!
@@ -32,6 +32,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -106,6 +107,10 @@ pub struct KafkaLog {
     producer: Producer,
     requests: Requests,
     clock: Arc<dyn Clock>,
+    /// Why the last append failed; none if it didn't, or the cluster has answered since.
+    failing: Arc<Mutex<Option<String>>>,
+    /// Whether the cluster is being asked if it answers again.
+    probing: Arc<AtomicBool>,
 }
 
 /// What readers and appends have in common.
@@ -333,7 +338,21 @@ impl KafkaLog {
         let cluster = Arc::new(Cluster::open(options)?);
         let producer = Producer::open(&cluster.options)?;
         let requests = Requests::new(cluster.clone(), clock.clone());
-        Ok(Self { cluster, producer, requests, clock })
+        Ok(Self { cluster, producer, requests, clock, failing: Arc::default(), probing: Arc::default() })
+    }
+
+    /// Asks in the background whether the cluster answers again, unless that is being done.
+    fn probe(&self) {
+        if self.probing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (cluster, failing, probing) = (self.cluster.clone(), self.failing.clone(), self.probing.clone());
+        std::thread::spawn(move || {
+            if cluster.topics(Duration::ZERO).is_ok() {
+                *failing.lock() = None;
+            }
+            probing.store(false, Ordering::Release);
+        });
     }
 
     /// Where outputs write, which keep their positions under consumer groups whose names begin with `group`.
@@ -359,16 +378,29 @@ impl Log for KafkaLog {
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {
         let partitions = self.cluster.partitions(topic)?;
         append.parts.iter().try_for_each(|(partition, _)| self.cluster.check(topic, partitions, *partition))?;
-        match &append.idempotency {
+        let appended = match &append.idempotency {
             Some(request) => self.requests.append(topic, &append, request),
             None => self.producer.append(&self.cluster, topic, &append),
+        };
+        match &appended {
+            Err(LogError::Backend { step, source }) => *self.failing.lock() = Some(format!("{step} failed: {source}")),
+            Err(_) => {}
+            Ok(_) => *self.failing.lock() = None,
         }
+        appended
+    }
+
+    /// An append that failed says no, until another one doesn't or the cluster answers.
+    fn accepts(&self) -> Result<(), LogError> {
+        let Some(why) = self.failing.lock().clone() else { return Ok(()) };
+        self.probe();
+        Err(LogError::Backend { step: "the last append".to_owned(), source: why.into() })
     }
 
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
         let partitions = self.cluster.partitions(topic)?;
         from.keys().try_for_each(|&partition| self.cluster.check(topic, partitions, partition))?;
-        Ok(Box::new(KafkaReader::new(self.cluster.clone(), topic, from)?))
+        Ok(Box::new(KafkaReader::new(self.cluster.clone(), self.clock.clone(), topic, from)?))
     }
 
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError> {

@@ -41,6 +41,7 @@ macro_rules! all_behaviours {
             an_append_is_stored_in_all_partitions_or_none,
             a_repeated_request_is_answered_with_the_first_outcome,
             one_of_many_equal_requests_is_stored,
+            a_key_that_comes_with_another_digest_is_refused,
             retention_spares_what_must_be_kept,
             wanted_offsets_outside_the_log_are_an_error,
             concurrent_appends_are_each_there_once,
@@ -61,7 +62,7 @@ pub(crate) fn append(log: &dyn Log, topic: &str, partition: Partition, records: 
 }
 
 fn named(partition: Partition, records: &[&str], key: &str, note: &str) -> Append {
-    let idempotency = Idempotency { key: key.to_owned(), note: note.as_bytes().to_vec() };
+    let idempotency = Idempotency { key: key.to_owned(), digest: None, note: note.as_bytes().to_vec() };
     Append { idempotency: Some(idempotency), ..part(partition, records) }
 }
 
@@ -278,6 +279,29 @@ pub(crate) fn one_of_many_equal_requests_is_stored(open: Open<'_>) {
     });
     assert_eq!(stored.into_inner(), 1);
     assert_eq!(read_all(&*log, "t", Positions::from([(0, 0)]))[&0], ["a", "b"]);
+}
+
+pub(crate) fn a_key_that_comes_with_another_digest_is_refused(open: Open<'_>) {
+    let log = open();
+    log.create_topic("t", 1).expect("create");
+    let request = |log: &dyn Log, records: &[&str], digest: u8| {
+        let mut append = named(0, records, "key", "note");
+        append.idempotency.as_mut().expect("a key").digest = Some([digest; 32]);
+        log.append("t", append)
+    };
+    let first = request(&*log, &["a"], 1).expect("first");
+    let check = |log: &dyn Log| {
+        let refused = request(log, &["b"], 2).expect_err("another request");
+        let LogError::KeyReused { topic, key } = refused else { panic!("{refused}") };
+        assert_eq!((topic.as_str(), key.as_str()), ("t", "key"));
+        let again = request(log, &["a"], 1).expect("the same again");
+        assert_eq!(again, Appended { repeated: Some(b"note".to_vec()), ..first.clone() });
+    };
+    check(&*log);
+    drop(log);
+    let log = open();
+    check(&*log);
+    assert_eq!(read_all(&*log, "t", Positions::from([(0, 0)]))[&0], ["a"]);
 }
 
 pub(crate) fn retention_spares_what_must_be_kept(open: Open<'_>) {

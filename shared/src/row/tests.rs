@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use polars::prelude::IntoLazy;
 
+use crate::clock::Micros;
 use crate::columnar::to_polars;
 use crate::decode::Decoder;
 use crate::log::Payloads;
@@ -22,7 +23,7 @@ fn written(select: &str, records: &[&str]) -> Vec<String> {
     let catalog = sql::plan(&[("v.sql".to_owned(), view)]).unwrap_or_else(|errors| panic!("{errors:?}"));
     let output = Arc::clone(&catalog.outputs["v"]);
     let payloads: Payloads = records.iter().collect();
-    let decoded = Decoder::new(output.table.clone()).decode(&payloads, &vec![0; payloads.len()]);
+    let decoded = Decoder::new(output.table.clone()).decode(&payloads, &vec![Micros::MAX; payloads.len()]);
     let rows = Records::new(&output).of(to_polars(&decoded.batch).expect("a frame").lazy()).collect().expect("rows");
     let is_json =
         |name: &str| output.fields.iter().any(|field| field.name == name && field.expr.data_type() == DataType::Json);

@@ -21,6 +21,8 @@ use crate::view::{Catalog, Late, Output, View};
 
 /// How many partitions a topic may have.
 const MAX_PARTITIONS: u64 = 1_024;
+/// How far ahead of the clock an event time may be, unless the table says otherwise.
+const MAX_FUTURE: Micros = 10 * 60 * 1_000_000;
 /// Rows of state that a view keeps exactly, unless it says otherwise.
 const MAX_ROWS: u64 = 5_000_000;
 
@@ -173,7 +175,7 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
         columns,
         event_time,
         watermark_delay: options.duration("watermark")?.unwrap_or(0),
-        max_future: options.duration("max_future")?,
+        max_future: Some(options.duration("max_future")?.unwrap_or(MAX_FUTURE)),
         partitions: options.number("partitions", 1..=MAX_PARTITIONS)?.unwrap_or(1) as u32,
         partition_by,
         pin: None,

@@ -133,6 +133,7 @@ impl Reader {
                     coverage: wanted..end,
                     log_times: vec![self.log.0.time.load(Ordering::Relaxed); offsets.len()],
                     offsets,
+                    read_at: None,
                     payloads: payloads.into_iter().collect::<Payloads>(),
                     keys: None,
                     headers: None,

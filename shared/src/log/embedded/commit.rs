@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use super::store::{BatchKey, Change, Fields, PartitionState, Piece, Store, age_key, pack, request_key, topic_key};
 use super::{CommitError, Shared, State, Topic, open_error};
 use crate::clock::Micros;
-use crate::log::{Append, Appended, Idempotency, LogError, Payloads, Retention};
+use crate::log::{Append, Appended, Digest, Idempotency, LogError, Payloads, Retention, check_same};
 use crate::position::{Offset, Partition, Positions};
 
 /// Appends are stored together until their payloads reach this many bytes.
@@ -24,6 +24,8 @@ const FORGOTTEN_AT_ONCE: usize = 1000;
 const DELETED_AT_ONCE: usize = 10_000;
 /// Retention that deleted this many bytes, or a quarter of what is left, is followed by a compaction.
 const COMPACTED_BYTES: u64 = 64 << 20;
+/// What a remembered request with a digest begins with. Those of earlier programs begin with their time, whose first byte is 0.
+const WITH_DIGEST: u8 = 1;
 
 type Answer<T> = SyncSender<Result<T, LogError>>;
 
@@ -77,7 +79,14 @@ struct Group {
     /// By topic name and partition: the state after the commit, and what is added.
     added: BTreeMap<(String, Partition), Added>,
     /// By request key: what is to be remembered.
-    named: BTreeMap<Vec<u8>, (Appended, Vec<u8>)>,
+    named: BTreeMap<Vec<u8>, Named>,
+}
+
+/// A request that is to be remembered.
+struct Named {
+    offsets: BTreeMap<Partition, Range<Offset>>,
+    digest: Option<Digest>,
+    note: Vec<u8>,
 }
 
 struct Added {
@@ -153,13 +162,14 @@ impl Committer {
             append.parts.iter().try_for_each(|&(partition, _)| known.check(topic, partition))?;
             known.id
         };
-        if let Some(Idempotency { key, .. }) = &append.idempotency {
-            let key = request_key(id, key);
-            if let Some((first, note)) = group.named.get(&key) {
-                return Ok(Appended { offsets: first.offsets.clone(), repeated: Some(note.clone()) });
-            }
-            if let Some(remembered) = self.find_request(&key)? {
-                return Ok(remembered.appended());
+        if let Some(Idempotency { key, digest, .. }) = &append.idempotency {
+            let found = match group.named.get(&request_key(id, key)) {
+                Some(Named { offsets, digest, note }) => Some((*digest, offsets.clone(), note.clone())),
+                None => self.find_request(&request_key(id, key))?.map(|it| (it.digest, it.offsets, it.note)),
+            };
+            if let Some((first, offsets, note)) = found {
+                check_same(topic, key, first, *digest)?;
+                return Ok(Appended { offsets, repeated: Some(note) });
             }
         }
 
@@ -190,9 +200,9 @@ impl Committer {
             added.pieces.push(Piece { payloads, keys });
         }
         let appended = Appended { offsets, repeated: None };
-        if let Some(Idempotency { key, note }) = append.idempotency {
+        if let Some(Idempotency { key, digest, note }) = append.idempotency {
             group.bytes += key.len() + note.len();
-            group.named.insert(request_key(id, &key), (appended.clone(), note));
+            group.named.insert(request_key(id, &key), Named { offsets: appended.offsets.clone(), digest, note });
         }
         Ok(appended)
     }
@@ -205,7 +215,7 @@ impl Committer {
         let stored = if group.added.is_empty() && group.named.is_empty() {
             Ok(())
         } else {
-            self.store(group.added, &group.named, group.bytes as u64)
+            self.store(group.added, group.named, group.bytes as u64)
         };
         for (answer, appended) in group.answers {
             let _ = answer.send(stored.clone().map(|()| appended).map_err(LogError::from));
@@ -215,7 +225,7 @@ impl Committer {
     fn store(
         &mut self,
         mut added: BTreeMap<(String, Partition), Added>,
-        named: &BTreeMap<Vec<u8>, (Appended, Vec<u8>)>,
+        named: BTreeMap<Vec<u8>, Named>,
         bytes: u64,
     ) -> Result<(), CommitError> {
         self.shared.check_room(bytes)?;
@@ -263,7 +273,7 @@ impl Committer {
     /// an age key that none of them is below.
     fn remember(
         &self,
-        named: &BTreeMap<Vec<u8>, (Appended, Vec<u8>)>,
+        named: BTreeMap<Vec<u8>, Named>,
         now: Micros,
         changes: &mut Vec<Change>,
     ) -> Result<(usize, Vec<u8>), CommitError> {
@@ -289,14 +299,15 @@ impl Committer {
                 changes.push((age_key, None));
             }
         }
-        for (key, (appended, note)) in named {
-            let value = Remembered { time: now, offsets: appended.offsets.clone(), note: note.clone() }.encode();
-            let age_key = age_key(now, key);
+        remembered += named.len();
+        for (key, Named { offsets, digest, note }) in named {
+            let value = Remembered { time: now, offsets, digest, note }.encode();
+            let age_key = age_key(now, &key);
             oldest = oldest.min(age_key.clone());
-            changes.push((key.as_slice().into(), Some(value.into())));
+            changes.push((key.into(), Some(value.into())));
             changes.push((age_key.into(), Some(Vec::new().into())));
         }
-        Ok((remembered + named.len(), oldest))
+        Ok((remembered, oldest))
     }
 
     fn create_topic(&mut self, topic: String, partitions: u32) -> Result<(), LogError> {
@@ -400,16 +411,18 @@ fn room(payloads: &Payloads) -> usize {
 struct Remembered {
     time: Micros,
     offsets: BTreeMap<Partition, Range<Offset>>,
+    digest: Option<Digest>,
     note: Vec<u8>,
 }
 
 impl Remembered {
-    fn appended(self) -> Appended {
-        Appended { offsets: self.offsets, repeated: Some(self.note) }
-    }
-
     fn encode(&self) -> Vec<u8> {
-        let mut value = self.time.to_be_bytes().to_vec();
+        let mut value = Vec::new();
+        if let Some(digest) = &self.digest {
+            value.push(WITH_DIGEST);
+            value.extend(digest);
+        }
+        value.extend(self.time.to_be_bytes());
         value.extend((self.offsets.len() as u32).to_be_bytes());
         for (partition, range) in &self.offsets {
             value.extend(partition.to_be_bytes());
@@ -421,12 +434,16 @@ impl Remembered {
     }
 
     fn decode(value: &[u8]) -> Option<Self> {
+        let (digest, value) = match value.strip_prefix(&[WITH_DIGEST]) {
+            Some(value) => value.split_first_chunk().map(|(digest, rest)| (Some(*digest), rest))?,
+            None => (None, value),
+        };
         let mut fields = Fields(value);
         let time = fields.u64()?.cast_signed();
         let mut offsets = BTreeMap::new();
         for _ in 0..fields.u32()? {
             offsets.insert(fields.u32()?, fields.u64()?..fields.u64()?);
         }
-        Some(Self { time, offsets, note: fields.0.to_vec() })
+        Some(Self { time, offsets, digest, note: fields.0.to_vec() })
     }
 }

@@ -175,7 +175,7 @@ fn join(partition: Partition, runs: &[(StoredBatch, Range<usize>)], log_end: Off
     let payloads = join_sections(runs, |stored| Some(&stored.payloads))?;
     let keys = if extras.keys { Some(join_sections(runs, |stored| stored.keys.as_ref())?) } else { None };
     let offsets = coverage.clone().collect();
-    Some(Batch { partition, coverage, offsets, log_times, payloads, keys, headers: None, log_end })
+    Some(Batch { partition, coverage, offsets, log_times, read_at: None, payloads, keys, headers: None, log_end })
 }
 
 /// A section of all runs: without copying if there is one, else with one copy. Where a batch has none, each is empty.

@@ -140,7 +140,7 @@ fn idempotency_keys_are_forgotten_after_a_day() {
     let log = open_at(dir.path(), &clock);
     log.create_topic("t", 1).expect("create");
     let request = |key: &str| {
-        let idempotency = Some(Idempotency { key: key.to_owned(), note: Vec::new() });
+        let idempotency = Some(Idempotency { key: key.to_owned(), ..Idempotency::default() });
         log.append("t", Append { idempotency, ..part(0, &["a"]) }).expect("append").repeated.is_some()
     };
     assert!(!request("one"));
@@ -174,15 +174,19 @@ impl Clock for GatedClock {
 }
 
 /// Appends `first`, and the others while its commit is held back, so that these are stored by one commit.
-fn append_together(log: &EmbeddedLog, clock: &GatedClock, first: Append, others: Vec<Append>) -> Vec<super::Appended> {
+fn append_together(
+    log: &EmbeddedLog,
+    clock: &GatedClock,
+    first: Append,
+    others: Vec<Append>,
+) -> Vec<Result<super::Appended, LogError>> {
     let ((asked, is_asked), (answer, answers)) = (sync_channel(1), sync_channel(1));
     *clock.0.lock() = Some((asked, answers));
     let appends = log.stats().appends + 1 + others.len() as u64;
     std::thread::scope(|scope| {
         scope.spawn(|| log.append("t", first).expect("append"));
         is_asked.recv().expect("the first commit has begun");
-        let others: Vec<_> =
-            others.into_iter().map(|other| scope.spawn(|| log.append("t", other).expect("append"))).collect();
+        let others: Vec<_> = others.into_iter().map(|other| scope.spawn(|| log.append("t", other))).collect();
         while log.stats().appends < appends {
             std::thread::yield_now();
         }
@@ -212,7 +216,7 @@ fn appends_that_wait_share_a_sync_and_a_batch() {
     assert_eq!(after.commits - before.commits, 2);
     assert_eq!(after.batches - before.batches, 3, "one for the first, one for each partition of the others");
     let starts: BTreeSet<_> =
-        appended.iter().flat_map(|appended| &appended.offsets).map(|(p, o)| (*p, o.start)).collect();
+        appended.iter().flat_map(|one| &one.as_ref().expect("stored").offsets).map(|(p, o)| (*p, o.start)).collect();
     assert_eq!(starts.len(), 50, "each has offsets of its own");
     let records = read_all(&log, "t", Positions::from([(0, 0), (1, 0)]));
     assert_eq!((records[&0].len(), records[&1].len()), (51, 50));
@@ -223,13 +227,42 @@ fn equal_requests_in_one_commit_are_stored_once() {
     let dir = tempfile::tempdir().expect("directory");
     let (log, clock) = gated(dir.path());
     let request = |note: &str| {
-        let idempotency = Some(Idempotency { key: "key".to_owned(), note: note.as_bytes().to_vec() });
+        let idempotency = Some(Idempotency { key: "key".to_owned(), digest: None, note: note.as_bytes().to_vec() });
         Append { idempotency, ..part(1, &["a"]) }
     };
     let appended = append_together(&log, &clock, part(0, &["first"]), vec![request("x"), request("x"), request("x")]);
-    assert_eq!(appended.iter().filter(|appended| appended.repeated.is_none()).count(), 1);
-    assert_eq!(appended.iter().filter(|appended| appended.repeated.as_deref() == Some(b"x")).count(), 2);
+    let repeated = appended.iter().map(|one| one.as_ref().expect("an answer").repeated.as_deref());
+    assert_eq!(repeated.clone().filter(Option::is_none).count(), 1);
+    assert_eq!(repeated.filter(|note| *note == Some(b"x")).count(), 2);
     assert_eq!(log.bounds("t").expect("bounds")[&1], 0..1);
+}
+
+#[test]
+fn a_key_with_another_digest_in_one_commit_is_refused() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (log, clock) = gated(dir.path());
+    let request = |digest: u8| {
+        let idempotency = Some(Idempotency { key: "key".to_owned(), digest: Some([digest; 32]), note: Vec::new() });
+        Append { idempotency, ..part(1, &["a"]) }
+    };
+    let outcomes = append_together(&log, &clock, part(0, &["first"]), vec![request(1), request(2)]);
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert!(outcomes.iter().any(|outcome| matches!(outcome, Err(LogError::KeyReused { .. }))), "{outcomes:?}");
+    assert_eq!(log.bounds("t").expect("bounds")[&1], 0..1);
+}
+
+#[test]
+fn a_request_that_was_remembered_without_a_digest_is_known() {
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    log.create_topic("t", 1).expect("create");
+    let request = |digest| {
+        let idempotency = Some(Idempotency { key: "key".to_owned(), digest, note: b"note".to_vec() });
+        log.append("t", Append { idempotency, ..part(0, &["a"]) })
+    };
+    request(None).expect("as earlier programs did");
+    let again = request(Some([1; 32])).expect("taken for the same");
+    assert_eq!((again.offsets[&0].clone(), again.repeated.as_deref()), (0..1, Some(&b"note"[..])));
 }
 
 #[test]

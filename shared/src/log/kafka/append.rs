@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::read::KafkaReader;
 use super::{At, Cluster, KafkaOptions, TIMEOUT, backend, numbered};
 use crate::clock::{Clock, Micros};
-use crate::log::{Append, Appended, Idempotency, LogError, LogReader, Payloads, ReadLimit};
+use crate::log::{Append, Appended, Digest, Idempotency, LogError, LogReader, Payloads, ReadLimit, check_same};
 use crate::partitioner::by_key;
 use crate::position::{Partition, Positions};
 
@@ -144,6 +144,26 @@ pub(super) fn send(
     }
 }
 
+/// Why records aren't stored: because the topic never takes them, or else as `otherwise` has it.
+pub(super) fn not_stored(
+    topic: &str,
+    parts: &[(Partition, Payloads)],
+    source: KafkaError,
+    otherwise: impl FnOnce(KafkaError) -> LogError,
+) -> LogError {
+    let topic = topic.to_owned();
+    match source.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::MessageSizeTooLarge) => {
+            let sizes = parts.iter().flat_map(|(_, payloads)| payloads.iter().map(<[u8]>::len));
+            LogError::TooLarge { topic, bytes: sizes.max().unwrap_or(0) }
+        }
+        Some(
+            RDKafkaErrorCode::InvalidRecord | RDKafkaErrorCode::InvalidTimestamp | RDKafkaErrorCode::PolicyViolation,
+        ) => LogError::Refused { topic, source: source.into() },
+        _ => otherwise(source),
+    }
+}
+
 /// What became of an append's parts. One without records is where its partition ends.
 fn offsets(
     cluster: &Cluster,
@@ -177,7 +197,8 @@ impl Producer {
         Append { parts, keys, .. }: &Append,
     ) -> Result<Appended, LogError> {
         let stored = send(&self.producer, &self.order, &cluster.full(topic), parts, keys).map_err(|source| {
-            backend(format!("appending to topic `{topic}`, of which some records may be stored all the same,"), source)
+            let step = format!("appending to topic `{topic}`, of which some records may be stored all the same,");
+            not_stored(topic, parts, source, |source| backend(step, source))
         })?;
         Ok(Appended { offsets: offsets(cluster, topic, parts, &stored)?, repeated: None })
     }
@@ -196,6 +217,8 @@ impl Drop for Producer {
 struct Answer {
     topic: String,
     key: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    digest: Option<Digest>,
     note: Vec<u8>,
     offsets: BTreeMap<Partition, (u64, u64)>,
 }
@@ -243,7 +266,7 @@ impl Requests {
         producer.init_transactions(TIMEOUT).map_err(|source| backend("beginning to use transactions", source))?;
         let bounds = self.cluster.bounds(TOPIC)?;
         let starts: Positions = bounds.into_iter().map(|(partition, held)| (partition, held.start)).collect();
-        let reader = KafkaReader::new(self.cluster.clone(), TOPIC, &starts)?;
+        let reader = KafkaReader::new(self.cluster.clone(), self.clock.clone(), TOPIC, &starts)?;
         Ok(State { producer, reader, known: HashMap::new(), ages: VecDeque::new() })
     }
 
@@ -317,14 +340,18 @@ impl Requests {
         let claim = claimed.get(&place).map_or(0, |&(first, _)| first);
         state.read_to(&self.cluster, place, claim).map_err(Failure::Abort)?;
         if let Some(answer) = state.known.get(&(topic.to_owned(), request.key.clone())) {
+            check_same(topic, &request.key, answer.digest, request.digest).map_err(Failure::Abort)?;
             return Err(Failure::Repeated(answer.clone()));
         }
-        let stored =
-            send(&state.producer, &order, &self.cluster.full(topic), parts, keys).map_err(failed("sending"))?;
+        let stored = send(&state.producer, &order, &self.cluster.full(topic), parts, keys).map_err(|source| {
+            let step = format!("sending an append to topic `{topic}`");
+            Failure::Abort(not_stored(topic, parts, source, |source| backend(step, source)))
+        })?;
         let offsets = offsets(&self.cluster, topic, parts, &stored).map_err(Failure::Abort)?;
         let answer = Answer {
             topic: topic.to_owned(),
             key: request.key.clone(),
+            digest: request.digest,
             note: request.note.clone(),
             offsets: offsets.into_iter().map(|(partition, range)| (partition, (range.start, range.end))).collect(),
         };

@@ -211,12 +211,8 @@ impl Outlet {
     fn send(&self, parts: &Parts, keys: &Keys) -> Result<(), LogError> {
         let topic = self.cluster.full(&self.output.topic);
         let sent = append::send(&self.producer, &Mutex::new(()), &topic, parts, keys);
-        sent.map_err(|source| match source.rdkafka_error_code() {
-            Some(Code::MessageSizeTooLarge) => {
-                let sizes = parts.iter().flat_map(|(_, payloads)| payloads.iter().map(<[u8]>::len));
-                LogError::TooLarge { topic: self.output.topic.clone(), bytes: sizes.max().unwrap_or(0) }
-            }
-            _ => self.failed("storing records of", source),
+        sent.map_err(|source| {
+            append::not_stored(&self.output.topic, parts, source, |source| self.failed("storing records of", source))
         })?;
         fail::fail_point!("output::produced");
         Ok(())

@@ -94,6 +94,14 @@ impl Message {
         serde_json::Value::Object(object).to_string()
     }
 
+    /// Whether its time is its producer's, or it has none.
+    #[expect(unsafe_code, reason = "the function reads the message and writes the kind of time")]
+    pub fn has_own_time(&self) -> bool {
+        let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        unsafe { native::rd_kafka_message_timestamp(self.0.as_ptr(), &raw mut kind) };
+        kind != native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME
+    }
+
     /// The record's time; 0 if it has none.
     #[expect(unsafe_code, reason = "the function only reads the message")]
     pub fn time(&self) -> Micros {

@@ -11,6 +11,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::queue::{Message, Queue};
 use super::{At, Cluster, backend, numbered};
+use crate::clock::Clock;
 use crate::log::{Batch, Extras, LogError, LogReader, PayloadsBuilder, ReadLimit};
 use crate::position::{Offset, Partition, Positions};
 
@@ -40,6 +41,7 @@ const SETTINGS: [(&str, &str); 10] = [
 /// Reads partitions of a topic.
 pub(crate) struct KafkaReader {
     cluster: Arc<Cluster>,
+    clock: Arc<dyn Clock>,
     topic: String,
     full: CString,
     /// Before the queue, so that it is dropped before: librdkafka waits for its messages when a consumer is closed.
@@ -88,7 +90,7 @@ fn is_left_out(topic: &str, partition: Partition) -> bool {
 }
 
 impl KafkaReader {
-    pub fn new(cluster: Arc<Cluster>, topic: &str, from: &Positions) -> Result<Self, LogError> {
+    pub fn new(cluster: Arc<Cluster>, clock: Arc<dyn Clock>, topic: &str, from: &Positions) -> Result<Self, LogError> {
         let step = || format!("making a reader of topic `{topic}`");
         let consumer = cluster.options.client(&SETTINGS).create::<BaseConsumer>();
         let consumer = Arc::new(consumer.map_err(|source| backend(step(), source))?);
@@ -99,8 +101,19 @@ impl KafkaReader {
         let sources = from.iter().map(|(&partition, &next)| (partition, source(next, partition))).collect();
         let turns = from.keys().copied().collect();
         let topic = topic.to_owned();
-        let extras = Extras::default();
-        Ok(Self { cluster, topic, full, queue, sources, turns, pending: 0, extras, assigned: false, looked: None })
+        Ok(Self {
+            cluster,
+            clock,
+            topic,
+            full,
+            queue,
+            sources,
+            turns,
+            pending: 0,
+            extras: Extras::default(),
+            assigned: false,
+            looked: None,
+        })
     }
 
     /// Has librdkafka fetch from where the caller is.
@@ -168,10 +181,11 @@ impl KafkaReader {
         let (mut offsets, mut log_times, mut payloads) = (Vec::new(), Vec::new(), PayloadsBuilder::default());
         let mut keys = self.extras.keys.then(PayloadsBuilder::default);
         let mut headers = self.extras.headers.then(PayloadsBuilder::default);
+        let has_own_time = source.pending.front().is_some_and(Message::has_own_time);
         while let Some(message) = source.pending.front() {
             let payload = message.payload();
             let is_full = offsets.len() >= limit.records || payloads.bytes() + payload.len() > limit.bytes;
-            if is_full && !offsets.is_empty() {
+            if !offsets.is_empty() && (is_full || message.has_own_time() != has_own_time) {
                 break;
             }
             payloads.push(payload);
@@ -198,7 +212,8 @@ impl KafkaReader {
         let log_end = if source.ended == Some(next) { next } else { source.end.max(next) };
         let (payloads, keys) = (payloads.finish(), keys.map(PayloadsBuilder::finish));
         let headers = headers.map(PayloadsBuilder::finish);
-        Some(Batch { partition, coverage, offsets, log_times, payloads, keys, headers, log_end })
+        let read_at = has_own_time.then(|| self.clock.now());
+        Some(Batch { partition, coverage, offsets, log_times, read_at, payloads, keys, headers, log_end })
     }
 
     /// Asks where the partitions end, unless that was done a moment ago. A partition that holds records and has delivered

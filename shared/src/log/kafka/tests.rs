@@ -8,9 +8,9 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
 use super::{KafkaLog, KafkaOptions};
-use crate::clock::SystemClock;
+use crate::clock::{ManualClock, SystemClock};
 use crate::log::tests::{Open, append, behaviours, drain, part, read_all, strings};
-use crate::log::{Append, Extras, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
+use crate::log::{Append, Extras, Idempotency, Log, LogError, Payloads, ReadLimit, Retention, Stalls};
 use crate::position::Positions;
 
 pub(super) const MANY: ReadLimit = ReadLimit { records: 100_000, bytes: 64 << 20 };
@@ -53,6 +53,7 @@ behaviours!(on_kafka:
     an_append_is_stored_in_all_partitions_or_none,
     a_repeated_request_is_answered_with_the_first_outcome,
     one_of_many_equal_requests_is_stored,
+    a_key_that_comes_with_another_digest_is_refused,
     retention_spares_what_must_be_kept,
     wanted_offsets_outside_the_log_are_an_error,
     concurrent_appends_are_each_there_once,
@@ -230,6 +231,30 @@ fn headers_are_brought_to_whoever_asks_for_them() {
 }
 
 #[test]
+fn a_batch_of_records_with_their_producers_times_says_when_it_was_read() {
+    let Some(brokers) = brokers() else { return };
+    let options = fresh(brokers);
+    let now = 1_705_314_645_000_000;
+    let log = KafkaLog::open(options.clone(), Arc::new(ManualClock::new(now))).expect("open");
+    log.cluster.create("theirs", 1, &[("message.timestamp.type", "CreateTime")]).expect("create");
+    log.create_topic("ours", 1).expect("create");
+    let producer: BaseProducer = options.client(&[]).create().expect("a producer");
+    for topic in ["theirs", "ours"] {
+        let topic = format!("{}{topic}", options.topic_prefix);
+        producer.send(BaseRecord::<(), str>::to(&topic).payload("a").timestamp(7)).expect("queued");
+    }
+    producer.flush(PATIENCE).expect("flushed");
+    let read = |topic| {
+        let mut reader = log.reader(topic, &Positions::from([(0, 0)])).expect("reader");
+        reader.poll(MANY, PATIENCE).expect("poll").expect("a batch")
+    };
+    let theirs = read("theirs");
+    assert_eq!((theirs.log_times, theirs.read_at), (vec![7_000], Some(now)));
+    let ours = read("ours");
+    assert!(ours.log_times[0] > now && ours.read_at.is_none(), "{ours:?}");
+}
+
+#[test]
 fn records_of_every_compression_are_read() {
     let Some(brokers) = brokers() else { return };
     let options = fresh(brokers);
@@ -270,4 +295,23 @@ fn retention_by_age_spares_the_young() {
     let hour = Retention { age: Some(Duration::from_secs(3600)), bytes: None };
     log.retain("t", hour, &Positions::from([(0, 2)])).expect("retain");
     assert_eq!(log.bounds("t").expect("bounds")[&0], 0..2);
+}
+
+#[test]
+fn what_a_topic_never_takes_is_no_failure_that_passes() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.cluster.create("compacted", 1, &[("cleanup.policy", "compact")]).expect("create");
+    log.cluster.create("small", 1, &[("max.message.bytes", "1000")]).expect("create");
+    // Producers compress, and this doesn't become small.
+    let large: String = (0..200).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect();
+    for key in [None, Some("key")] {
+        let idempotency = || key.map(|key| Idempotency { key: key.to_owned(), ..Idempotency::default() });
+        let refused = log.append("compacted", Append { idempotency: idempotency(), ..part(0, &["no key"]) });
+        assert!(matches!(&refused, Err(LogError::Refused { topic, .. }) if topic == "compacted"), "{refused:?}");
+        let refused = log.append("small", Append { idempotency: idempotency(), ..part(0, &["a", &large]) });
+        assert!(matches!(refused, Err(LogError::TooLarge { bytes: 6_400, .. })), "{refused:?}");
+        assert!(log.accepts().is_ok(), "the log is well");
+        append(&log, "small", 0, &["a"]);
+    }
 }

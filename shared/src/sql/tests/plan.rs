@@ -93,7 +93,7 @@ fn a_table_has_columns_and_options() {
 
     let catalog = plan(&[("t.sql".to_owned(), TABLES.to_owned())]).expect("sound tables");
     let table = &catalog.tables["clicks"];
-    assert_eq!((table.topic.as_str(), table.watermark_delay, table.max_future), ("clicks", 0, None));
+    assert_eq!((table.topic.as_str(), table.watermark_delay, table.max_future), ("clicks", 0, Some(10 * MINUTE)));
     assert_eq!((table.partitions, table.partition_by), (1, None));
     assert_eq!((table.key, table.headers), (None, None));
 }
