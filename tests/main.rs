@@ -15,6 +15,7 @@ mod output;
 mod python;
 mod random;
 mod retention;
+mod runs;
 mod s3;
 mod scenarios;
 mod stream;

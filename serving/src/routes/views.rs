@@ -76,8 +76,13 @@ pub struct ViewDetail {
     rejected: u64,
     /// Why its speed layer goes on no further, if it or its source has stopped.
     stopped: Option<String>,
-    /// When it is recomputed: a cron expression in UTC.
+    /// When it is recomputed: a cron expression.
     schedule: Option<String>,
+    /// The zone whose clock the schedule goes by.
+    #[schema(example = "UTC")]
+    schedule_zone: Option<&'static str>,
+    /// What becomes of times that were missed: `last`, `all` or `none` of them are made up for.
+    catch_up: Option<&'static str>,
 }
 
 /// A column.
@@ -288,7 +293,9 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
         stopped: sources.stopped.clone(),
-        schedule: view.schedule.clone(),
+        schedule: view.schedule.as_ref().map(|schedule| schedule.cron.clone()),
+        schedule_zone: view.schedule.as_ref().map(|schedule| schedule.zone.name()),
+        catch_up: view.schedule.as_ref().map(|schedule| schedule.catch_up.name()),
     }
 }
 
