@@ -20,6 +20,7 @@ mod query;
 mod routes;
 mod shape;
 mod source;
+mod topic;
 mod total;
 
 #[cfg(test)]

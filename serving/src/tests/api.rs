@@ -160,6 +160,20 @@ async fn events_that_can_not_be_taken_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_asked_once_for_each_topic_however_many_views_read_it() {
+    let views = ["a", "b", "c", "d", "e"].map(|name| view(name, Some(hop()), true, None));
+    let platform = Platform::new(&views);
+    platform.log.fill("posts", 5);
+    for path in ["/v1/views", "/metrics"] {
+        platform.log.asked();
+        let (status, _) = platform.get(path).await;
+        // Once for the events and once for the rejects.
+        let asked = platform.log.asked();
+        assert!(status == StatusCode::OK && asked <= 2, "{path}: asked {asked} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_queued_shown_and_cancelled() {
     let platform = platform();
     let (status, headers, job) =
