@@ -2,6 +2,7 @@
 
 use anabranch_batch_layer::JobMetrics;
 use anabranch_batch_layer::archive::Archiver;
+use anabranch_batch_layer::jobs::JobQueue;
 use anabranch_serving::Measure;
 use anabranch_shared::position::Partition;
 use anabranch_speed_layer::{OutputStates, OutputStatus, SpeedMetrics};
@@ -82,10 +83,21 @@ pub fn archive(archiver: &Archiver) -> Vec<Measure> {
     all.into_iter().map(|measure| measure.of("table", &archiver.table().name)).collect()
 }
 
-/// Why a table's archive has stopped, if it has.
+/// Why a table's archive has stopped or fails, if it does.
 pub fn archive_stop(archiver: &Archiver) -> Option<String> {
-    let why = archiver.status().borrow().stopped.clone()?;
-    Some(format!("table `{}`: archiving has stopped: {why}", archiver.table().name))
+    let status = archiver.status().borrow().clone();
+    let (what, why) = match (status.stopped, status.failing) {
+        (Some(why), _) => ("has stopped", why),
+        (None, Some(why)) => ("fails, and is tried again", why),
+        (None, None) => return None,
+    };
+    Some(format!("table `{}`: archiving {what}: {why}", archiver.table().name))
+}
+
+/// Why the history of runs can't be written, if it can't.
+pub fn jobs_trouble(jobs: &JobQueue) -> Option<String> {
+    let why = jobs.trouble()?;
+    Some(format!("the history of runs can't be written, so no jobs are taken: {why}"))
 }
 
 /// What became of jobs.
@@ -97,5 +109,15 @@ pub fn jobs(numbers: &JobMetrics) -> Vec<Measure> {
         let help = "How long batch runs of a view took, by how they ended";
         Measure::histogram("anabranch_run_seconds", help, counts.clone()).of("view", view).of("state", state)
     });
-    open.into_iter().chain(runs).collect()
+    let help = "How often the clock was found to be set back, from which on schedules were followed anew";
+    let set_back = Measure::counter("anabranch_schedule_clock_set_back", help, numbers.set_back as f64);
+    let schedules = numbers.schedules.iter().flat_map(|schedule| {
+        let help = "The first time of a view's schedule that no run has dealt with, in seconds since 1970";
+        let due =
+            schedule.due.map(|due| Measure::gauge("anabranch_schedule_due_timestamp_seconds", help, due as f64 / 1e6));
+        let help = "Scheduled runs of a view that have failed in succession";
+        let failures = Measure::gauge("anabranch_schedule_failures", help, f64::from(schedule.failures));
+        due.into_iter().chain([failures]).map(|measure| measure.of("view", &schedule.view))
+    });
+    open.into_iter().chain(runs).chain([set_back]).chain(schedules).collect()
 }

@@ -213,8 +213,11 @@ impl Platform {
                 speed.chain(outputs).chain(archives).chain(measure::jobs(&queue.metrics())).collect()
             })
         };
-        let stops =
-            Stops::new(move || archivers.iter().filter_map(|archiver| measure::archive_stop(archiver)).collect());
+        let queue = jobs.clone();
+        let stops = Stops::new(move || {
+            let archives = archivers.iter().filter_map(|archiver| measure::archive_stop(archiver));
+            archives.chain(measure::jobs_trouble(&queue)).collect()
+        });
         let app = App {
             api: Api::Whole,
             hosts: Hosts::new(&config.server.listen, &config.server.hosts),
@@ -416,6 +419,7 @@ pub fn batch_settings(config: &Config) -> BatchSettings {
     BatchSettings {
         scheduler: config.batch.scheduler,
         keep_versions: config.batch.keep_versions,
+        timeout: config.batch.timeout,
         archive: ArchiveSettings {
             interval: config.archive.interval,
             target_rows: config.archive.target_rows,

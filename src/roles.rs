@@ -295,11 +295,15 @@ impl Process {
             running: None,
         };
         let group = group::join(&self.group, &[relay::TOPIC.to_owned()], member, self.shutdown.clone())?;
+        let stops = {
+            let queue = queue.clone();
+            Stops::new(move || queue.lock().iter().filter_map(|queue| measure::jobs_trouble(queue)).collect())
+        };
         let measures = Measures::new(move || {
             let queue: Option<Arc<JobQueue>> = queue.lock().clone();
             queue.map_or_else(Vec::new, |queue| measure::jobs(&queue.metrics()))
         });
-        self.answer_probes((measures, Stops::default(), Outputs::default())).await?;
+        self.answer_probes((measures, stops, Outputs::default())).await?;
         leave(group).await
     }
 }
@@ -480,7 +484,7 @@ impl Member for BatchMember {
                 match layer.await {
                     Ok(layer) => {
                         *queue.lock() = Some(layer.jobs());
-                        return run_jobs(layer, log, token).await;
+                        return run_jobs(layer, log, clock, token).await;
                     }
                     Err(error) => tracing::warn!(%error, "the batch layer can't be opened; trying again"),
                 }
@@ -504,20 +508,24 @@ impl Member for BatchMember {
 }
 
 /// Works until it is told to stop; meanwhile takes on what is asked for in the jobs' topic.
-async fn run_jobs(layer: BatchLayer, log: Arc<dyn Log>, stop: CancellationToken) {
-    let (jobs, token) = (layer.jobs(), stop.clone());
+async fn run_jobs(layer: BatchLayer, log: Arc<dyn Log>, clock: Arc<dyn Clock>, stop: CancellationToken) {
+    let jobs = layer.jobs();
+    let ended = CancellationToken::new();
+    let token = ended.clone();
     let foreman = tokio::task::spawn_blocking(move || {
-        let mut foreman = None;
+        let (mut foreman, mut is_failing) = (None::<Foreman>, false);
         loop {
-            // Once more at the end, to tell of what was cancelled.
+            // Once more at the end, to tell of what was cut off.
             let is_last = token.is_cancelled();
-            let worked = match &mut foreman {
-                None => Foreman::open(log.clone(), jobs.clone()).map(|opened| foreman = Some(opened)),
-                Some(foreman) => foreman.work(),
-            };
-            if let Err(error) = worked {
-                tracing::warn!(%error, "the jobs' topic can't be worked on; trying again");
+            let open = || Foreman::open(log.clone(), jobs.clone(), clock.clone());
+            let worked = foreman.take().map_or_else(open, Ok).and_then(|open| foreman.insert(open).work());
+            if let Err(error) = &worked
+                && !is_failing
+            {
+                let error = error as &dyn std::error::Error;
+                tracing::warn!(error, "the jobs' topic can't be worked on; trying until it can");
             }
+            is_failing = worked.is_err();
             if is_last {
                 return;
             }
@@ -525,6 +533,7 @@ async fn run_jobs(layer: BatchLayer, log: Arc<dyn Log>, stop: CancellationToken)
         }
     });
     layer.run(stop).await;
+    ended.cancel();
     if let Err(error) = foreman.await {
         tracing::error!(%error, "taking on jobs has failed");
     }

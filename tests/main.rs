@@ -17,6 +17,7 @@ mod produce;
 mod python;
 mod random;
 mod retention;
+mod runs;
 mod s3;
 mod scenarios;
 mod stream;

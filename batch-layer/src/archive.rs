@@ -118,6 +118,8 @@ pub struct ArchiveStatus {
     pub rows: u64,
     /// Why it archives nothing: for good if records are lost, or for as long as another definition is in force.
     pub stopped: Option<String>,
+    /// Why the last attempt to archive in the background failed, if it did; it goes on trying.
+    pub failing: Option<String>,
     /// What retention had taken when it was to be archived.
     pub lost: Coverage,
 }
@@ -393,7 +395,9 @@ impl Archiver {
             match waiting {
                 Ok(waiting) if due || waiting >= self.settings.target_rows as u64 => {
                     since = tokio::time::Instant::now();
-                    self.warn("archiving failed, will go on", self.archive_waiting(waiting).await);
+                    let outcome = self.archive_waiting(waiting).await;
+                    self.note(&outcome);
+                    self.warn("archiving failed, will go on", outcome);
                 }
                 waiting => self.warn("the log can't be read", waiting.map(drop)),
             }
@@ -406,6 +410,15 @@ impl Archiver {
 
     async fn archive_waiting(&self, waiting: u64) -> Result<(), BatchError> {
         if waiting > 0 { self.step().await.map(drop) } else { self.look().await }
+    }
+
+    /// Notes whether archiving fails. That it has stopped, the status says already.
+    fn note(&self, outcome: &Result<(), BatchError>) {
+        let failing = match outcome {
+            Ok(()) | Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Stopped { .. }) => None,
+            Err(error) => Some(error.chain()),
+        };
+        self.status.send_modify(|status| status.failing = failing);
     }
 
     fn warn(&self, what: &str, outcome: Result<(), BatchError>) {

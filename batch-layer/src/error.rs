@@ -111,6 +111,9 @@ pub enum BatchError {
         #[source]
         source: LogError,
     },
+    /// A job that was asked for earlier names a view that the project has no more.
+    #[error("the project has no view `{0}`")]
+    UnknownView(String),
     /// The run was asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -137,8 +140,12 @@ impl BatchError {
     /// Whether the same might work a moment later.
     pub fn is_transient(&self) -> bool {
         match self {
+            // Another writer was faster: what it published is the start of the next attempt.
+            Self::Table(TableError::Superseded { .. }) => true,
             Self::Table(error) => error.is_transient(),
-            Self::Log(error) => matches!(error, LogError::Backend { .. }),
+            Self::Log(error) | Self::Rejects { source: error, .. } => {
+                matches!(error, LogError::Backend { .. } | LogError::StorageFull { .. })
+            }
             Self::File { .. } | Self::Rebuilt { .. } => true,
             Self::Query { source, .. } => matches!(source, PolarsError::IO { .. }),
             _ => false,

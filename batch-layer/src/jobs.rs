@@ -1,16 +1,17 @@
 //! Jobs: a queue of batch runs with one worker, and their history.
 
+mod state;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, Micros, format_timestamp, parse_timestamp};
-use anabranch_shared::job::{self, Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::clock::{Clock, Micros, format_timestamp};
+use anabranch_shared::job::{self, Job, JobError, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::view::Catalog;
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -19,8 +20,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::BatchError;
-use crate::history::{History, KEPT_JOBS};
-use crate::metrics::{JobMetrics, Runs};
+use crate::history::{Recorded, Standing};
+use crate::metrics::{JobMetrics, Runs, ScheduleMetrics};
+use state::{Entry, State};
+
+/// How often jobs are looked for whose process has ended.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// How often files are tended.
+const TEND: Duration = Duration::from_secs(600);
 
 /// How often and after what pause a step that failed for its storage is tried again.
 #[derive(Debug, Clone, Copy)]
@@ -33,15 +41,15 @@ pub struct Retry {
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { attempts: 4, pause: Duration::from_secs(1) }
+        Self { attempts: 6, pause: Duration::from_secs(1) }
     }
 }
 
 /// One view's part of a job.
 #[derive(Debug, Clone)]
 pub struct ViewRun {
-    /// The job's id.
-    pub job: String,
+    /// Names the attempt: no two write files of one name, also if the earlier one isn't quite over.
+    pub run: String,
     /// The view.
     pub view: String,
     /// Everything, not only what new events touch.
@@ -63,176 +71,233 @@ pub trait Work: Send + Sync {
         progress: Arc<dyn Fn(f64) + Send + Sync>,
         cancel: CancellationToken,
     ) -> Result<u64, BatchError>;
-}
 
-struct Entry {
-    job: Job,
-    full: bool,
-    times: Option<std::ops::Range<Micros>>,
-    cancel: CancellationToken,
-}
-
-struct State {
-    /// By id, which rises with time.
-    jobs: BTreeMap<String, Entry>,
-    waiting: VecDeque<String>,
-    history: History,
+    /// What is to be done now and then, while no job is at work.
+    async fn tend(&self) {}
 }
 
 /// The jobs of a platform, one at a time.
 pub struct JobQueue {
-    views: Vec<String>,
+    catalog: Catalog,
     clock: Arc<dyn Clock>,
     retry: Retry,
+    timeout: Option<Duration>,
+    /// How long a job that takes too long may take to notice that it is stopped, before it is left alone.
+    notice: Duration,
     state: Arc<Mutex<State>>,
     runs: Runs,
     arrived: Notify,
 }
 
-fn history(step: &'static str) -> impl FnOnce(std::io::Error) -> JobError {
-    move |source| JobError::History { step, source }
+/// Why a job's work ended without success.
+enum Failure {
+    Cancelled,
+    Failed(String),
 }
 
 impl JobQueue {
-    /// Opens the queue with its history. Jobs that were at work when the process ended have failed; those that waited
-    /// are cancelled.
-    pub fn open(path: &Path, catalog: &Catalog, clock: Arc<dyn Clock>, retry: Retry) -> Result<Self, JobError> {
-        let (mut file, jobs) = History::open(path).map_err(history("read"))?;
-        let now = format_timestamp(clock.now());
-        let mut entries = BTreeMap::new();
-        for mut job in jobs {
-            let ended = match job.state {
-                JobState::Running => Some((JobState::Failed, Some("interrupted".to_owned()))),
-                JobState::Queued => Some((JobState::Cancelled, None)),
-                _ => None,
-            };
-            if let Some((state, error)) = ended {
-                (job.state, job.error, job.ended) = (state, error, Some(now.clone()));
-                file.record(&job, []).map_err(history("written"))?;
-            }
-            let entry = Entry { full: false, times: None, cancel: CancellationToken::new(), job };
-            entries.insert(entry.job.id.clone(), entry);
-        }
-        let state = State { jobs: entries, waiting: VecDeque::new(), history: file };
-        let views: Vec<String> = catalog.views.keys().cloned().collect();
-        let (runs, state) = (Runs::new(&views), Arc::new(Mutex::new(state)));
-        Ok(Self { views, clock, retry, state, runs, arrived: Notify::new() })
+    /// Opens the queue with its history below the data folder. Jobs that an ended process has left, waiting or at work, wait.
+    pub fn open(data: &Path, catalog: &Catalog, clock: Arc<dyn Clock>, retry: Retry) -> Result<Self, JobError> {
+        let schedules = catalog.views.values().filter_map(|view| Some((view.name.clone(), view.schedule.clone()?)));
+        let state = State::open(data, schedules.collect(), clock.now());
+        let state = state.map_err(|source| JobError::History { step: "opened", source })?;
+        let runs = Runs::new(catalog.views.keys());
+        let (catalog, state) = (catalog.clone(), Arc::new(Mutex::new(state)));
+        let (timeout, notice, arrived) = (None, Duration::from_secs(60), Notify::new());
+        Ok(Self { catalog, clock, retry, timeout, notice, state, runs, arrived })
+    }
+
+    /// Stops a job that takes longer, which then has failed.
+    pub fn with_timeout(self, timeout: Option<Duration>) -> Self {
+        Self { timeout, ..self }
     }
 
     /// The jobs' numbers.
     pub fn metrics(&self) -> JobMetrics {
         let state = self.state.lock();
-        let count = |wanted| state.jobs.values().filter(|entry| entry.job.state == wanted).count() as u64;
+        let count = |wanted| state.jobs.values().filter(|entry| entry.recorded.job.state == wanted).count() as u64;
+        let schedules = state.standings.values().filter_map(|standing| {
+            let schedule = self.catalog.views.get(&standing.view)?.schedule.as_ref()?;
+            let (view, failures) = (standing.view.clone(), standing.failures);
+            Some(ScheduleMetrics { view, due: schedule.next_after(standing.dealt), failures })
+        });
+        let schedules = schedules.collect();
         let (queued, running) = (count(JobState::Queued), count(JobState::Running));
-        JobMetrics { queued, running, runs: self.runs.read() }
+        JobMetrics { queued, running, runs: self.runs.read(), schedules, set_back: self.runs.set_back() }
+    }
+
+    /// Why the history can't be written, if it can't.
+    pub fn trouble(&self) -> Option<String> {
+        self.state.lock().trouble.clone()
     }
 
     /// Whether a job that recomputes the view waits or is at work.
     pub fn is_busy(&self, view: &str) -> bool {
-        let is_open = |job: &Job| matches!(job.state, JobState::Queued | JobState::Running);
-        self.state.lock().jobs.values().any(|entry| is_open(&entry.job) && entry.job.views.iter().any(|v| v == view))
+        let state = self.state.lock();
+        let mut open = state.jobs.values().map(|entry| &entry.recorded.job).filter(|job| job.is_open());
+        open.any(|job| job.views.iter().any(|name| name == view))
     }
 
     /// Whether any job waits or is at work.
     #[cfg(test)]
     pub fn has_open(&self) -> bool {
-        let is_open = |job: &Job| matches!(job.state, JobState::Queued | JobState::Running);
-        self.state.lock().jobs.values().any(|entry| is_open(&entry.job))
+        self.state.lock().jobs.values().any(|entry| entry.recorded.job.is_open())
     }
 
-    /// When a job that recomputes the view was last asked for by its schedule.
-    pub fn last_scheduled(&self, view: &str) -> Option<Micros> {
-        let is_it = |job: &Job| job.trigger == Trigger::Schedule && job.views.iter().any(|v| v == view);
-        let state = self.state.lock();
-        state.jobs.values().rev().find(|entry| is_it(&entry.job)).and_then(|entry| parse_timestamp(&entry.job.queued))
+    /// Has every job that waits begin, and end so.
+    #[cfg(test)]
+    pub fn end_all(&self, outcome: JobState, now: Micros) {
+        while let Some((job, _)) = self.begin(&CancellationToken::new()) {
+            self.finish(&job, outcome, now);
+        }
     }
 
-    /// Works through the queue until it is told to stop; the job at work is cancelled then.
+    /// Has a job end so.
+    #[cfg(test)]
+    pub fn finish(&self, job: &Job, outcome: JobState, now: Micros) {
+        let mut state = self.state.lock();
+        if outcome == JobState::Succeeded {
+            state.change(&job.id, |entry| {
+                entry.recorded.job.versions = job.views.iter().map(|view| (view.clone(), 1)).collect();
+            });
+        }
+        state.end(&job.id, outcome, None, now);
+    }
+
+    /// Fills the disk.
+    #[cfg(test)]
+    pub fn fill(&self) {
+        self.state.lock().fill();
+    }
+
+    /// Frees room on it.
+    #[cfg(test)]
+    pub fn free(&self) {
+        self.state.lock().free();
+    }
+
+    /// How a view's schedule stands.
+    pub(crate) fn standing(&self, view: &str) -> Option<Standing> {
+        self.state.lock().standings.get(view).cloned()
+    }
+
+    /// Notes how a view's schedule stands.
+    pub(crate) fn stand(&self, standing: Standing) {
+        self.state.lock().stand(standing);
+    }
+
+    /// Counts that the clock was found to be set back.
+    pub(crate) fn note_set_back(&self) {
+        self.runs.note_set_back();
+    }
+
+    /// Works through the queue until it is told to stop. The job at work is cut off then, and waits as the others do.
     pub async fn run(&self, work: Arc<dyn Work>, shutdown: CancellationToken) {
-        loop {
-            let next = self.state.lock().waiting.pop_front();
-            match next {
-                Some(id) => self.execute(&id, work.as_ref(), &shutdown).await,
+        let (mut looked, mut tended) = (Instant::now(), None::<Instant>);
+        while !shutdown.is_cancelled() {
+            if tended.is_none_or(|at| at.elapsed() >= TEND) {
+                tended = Some(Instant::now());
+                work.tend().await;
+            }
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                if let Err(error) = self.state.lock().adopt(self.clock.now()) {
+                    tracing::warn!(%error, "jobs whose process has ended can't be taken over; trying again");
+                }
+            }
+            match self.begin(&shutdown) {
+                Some((job, cancel)) => self.execute(job, work.as_ref(), cancel).await,
                 None => {
-                    if shutdown.run_until_cancelled(self.arrived.notified()).await.is_none() {
-                        return;
-                    }
+                    let waits = tokio::time::timeout(LOOK, self.arrived.notified());
+                    shutdown.run_until_cancelled(waits).await;
                 }
-            }
-            if shutdown.is_cancelled() {
-                return;
             }
         }
     }
 
-    async fn execute(&self, id: &str, work: &dyn Work, shutdown: &CancellationToken) {
+    /// Has the job that waits longest begin, and returns it with what will stop it.
+    pub(crate) fn begin(&self, shutdown: &CancellationToken) -> Option<(Job, CancellationToken)> {
+        let mut state = self.state.lock();
+        let waiting = |job: &Job| job.state == JobState::Queued;
+        let id = state.jobs.values().map(|entry| &entry.recorded.job).find(|job| waiting(job))?.id.clone();
         let started = format_timestamp(self.clock.now());
-        let Some((job, full, times, cancel)) = self.change(id, |entry| {
-            entry.job.state = JobState::Running;
-            entry.job.started = Some(started);
-            (entry.job.clone(), entry.full, entry.times.clone(), entry.cancel.clone())
-        }) else {
-            return;
-        };
-        let stop = {
-            let (cancel, shutdown) = (cancel.clone(), shutdown.clone());
-            tokio::spawn(async move {
-                shutdown.cancelled().await;
-                cancel.cancel();
-            })
-        };
-        let outcome = self.views(&job, work, full, times, &cancel).await;
-        stop.abort();
-        let ended = format_timestamp(self.clock.now());
-        self.change(id, |entry| {
-            entry.job.ended = Some(ended);
-            match outcome {
-                Ok(()) => (entry.job.state, entry.job.progress) = (JobState::Succeeded, 1.0),
-                Err(Failure::Cancelled) => entry.job.state = JobState::Cancelled,
-                Err(Failure::Failed(why)) => {
-                    tracing::error!(job = id, error = why, "a batch run failed");
-                    (entry.job.state, entry.job.error) = (JobState::Failed, Some(why));
-                }
-            }
-        });
+        state.change(&id, |entry| {
+            let job = &mut entry.recorded.job;
+            (job.state, job.started, job.attempts) = (JobState::Running, Some(started), job.attempts + 1);
+            entry.cancel = shutdown.child_token();
+            (entry.recorded.job.clone(), entry.cancel.clone())
+        })
     }
 
-    async fn views(
-        &self,
-        job: &Job,
-        work: &dyn Work,
-        full: bool,
-        times: Option<std::ops::Range<Micros>>,
-        cancel: &CancellationToken,
-    ) -> Result<(), Failure> {
-        let begun = self.clock.now();
-        let archived = self.persist(cancel, || work.archive(&job.views)).await;
-        if archived.is_err() {
-            let took = self.clock.now() - begun;
-            job.views.iter().for_each(|view| self.runs.ended(view, &archived, took));
+    async fn execute(&self, job: Job, work: &dyn Work, cancel: CancellationToken) {
+        let mut views = pin!(self.views(&job, work, &cancel));
+        let outcome = match self.timeout {
+            None => views.await,
+            Some(timeout) => match tokio::time::timeout(timeout, &mut views).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    cancel.cancel();
+                    let has_ended = tokio::time::timeout(self.notice, views).await.is_ok();
+                    let left =
+                        if has_ended { "" } else { ", and doesn't stop: it is left alone, and publishes nothing" };
+                    Err(Failure::Failed(format!("it took longer than `timeout` under [batch] allows{left}")))
+                }
+            },
+        };
+        let now = self.clock.now();
+        let mut state = self.state.lock();
+        match outcome {
+            Ok(()) => state.end(&job.id, JobState::Succeeded, None, now),
+            Err(Failure::Failed(why)) => {
+                tracing::error!(job = job.id, error = why, "a batch run failed");
+                state.end(&job.id, JobState::Failed, Some(why), now);
+            }
+            Err(Failure::Cancelled) if state.jobs.get(&job.id).is_some_and(|entry| entry.recorded.cancelling) => {
+                state.end(&job.id, JobState::Cancelled, None, now);
+            }
+            Err(Failure::Cancelled) => {
+                tracing::info!(
+                    job = job.id,
+                    "a batch run is cut off by the process's end, and begins again with the next"
+                );
+                state.change(&job.id, |Entry { recorded: Recorded { job, .. }, .. }| {
+                    (job.state, job.started, job.progress) = (JobState::Queued, None, 0.0);
+                });
+            }
         }
-        archived.map_err(|error| Failure::of(error, "archive"))?;
+    }
+
+    async fn views(&self, job: &Job, work: &dyn Work, cancel: &CancellationToken) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let times = job.times().map_err(|error| Failure::Failed(error.to_string()))?;
+        let archived = caught("archiving", self.persist(cancel, || work.archive(&job.views))).await;
+        if let Err(error) = archived {
+            job.views.iter().for_each(|view| self.runs.ended(view, Some(&error), begun.elapsed()));
+            return Err(match error {
+                BatchError::Cancelled => Failure::Cancelled,
+                error => Failure::Failed(format!("archive: {}", error.chain())),
+            });
+        }
         let mut failures = Vec::new();
         for (i, view) in job.views.iter().enumerate() {
             if cancel.is_cancelled() {
                 return Err(Failure::Cancelled);
             }
-            let run = ViewRun { job: job.id.clone(), view: view.clone(), full, times: times.clone() };
+            let run = format!("{}-{}", job.id, job.attempts);
+            let run = ViewRun { run, view: view.clone(), full: job.full, times: times.clone() };
             let share = 1.0 / job.views.len() as f64;
             let done = |part: f64| (i as f64 + part) * share;
-            let begun = self.clock.now();
-            // What one view's run does to itself is no other's, and not the queue's.
+            let begun = Instant::now();
             let recomputed = self.persist(cancel, || {
                 work.recompute(run.clone(), self.progress(&job.id, done(0.0), share), cancel.clone())
             });
-            let outcome = AssertUnwindSafe(recomputed).catch_unwind().await;
-            let outcome = outcome.unwrap_or_else(|panic| Err(BatchError::panicked("recomputing", &*panic)));
-            self.runs.ended(view, &outcome, self.clock.now() - begun);
+            let outcome = caught("recomputing", recomputed).await;
+            self.runs.ended(view, outcome.as_ref().err(), begun.elapsed());
             match outcome {
                 Ok(version) => {
-                    self.change(&job.id, |entry| {
-                        entry.job.versions.insert(view.clone(), version);
-                        entry.job.progress = done(1.0);
+                    self.state.lock().change(&job.id, |entry| {
+                        entry.recorded.job.versions.insert(view.clone(), version);
+                        entry.recorded.job.progress = done(1.0);
                     });
                 }
                 Err(BatchError::Cancelled) => return Err(Failure::Cancelled),
@@ -247,12 +312,12 @@ impl JobQueue {
         let (state, id) = (self.state.clone(), id.to_owned());
         Arc::new(move |part| {
             if let Some(entry) = state.lock().jobs.get_mut(&id) {
-                entry.job.progress = from + part * share;
+                entry.recorded.job.progress = from + part * share;
             }
         })
     }
 
-    /// Tries a step again while its storage fails.
+    /// Tries a step again while its storage fails, or another writer was faster.
     async fn persist<T, F: Future<Output = Result<T, BatchError>>>(
         &self,
         cancel: &CancellationToken,
@@ -274,129 +339,66 @@ impl JobQueue {
         step().await
     }
 
-    /// Changes a job and writes it down.
-    fn change<T>(&self, id: &str, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
-        let mut state = self.state.lock();
-        let State { jobs, history, .. } = &mut *state;
-        let result = change(jobs.get_mut(id)?);
-        if let Err(error) = history.record(&jobs[id].job, jobs.values().map(|entry| &entry.job)) {
-            tracing::error!(job = id, %error, "the history of runs can't be written");
-        }
-        Some(result)
-    }
-}
-
-enum Failure {
-    Cancelled,
-    Failed(String),
-}
-
-impl Failure {
-    fn of(error: BatchError, step: &str) -> Self {
-        match error {
-            BatchError::Cancelled => Self::Cancelled,
-            error => Self::Failed(format!("{step}: {}", error.chain())),
-        }
-    }
-}
-
-fn time(name: &str, text: Option<&String>) -> Result<Option<Micros>, JobError> {
-    let read = |text: &String| {
-        parse_timestamp(text).ok_or_else(|| {
-            JobError::Invalid(format!("`{name}` is `{text}`, but a time such as 2024-01-15T10:30:00Z is wanted"))
-        })
-    };
-    text.map(read).transpose()
-}
-
-impl Jobs for JobQueue {
-    fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
-        self.submit_as(None, request, trigger)
-    }
-
-    fn submit_as(&self, id: Option<&str>, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
-        let JobRequest { kind: JobKind::Batch, views, full, from, to } = request;
-        if let Some(name) = views.iter().find(|view| !self.views.contains(view)) {
-            return Err(JobError::UnknownView { name: name.clone(), existing: self.views.clone() });
-        }
-        let mut wanted = if views.is_empty() { self.views.clone() } else { views };
-        let mut seen = std::collections::BTreeSet::new();
-        wanted.retain(|view| seen.insert(view.clone()));
-        let times = match (time("from", from.as_ref())?, time("to", to.as_ref())?) {
-            (None, None) => None,
-            (from, to) => Some(from.unwrap_or(Micros::MIN)..to.unwrap_or(Micros::MAX)),
-        };
-        if let Some(times) = &times
-            && times.end <= times.start
-        {
-            return Err(JobError::Invalid("`from` has to be earlier than `to`".into()));
-        }
+    /// Queues a job: one that has an id already, or one for a time of a schedule.
+    pub(crate) fn queue(
+        &self,
+        id: Option<&str>,
+        request: JobRequest,
+        trigger: Trigger,
+        scheduled: Option<Micros>,
+    ) -> Result<Job, JobError> {
+        let request = request.check(self.catalog.views.keys())?;
         let mut state = self.state.lock();
         let now = self.clock.now();
-        let job = Job {
-            id: id.map_or_else(|| next_id(&state.jobs, now), str::to_owned),
-            kind: JobKind::Batch,
-            views: wanted,
-            state: JobState::Queued,
-            trigger,
-            progress: 0.0,
-            queued: format_timestamp(now),
-            started: None,
-            ended: None,
-            error: None,
-            versions: BTreeMap::new(),
-        };
-        let State { jobs, waiting, history: file } = &mut *state;
-        file.record(&job, jobs.values().map(|entry| &entry.job).chain([&job])).map_err(history("written"))?;
-        waiting.push_back(job.id.clone());
-        let entry = Entry { full, times, cancel: CancellationToken::new(), job: job.clone() };
-        jobs.insert(job.id.clone(), entry);
-        while jobs.len() > KEPT_JOBS {
-            let Some(oldest) = jobs.values().find(|entry| entry.job.ended.is_some()).map(|entry| entry.job.id.clone())
-            else {
-                break;
-            };
-            jobs.remove(&oldest);
-        }
+        let id = id.map_or_else(|| job::id_after(state.jobs.keys().next_back(), now), str::to_owned);
+        let scheduled = scheduled.map(format_timestamp);
+        let job = Job { scheduled, ..Job::queued(id, request, trigger, now) };
+        state.add(job.clone()).map_err(|source| JobError::History { step: "written", source })?;
         drop(state);
         self.arrived.notify_one();
         Ok(job)
     }
+}
+
+/// What one step does to itself is no other's, and not the queue's.
+async fn caught<T>(what: &'static str, step: impl Future<Output = Result<T, BatchError>>) -> Result<T, BatchError> {
+    let outcome = AssertUnwindSafe(step).catch_unwind().await;
+    outcome.unwrap_or_else(|panic| Err(BatchError::panicked(what, &*panic)))
+}
+
+impl Jobs for JobQueue {
+    fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
+        self.queue(None, request, trigger, None)
+    }
+
+    fn submit_as(&self, id: &str, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
+        self.queue(Some(id), request, trigger, None)
+    }
 
     fn list(&self) -> Result<Vec<Job>, JobError> {
-        Ok(self.state.lock().jobs.values().rev().map(|entry| entry.job.clone()).collect())
+        Ok(self.state.lock().jobs.values().rev().map(|entry| entry.recorded.job.clone()).collect())
     }
 
     fn get(&self, id: &str) -> Result<Job, JobError> {
         let state = self.state.lock();
-        state.jobs.get(id).map(|entry| entry.job.clone()).ok_or_else(|| JobError::UnknownJob(id.to_owned()))
+        let found = state.jobs.get(id).map(|entry| entry.recorded.job.clone());
+        found.ok_or_else(|| JobError::UnknownJob(id.to_owned()))
     }
 
     fn cancel(&self, id: &str) -> Result<Job, JobError> {
-        let now = format_timestamp(self.clock.now());
-        let job = self.get(id)?;
-        match job.state {
-            JobState::Queued => {
-                self.state.lock().waiting.retain(|waiting| waiting != id);
-                self.change(id, |entry| (entry.job.state, entry.job.ended) = (JobState::Cancelled, Some(now)));
-            }
+        // One lock from the look at its state to what comes of it.
+        let mut state = self.state.lock();
+        let entry = state.jobs.get(id).ok_or_else(|| JobError::UnknownJob(id.to_owned()))?;
+        match entry.recorded.job.state {
+            JobState::Queued => state.end(id, JobState::Cancelled, None, self.clock.now()),
             JobState::Running => {
-                if let Some(entry) = self.state.lock().jobs.get(id) {
+                state.change(id, |entry| {
+                    entry.recorded.cancelling = true;
                     entry.cancel.cancel();
-                }
+                });
             }
             _ => return Err(JobError::Ended(id.to_owned())),
         }
-        self.get(id)
+        Ok(state.jobs[id].recorded.job.clone())
     }
-}
-
-/// An id that sorts after all others: the time, then a number to tell jobs of the same instant apart.
-fn next_id(jobs: &BTreeMap<String, Entry>, now: Micros) -> String {
-    let newest = jobs.keys().next_back();
-    let mut number = now.max(0) as u64;
-    if let Some(newest) = newest.and_then(|id| u64::from_str_radix(id.rsplit('-').next()?, 16).ok()) {
-        number = number.max(newest + 1);
-    }
-    job::id(number)
 }

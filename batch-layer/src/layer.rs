@@ -26,7 +26,7 @@ use crate::archive::{Archive, ArchiveSettings, ArchiveSnapshot, Archiver};
 use crate::error::BatchError;
 use crate::jobs::{JobQueue, Retry, ViewRun, Work};
 use crate::recompute::{Recompute, sweep};
-use crate::schedule::Schedule;
+use crate::schedule::Scheduler;
 
 /// How the batch layer works.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct BatchSettings {
     pub grace: Duration,
     /// How steps that failed for their storage are tried again.
     pub retry: Retry,
+    /// How long a job may take.
+    pub timeout: Option<Duration>,
     /// How often versions that another process publishes are looked for.
     pub refresh: Duration,
 }
@@ -56,6 +58,7 @@ impl Default for BatchSettings {
             keep_versions: 5,
             grace: Duration::from_secs(3600),
             retry: Retry::default(),
+            timeout: None,
             refresh: Duration::from_secs(1),
         }
     }
@@ -70,15 +73,11 @@ pub enum OpenError {
     /// The history of runs can't be opened.
     #[error(transparent)]
     Jobs(#[from] JobError),
-    /// A view's schedule can't be read.
-    #[error("{0}")]
-    Schedule(String),
 }
 
 /// The batch layer of one process.
 pub struct BatchLayer {
     settings: BatchSettings,
-    schedule: Schedule,
     worker: Arc<Worker>,
     queue: Arc<JobQueue>,
     readings: Readings,
@@ -96,9 +95,8 @@ impl BatchLayer {
     ) -> Result<Self, OpenError> {
         let (versions, readings, publishers) = open_versions(data, catalog).await.map_err(BatchError::from)?;
         let archivers = open_archivers(&settings.archive, data, &log, catalog, &rejects, &clock, &versions).await?;
-        std::fs::create_dir_all(data).map_err(|source| JobError::History { step: "written", source })?;
-        let queue = Arc::new(JobQueue::open(&data.join("runs.jsonl"), catalog, clock.clone(), settings.retry)?);
-        let schedule = Schedule::new(catalog, queue.clone(), &versions, clock.clone()).map_err(OpenError::Schedule)?;
+        let queue = JobQueue::open(data, catalog, clock.clone(), settings.retry)?.with_timeout(settings.timeout);
+        let queue = Arc::new(queue);
         let worker = Worker {
             catalog: catalog.clone(),
             views: data.join("views"),
@@ -111,7 +109,7 @@ impl BatchLayer {
             grace: settings.grace,
             sweepers: Mutex::default(),
         };
-        Ok(Self { settings, schedule, worker: Arc::new(worker), queue, readings })
+        Ok(Self { settings, worker: Arc::new(worker), queue, readings })
     }
 
     /// The archive of each table, by the table's name.
@@ -138,7 +136,9 @@ impl BatchLayer {
     /// them.
     fn finish_rebuilds(&self) {
         let is_stale = |view: &&String| self.worker.versions.newest(view).is_some_and(|version| version.is_stale);
-        let views: Vec<String> = self.worker.catalog.views.keys().filter(is_stale).cloned().collect();
+        // A job that waits since the last process does it, too.
+        let is_wanted = |view: &&String| is_stale(view) && !self.queue.is_busy(view);
+        let views: Vec<String> = self.worker.catalog.views.keys().filter(is_wanted).cloned().collect();
         if views.is_empty() {
             return;
         }
@@ -165,7 +165,9 @@ impl BatchLayer {
         tasks.spawn(async move { queue.run(worker, token).await });
         if self.settings.scheduler {
             self.finish_rebuilds();
-            tasks.spawn(self.schedule.run(shutdown.clone()));
+            let Worker { catalog, clock, .. } = &*self.worker;
+            let scheduler = Scheduler::new(catalog, self.queue.clone(), clock.clone());
+            tasks.spawn(scheduler.run(shutdown.clone()));
         }
         let (worker, every) = (self.worker.clone(), self.settings.refresh);
         tasks.spawn(async move {
@@ -254,7 +256,7 @@ impl Work for Worker {
         let view = self.catalog.views.get(&run.view).cloned();
         let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table.name));
         let (Some(view), Some(archiver)) = (view, archiver) else {
-            return Err(BatchError::Panicked { what: "looking up a view", why: "it isn't there any more".to_owned() });
+            return Err(BatchError::UnknownView(run.view));
         };
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
         let recompute = Recompute {
@@ -264,7 +266,7 @@ impl Work for Worker {
             archive,
             full: run.full,
             times: run.times,
-            run: run.job,
+            run: run.run,
             clock: self.clock.clone(),
             cancel,
             progress,
@@ -280,6 +282,14 @@ impl Work for Worker {
             tracing::warn!(view = run.view, error = error.chain(), "files of old versions weren't swept");
         }
         Ok(version)
+    }
+
+    async fn tend(&self) {
+        for view in self.catalog.views.keys() {
+            if let Err(error) = self.sweep(view).await {
+                tracing::warn!(view, error = error.chain(), "files that no version names weren't swept");
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The batch layer: archives every event, recomputes views exactly, publishes versions, keeps schedules and history.
 //!
-//! Below the data folder: `archive/<table>/` and `views/<view>/` are Delta tables, `runs.jsonl` is the history of runs.
+//! Below the data folder: `archive/<table>/` and `views/<view>/` are Delta tables, `runs/` is the history of runs.
 //!
 //! This crate knows neither the speed layer nor serving.
 
@@ -19,4 +19,4 @@ pub mod schedule;
 
 pub use error::BatchError;
 pub use layer::{BatchLayer, BatchSettings, OpenError};
-pub use metrics::JobMetrics;
+pub use metrics::{JobMetrics, ScheduleMetrics};

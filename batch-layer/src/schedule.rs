@@ -1,4 +1,7 @@
-//! Schedules: cron expressions in UTC that ask for batch runs.
+//! Following the views' schedules: a run is asked for when its time has come, and again until one has succeeded.
+//!
+//! A view has one run at a time. How far its schedule has been dealt with stands in the history of runs, so times at which
+//! the process was down, or a run failed, are found and made up for as the view's `catch_up` says.
 
 #[cfg(test)]
 mod tests;
@@ -6,99 +9,64 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::job::{Job, JobKind, JobRequest, Jobs, Trigger};
-use anabranch_shared::version::Versions;
+use anabranch_shared::clock::{Clock, Micros, format_timestamp, has_passed};
+use anabranch_shared::job::{Job, JobKind, JobRequest, Trigger};
+use anabranch_shared::schedule::{CatchUp, Schedule};
 use anabranch_shared::view::Catalog;
-use chrono::{DateTime, Utc};
-use croner::Cron;
-use croner::parser::{CronParser, Seconds, Year};
 use tokio_util::sync::CancellationToken;
 
+use crate::history::Standing;
 use crate::jobs::JobQueue;
 
-fn parse(expression: &str) -> Result<Cron, String> {
-    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    parser.parse(expression).map_err(|error| {
-        format!(
-            "`{expression}` is no cron expression: {error}; five fields are wanted, minute hour day month weekday, \
-             such as `*/15 * * * *`"
-        )
-    })
-}
+const SECOND: Micros = 1_000_000;
 
-/// Whether an expression can be a view's schedule, or what is wrong with it.
-pub fn validate(expression: &str) -> Result<(), String> {
-    let cron = parse(expression)?;
-    match next_after(&cron, 0) {
-        Some(_) => Ok(()),
-        None => Err(format!("`{expression}` never comes true")),
-    }
-}
+/// By how much the clock may be set back before anything is made of it, and how old a time may be before it counts as missed:
+/// a cron expression knows nothing shorter.
+const MINUTE: Micros = 60 * SECOND;
 
-/// The first time after an instant at which the expression is true.
-fn next_after(cron: &Cron, after: Micros) -> Option<Micros> {
-    let after: DateTime<Utc> = DateTime::from_timestamp_micros(after)?;
-    cron.find_next_occurrence(&after, false).ok().map(|next| next.timestamp_micros())
+/// How long a view whose runs fail is left alone: twice as long after each failure, up to an hour.
+fn pause(failures: u32) -> Micros {
+    (10 * SECOND << failures.saturating_sub(1).min(16)).min(3_600 * SECOND)
 }
 
 struct Entry {
     view: String,
-    cron: Cron,
-    /// Times up to here have been dealt with.
-    dealt: Micros,
+    schedule: Schedule,
+    /// The first time after what has been dealt with, by that: looking for it each second would be much.
+    next: Option<(Micros, Option<Micros>)>,
+    /// How often asking for a run has failed in succession, and when it last did.
+    refused: (u32, Micros),
 }
 
-/// Asks for a run of each view when its time has come. A view has one run at a time, and times that were missed, as
-/// the process was down or the view's last run took long, are made up for by one run.
-pub struct Schedule {
+/// Asks for runs.
+pub struct Scheduler {
     entries: Vec<Entry>,
     jobs: Arc<JobQueue>,
     clock: Arc<dyn Clock>,
 }
 
-impl Schedule {
-    /// The schedules of a catalog's views, or which of them can't be read. What was missed is counted from the view's
-    /// last scheduled run or version, whichever is later.
-    pub fn new(
-        catalog: &Catalog,
-        jobs: Arc<JobQueue>,
-        versions: &Versions,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, String> {
+impl Scheduler {
+    /// Follows the schedules of a catalog's views. One that is new, or has other times than before, begins now.
+    pub fn new(catalog: &Catalog, jobs: Arc<JobQueue>, clock: Arc<dyn Clock>) -> Self {
         let mut entries = Vec::new();
-        for view in catalog.views.values() {
-            let Some(expression) = &view.schedule else { continue };
-            let cron = parse(expression).map_err(|error| format!("view `{}`: {error}", view.name))?;
-            let published = versions.get(&view.name).map(|version| version.published.published);
-            let last = jobs.last_scheduled(&view.name).max(published);
-            entries.push(Entry { view: view.name.clone(), cron, dealt: last.unwrap_or_else(|| clock.now()) });
+        for (name, view) in &catalog.views {
+            let Some(schedule) = view.schedule.clone() else { continue };
+            let (standing, times) = (jobs.standing(name), schedule.to_string());
+            match standing {
+                Some(standing) if standing.times == times => {}
+                // A build before this one has followed it.
+                Some(standing) if standing.times.is_empty() => jobs.stand(Standing { times, ..standing }),
+                _ => jobs.stand(Standing { view: name.clone(), times, dealt: clock.now(), ..Standing::default() }),
+            }
+            entries.push(Entry { view: name.clone(), schedule, next: None, refused: (0, 0) });
         }
-        Ok(Self { entries, jobs, clock })
+        Self { entries, jobs, clock }
     }
 
     /// Asks for the runs that are due now.
     pub fn step(&mut self) -> Vec<Job> {
         let now = self.clock.now();
-        let mut asked = Vec::new();
-        for entry in &mut self.entries {
-            let is_due = next_after(&entry.cron, entry.dealt).is_some_and(|next| next <= now);
-            if !is_due || self.jobs.is_busy(&entry.view) {
-                continue;
-            }
-            let views = vec![entry.view.clone()];
-            let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
-            match self.jobs.submit(request, Trigger::Schedule) {
-                Ok(job) => {
-                    entry.dealt = now;
-                    asked.push(job);
-                }
-                Err(error) => {
-                    tracing::error!(view = entry.view, error = &error as &dyn std::error::Error, "no run asked for");
-                }
-            }
-        }
-        asked
+        self.entries.iter_mut().filter_map(|entry| entry.step(&self.jobs, now)).collect()
     }
 
     /// Asks for runs until it is told to stop.
@@ -106,5 +74,74 @@ impl Schedule {
         while shutdown.run_until_cancelled(tokio::time::sleep(Duration::from_secs(1))).await.is_some() {
             self.step();
         }
+    }
+}
+
+impl Entry {
+    fn step(&mut self, jobs: &JobQueue, now: Micros) -> Option<Job> {
+        let mut standing = jobs.standing(&self.view)?;
+        if standing.dealt > now + MINUTE {
+            tracing::warn!(
+                view = self.view,
+                now = format_timestamp(now),
+                dealt_with = format_timestamp(standing.dealt),
+                "the clock was set back: the schedule is followed from now on, and not only once the clock has caught up"
+            );
+            jobs.note_set_back();
+            standing = Standing { dealt: now, failures: 0, failed: 0, ..standing };
+            jobs.stand(standing.clone());
+        }
+        let next = self.next_after(standing.dealt)?;
+        if next > now || jobs.is_busy(&self.view) {
+            return None;
+        }
+        let due = match self.schedule.catch_up {
+            CatchUp::All => Some(next),
+            CatchUp::Last => self.schedule.last_in(standing.dealt, now),
+            CatchUp::None => self.schedule.last_in(standing.dealt.max(now - MINUTE), now),
+        };
+        let Some(due) = due else {
+            tracing::info!(view = self.view, missed = format_timestamp(next), "times that were missed are passed over");
+            jobs.stand(Standing { dealt: now - MINUTE, ..standing });
+            return None;
+        };
+        let waits = |(failures, since): (u32, Micros)| failures > 0 && !has_passed(since, now, pause(failures));
+        if waits((standing.failures, standing.failed)) || waits(self.refused) {
+            return None;
+        }
+        let views = vec![self.view.clone()];
+        let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
+        match jobs.queue(None, request, Trigger::Schedule, Some(due)) {
+            Ok(job) => {
+                self.refused = (0, 0);
+                if self.schedule.catch_up == CatchUp::None {
+                    jobs.stand(Standing { dealt: due, ..standing });
+                }
+                Some(job)
+            }
+            Err(error) => {
+                self.refused = (self.refused.0 + 1, now);
+                let pause_ms = pause(self.refused.0) / 1_000;
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(view = self.view, error, pause_ms, "a run can't be asked for; trying again");
+                None
+            }
+        }
+    }
+
+    /// The first time after what has been dealt with. If there is none, the log says so once.
+    fn next_after(&mut self, dealt: Micros) -> Option<Micros> {
+        if let Some((after, next)) = self.next
+            && after == dealt
+        {
+            return next;
+        }
+        let next = self.schedule.next_after(dealt);
+        if next.is_none() {
+            let after = format_timestamp(dealt);
+            tracing::error!(view = self.view, schedule = %self.schedule, after, "the schedule has no time any more");
+        }
+        self.next = Some((dealt, next));
+        next
     }
 }

@@ -26,5 +26,6 @@ export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
   rejected: 0,
   stopped: null,
   schedule: null,
+  schedule_zone: null,
   ...change,
 })

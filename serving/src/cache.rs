@@ -1,11 +1,14 @@
 //! Finished answers, kept while what they were made of stands.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hashlink::LinkedHashMap;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
+
+/// What a value takes at least.
+const LEAST_WEIGHT: usize = 64;
 
 /// Kept values by question. A value is answered as long as its stamp, which says what it was made of, is the one asked
 /// for. Of identical questions that miss at once, one computes and the others wait for it.
@@ -19,9 +22,9 @@ pub struct Cache<S, V> {
 
 #[derive(Debug)]
 struct Inner<S, V> {
-    slots: HashMap<String, Slot<S, V>>,
+    /// What was used longest ago comes first.
+    slots: LinkedHashMap<String, Slot<S, V>>,
     weight: usize,
-    clock: u64,
 }
 
 #[derive(Debug)]
@@ -29,23 +32,19 @@ struct Slot<S, V> {
     stamp: S,
     value: Arc<OnceCell<Arc<V>>>,
     weight: usize,
-    used: u64,
 }
 
 impl<S: Copy + Eq, V> Cache<S, V> {
     /// Keeps values up to a total weight.
     pub fn new(max_weight: usize) -> Self {
-        let inner = Inner { slots: HashMap::new(), weight: 0, clock: 0 };
+        let inner = Inner { slots: LinkedHashMap::new(), weight: 0 };
         Self { inner: Mutex::new(inner), max_weight, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// The kept value, if it is there and finished.
     pub fn get(&self, question: &str, stamp: S) -> Option<Arc<V>> {
         let mut inner = self.inner.lock();
-        inner.clock += 1;
-        let now = inner.clock;
-        let slot = inner.slots.get_mut(question).filter(|slot| slot.stamp == stamp)?;
-        slot.used = now;
+        let slot = inner.slots.to_back(question).filter(|slot| slot.stamp == stamp)?;
         let value = slot.value.get()?.clone();
         self.hits.fetch_add(1, Ordering::Relaxed);
         Some(value)
@@ -71,46 +70,49 @@ impl<S: Copy + Eq, V> Cache<S, V> {
             .await?
             .clone();
         if computed {
-            self.settle(question, stamp, weigh(&value).max(64));
+            self.settle(&question, stamp, weigh(&value));
         }
         Ok(value)
     }
 
     /// Keeps a value, if it isn't most of what may be kept.
-    pub fn keep(&self, question: String, stamp: S, value: Arc<V>, weight: usize) {
+    pub fn keep(&self, question: &str, stamp: S, value: Arc<V>, weight: usize) {
         if weight > self.max_weight / 2 {
             return;
         }
-        let cell = self.cell(&question, stamp);
+        let cell = self.cell(question, stamp);
         if cell.set(value).is_ok() {
-            self.settle(question, stamp, weight.max(64));
+            self.settle(question, stamp, weight);
         }
     }
 
     fn cell(&self, question: &str, stamp: S) -> Arc<OnceCell<Arc<V>>> {
         let mut inner = self.inner.lock();
-        if let Some(slot) = inner.slots.get(question)
-            && slot.stamp == stamp
-        {
+        if let Some(slot) = inner.slots.get(question).filter(|slot| slot.stamp == stamp) {
             return slot.value.clone();
         }
-        inner.clock += 1;
-        let cell = Arc::new(OnceCell::new());
+        let value = Arc::new(OnceCell::new());
         // Until it is settled it weighs what its question does, so unfinished ones are bounded as well.
-        let slot = Slot { stamp, value: cell.clone(), weight: question.len() + 64, used: inner.clock };
+        let slot = Slot { stamp, value: value.clone(), weight: question.len() + LEAST_WEIGHT };
         inner.weight += slot.weight;
         if let Some(old) = inner.slots.insert(question.to_owned(), slot) {
             inner.weight -= old.weight;
         }
         inner.evict(self.max_weight);
-        cell
+        value
     }
 
-    fn settle(&self, question: String, stamp: S, weight: usize) {
+    fn settle(&self, question: &str, stamp: S, weight: usize) {
         let mut inner = self.inner.lock();
-        let Some(slot) = inner.slots.get_mut(&question).filter(|slot| slot.stamp == stamp) else { return };
-        let before = std::mem::replace(&mut slot.weight, weight + question.len());
-        inner.weight = inner.weight - before + weight + question.len();
+        let weight = question.len() + weight.max(LEAST_WEIGHT);
+        let Some(slot) = inner.slots.get_mut(question).filter(|slot| slot.stamp == stamp) else { return };
+        let before = std::mem::replace(&mut slot.weight, weight);
+        inner.weight = inner.weight - before + weight;
+        if weight > self.max_weight {
+            // It would drop all others before it goes.
+            inner.slots.remove(question);
+            inner.weight -= weight;
+        }
         inner.evict(self.max_weight);
     }
 
@@ -123,9 +125,9 @@ impl<S: Copy + Eq, V> Cache<S, V> {
 impl<S, V> Inner<S, V> {
     /// Drops what was used longest ago until the bound holds.
     fn evict(&mut self, max_weight: usize) {
-        while self.weight > max_weight {
-            let oldest = self.slots.iter().min_by_key(|(_, slot)| slot.used).map(|(question, _)| question.clone());
-            let Some(slot) = oldest.and_then(|question| self.slots.remove(&question)) else { break };
+        while self.weight > max_weight
+            && let Some((_, slot)) = self.slots.pop_front()
+        {
             self.weight -= slot.weight;
         }
     }
@@ -174,5 +176,29 @@ mod tests {
         let failed = cache.get_or_compute("d".into(), 0, |_| 1, || async { Err::<u64, _>("no") }).await;
         assert_eq!(failed, Err("no"));
         assert!(cache.get("d", 0).is_none());
+    }
+
+    #[test]
+    fn however_much_is_asked_the_bound_holds_and_what_is_asked_again_stays() {
+        let cache: Cache<u64, usize> = Cache::new(50_000);
+        for i in 0..20_000 {
+            cache.keep(&i.to_string(), 0, Arc::new(i), 100);
+            cache.get("0", 0);
+        }
+        let (weight, kept) = (cache.inner.lock().weight, cache.inner.lock().slots.len());
+        assert!((49_000..=50_000).contains(&weight) && kept > 400, "{weight} of {kept}");
+        assert!(cache.get("0", 0).is_some() && cache.get("1", 0).is_none());
+        // What alone would take most of the room isn't kept, and drops nothing.
+        cache.keep("large", 0, Arc::new(0), 30_000);
+        assert!(cache.get("large", 0).is_none() && cache.inner.lock().slots.len() == kept);
+    }
+
+    #[tokio::test]
+    async fn a_value_above_the_bound_is_answered_and_drops_no_other() {
+        let cache: Cache<u64, u64> = Cache::new(1_000);
+        cache.get_or_compute("small".into(), 0, |_| 400, || async { Ok::<_, ()>(1) }).await.expect("computes");
+        let large = cache.get_or_compute("large".into(), 0, |_| 2_000, || async { Ok::<_, ()>(2) }).await;
+        assert_eq!(large, Ok(Arc::new(2)));
+        assert!(cache.get("large", 0).is_none() && cache.get("small", 0).is_some());
     }
 }

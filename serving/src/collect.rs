@@ -24,8 +24,11 @@ const LIMIT: ReadLimit = ReadLimit { records: 1_000, bytes: 64 << 20 };
 /// How long one read waits.
 const WAIT: Duration = Duration::from_millis(100);
 
-/// How often new partitions are looked for, and how long a failed log is left alone.
+/// How often new partitions are looked for, and a log that has failed is tried again.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// After how long reading begins anew once it has failed.
+const SOON: Duration = Duration::from_secs(1);
 
 /// Whoever has a partition tells of it each second. After so long its owner is thought lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -120,7 +123,8 @@ impl Collector {
     fn run(mut self, shutdown: &CancellationToken) {
         let topic = wire::topic(&self.table.name);
         let mut reader: Option<Box<dyn LogReader>> = None;
-        let (mut looked, mut lost, mut news) = (Instant::now(), Vec::new(), false);
+        let (mut look_at, mut is_failing) = (Instant::now(), false);
+        let (mut lost, mut news) = (Vec::new(), false);
         while !shutdown.is_cancelled() {
             // Also while the log can't be read: then everybody is lost before long.
             let now_lost = self.lost();
@@ -128,18 +132,22 @@ impl Collector {
                 lost = now_lost;
                 self.show();
             }
-            if reader.is_none() || looked.elapsed() >= LOOK {
-                looked = Instant::now();
-                match self.open(&topic, reader.take()) {
-                    Ok(opened) => reader = Some(opened),
-                    Err(error) => {
-                        tracing::warn!(topic, %error, "the speed layer's snapshots can't be read");
-                        std::thread::sleep(WAIT);
-                        continue;
+            if look_at <= Instant::now() {
+                look_at = Instant::now() + LOOK;
+                let opened = self.open(&topic, &mut reader);
+                match &opened {
+                    Ok(()) if is_failing => tracing::info!(topic, "the speed layer's snapshots are read again"),
+                    Err(error) if !is_failing => {
+                        tracing::warn!(topic, %error, "the speed layer's snapshots can't be read; trying until they can");
                     }
+                    _ => {}
                 }
+                is_failing = opened.is_err();
             }
-            let Some(open) = &mut reader else { continue };
+            let Some(open) = &mut reader else {
+                std::thread::sleep(WAIT);
+                continue;
+            };
             match open.poll(LIMIT, WAIT) {
                 Ok(Some(batch)) => {
                     let held = self.partitions.entry(batch.partition).or_default();
@@ -159,28 +167,31 @@ impl Collector {
                     self.show();
                 }
                 Ok(None) => {}
-                Err(error) => {
+                Err(LogError::OutOfRange { .. }) => {
                     // What is deleted was replaced by what is there.
+                    (reader, look_at) = (None, Instant::now());
+                }
+                Err(error) => {
                     tracing::info!(topic, %error, "reading the speed layer's snapshots begins anew");
-                    reader = None;
+                    (reader, look_at) = (None, look_at.min(Instant::now() + SOON));
                 }
             }
         }
     }
 
-    /// A reader of all partitions there are, from where the last one was.
-    fn open(&mut self, topic: &str, before: Option<Box<dyn LogReader>>) -> Result<Box<dyn LogReader>, LogError> {
+    /// Has the reader read all partitions there are, from where it was. If they can't be asked for, it goes on with those
+    /// that it has.
+    fn open(&mut self, topic: &str, reader: &mut Option<Box<dyn LogReader>>) -> Result<(), LogError> {
         let bounds = self.log.bounds(topic)?;
-        if let Some(before) = before
-            && before.positions().len() == bounds.len()
-        {
-            return Ok(before);
+        if reader.as_ref().is_some_and(|reader| reader.positions().len() == bounds.len()) {
+            return Ok(());
         }
         let starts: Positions = bounds.iter().map(|(&partition, held)| (partition, held.start)).collect();
         for &partition in bounds.keys() {
             self.partitions.entry(partition).or_default();
         }
-        self.log.reader(topic, &starts)
+        *reader = Some(self.log.reader(topic, &starts)?);
+        Ok(())
     }
 
     fn lost(&self) -> Vec<Partition> {

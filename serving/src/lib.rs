@@ -23,6 +23,7 @@ mod query;
 mod routes;
 mod shape;
 mod source;
+mod topic;
 mod total;
 
 #[cfg(test)]

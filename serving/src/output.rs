@@ -11,10 +11,11 @@ use anabranch_shared::view::Output;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, log_problem, positions_json, rejected};
+use crate::app::{Server, log_problem, positions_json, rejected};
 use crate::metric::Measure;
 use crate::problem::Problem;
 use crate::routes::views::ViewColumn;
+use crate::topic::Topics;
 
 /// A partition whose rows are no longer written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,13 +111,18 @@ pub struct OutputSink {
 /// How far an output is written, per partition of its table's topic: the position, if there is one, and what the log holds.
 type Progress = BTreeMap<Partition, (Option<Offset>, Range<Offset>)>;
 
-/// Asks the log. Positions come first: the lag may be overstated by what came between, never understated.
-fn progress(server: &Server, output: &Output) -> Result<Progress, Problem> {
-    let asked = (server.app.outputs.positions)(output).and_then(|positions| {
-        let held = server.app.log.bounds(&output.table.topic)?.into_iter();
-        Ok(held.map(|(p, held)| (p, (positions.get(&p).copied(), held))).collect())
-    });
-    asked.map_err(|error| log_problem(&error))
+/// Up to where outputs are written.
+pub(crate) fn positions<'a>(
+    server: &Server,
+    outputs: impl IntoIterator<Item = &'a Arc<Output>>,
+) -> Result<Vec<(&'a Arc<Output>, Positions)>, Problem> {
+    let asked = outputs.into_iter().map(|output| Ok((output, (server.app.outputs.positions)(output)?)));
+    asked.collect::<Result<_, LogError>>().map_err(|error| log_problem(&error))
+}
+
+fn progress(output: &Output, positions: &Positions, topics: &mut Topics<'_>) -> Result<Progress, Problem> {
+    let held = topics.bounds(&output.table.topic).map_err(|error| log_problem(&error))?.clone();
+    Ok(held.into_iter().map(|(p, held)| (p, (positions.get(&p).copied(), held))).collect())
 }
 
 fn lag((position, held): &(Option<Offset>, Range<Offset>)) -> u64 {
@@ -124,23 +130,28 @@ fn lag((position, held): &(Option<Offset>, Range<Offset>)) -> u64 {
 }
 
 /// An output's numbers.
-pub(crate) fn measures(server: &Server, output: &Output) -> Result<Vec<Measure>, Problem> {
+pub(crate) fn measures(
+    output: &Output,
+    positions: Positions,
+    topics: &mut Topics<'_>,
+) -> Result<Vec<Measure>, Problem> {
     let help = "Records that aren't written to the topic yet";
     let measure = |(partition, progress): (&Partition, _)| {
         let measure = Measure::gauge("anabranch_output_lag_records", help, lag(progress) as f64);
         measure.of("view", &output.name).of("partition", partition)
     };
-    Ok(progress(server, output)?.iter().map(measure).collect())
+    Ok(progress(output, &positions, topics)?.iter().map(measure).collect())
 }
 
 /// An output: its definition, and how far it is written.
-pub(crate) async fn detail(server: &Arc<Server>, output: &Arc<Output>) -> Result<OutputDetail, Problem> {
-    let (asked, of) = (Arc::clone(server), Arc::clone(output));
-    let (progress, rejected) = blocking(move || {
-        let rejected = rejected(&asked.app.rejects, &of.table.topic)?;
-        Ok::<_, Problem>((progress(&asked, &of)?, rejected))
-    })
-    .await??;
+pub(crate) fn detail(
+    server: &Server,
+    output: &Output,
+    positions: &Positions,
+    topics: &mut Topics<'_>,
+) -> Result<OutputDetail, Problem> {
+    let rejected = rejected(&server.app.rejects, &output.table.topic)?;
+    let progress = progress(output, positions, topics)?;
     let positions: Positions = progress.iter().filter_map(|(&p, (position, _))| Some((p, (*position)?))).collect();
     let log_end: Positions = progress.iter().map(|(&p, (_, held))| (p, held.end)).collect();
     let stopped = server.app.outputs.stopped().into_iter().filter(|stopped| stopped.view == output.name);

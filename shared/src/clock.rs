@@ -46,6 +46,12 @@ impl Clock for ManualClock {
     }
 }
 
+/// Whether so much time has passed since an instant. If the clock was set back since, it can't be computed, and counts as passed:
+/// waiting for the clock to catch up may take years.
+pub fn has_passed(since: Micros, now: Micros, interval: Micros) -> bool {
+    now < since || now.saturating_sub(since) >= interval
+}
+
 /// The times that four digits of a year can write: from 0001-01-01 to the end of 9999. What [`format_timestamp`] writes of one
 /// of them, [`parse_timestamp`] reads as the same.
 pub const TIMES: Range<Micros> = -62_135_596_800_000_000..253_402_300_800_000_000;

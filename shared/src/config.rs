@@ -173,6 +173,9 @@ pub struct Batch {
     pub keep_versions: usize,
     /// Whether the views' schedules are followed.
     pub scheduler: bool,
+    /// How long a run may take before it is stopped and has failed; as long as it takes if none.
+    #[serde(with = "value::optional_duration", skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<Duration>,
 }
 
 impl Default for Server {
@@ -245,7 +248,7 @@ impl Default for Archive {
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { keep_versions: 5, scheduler: true }
+        Self { keep_versions: 5, scheduler: true, timeout: None }
     }
 }
 

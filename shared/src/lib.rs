@@ -23,6 +23,7 @@ pub mod project;
 pub mod reject;
 pub mod render;
 pub mod row;
+pub mod schedule;
 pub mod schema;
 pub mod snapshot;
 pub mod sql;

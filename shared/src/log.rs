@@ -13,7 +13,8 @@
 //! - **Retention.** If a wanted offset has been deleted, reading fails with [`LogError::OutOfRange`] and names the
 //!   range; it never goes on at another offset by itself.
 //! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before,
-//!   unless a Kafka topic has its producers' times: then a batch says when it was read as well.
+//!   unless a Kafka topic has its producers' times (then a batch says when it was read as well), or the clock was set back by more
+//!   than a minute, which the embedded log says.
 
 pub mod embedded;
 pub mod kafka;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::clock::Micros;
 use crate::expr::Expr;
 use crate::log::Extras;
+use crate::schedule::Schedule;
 use crate::schema::{DataType, Table};
 use crate::window::Window;
 
@@ -81,8 +82,8 @@ pub struct View {
     pub allowed_lateness: Micros,
     /// Where events go that come after that.
     pub late: Late,
-    /// When the batch layer recomputes it: a cron expression, in UTC.
-    pub schedule: Option<String>,
+    /// When the batch layer recomputes it.
+    pub schedule: Option<Schedule>,
     /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
     pub max_rows: usize,
     /// Bytes of state that it keeps exactly, if there is a limit of the view's own.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::Clock;
+use anabranch_shared::clock::{Clock, has_passed};
 use anabranch_shared::columnar::to_arrow;
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::kafka::outlet::{Keys, Outlets, Parts};
@@ -159,7 +159,7 @@ impl OutputWriter {
             let (begun, now) = (Instant::now(), self.clock.now());
             let Some(batch) = reader.poll(self.settings.read_limit(), self.settings.batch_wait).map_err(reading)?
             else {
-                if now.saturating_sub(stored) >= micros(REMEMBER) {
+                if has_passed(stored, now, micros(REMEMBER)) {
                     outlet.write(&Parts::new(), &Keys::new(), next).map_err(writing)?;
                     stored = now;
                 }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::clock::{Clock, Micros, has_passed};
 use anabranch_shared::edition::Reading;
 use anabranch_shared::position::{Coverage, Partition, Positions};
 use anabranch_shared::schema::Table;
@@ -183,7 +183,7 @@ impl Pipeline {
         if self.changed && self.until_publishing().is_zero() {
             self.publish();
         }
-        let due = now.saturating_sub(self.checkpointed) >= micros(self.parts.settings.checkpoint_interval);
+        let due = has_passed(self.checkpointed, now, micros(self.parts.settings.checkpoint_interval));
         if due && self.parts.writer.as_ref().is_some_and(Writer::is_free) && self.lacks_checkpoint() {
             self.checkpoint();
         }

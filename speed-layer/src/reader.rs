@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros};
+use anabranch_shared::clock::{Clock, Micros, has_passed};
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::edition::Editions;
 use anabranch_shared::log::{Extras, Log, LogError, LogReader};
@@ -101,7 +101,7 @@ impl Reader {
                 return Ok(());
             }
             // While some partitions are busy, others may be caught up; and topics may have grown.
-            if at.saturating_sub(looked) >= self.look_every() {
+            if has_passed(looked, at, self.look_every()) {
                 looked = at;
                 let (still, new) = self.look(&positions)?;
                 if inputs.send(Input::CaughtUp(still, at)).is_err() {

@@ -108,7 +108,7 @@ impl ViewState {
         let covered = self.open.coverage.len();
         if covered == 0 {
             self.open.since = now;
-        } else if (self.open.since <= before || covered >= records) && self.make_room()? {
+        } else if (self.open.since <= before || now < self.open.since || covered >= records) && self.make_room()? {
             self.closed.push(self.open.close(&self.view, now)?);
             self.set_mark(Arc::new(tracker.clone()));
         }

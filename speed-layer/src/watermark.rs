@@ -156,6 +156,8 @@ impl Tracker {
     pub fn caught_up(&mut self, partitions: &[Partition], at: Micros, idle_after: Micros) {
         for partition in partitions {
             if let Some(source) = self.partitions.get_mut(partition) {
+                // A clock that was set back isn't waited for until it has caught up.
+                source.active = source.active.min(at.saturating_add(idle_after));
                 source.idle |= at.saturating_sub(source.active) >= idle_after;
             }
         }

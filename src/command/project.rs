@@ -17,15 +17,7 @@ use crate::failure::Failure;
 use crate::output;
 
 pub(super) fn load(dir: &Path) -> Result<Project, Failure> {
-    let project = Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))?;
-    // What only the batch layer can judge.
-    for view in project.catalog.views.values() {
-        if let Some(schedule) = &view.schedule {
-            anabranch_batch_layer::schedule::validate(schedule)
-                .map_err(|error| Failure::usage(format!("view `{}`: batch = '{schedule}': {error}", view.name)))?;
-        }
-    }
-    Ok(project)
+    Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))
 }
 
 /// `anabranch init DIR`
@@ -54,7 +46,8 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
             });
             let names: Vec<&str> = view.columns.iter().map(|column| view.column_name(*column)).collect();
             json!({"kind": "view", "name": view.name, "table": view.table.name, "topic": view.table.topic, "window": window,
-                   "columns": names.join(", "), "limit": view.limit, "schedule": view.schedule, "definition": view.definition})
+                   "columns": names.join(", "), "limit": view.limit, "schedule": view.schedule.as_ref().map(ToString::to_string),
+                   "definition": view.definition})
         })
         .collect();
     views.extend(catalog.outputs.values().map(|output| {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anabranch_shared::config::Config;
+use anabranch_shared::schedule::Schedule;
 use anabranch_shared::sql;
 use anabranch_shared::view::Catalog;
 
@@ -101,8 +102,9 @@ fn demo_catalog() -> Result<Catalog, Failure> {
     let mut catalog = sql::plan(&files)
         .map_err(|errors| Failure::usage(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
     // A schedule that a newcomer sees at work.
+    let schedule = Schedule::utc("* * * * *").map_err(Failure::new)?;
     for view in catalog.views.values_mut() {
-        Arc::make_mut(view).schedule = Some("* * * * *".to_owned());
+        Arc::make_mut(view).schedule = Some(schedule.clone());
     }
     Ok(catalog)
 }

@@ -98,6 +98,7 @@ export const view = (change) => ({
   rejected: 0,
   stopped: null,
   schedule: null,
+  schedule_zone: null,
   ...change,
 })
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anabranch_shared::clock::ManualClock;
 use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::table::TableError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tempfile::TempDir;
@@ -15,13 +16,37 @@ use tokio_util::sync::CancellationToken;
 use super::{JobQueue, Retry, ViewRun, Work};
 use crate::error::BatchError;
 use crate::fixture::{SECOND, catalog, table, view};
+use crate::layer::{BatchLayer, BatchSettings};
 
 fn open(dir: &Path) -> Arc<JobQueue> {
+    open_at(dir, &Arc::new(ManualClock::new(1_700_000_000 * SECOND)))
+}
+
+fn open_at(dir: &Path, clock: &Arc<ManualClock>) -> Arc<JobQueue> {
     let table = Arc::new(table());
     let catalog = catalog(vec![view("one", table.clone(), None), view("two", table, None)]);
-    let clock = Arc::new(ManualClock::new(1_700_000_000 * SECOND));
     let retry = Retry { attempts: 3, pause: Duration::from_millis(1) };
-    Arc::new(JobQueue::open(&dir.join("runs.jsonl"), &catalog, clock, retry).expect("open"))
+    Arc::new(JobQueue::open(dir, &catalog, clock.clone(), retry).expect("open"))
+}
+
+/// The data folder as a kill would leave it now.
+fn killed(dir: &Path) -> TempDir {
+    let copy = tempfile::tempdir().expect("directory");
+    std::fs::create_dir(copy.path().join("runs")).expect("create");
+    for file in std::fs::read_dir(dir.join("runs")).expect("list") {
+        let file = file.expect("file");
+        std::fs::copy(file.path(), copy.path().join("runs").join(file.file_name())).expect("copy");
+    }
+    copy
+}
+
+/// The files of the history.
+fn files(dir: &Path) -> Vec<std::path::PathBuf> {
+    std::fs::read_dir(dir.join("runs")).expect("list").map(|file| file.expect("file").path()).collect()
+}
+
+fn states(queue: &JobQueue) -> Vec<JobState> {
+    queue.list().expect("list").iter().map(|job| job.state).collect()
 }
 
 fn new() -> (TempDir, Arc<JobQueue>) {
@@ -118,7 +143,8 @@ async fn jobs_run_one_after_the_other() {
 
 #[tokio::test]
 async fn requests_that_make_no_sense_are_refused() {
-    let (_dir, queue) = new();
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
     let unknown = queue.submit(batch(&["three"]), Trigger::Api).expect_err("unknown").to_string();
     assert_eq!(unknown, r#"no view named `three`; there are ["one", "two"]"#);
     let request = JobRequest { from: Some("yesterday".into()), ..batch(&[]) };
@@ -167,52 +193,284 @@ async fn only_faults_of_the_storage_are_tried_again() {
 }
 
 #[tokio::test]
-async fn the_history_outlives_the_process() {
-    let ((dir, queue), steps) = (new(), steps(1));
-    let shutdown = work(&queue, steps.clone());
-    let first = queue.submit(batch(&["one"]), Trigger::Schedule).expect("submit");
-    until(&queue, &first.id, JobState::Succeeded).await;
-    let second = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
-    until(&queue, &second.id, JobState::Running).await;
-    let third = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
-    // The file as it is now is what a kill would leave, with a line torn.
-    let crashed = tempfile::tempdir().expect("directory");
-    let path = crashed.path().join("runs.jsonl");
-    std::fs::copy(dir.path().join("runs.jsonl"), &path).expect("copy");
-    let mut file = std::fs::OpenOptions::new().append(true).open(&path).expect("open");
-    file.write_all(b"{\"id\":\"run-").expect("write");
-    shutdown.cancel();
-    until(&queue, &second.id, JobState::Cancelled).await;
+async fn another_writer_that_was_faster_is_no_failure() {
+    struct Faster(AtomicU32);
 
-    for _ in 0..2 {
-        let queue = open(crashed.path());
-        let states: Vec<JobState> = queue.list().expect("list").iter().map(|job| job.state).collect();
-        assert_eq!(states, [JobState::Cancelled, JobState::Failed, JobState::Succeeded]);
-        let interrupted = queue.get(&second.id).expect("job");
-        assert_eq!(interrupted.error.as_deref(), Some("interrupted"));
-        assert!(interrupted.ended.is_some());
-        assert_eq!(queue.last_scheduled("one"), Some(1_700_000_000 * SECOND));
-        assert_eq!(queue.last_scheduled("two"), None);
+    #[async_trait]
+    impl Work for Faster {
+        async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+            Ok(())
+        }
+
+        async fn recompute(
+            &self,
+            _: ViewRun,
+            _: Arc<dyn Fn(f64) + Send + Sync>,
+            _: CancellationToken,
+        ) -> Result<u64, BatchError> {
+            match self.0.fetch_add(1, Ordering::SeqCst) {
+                0 => Err(TableError::Superseded { table: "one".into(), version: 1 }.into()),
+                _ => Ok(2),
+            }
+        }
     }
-    let queue = open(crashed.path());
-    let fourth = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
-    assert!(fourth.id > third.id);
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
+    let job = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+    let _shutdown = work(&queue, Arc::new(Faster(AtomicU32::new(0))));
+    assert_eq!(until(&queue, &job.id, JobState::Succeeded).await.versions, [("one".to_owned(), 2)].into());
 }
 
 #[tokio::test]
-async fn the_history_is_pruned() {
-    let (dir, queue) = new();
-    let template = serde_json::to_value(queue.submit(batch(&["one"]), Trigger::Api).expect("submit")).expect("json");
-    let mut lines = String::new();
-    for i in 0..1_500 {
-        let mut job = template.clone();
-        job["id"] = format!("run-{i:016x}").into();
-        job["state"] = "succeeded".into();
-        lines.push_str(&format!("{job}\n"));
+async fn a_stop_leaves_jobs_waiting_and_the_next_process_runs_them() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (queue, cut_off) = (open(dir.path()), steps(0));
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn({
+        let (queue, cut_off, token) = (queue.clone(), cut_off.clone(), shutdown.clone());
+        async move { queue.run(cut_off, token).await }
+    });
+    let since = JobRequest { from: Some("2024-01-01T00:00:00Z".into()), ..batch(&["one"]) };
+    let first = queue.submit(since, Trigger::Api).expect("submit");
+    let second = queue.submit(batch(&["two"]), Trigger::Cli).expect("submit");
+    until(&queue, &first.id, JobState::Running).await;
+    shutdown.cancel();
+    running.await.expect("stopped");
+    assert_eq!(states(&queue), [JobState::Queued, JobState::Queued]);
+    drop(queue);
+
+    let (queue, steps) = (open(dir.path()), steps(2));
+    assert_eq!(states(&queue), [JobState::Queued, JobState::Queued]);
+    let _shutdown = work(&queue, steps.clone());
+    until(&queue, &second.id, JobState::Succeeded).await;
+    let first = until(&queue, &first.id, JobState::Succeeded).await;
+    assert_eq!((first.attempts, first.error.as_deref()), (2, None));
+    let done = steps.done.lock();
+    assert_eq!(done[0].times, Some(1_704_067_200 * SECOND..i64::MAX), "it does what it was to do");
+    assert!(done[0].run.ends_with("-2"), "what the first attempt has written stays as it is");
+}
+
+#[tokio::test]
+async fn what_was_accepted_before_a_kill_is_run_after_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (queue, cut_off) = (open(dir.path()), steps(1));
+    let _shutdown = work(&queue, cut_off);
+    let jobs: Vec<Job> = (0..30).map(|_| queue.submit(batch(&["one"]), Trigger::Api).expect("submit")).collect();
+    until(&queue, &jobs[0].id, JobState::Succeeded).await;
+    until(&queue, &jobs[1].id, JobState::Running).await;
+    let cancelled = queue.cancel(&jobs[2].id).expect("cancel");
+    let dir = killed(dir.path());
+    // The kill has torn a line.
+    let mut file = std::fs::OpenOptions::new().append(true).open(&files(dir.path())[0]).expect("open");
+    file.write_all(b"{\"id\":\"run-").expect("write");
+    drop(file);
+
+    let (queue, steps) = (open(dir.path()), steps(30));
+    let _shutdown = work(&queue, steps.clone());
+    until(&queue, &jobs[29].id, JobState::Succeeded).await;
+    let succeeded = states(&queue).iter().filter(|state| **state == JobState::Succeeded).count();
+    assert_eq!((succeeded, steps.done.lock().len()), (29, 28));
+    assert_eq!(queue.get(&cancelled.id).expect("job"), cancelled);
+    assert_eq!(queue.get(&jobs[1].id).expect("job").attempts, 2);
+    let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
+    assert!(next.id > jobs[29].id);
+}
+
+#[tokio::test]
+async fn a_job_that_was_to_stop_when_its_process_was_killed_is_cancelled() {
+    let ((dir, queue), steps) = (new(), steps(0));
+    let job = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+    let shutdown = CancellationToken::new();
+    queue.begin(&shutdown).expect("it begins");
+    assert_eq!(queue.cancel(&job.id).expect("cancel").state, JobState::Running, "it will stop");
+    drop(steps);
+    let dir = killed(dir.path());
+    assert_eq!(open(dir.path()).get(&job.id).expect("job").state, JobState::Cancelled);
+}
+
+#[test]
+fn a_job_at_which_the_process_dies_again_and_again_fails_with_the_reason() {
+    let mut dir = tempfile::tempdir().expect("directory");
+    let id = open(dir.path()).submit(batch(&["one"]), Trigger::Api).expect("submit").id;
+    for _ in 0..3 {
+        let queue = open(dir.path());
+        assert_eq!(queue.get(&id).expect("job").state, JobState::Queued);
+        queue.begin(&CancellationToken::new()).expect("it begins");
+        dir = killed(dir.path());
     }
-    std::fs::write(dir.path().join("runs.jsonl"), lines).expect("write");
-    let jobs = open(dir.path()).list().expect("list");
-    assert_eq!((jobs.len(), jobs[0].id.as_str()), (1_000, "run-00000000000005db"));
+    let job = open(dir.path()).get(&id).expect("job");
+    assert_eq!((job.state, job.attempts, job.ended.is_some()), (JobState::Failed, 3, true));
+    assert!(job.error.as_ref().is_some_and(|error| error.contains("ended 3 times")), "{:?}", job.error);
+}
+
+#[test]
+fn a_job_that_is_told_cancelled_never_begins() {
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
+    // Cancelled and begun at the same instant, over and over: whatever comes first, both agree.
+    for _ in 0..200 {
+        let job = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+        let (begun, cancelled) = std::thread::scope(|scope| {
+            let begun = scope.spawn(|| queue.begin(&CancellationToken::new()));
+            let cancelled = queue.cancel(&job.id).expect("cancel");
+            (begun.join().expect("joined"), cancelled)
+        });
+        match begun {
+            None => assert_eq!(cancelled.state, JobState::Cancelled),
+            Some((_, cancel)) => {
+                assert_eq!(cancelled.state, JobState::Running);
+                assert!(cancel.is_cancelled(), "it is stopped");
+                queue.state.lock().end(&job.id, JobState::Cancelled, None, 0);
+            }
+        }
+        assert_eq!(queue.get(&job.id).expect("job").state, JobState::Cancelled);
+    }
+}
+
+#[test]
+fn processes_that_share_a_folder_lose_no_line_of_each_other() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (one, other) = (open(dir.path()), open(dir.path()));
+    for _ in 0..14 {
+        for queue in [&one, &other] {
+            let job = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+            queue.state.lock().end(&job.id, JobState::Succeeded, None, 0);
+        }
+    }
+    let waiting = other.submit(batch(&["two"]), Trigger::Api).expect("submit");
+    // Each has its own jobs, and a third those of neither, as long as they live.
+    assert_eq!((states(&one).len(), states(&open(dir.path())).len()), (14, 0));
+    drop(other);
+    one.state.lock().adopt(0).expect("adopted");
+    assert_eq!((states(&one).len(), one.get(&waiting.id).expect("job").state), (29, JobState::Queued));
+    drop(one);
+    assert_eq!(states(&open(dir.path())).len(), 29);
+    assert!(files(dir.path()).len() <= 1, "what was taken over is deleted");
+}
+
+#[test]
+fn a_history_of_the_build_before_is_taken_over() {
+    let dir = tempfile::tempdir().expect("directory");
+    let old = |id: u32, state: &str, ended: Option<&str>| {
+        serde_json::json!({
+            "id": format!("run-{id:016x}"), "kind": "batch", "views": ["one"], "state": state, "trigger": "schedule",
+            "progress": 0.5, "queued": "2023-11-14T22:00:00Z", "started": "2023-11-14T22:00:01Z", "ended": ended,
+            "error": null, "versions": {},
+        })
+    };
+    let lines = [old(1, "succeeded", Some("2023-11-14T22:00:02Z")), old(2, "running", None), old(3, "queued", None)];
+    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    std::fs::write(dir.path().join("runs.jsonl"), text).expect("write");
+    let queue = open(dir.path());
+    assert_eq!(states(&queue), [JobState::Failed, JobState::Failed, JobState::Succeeded]);
+    let why = queue.get("run-0000000000000003").expect("job").error.expect("a reason");
+    assert!(why.contains("ask for it again"), "{why}");
+    assert!(!dir.path().join("runs.jsonl").exists());
+}
+
+#[test]
+fn the_history_is_pruned_but_for_what_waits() {
+    let dir = tempfile::tempdir().expect("directory");
+    let waiting = open(dir.path()).submit(batch(&["one"]), Trigger::Api).expect("submit");
+    let mut text = String::new();
+    for i in 0..1_500 {
+        let id = format!("run-{:016x}-0", u64::MAX / 2 + i);
+        let job = Job { id, state: JobState::Succeeded, ended: Some(waiting.queued.clone()), ..waiting.clone() };
+        text.push_str(&format!("{}\n", serde_json::to_string(&job).expect("JSON")));
+    }
+    std::fs::write(dir.path().join("runs/00000000-x.jsonl"), text).expect("write");
+    for _ in 0..2 {
+        let jobs = open(dir.path()).list().expect("list");
+        assert_eq!((jobs.len(), &jobs[999]), (1_000, &waiting));
+        assert_eq!(jobs[0].id, format!("run-{:016x}-0", u64::MAX / 2 + 1_499));
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_down_is_refused_and_what_goes_on_is_written_later() {
+    let ((dir, queue), steps) = (new(), steps(0));
+    let _shutdown = work(&queue, steps.clone());
+    let running = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+    until(&queue, &running.id, JobState::Running).await;
+    queue.fill();
+    let refused = queue.submit(batch(&["one"]), Trigger::Api).expect_err("no room");
+    assert!(matches!(refused, JobError::History { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+    assert_eq!(queue.list().expect("list").len(), 1);
+    steps.permits.add_permits(1);
+    until(&queue, &running.id, JobState::Succeeded).await;
+    assert!(queue.trouble().is_some_and(|why| why.contains("No space left")), "{:?}", queue.trouble());
+    queue.free();
+    let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
+    assert_eq!(queue.trouble(), None);
+    let dir = killed(dir.path());
+    let states = states(&open(dir.path()));
+    assert_eq!(states.last(), Some(&JobState::Succeeded), "{states:?}");
+    assert_eq!(states.len(), 2);
+    assert!(next.id > running.id);
+}
+
+#[tokio::test]
+async fn a_job_of_a_view_that_is_gone_fails_with_the_reason() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = crate::fixture::source(dir.path());
+    let (log, rejects, clock) = (source.log.clone(), source.rejects.clone(), source.clock.clone());
+    let waiting = open(dir.path()).submit(batch(&["two", "one"]), Trigger::Api).expect("submit");
+    let catalog = catalog(vec![view("one", Arc::new(table()), None)]);
+    let layer = BatchLayer::open(BatchSettings::default(), dir.path(), log, &catalog, rejects, clock);
+    let layer = layer.await.expect("open");
+    layer.work_once().await;
+    let job = layer.jobs().get(&waiting.id).expect("job");
+    assert_eq!((job.state, job.error.as_deref()), (JobState::Failed, Some("two: the project has no view `two`")));
+}
+
+/// A queue whose jobs may take a second.
+fn hurried(dir: &Path, notice: Duration) -> Arc<JobQueue> {
+    let queue = Arc::into_inner(open(dir)).expect("alone").with_timeout(Some(Duration::from_secs(1)));
+    Arc::new(JobQueue { notice, ..queue })
+}
+
+#[tokio::test]
+async fn a_run_that_takes_too_long_fails_and_holds_up_no_other() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (queue, steps) = (hurried(dir.path(), Duration::from_secs(600)), steps(0));
+    let _shutdown = work(&queue, steps.clone());
+    let slow = queue.submit(batch(&["one"]), Trigger::Api).expect("submit");
+    let failed = until(&queue, &slow.id, JobState::Failed).await;
+    assert_eq!(failed.error.as_deref(), Some("it took longer than `timeout` under [batch] allows"));
+    steps.permits.add_permits(1);
+    let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
+    until(&queue, &next.id, JobState::Succeeded).await;
+}
+
+/// Archives without end, and doesn't notice that it is stopped.
+struct Hanging;
+
+#[async_trait]
+impl Work for Hanging {
+    async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+        std::future::pending().await
+    }
+
+    async fn recompute(
+        &self,
+        _: ViewRun,
+        _: Arc<dyn Fn(f64) + Send + Sync>,
+        _: CancellationToken,
+    ) -> Result<u64, BatchError> {
+        unreachable!("nothing is archived")
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_hangs_is_left_alone() {
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = hurried(dir.path(), Duration::from_millis(1));
+    let jobs = [(); 2].map(|()| queue.submit(batch(&["one"]), Trigger::Api).expect("submit"));
+    let _shutdown = work(&queue, Arc::new(Hanging));
+    for job in jobs {
+        let failed = until(&queue, &job.id, JobState::Failed).await;
+        assert!(failed.error.as_ref().is_some_and(|why| why.contains("doesn't stop")), "{:?}", failed.error);
+    }
 }
 
 /// Recomputes every view but `one`, at which it panics.
@@ -237,7 +495,8 @@ impl Work for Panicking {
 
 #[tokio::test]
 async fn a_view_whose_run_panics_fails_its_part_of_the_job_alone() {
-    let (_dir, queue) = new();
+    let dir = tempfile::tempdir().expect("directory");
+    let queue = open(dir.path());
     let job = queue.submit(batch(&[]), Trigger::Api).expect("submit");
     let next = queue.submit(batch(&["two"]), Trigger::Api).expect("submit");
     let _shutdown = work(&queue, Arc::new(Panicking));

@@ -58,6 +58,7 @@ export interface ViewDetail {
   /** Why its speed layer goes on no further, if it or its source has stopped. */
   stopped: string | null
   schedule: string | null
+  schedule_zone: string | null
 }
 
 /** A view of plain rows, which are written to a topic. */

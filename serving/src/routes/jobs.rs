@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Trigger};
+use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Trigger, is_full};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking};
+use crate::app::{Server, blocking, log_problem};
 use crate::problem::Problem;
 use crate::routes::ingest::read_body;
 
@@ -38,9 +38,9 @@ pub struct NewJob {
     /// Recompute everything, not only what new events touch.
     #[schema(nullable = false)]
     full: Option<bool>,
-    /// Only event times from here on.
+    /// Event times from here on in any case.
     from: Option<String>,
-    /// Only event times before this.
+    /// Event times before this in any case.
     to: Option<String>,
 }
 
@@ -51,10 +51,20 @@ pub struct JobDetail {
     /// `batch`.
     kind: String,
     views: Vec<String>,
+    /// Everything was asked for, not only what new events touch.
+    full: bool,
+    /// Event times from here on were asked for in any case.
+    from: Option<String>,
+    /// Event times before this were asked for in any case.
+    to: Option<String>,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     state: String,
     /// `schedule`, `api` or `cli`.
     trigger: String,
+    /// The time of the schedule that it is for.
+    scheduled: Option<String>,
+    /// How often it has begun: more than once if a process ended before it did.
+    attempts: u32,
     /// From 0 to 1.
     progress: f64,
     queued: String,
@@ -84,6 +94,8 @@ pub(crate) async fn list_jobs(State(server): State<Arc<Server>>) -> Result<Json<
         (status = 404, description = "No such view", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The request is longer than 64 KiB", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Not JSON", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The log can't be reached", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The disk is full", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn submit_job(
@@ -149,13 +161,16 @@ async fn run<T: Send + 'static>(
     work: impl FnOnce(&Server) -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, Problem> {
     let server = Arc::clone(server);
-    blocking(move || work(&server)).await?.map_err(|error| match error {
-        JobError::UnknownView { name, existing } => {
-            Problem::unknown("view", &name, existing.iter().map(String::as_str))
-        }
+    blocking(move || work(&server)).await?.map_err(|error| match &error {
+        JobError::UnknownView { name, existing } => Problem::unknown("view", name, existing.iter().map(String::as_str)),
         JobError::UnknownJob(_) => Problem::new(StatusCode::NOT_FOUND, "unknown-job", error.to_string()),
         JobError::Invalid(_) => Problem::bad_request("bad-job", error.to_string()),
         JobError::Ended(_) => Problem::new(StatusCode::CONFLICT, "job-ended", error.to_string()),
+        JobError::History { source, .. } if is_full(source) => {
+            let detail = format!("{error}: {source}; nothing was changed");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", detail).retry_after(30)
+        }
         JobError::History { .. } => Problem::internal(&error),
+        JobError::Log { source, .. } => log_problem(source),
     })
 }

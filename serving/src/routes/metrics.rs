@@ -10,11 +10,12 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::{Server, blocking, log_problem, rejected};
+use crate::app::{Server, blocking, rejected};
 use crate::metric::Measure;
 use crate::output;
 use crate::problem::Problem;
-use crate::source::{Mode, Sources};
+use crate::source::{Layers, Mode, Sources};
+use crate::topic::Topics;
 
 const CONTENT_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -33,11 +34,14 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         measures.extend(server.metrics.audits());
         measures.extend(own(&server));
         measures.extend(stalls(&*server.app.log));
-        for view in server.app.catalog.views.values() {
-            measures.extend(of_view(&server, view)?);
+        let views = server.app.catalog.views.values().map(|view| (view, server.layers.get(view))).collect::<Vec<_>>();
+        let outputs = output::positions(&server, server.app.catalog.outputs.values())?;
+        let mut topics = Topics::new(&server);
+        for (view, layers) in views {
+            measures.extend(of_view(&server, view, &layers, &topics.ends(&view.table.topic)?));
         }
-        for output in server.app.catalog.outputs.values() {
-            measures.extend(output::measures(&server, output)?);
+        for (output, positions) in outputs {
+            measures.extend(output::measures(output, positions, &mut topics)?);
         }
         for table in server.app.catalog.tables.values() {
             let count = rejected(&server.app.rejects, &table.topic)?;
@@ -77,16 +81,13 @@ fn stalls(log: &dyn Log) -> Vec<Measure> {
     each.collect()
 }
 
-fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
-    let layers = server.layers.get(view);
-    let bounds = server.app.log.bounds(&view.table.topic).map_err(|error| log_problem(&error))?;
-    let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
-    let sources = Sources::choose(view, Mode::Merged, &layers, &log_end);
+fn of_view(server: &Server, view: &View, layers: &Layers, log_end: &Positions) -> Vec<Measure> {
+    let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let now = server.app.clock.now();
     let seconds = |micros: i64| micros as f64 / 1e6;
     let gauge = |name: &str, help, value: f64| Measure::gauge(name, help, value).of("view", &view.name);
     let mut measures = Vec::new();
-    for (&partition, &end) in &log_end {
+    for (&partition, &end) in log_end {
         let lag = end.saturating_sub(sources.covered_to(partition));
         let help = "Records that neither layer covers yet";
         measures.push(gauge("anabranch_lag_records", help, lag as f64).of("partition", partition));
@@ -119,5 +120,5 @@ fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
         let help = "How long ago the newest version was published";
         measures.push(gauge("anabranch_frontier_age_seconds", help, seconds(now - version.published.published)));
     }
-    Ok(measures)
+    measures
 }

@@ -341,9 +341,9 @@ fn render(
             let mut sent = before.flatten().map_or_else(page::Sent::new, |sent| page::Sent::clone(&sent));
             sent.extend(page::identities(view, &page).map_err(internal)?);
             let weight = 16 * sent.len();
-            pages.sent.keep(format!("{}:{to}", reading.name), (), Arc::new(sent), weight);
+            pages.sent.keep(&format!("{}:{to}", reading.name), (), Arc::new(sent), weight);
         }
-        pages.readings.keep(reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
+        pages.readings.keep(&reading.name.to_string(), (), Arc::clone(&reading), reading.bytes());
     }
     let rows = Rows::of(&page).map_err(internal)?;
     let (head, tail) = (&reading.head, &reading.tail);

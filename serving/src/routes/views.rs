@@ -7,7 +7,7 @@ use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::DataType;
 use anabranch_shared::snapshot::{Progress, Snapshot};
-use anabranch_shared::view::{AggregateFunction, Catalog, OutputColumn, View};
+use anabranch_shared::view::{AggregateFunction, Output, OutputColumn, View};
 use anabranch_shared::window::Window;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -15,12 +15,13 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, log_problem, positions_json, rejected};
+use crate::app::{Server, blocking, positions_json, rejected};
 use crate::output::{self, OutputDetail};
 use crate::problem::Problem;
 use crate::proof::offsets;
 use crate::routes::rows::lag;
 use crate::source::{Layers, Mode, Sources};
+use crate::topic::Topics;
 
 /// All views.
 #[derive(Serialize, ToSchema)]
@@ -80,9 +81,14 @@ pub struct ViewDetail {
     /// Why its speed layer goes on no further, if it or its source has stopped.
     #[schema(required = true)]
     stopped: Option<String>,
-    /// When it is recomputed: a cron expression in UTC.
+    /// When it is recomputed: a cron expression.
     #[schema(required = true)]
     schedule: Option<String>,
+    /// The zone whose clock the schedule goes by.
+    #[schema(example = "UTC")]
+    schedule_zone: Option<&'static str>,
+    /// What becomes of times that were missed: `last`, `all` or `none` of them are made up for.
+    catch_up: Option<&'static str>,
 }
 
 /// A column.
@@ -206,15 +212,10 @@ pub struct SpeedCoverage {
 /// All views.
 #[utoipa::path(get, path = "/v1/views", tag = "views", responses((status = 200, description = "All that the project has", body = ViewList)))]
 pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json<ViewList>, Problem> {
-    let Catalog { views, outputs, .. } = &*server.app.catalog;
-    let mut details = Vec::new();
-    for view in views.values() {
-        details.push(Detail::View(Box::new(detail(&server, view).await?)));
-    }
-    for output in outputs.values() {
-        details.push(Detail::Output(Box::new(output::detail(&server, output).await?)));
-    }
-    Ok(Json(ViewList { time: format_timestamp(server.app.clock.now()), views: details }))
+    let time = format_timestamp(server.app.clock.now());
+    let catalog = Arc::clone(&server.app.catalog);
+    let views = blocking(move || details(&server, catalog.views.values(), catalog.outputs.values())).await??;
+    Ok(Json(ViewList { time, views }))
 }
 
 /// One view: its definition, and how far each layer has come, or how far its rows are written.
@@ -230,25 +231,36 @@ pub(crate) async fn get_view(
     State(server): State<Arc<Server>>,
     Path(name): Path<String>,
 ) -> Result<Json<Detail>, Problem> {
-    if let Some(output) = server.app.catalog.outputs.get(&name) {
-        return Ok(Json(Detail::Output(Box::new(output::detail(&server, output).await?))));
-    }
-    let view = server.view(&name)?;
-    Ok(Json(Detail::View(Box::new(detail(&server, view).await?))))
+    let details = match server.app.catalog.outputs.get(&name).cloned() {
+        Some(output) => blocking(move || details(&server, [], [&output])).await??,
+        None => {
+            let view = Arc::clone(server.view(&name)?);
+            blocking(move || details(&server, [&view], [])).await??
+        }
+    };
+    let detail = details.into_iter().next();
+    detail.map(Json).ok_or_else(|| Problem::unknown("view", &name, std::iter::empty()))
 }
 
-async fn detail(server: &Arc<Server>, view: &Arc<View>) -> Result<ViewDetail, Problem> {
-    // Coverage before the log's end: the lag may be overstated by what came between, never understated.
-    let layers = server.layers.get(view);
-    let (rejects, log, topic) =
-        (Arc::clone(&server.app.rejects), Arc::clone(&server.app.log), view.table.topic.clone());
-    let (log_end, rejected) = blocking(move || {
-        let bounds = log.bounds(&topic).map_err(|error| log_problem(&error))?;
-        let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
-        Ok::<_, Problem>((log_end, rejected(&rejects, &topic)?))
-    })
-    .await??;
-    Ok(describe(view, &layers, &log_end, rejected))
+/// How far each of these is. Coverage and positions are looked at before the log's ends.
+fn details<'a>(
+    server: &Server,
+    views: impl IntoIterator<Item = &'a Arc<View>>,
+    outputs: impl IntoIterator<Item = &'a Arc<Output>>,
+) -> Result<Vec<Detail>, Problem> {
+    let views: Vec<_> = views.into_iter().map(|view| (view, server.layers.get(view))).collect();
+    let outputs = output::positions(server, outputs)?;
+    let mut topics = Topics::new(server);
+    let mut details = Vec::new();
+    for (view, layers) in views {
+        let topic = &view.table.topic;
+        let rejected = rejected(&server.app.rejects, topic)?;
+        details.push(Detail::View(Box::new(describe(view, &layers, &topics.ends(topic)?, rejected))));
+    }
+    for (output, positions) in outputs {
+        details.push(Detail::Output(Box::new(output::detail(server, output, &positions, &mut topics)?)));
+    }
+    Ok(details)
 }
 
 fn describe_window(window: Window) -> ViewWindow {
@@ -302,7 +314,9 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
         stopped: sources.stopped.clone(),
-        schedule: view.schedule.clone(),
+        schedule: view.schedule.as_ref().map(|schedule| schedule.cron.clone()),
+        schedule_zone: view.schedule.as_ref().map(|schedule| schedule.zone.name()),
+        catch_up: view.schedule.as_ref().map(|schedule| schedule.catch_up.name()),
     }
 }
 

@@ -52,7 +52,8 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
             "batch": {"version": 7, "offsets": {"0": [0, 1]}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
             "speed": {"offsets": {"0": [1, 3]}},
         },
-        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "stopped": null, "schedule": "*/15 * * * *",
+        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "stopped": null,
+        "schedule": "*/15 * * * *", "schedule_zone": "UTC", "catch_up": "last",
     });
     assert_eq!(detail.to_string(), expected.to_string());
     let all = platform.ok("/v1/views").await;
@@ -248,6 +249,20 @@ async fn events_that_can_not_be_taken_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_asked_once_for_each_topic_however_many_views_read_it() {
+    let views = ["a", "b", "c", "d", "e"].map(|name| view(name, Some(hop()), true, None));
+    let platform = Platform::new(&views);
+    platform.log.fill("posts", 5);
+    for path in ["/v1/views", "/metrics"] {
+        platform.log.asked();
+        let (status, _) = platform.get(path).await;
+        // Once for the events and once for the rejects.
+        let asked = platform.log.asked();
+        assert!(status == StatusCode::OK && asked <= 2, "{path}: asked {asked} times");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn jobs_are_queued_shown_and_cancelled() {
     let platform = platform();
     let (status, headers, job) =
@@ -266,6 +281,14 @@ async fn jobs_are_queued_shown_and_cancelled() {
         (post("/v1/jobs", "application/json", r#"{"kind":"stream"}"#), 400, "bad-job"),
         (post("/v1/jobs", "application/json", r#"{"kind":"batch","ful":true}"#), 400, "bad-job"),
         (post("/v1/jobs", "text/plain", "{}"), 415, "not-json"),
+        (post("/v1/jobs", "application/json", r#"{"kind":"batch","from":"garbage"}"#), 400, "bad-job"),
+        (
+            post("/v1/jobs", "application/json", r#"{"kind":"batch","to":"2024-01-01","from":"2024-01-02T00:00:00Z"}"#),
+            400,
+            "bad-job",
+        ),
+        (post("/v1/jobs", "application/json", r#"{"kind":"batch","views":["full"]}"#), 507, "storage-full"),
+        (post("/v1/jobs", "application/json", r#"{"kind":"batch","views":["away"]}"#), 503, "log-unavailable"),
     ] {
         let (got, problem, detail) = platform.problem(request).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{detail}");

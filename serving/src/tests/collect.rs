@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use anabranch_shared::log::Payloads;
+use anabranch_shared::log::{Log, Payloads};
 use anabranch_shared::position::Partition;
 use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
 use anabranch_shared::snapshot::{Chunk, Progress, Snapshot};
-use anabranch_shared::view::View;
+use anabranch_shared::view::{Catalog, View};
+use tokio_util::sync::CancellationToken;
 
-use super::support::{Event, event, hop, snapshot, view};
-use crate::collect::{Held, compose};
+use super::support::{Event, MemoryLog, event, hop, snapshot, view};
+use crate::collect::{Held, collect, compose};
 
 struct Wire {
     view: Arc<View>,
@@ -251,4 +253,29 @@ fn the_watermark_is_the_least_of_the_partitions_that_are_not_idle() {
     assert_eq!(told(2, None, false), (None, false), "one that never had an event and isn't idle does");
     assert_eq!(told(2, None, true), (Some(50), false));
     assert_eq!(told(0, Some(50), true), (Some(50), true));
+}
+
+#[test]
+fn a_log_that_is_away_is_asked_again_after_a_while_and_not_all_the_time() {
+    let log = MemoryLog::default();
+    log.set_away();
+    let view = view("trending", Some(hop()), true, None);
+    let catalog = Catalog {
+        tables: [(view.table.name.clone(), view.table.clone())].into(),
+        views: [(view.name.clone(), view.clone())].into(),
+        ..Catalog::default()
+    };
+    let shutdown = CancellationToken::new();
+    let shared: Arc<dyn Log> = Arc::new(log.clone());
+    let (_snapshots, threads) = collect(&shared, &catalog, &shutdown).expect("started");
+    let started = Instant::now();
+    let mut asked = 0;
+    while asked == 0 || started.elapsed() < Duration::from_millis(600) {
+        asked += log.asked();
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let patience = started.elapsed().as_secs() as usize / 5;
+    assert!(asked <= 1 + patience, "asked {asked} times in {:?}", started.elapsed());
+    shutdown.cancel();
+    threads.into_iter().for_each(|thread| thread.join().expect("it ends"));
 }

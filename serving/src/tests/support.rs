@@ -8,7 +8,7 @@ use std::time::Duration;
 use anabranch_shared::clock::{ManualClock, Micros};
 use anabranch_shared::expr::Expr;
 use anabranch_shared::ingest::Ingest;
-use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::log::{
     Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention,
 };
@@ -111,7 +111,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         limit,
         allowed_lateness: MINUTE,
         late: anabranch_shared::view::Late::Discard,
-        schedule: Some("*/15 * * * *".into()),
+        schedule: anabranch_shared::schedule::Schedule::utc("*/15 * * * *").ok(),
         max_rows: 1_000_000,
         memory: None,
     })
@@ -251,6 +251,9 @@ struct Memory {
     topics: BTreeMap<String, Vec<Vec<u8>>>,
     remembered: BTreeMap<(String, String), (Option<Digest>, Appended)>,
     full: bool,
+    away: bool,
+    /// How often it was asked what a topic holds.
+    asked: usize,
 }
 
 impl MemoryLog {
@@ -261,6 +264,15 @@ impl MemoryLog {
 
     pub fn set_full(&self) {
         self.0.lock().full = true;
+    }
+
+    pub fn set_away(&self) {
+        self.0.lock().away = true;
+    }
+
+    /// How often it was asked what a topic holds since it was last asked for this.
+    pub fn asked(&self) -> usize {
+        std::mem::take(&mut self.0.lock().asked)
     }
 }
 
@@ -275,7 +287,13 @@ impl Log for MemoryLog {
     }
 
     fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError> {
-        Ok(BTreeMap::from([(0, 0..self.0.lock().topics.get(topic).map_or(0, Vec::len) as u64)]))
+        let mut memory = self.0.lock();
+        memory.asked += 1;
+        if memory.away {
+            let source = std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into();
+            return Err(LogError::Backend { step: format!("asking what topic `{topic}` holds"), source });
+        }
+        Ok(BTreeMap::from([(0, 0..memory.topics.get(topic).map_or(0, Vec::len) as u64)]))
     }
 
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {
@@ -358,23 +376,18 @@ struct FixedJobs(Mutex<Vec<Job>>);
 
 impl Jobs for FixedJobs {
     fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
-        if let Some(name) = request.views.iter().find(|name| *name == "nobody") {
-            return Err(JobError::UnknownView { name: name.clone(), existing: vec!["trending".into()] });
+        let request = request.check([&"trending".to_owned(), &"full".to_owned(), &"away".to_owned()].into_iter())?;
+        let failed = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        match request.views[0].as_str() {
+            "full" => return Err(JobError::History { step: "written", source: failed }),
+            "away" => {
+                let source = LogError::Backend { step: "appending".to_owned(), source: failed.into() };
+                return Err(JobError::Log { step: "written", source });
+            }
+            _ => {}
         }
         let mut jobs = self.0.lock();
-        let job = Job {
-            id: format!("job-{}", jobs.len() + 1),
-            kind: JobKind::Batch,
-            views: request.views,
-            state: JobState::Queued,
-            trigger,
-            progress: 0.0,
-            queued: "2017-08-27T00:00:00Z".into(),
-            started: None,
-            ended: None,
-            error: None,
-            versions: BTreeMap::new(),
-        };
+        let job = Job::queued(format!("job-{}", jobs.len() + 1), request, trigger, T0);
         jobs.insert(0, job.clone());
         Ok(job)
     }

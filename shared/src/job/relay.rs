@@ -3,7 +3,10 @@
 //! Whoever serves appends requests; the process that runs jobs appends what becomes of them. Everybody reads the topic to
 //! its end before answering, so all tell the same.
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,13 +14,19 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::{Job, JobError, JobRequest, JobState, Jobs, Trigger};
-use crate::clock::{Clock, format_timestamp};
+use crate::clock::{Clock, Micros, format_timestamp, has_passed};
 use crate::log::{Append, Log, LogError, Payloads, ReadLimit};
 use crate::position::{Offset, Positions};
 use crate::view::Catalog;
 
 /// The topic of requests and of what became of them. It has one partition.
 pub const TOPIC: &str = "_jobs";
+
+/// How many jobs that have ended are remembered.
+const KEPT: usize = 1_000;
+
+/// For how long the process that has a job may take to hand it over, once another runs the jobs.
+const MISSED: Micros = 60_000_000;
 
 /// A record of the topic.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -43,7 +52,7 @@ pub struct Relay {
 }
 
 fn failed(step: &'static str) -> impl FnOnce(LogError) -> JobError {
-    move |error| JobError::History { step, source: std::io::Error::other(error) }
+    move |source| JobError::Log { step, source }
 }
 
 impl Relay {
@@ -53,15 +62,15 @@ impl Relay {
         Ok(Self { log, next: 0 })
     }
 
-    /// What was appended since.
+    /// What was appended since; after a failure all of it is read again.
     pub fn read(&mut self) -> Result<Vec<Told>, JobError> {
         let held = self.log.bounds(TOPIC).map_err(failed("read"))?.remove(&0).unwrap_or(0..0);
-        self.next = self.next.max(held.start);
+        let mut next = self.next.max(held.start);
         let mut told = Vec::new();
-        if self.next < held.end {
-            let mut reader = self.log.reader(TOPIC, &Positions::from([(0, self.next)])).map_err(failed("read"))?;
+        if next < held.end {
+            let mut reader = self.log.reader(TOPIC, &Positions::from([(0, next)])).map_err(failed("read"))?;
             let limit = ReadLimit { records: 10_000, bytes: 16 << 20 };
-            while self.next < held.end
+            while next < held.end
                 && let Some(batch) = reader.poll(limit, Duration::ZERO).map_err(failed("read"))?
             {
                 for record in batch.payloads.iter() {
@@ -70,9 +79,10 @@ impl Relay {
                         Err(error) => tracing::warn!(%error, "a record of the jobs' topic can't be understood"),
                     }
                 }
-                self.next = batch.coverage.end;
+                next = batch.coverage.end;
             }
         }
+        self.next = next;
         Ok(told)
     }
 
@@ -117,35 +127,18 @@ impl RemoteJobs {
                 Told::Cancel(_) => {}
             }
         }
+        prune(&mut state.jobs);
         use_it(&mut state)
     }
 }
 
 impl Jobs for RemoteJobs {
     fn submit(&self, request: JobRequest, trigger: Trigger) -> Result<Job, JobError> {
-        if let Some(name) = request.views.iter().find(|name| !self.views.contains(name)) {
-            return Err(JobError::UnknownView { name: name.clone(), existing: self.views.clone() });
-        }
-        let views = if request.views.is_empty() { self.views.clone() } else { request.views.clone() };
+        let request = request.check(self.views.iter())?;
         let now = self.clock.now();
         self.up_to_date(|state| {
-            let mut number = now.max(0).unsigned_abs();
-            while state.jobs.contains_key(&super::id(number)) {
-                number += 1;
-            }
-            let job = Job {
-                id: super::id(number),
-                kind: request.kind,
-                views,
-                state: JobState::Queued,
-                trigger,
-                progress: 0.0,
-                queued: format_timestamp(now),
-                started: None,
-                ended: None,
-                error: None,
-                versions: BTreeMap::new(),
-            };
+            let id = super::id_after(state.jobs.keys().next_back(), now);
+            let job = Job::queued(id, request.clone(), trigger, now);
             state.relay.tell(&[Told::Wanted { job: job.clone(), request }])?;
             Ok(job)
         })
@@ -162,7 +155,7 @@ impl Jobs for RemoteJobs {
     fn cancel(&self, id: &str) -> Result<Job, JobError> {
         self.up_to_date(|state| {
             let job = state.jobs.get(id).cloned().ok_or_else(|| JobError::UnknownJob(id.to_owned()))?;
-            if !matches!(job.state, JobState::Queued | JobState::Running) {
+            if !job.is_open() {
                 return Err(JobError::Ended(id.to_owned()));
             }
             state.relay.tell(&[Told::Cancel(id.to_owned())])?;
@@ -171,54 +164,118 @@ impl Jobs for RemoteJobs {
     }
 }
 
+/// Forgets the oldest jobs that have ended.
+fn prune(jobs: &mut BTreeMap<String, Job>) {
+    let surplus = jobs.len().saturating_sub(KEPT);
+    let ended = jobs.values().filter(|job| !job.is_open());
+    let oldest: Vec<String> = ended.take(surplus).map(|job| job.id.clone()).collect();
+    oldest.iter().for_each(|id| drop(jobs.remove(id)));
+}
+
 /// Does what is asked for in the topic, with the jobs of this process.
 pub struct Foreman {
     relay: Relay,
     jobs: Arc<dyn Jobs>,
+    clock: Arc<dyn Clock>,
+    /// What was read and isn't dealt with.
+    read: VecDeque<Told>,
     /// The requests that nobody has taken on, by the job's id.
-    wanted: BTreeMap<String, (JobRequest, Trigger)>,
-    /// How each job stood when it was last told.
+    wanted: BTreeMap<String, Wanted>,
+    /// How each job of this process, and at first of those before it, stood when it was last told.
     told: BTreeMap<String, Job>,
+    /// Open jobs that this process doesn't have, each with when that was found.
+    missing: BTreeMap<String, (Job, Micros)>,
+}
+
+/// A request that no process has taken on.
+struct Wanted {
+    job: Job,
+    request: JobRequest,
+    is_cancelled: bool,
 }
 
 impl Foreman {
     /// A foreman of these jobs.
-    pub fn open(log: Arc<dyn Log>, jobs: Arc<dyn Jobs>) -> Result<Self, JobError> {
-        Ok(Self { relay: Relay::open(log)?, jobs, wanted: BTreeMap::new(), told: BTreeMap::new() })
+    pub fn open(log: Arc<dyn Log>, jobs: Arc<dyn Jobs>, clock: Arc<dyn Clock>) -> Result<Self, JobError> {
+        let (relay, read) = (Relay::open(log)?, VecDeque::new());
+        let (wanted, told, missing) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Ok(Self { relay, jobs, clock, read, wanted, told, missing })
     }
 
-    /// Takes on what was asked for since, and tells what has changed. To be called every moment.
+    /// Takes on what was asked for since, and tells what has changed. To be called every moment. What fails is tried
+    /// again with the next call.
     pub fn work(&mut self) -> Result<(), JobError> {
-        for told in self.relay.read()? {
-            match told {
+        self.read.extend(self.relay.read()?);
+        while let Some(told) = self.read.front() {
+            match told.clone() {
                 Told::Wanted { job, request } => {
-                    self.wanted.insert(job.id, (request, job.trigger));
+                    self.wanted.insert(job.id.clone(), Wanted { job, request, is_cancelled: false });
                 }
                 Told::Stands(job) => {
                     self.wanted.remove(&job.id);
+                    self.missing.remove(&job.id);
+                    if job.is_open() {
+                        self.missing.insert(job.id.clone(), (job.clone(), self.clock.now()));
+                    }
                     self.told.insert(job.id.clone(), job);
                 }
-                Told::Cancel(id) => match self.jobs.cancel(&id) {
-                    Ok(_) | Err(JobError::Ended(_) | JobError::UnknownJob(_)) => {}
-                    Err(error) => return Err(error),
+                Told::Cancel(id) => match self.wanted.get_mut(&id) {
+                    Some(wanted) => wanted.is_cancelled = true,
+                    None => self.cancel(&id)?,
                 },
             }
+            self.read.pop_front();
         }
-        while let Some((id, (request, trigger))) = self.wanted.pop_first() {
-            if self.jobs.get(&id).is_ok() {
-                continue;
+        // Only now is it known which of the requests were taken back, or taken on before.
+        while let Some((id, Wanted { job, request, is_cancelled })) = self.wanted.first_key_value() {
+            let is_known = self.jobs.get(id).is_ok();
+            let refused = if *is_cancelled {
+                self.cancel(id)?;
+                (!is_known).then_some((JobState::Cancelled, None))
+            } else if is_known {
+                None
+            } else {
+                match self.jobs.submit_as(id, request.clone(), job.trigger) {
+                    Ok(_) => None,
+                    Err(error @ (JobError::History { .. } | JobError::Log { .. })) => return Err(error),
+                    // The process that accepted it has checked it, but maybe by another project than ours.
+                    Err(error) => Some((JobState::Failed, Some(error.to_string()))),
+                }
+            };
+            if let Some((state, error)) = refused {
+                self.end(job.clone(), state, error)?;
             }
-            if let Err(error) = self.jobs.submit_as(Some(&id), request, trigger) {
-                // Whoever asked has checked the request, so this is about this process.
-                tracing::warn!(job = id, %error, "a job can't be taken on");
-            }
+            self.wanted.pop_first();
         }
-        let changed: Vec<Job> =
-            self.jobs.list()?.into_iter().filter(|job| self.told.get(&job.id) != Some(job)).collect();
+        let jobs: BTreeMap<String, Job> = self.jobs.list()?.into_iter().map(|job| (job.id.clone(), job)).collect();
+        let changed = jobs.values().filter(|job| self.told.get(&job.id) != Some(job));
+        let changed: Vec<Told> = changed.cloned().map(Told::Stands).collect();
         if !changed.is_empty() {
-            self.relay.tell(&changed.iter().cloned().map(Told::Stands).collect::<Vec<_>>())?;
-            self.told.extend(changed.into_iter().map(|job| (job.id.clone(), job)));
+            self.relay.tell(&changed)?;
+        }
+        self.told = jobs;
+        self.missing.retain(|id, _| !self.told.contains_key(id));
+        let now = self.clock.now();
+        while let Some((id, (job, _))) = self.missing.iter().find(|(_, (_, since))| has_passed(*since, now, MISSED)) {
+            let (id, job) = (id.clone(), job.clone());
+            let why = "the process that had it is gone, and its history of runs with it: ask for it again";
+            self.end(job, JobState::Failed, Some(why.to_owned()))?;
+            self.missing.remove(&id);
         }
         Ok(())
+    }
+
+    /// Stops a job, if it is one of this process's and hasn't ended.
+    fn cancel(&self, id: &str) -> Result<(), JobError> {
+        match self.jobs.cancel(id) {
+            Ok(_) | Err(JobError::Ended(_) | JobError::UnknownJob(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Tells that a job has ended which this process doesn't have.
+    fn end(&self, job: Job, state: JobState, error: Option<String>) -> Result<(), JobError> {
+        let ended = Some(format_timestamp(self.clock.now()));
+        self.relay.tell(&[Told::Stands(Job { state, error, ended, ..job })])
     }
 }

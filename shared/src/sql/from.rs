@@ -8,7 +8,7 @@ use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
 use super::expression::Scope;
-use super::{Broken, Tokens, fold, literal, simple_name, statement};
+use super::{Broken, Tokens, fold, literal, option, simple_name, statement};
 use crate::clock::Micros;
 use crate::expr::Expr;
 use crate::schema::{DataType, Table};
@@ -265,13 +265,7 @@ fn days(form: Form, size: Micros, interval: &ast::Expr, zone: &ast::Expr) -> Res
         return Err(Fault::of(interval, message));
     }
     let name = literal::text(zone).unwrap_or_default();
-    let zone = name.parse::<chrono_tz::Tz>().map_err(|_| {
-        let known = chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name());
-        Fault::of(
-            zone,
-            format!("unknown time zone `{name}`; names are those of the IANA database{}", suggestion(&name, known)),
-        )
-    })?;
+    let zone = option::zone(&name, zone.span().start)?;
     let count = u32::try_from(size / DAY).unwrap_or(u32::MAX);
     Ok(Window::Days(Days { count, zone }))
 }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use chrono_tz::{TZ_VARIANTS, Tz};
 use sqlparser::ast::{CreateTableOptions, Expr, Spanned, SqlOption, Value};
 use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
 use super::simple_name;
 use crate::clock::Micros;
+use crate::schedule::{CatchUp, Schedule};
 use crate::unit::{parse_bytes, parse_duration};
 
 /// The options that were given, each to be taken once.
@@ -90,15 +92,32 @@ impl Options {
     }
 }
 
-/// Checks the shape of a cron expression; the batch layer's scheduler reads it.
-pub(super) fn schedule(given: Given) -> Result<String, Fault> {
-    let fields: Vec<&str> = given.text.split_whitespace().collect();
-    let is_field = |field: &&str| field.chars().all(|c| c.is_ascii_alphanumeric() || "*/,-?#+".contains(c));
-    if !(5..=6).contains(&fields.len()) || !fields.iter().all(is_field) {
-        return Err(Fault::new(
-            given.at,
-            format!("`{}` isn't a cron expression of 5 or 6 fields, such as `*/15 * * * *`", given.text),
-        ));
-    }
-    Ok(fields.join(" "))
+/// When a view is recomputed: `batch`, and what goes with it.
+pub(super) fn schedule(options: &mut Options) -> Result<Option<Schedule>, Fault> {
+    let (cron, zone, catch_up) = (options.text("batch"), options.text("schedule_zone"), options.text("catch_up"));
+    let Some(Given { text: cron, at }) = cron else {
+        let without = [("schedule_zone", zone), ("catch_up", catch_up)];
+        return match without.into_iter().find_map(|(name, given)| Some((name, given?))) {
+            None => Ok(None),
+            Some((name, given)) => {
+                let message =
+                    format!("option `{name}` goes with batch = 'cron expression', which says when to recompute");
+                Err(Fault::new(given.at, message))
+            }
+        };
+    };
+    let zone = zone.map_or(Ok(Tz::UTC), |zone| self::zone(&zone.text, zone.at))?;
+    let catch_up = catch_up.map_or(Ok(CatchUp::default()), |Given { text, at }| {
+        let message = || format!("catch_up = `{text}`: there are `last`, `all` and `none`");
+        CatchUp::ALL.into_iter().find(|policy| policy.name() == text).ok_or_else(|| Fault::new(at, message()))
+    })?;
+    Schedule::parse(&cron, zone, catch_up).map(Some).map_err(|why| Fault::new(at, why))
+}
+
+/// A zone by its name.
+pub(super) fn zone(name: &str, at: Location) -> Result<Tz, Fault> {
+    name.parse().map_err(|_| {
+        let close = suggestion(name, TZ_VARIANTS.iter().map(|zone| zone.name()));
+        Fault::new(at, format!("unknown time zone `{name}`; names are those of the IANA database{close}"))
+    })
 }

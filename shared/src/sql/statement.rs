@@ -16,6 +16,7 @@ use super::option::{Given, Options, schedule};
 use super::{Broken, Source, Tokens, fold, output, select, simple_name};
 use crate::clock::Micros;
 use crate::expr::Expr;
+use crate::schedule::Schedule;
 use crate::schema::{Column, DataType, Format, Table};
 use crate::view::{Catalog, Late, Output, View};
 
@@ -332,12 +333,13 @@ fn check_late(name: &str, late: Late, at: Location, query: &select::Query, catal
 }
 
 /// The options of a view without a sink.
-const OPTIONS: [&str; 6] = ["allowed_lateness", "late", "late_topic", "batch", "max_rows", "memory"];
+const OPTIONS: [&str; 8] =
+    ["allowed_lateness", "late", "late_topic", "batch", "schedule_zone", "catch_up", "max_rows", "memory"];
 
 struct ViewOptions {
     allowed_lateness: Micros,
     late: Option<(Late, Location)>,
-    schedule: Option<String>,
+    schedule: Option<Schedule>,
     max_rows: usize,
     memory: Option<usize>,
 }
@@ -371,7 +373,7 @@ fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
     let read = ViewOptions {
         allowed_lateness: options.duration("allowed_lateness")?.unwrap_or(0),
         late: late(&mut options)?,
-        schedule: options.text("batch").map(schedule).transpose()?,
+        schedule: schedule(&mut options)?,
         max_rows: options.number("max_rows", 1..=u64::from(u32::MAX))?.unwrap_or(MAX_ROWS) as usize,
         memory: options.bytes("memory")?.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
     };

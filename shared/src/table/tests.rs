@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -125,21 +126,58 @@ async fn a_table_outlives_its_checkpoints() {
     assert_eq!(table.transaction("app").await.expect("transaction"), Some(205));
 }
 
+/// A table's folder with a file that a version names and one that none does.
+fn folder_to_sweep() -> (tempfile::TempDir, BTreeSet<String>) {
+    let dir = tempfile::tempdir().expect("directory");
+    for path in ["day=1/kept", "day=1/left", "_delta_log/0.json"] {
+        super::write_file::<_, std::io::Error>(&dir.path().join(path), |_| Ok(())).expect("write");
+    }
+    (dir, ["day=1/kept".to_owned()].into())
+}
+
 #[test]
 fn files_are_swept_once_they_have_been_without_a_reference_long_enough() {
-    let dir = tempfile::tempdir().expect("directory");
-    let write = |path: &str| super::write_file::<_, std::io::Error>(&dir.path().join(path), |_| Ok(())).expect("write");
-    for path in ["day=1/kept", "day=1/left", "_delta_log/0.json"] {
-        write(path);
-    }
+    let (dir, referenced) = folder_to_sweep();
+    // What a crash left of a commit that was being written.
+    std::fs::write(dir.path().join("_delta_log/1.json#123"), "torn").expect("write");
     let mut sweeper = Sweeper::default();
-    let referenced = ["day=1/kept".to_owned()].into();
-    assert_eq!(sweeper.sweep(dir.path(), &referenced, 100, 10).expect("sweep"), 0);
+    let mut sweep = |referenced, now| sweeper.sweep(dir.path(), referenced, now, 10).expect("sweep");
+    assert_eq!(sweep(&referenced, 100), 0);
     // A reference that comes later ends the count.
     let both = ["day=1/kept".to_owned(), "day=1/left".to_owned()].into();
-    assert_eq!(sweeper.sweep(dir.path(), &both, 105, 10).expect("sweep"), 0);
-    assert_eq!(sweeper.sweep(dir.path(), &referenced, 110, 10).expect("sweep"), 0);
-    assert_eq!(sweeper.sweep(dir.path(), &referenced, 120, 10).expect("sweep"), 1);
+    assert_eq!(sweep(&both, 105), 0);
+    assert_eq!(sweep(&referenced, 110), 1, "the torn one");
+    assert_eq!(sweep(&referenced, 115), 0);
+    assert_eq!(sweep(&referenced, 120), 1);
     assert!(dir.path().join("day=1/kept").exists() && dir.path().join("_delta_log/0.json").exists());
     assert!(!dir.path().join("day=1/left").exists());
+}
+
+#[test]
+fn the_sweepers_clock_lasts_over_restarts() {
+    let (dir, referenced) = folder_to_sweep();
+    let swept: Vec<usize> =
+        (0..12).map(|life| Sweeper::default().sweep(dir.path(), &referenced, 100 + life, 10).expect("sweep")).collect();
+    assert_eq!(swept.iter().position(|&swept| swept > 0), Some(10), "{swept:?}");
+}
+
+#[test]
+fn no_jump_of_the_clock_has_a_file_swept_early_or_never() {
+    let (dir, referenced) = folder_to_sweep();
+    let mut sweeper = Sweeper::default();
+    let mut sweep = |now| sweeper.sweep(dir.path(), &referenced, now, 10).expect("sweep");
+    const YEAR: i64 = 1_000_000;
+    assert_eq!(sweep(100), 0);
+    assert_eq!(sweep(YEAR), 0, "however far the clock jumps, half of the while has passed at most");
+    assert_eq!(sweep(101), 0, "it is set back");
+    assert_eq!([102, 103, 104, 105].map(&mut sweep), [0, 0, 0, 0]);
+    assert_eq!(sweep(106), 1);
+}
+
+#[test]
+fn a_table_without_loose_files_has_nothing_written_down() {
+    let (dir, mut referenced) = folder_to_sweep();
+    referenced.insert("day=1/left".to_owned());
+    assert_eq!(Sweeper::default().sweep(dir.path(), &referenced, 100, 10).expect("sweep"), 0);
+    assert!(!dir.path().join("_sweep.json").exists());
 }

@@ -37,6 +37,21 @@ fn records_of_one_batch_meet_what_they_would_meet_one_by_one() {
 }
 
 #[test]
+fn a_clock_that_is_set_back_is_not_waited_for() {
+    const YEAR: i64 = 1_000_000;
+    let mut tracker = Tracker::new(DELAY, [0, 1], YEAR);
+    after_each(&mut tracker, 0, &[10, 20]);
+    tracker.begin(0, YEAR);
+    for at in [0, 150, 199] {
+        tracker.caught_up(&[0, 1], at, 100);
+        assert_eq!(tracker.watermark(), None, "it isn't idle at once");
+    }
+    tracker.begin(0, 199);
+    tracker.caught_up(&[0, 1], 200, 100);
+    assert_eq!(tracker.watermark(), Some(15));
+}
+
+#[test]
 fn a_partition_without_events_holds_back_until_it_is_idle() {
     let mut tracker = Tracker::new(DELAY, [0, 1], 0);
     assert_eq!(after_each(&mut tracker, 0, &[10, 20]), [None, None]);

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::store::{BatchKey, Change, Fields, PartitionState, Piece, Store, age_key, pack, request_key, topic_key};
 use super::{CommitError, Shared, State, Topic, open_error};
-use crate::clock::Micros;
+use crate::clock::{Micros, format_timestamp};
 use crate::log::{Append, Appended, Digest, Idempotency, LogError, Payloads, Retention, check_same};
 use crate::position::{Offset, Partition, Positions};
 
@@ -231,8 +231,8 @@ impl Committer {
         self.shared.check_room(bytes)?;
         let now = self.shared.clock.now();
         let mut changes = Vec::new();
-        for ((_, partition), Added { topic, state, pieces }) in &mut added {
-            state.log_time = state.log_time.max(now);
+        for ((name, partition), Added { topic, state, pieces }) in &mut added {
+            state.log_time = log_time(name, *partition, state.log_time, now);
             let records: usize = pieces.iter().map(|piece| piece.payloads.len()).sum();
             let (base, log_time) = (state.end - records as u64, state.log_time);
             let key = BatchKey { topic: *topic, partition: *partition, base, log_time, records: 0, bytes: 0 };
@@ -340,16 +340,18 @@ impl Committer {
 
     fn retain(&mut self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<bool, LogError> {
         let Topic { id, partitions } = self.shared.state.lock().topic(topic)?.clone();
-        let oldest = retention.age.map_or(Micros::MIN, |age| {
-            self.shared.clock.now().saturating_sub(Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX))
-        });
+        let now = self.shared.clock.now();
+        let oldest = retention
+            .age
+            .map_or(Micros::MIN, |age| now.saturating_sub(Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX)));
         let most_bytes = retention.bytes.unwrap_or(u64::MAX);
         for (partition, mut state) in (0..).zip(partitions) {
             let keep_from = keep_from.get(&partition).copied().unwrap_or(Offset::MAX);
+            let ahead = self.taken_ahead(topic, id, partition, &state, now, oldest)?;
             loop {
                 let before = state;
                 let deletable = |state: &PartitionState, key: &BatchKey| {
-                    key.end() <= keep_from && (key.log_time < oldest || state.bytes > most_bytes)
+                    key.end() <= keep_from && (key.log_time < oldest || key.end() <= ahead || state.bytes > most_bytes)
                 };
                 let deleted = self.delete_batches(topic, id, partition, &mut state, deletable)?;
                 self.deleted_bytes += before.bytes - state.bytes;
@@ -368,6 +370,30 @@ impl Committer {
     }
 
     /// Deletes batches from a partition's start, as long as they may be, up to so many at once.
+    /// The end of what a partition begins with that was taken while the clock was ahead, and is older than what is too old.
+    fn taken_ahead(
+        &self,
+        topic: &str,
+        id: u32,
+        partition: Partition,
+        state: &PartitionState,
+        now: Micros,
+        oldest: Micros,
+    ) -> Result<Offset, LogError> {
+        let failed = |source: fjall::Error| LogError::Backend {
+            step: format!("looking at the records of topic `{topic}` partition {partition}"),
+            source: source.into(),
+        };
+        let (from, to) = (BatchKey::bound(id, partition, state.start), BatchKey::bound(id, partition, state.end));
+        for guard in self.shared.with_store(|store| Ok(store.range(&from..&to))).map_err(failed)? {
+            let Some(key) = BatchKey::decode(&guard.key().map_err(failed)?) else { break };
+            if key.log_time <= now {
+                return Ok(if key.log_time < oldest { key.base } else { state.start });
+            }
+        }
+        Ok(state.start)
+    }
+
     fn delete_batches(
         &self,
         topic: &str,
@@ -400,6 +426,24 @@ impl Committer {
         }
         Ok(deleted)
     }
+}
+
+/// When the log takes a record, as its partition's last one was taken at `last`: never earlier, unless the clock was set back
+/// by so much that waiting for it to catch up would be worse.
+fn log_time(topic: &str, partition: Partition, last: Micros, now: Micros) -> Micros {
+    const SET_BACK: Micros = 60_000_000;
+    if now >= last.saturating_sub(SET_BACK) {
+        return last.max(now);
+    }
+    let (last, now_is) = (format_timestamp(last), format_timestamp(now));
+    tracing::warn!(
+        topic,
+        partition,
+        last,
+        now_is,
+        "the clock was set back: the times of the topic's records go back, too"
+    );
+    now
 }
 
 /// The bytes that payloads take, with where each ends.

@@ -1,8 +1,11 @@
 //! What is accepted, and what it becomes.
 
+use chrono_tz::Tz;
+
 use super::{TABLES, condition, plan, plan_beside_tables, planned, planned_output, view};
 use crate::expr::BinaryOp as Op;
 use crate::expr::{Expr, Function as F, Literal, Part, TimeUnit};
+use crate::schedule::{CatchUp, Schedule};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
 use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, Late, OrderBy, OutputColumn, Unnest};
 use crate::window::Window;
@@ -123,7 +126,8 @@ ORDER BY mentions DESC LIMIT 100";
     assert_eq!(view.columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
     assert_eq!(view.order, [OrderBy { column: O::Aggregate(0), descending: true }]);
     assert_eq!((view.limit, view.allowed_lateness, view.max_rows), (Some(100), 10 * MINUTE, 5_000_000));
-    assert_eq!((view.schedule.as_deref(), &view.late), (Some("*/15 * * * *"), &Late::Discard));
+    assert_eq!(view.schedule, Schedule::utc("*/15 * * * *").ok());
+    assert_eq!(view.late, Late::Discard);
     assert!(view.is_top_k_by_count());
     // Where late events go changes no answer.
     for (option, late) in [
@@ -134,6 +138,10 @@ ORDER BY mentions DESC LIMIT 100";
         let other = planned(&sql.replace("allowed_lateness", &format!("{option}, allowed_lateness")));
         assert_eq!((other.late, &other.definition), (late, &view.definition));
     }
+    // Nor does when it is recomputed.
+    let other = planned(&sql.replace("batch", "catch_up = 'all', schedule_zone = 'Asia/Tokyo', batch"));
+    assert_eq!(other.schedule, Schedule::parse("*/15 * * * *", Tz::Asia__Tokyo, CatchUp::All).ok());
+    assert_eq!(other.definition, view.definition);
 }
 
 #[test]

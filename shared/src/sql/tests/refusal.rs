@@ -33,7 +33,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
-        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `late`, `late_topic`, `batch`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `late`, `late_topic`, `batch`, `schedule_zone`, `catch_up`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
@@ -73,7 +73,23 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (batch = 'every day') AS SELECT count(*) AS n FROM tweets",
-        "1:42: `every day` isn't a cron expression of 5 or 6 fields, such as `*/15 * * * *`",
+        "1:42: `every day` has 2 fields; a schedule has five: minute, hour, day, month and weekday, such as `*/15 * * * *`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch = '0 0 31 4 *') AS SELECT count(*) AS n FROM tweets",
+        "1:42: `0 0 31 4 *` never comes true",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch = '0 3 * * *', schedule_zone = 'Europe/Pariss') AS SELECT count(*) AS n FROM tweets",
+        "1:71: unknown time zone `Europe/Pariss`; names are those of the IANA database; did you mean `Europe/Paris`?",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (batch = '0 3 * * *', catch_up = 'never') AS SELECT count(*) AS n FROM tweets",
+        "1:66: catch_up = `never`: there are `last`, `all` and `none`",
+    ),
+    (
+        "CREATE MATERIALIZED VIEW v WITH (schedule_zone = 'Europe/Paris') AS SELECT count(*) AS n FROM tweets",
+        "1:50: option `schedule_zone` goes with batch = 'cron expression', which says when to recompute",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (topic = 'u') AS SELECT count(*) AS n FROM tweets",
