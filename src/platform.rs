@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
+use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, anchor, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
@@ -11,12 +11,14 @@ use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::Config;
 use anabranch_shared::edition::Readings;
 use anabranch_shared::ingest::Ingest;
+use anabranch_shared::log::anchored::AnchoredLog;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
 use anabranch_shared::log::kafka::outlet::Outlets;
 use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::Project;
+use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::table::archive_root;
@@ -50,8 +52,10 @@ pub struct Opened {
     pub listener: TcpListener,
     /// Where data is.
     pub data: PathBuf,
-    /// The event log.
+    /// The event log, with each table's topic held to what the table's archive is of.
     pub log: Arc<dyn Log>,
+    /// The same as it is.
+    pub own_log: Arc<dyn Log>,
     /// Where outputs are written, if that can be done.
     pub outlets: Option<Outlets>,
     /// The way in.
@@ -83,6 +87,14 @@ impl Platform {
         Ok(Self { dir: project.dir, config: project.config, catalog: Arc::new(project.catalog) })
     }
 
+    /// The table of that name.
+    pub fn table(&self, name: &str) -> Result<Arc<Table>, Failure> {
+        let tables = &self.catalog.tables;
+        let existing = || tables.keys().collect::<Vec<_>>();
+        let unknown = || Failure::usage(format!("no table named `{name}`; there are {:?}", existing()));
+        tables.get(name).cloned().ok_or_else(unknown)
+    }
+
     /// Where the project's data is.
     pub fn data(&self) -> PathBuf {
         self.dir.join(".anabranch")
@@ -106,7 +118,16 @@ impl Platform {
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (log, outlets) = open_log(config, catalog, &data, &clock)?;
+        let topics = log.topics()?;
         for table in catalog.tables.values() {
+            if let Some(&existing) = topics.get(&table.topic).filter(|&&existing| existing < table.partitions) {
+                let (table, topic, wanted) = (&table.name, &table.topic, table.partitions);
+                tracing::warn!(
+                    "table `{table}` says `partitions = {wanted}`, and topic `{topic}` has {existing}, which is left as it is; \
+                     `anabranch views partitions {table} {wanted}` raises it and says what that does to keys"
+                );
+                continue;
+            }
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
                 Err(LogError::FewerPartitions { .. }) if config.kafka.brokers.is_some() => {}
@@ -120,24 +141,30 @@ impl Platform {
                 created => created?,
             }
         }
+        let own_log = log;
+        let log = self.anchor(&own_log, &data).await?;
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, data, log, outlets, ingest, clock })
+        Ok(Opened { url, listener, data, log, own_log, outlets, ingest, clock })
+    }
+
+    /// The log with each table's topic held to what the table's archive is of.
+    pub async fn anchor(&self, log: &Arc<dyn Log>, data: &Path) -> Result<Arc<dyn Log>, Failure> {
+        let mut anchors = BTreeMap::new();
+        for table in self.catalog.tables.values() {
+            let anchor = anchor(&archive_root(data, &table.name), table).await;
+            anchors.insert(table.topic.clone(), anchor.map_err(|error| Failure::new(error.chain()))?);
+        }
+        Ok(Arc::new(AnchoredLog::new(log.clone(), anchors)))
     }
 
     /// What the speed layer works with; it knows no versions yet.
     pub fn speed_context(&self, opened: &Opened) -> Result<Context, Failure> {
-        let location = match &self.config.storage.checkpoints {
-            None => Location::Folder(opened.data.join("checkpoints")),
-            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
-            Some(s3) => s3.clone(),
-        };
-        let storage = Storage::open(location, &self.config.storage.options)?;
         Ok(Context {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
             readings: Readings::default(),
-            checkpoints: Some(Checkpoints::new(storage, Handle::current())),
+            checkpoints: Some(self.checkpoints(opened)?),
             outlets: opened.outlets.clone(),
             rejects: Arc::clone(opened.ingest.rejects()),
             clock: Arc::clone(&opened.clock),
@@ -146,11 +173,22 @@ impl Platform {
         })
     }
 
+    /// Where the speed layer's state is kept.
+    pub fn checkpoints(&self, opened: &Opened) -> Result<Checkpoints, Failure> {
+        let location = match &self.config.storage.checkpoints {
+            None => Location::Folder(opened.data.join("checkpoints")),
+            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
+            Some(s3) => s3.clone(),
+        };
+        let storage = Storage::open(location, &self.config.storage.options)?;
+        Ok(Checkpoints::new(storage, Handle::current()))
+    }
+
     /// Has the tables' definitions begin where their archives end, unless they are in force already: before anything is read. A
     /// table whose archive can't go on with its definition is left as it is: its source and its archiving say why they stop.
-    pub async fn declare(&self, data: &Path) -> Result<(), Failure> {
+    pub async fn declare(&self, data: &Path, log: &Arc<dyn Log>) -> Result<(), Failure> {
         for table in self.catalog.tables.values() {
-            match declare(&archive_root(data, &table.name), table).await {
+            match declare(&archive_root(data, &table.name), table, log).await {
                 Ok(_) => {}
                 Err(error @ BatchError::Definition(_)) => {
                     tracing::error!(error = error.chain(), "the table is stopped")
@@ -168,10 +206,10 @@ impl Platform {
     }
 
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
-        self.declare(&opened.data).await?;
+        self.declare(&opened.data, &opened.log).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, data, log, outlets, ingest, clock } = opened;
+        let Opened { url, listener, data, log, outlets, ingest, clock, .. } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -248,13 +286,28 @@ fn open_log(
 ) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
     validate(config, catalog)?;
     let Some(options) = config.kafka.log_options() else {
-        let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
-        return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
+        return Ok((Arc::new(open_embedded(config, catalog, data, clock)?), None));
     };
     let log = KafkaLog::open(options, Arc::clone(clock))?;
     let outlets = log.outlets(&config.kafka.group);
     Ok((Arc::new(log), Some(outlets)))
+}
+
+/// Where the embedded log is below the data folder.
+pub fn embedded_root(data: &Path) -> PathBuf {
+    data.join("log")
+}
+
+/// The embedded log.
+pub fn open_embedded(
+    config: &Config,
+    catalog: &Catalog,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<EmbeddedLog, LogError> {
+    let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
+    let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
+    EmbeddedLog::open(embedded_root(data), options, Arc::clone(clock))
 }
 
 /// Refuses what the settings' log doesn't have.

@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod collect;
+mod identity;
 mod merge;
 mod page;
 mod rows;

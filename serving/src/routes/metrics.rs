@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use anabranch_shared::log::Log;
-use anabranch_shared::position::Positions;
 use anabranch_shared::view::View;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::{Server, blocking, log_problem, rejected};
+use crate::app::{Server, blocking, log_end, rejected};
 use crate::metric::Measure;
 use crate::output;
 use crate::problem::Problem;
@@ -73,9 +72,8 @@ fn stalls(log: &dyn Log) -> Vec<Measure> {
 }
 
 fn of_view(server: &Server, view: &View) -> Result<Vec<Measure>, Problem> {
-    let layers = server.layers.get(view);
-    let bounds = server.app.log.bounds(&view.table.topic).map_err(|error| log_problem(&error))?;
-    let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
+    let mut layers = server.layers.get(view);
+    let log_end = log_end(server.app.log.bounds(&view.table.topic), &mut layers)?;
     let sources = Sources::choose(view, Mode::Merged, &layers, &log_end);
     let now = server.app.clock.now();
     let seconds = |micros: i64| micros as f64 / 1e6;

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, log_problem, positions_json, rejected};
+use crate::app::{Server, blocking, log_end, positions_json, rejected};
 use crate::output::{self, OutputDetail};
 use crate::problem::Problem;
 use crate::proof::offsets;
@@ -225,15 +225,11 @@ pub(crate) async fn get_view(
 
 async fn detail(server: &Arc<Server>, view: &Arc<View>) -> Result<ViewDetail, Problem> {
     // Coverage before the log's end: the lag may be overstated by what came between, never understated.
-    let layers = server.layers.get(view);
+    let mut layers = server.layers.get(view);
     let (rejects, log, topic) =
         (Arc::clone(&server.app.rejects), Arc::clone(&server.app.log), view.table.topic.clone());
-    let (log_end, rejected) = blocking(move || {
-        let bounds = log.bounds(&topic).map_err(|error| log_problem(&error))?;
-        let log_end: Positions = bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect();
-        Ok::<_, Problem>((log_end, rejected(&rejects, &topic)?))
-    })
-    .await??;
+    let (bounds, rejected) = blocking(move || (log.bounds(&topic), rejected(&rejects, &topic))).await?;
+    let (log_end, rejected) = (log_end(bounds, &mut layers)?, rejected?);
     Ok(describe(view, &layers, &log_end, rejected))
 }
 
