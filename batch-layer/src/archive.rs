@@ -44,7 +44,7 @@ use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::anchor::note;
-pub use self::anchor::{Adopt, anchor};
+pub use self::anchor::{Adopt, anchor, renew};
 pub use self::declare::{declare, preview};
 use self::file::Shape;
 pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};

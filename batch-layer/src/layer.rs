@@ -256,8 +256,8 @@ impl Work for Worker {
         let (Some(view), Some(archiver)) = (view, archiver) else {
             return Err(BatchError::Panicked { what: "looking up a view", why: "it isn't there any more".to_owned() });
         };
-        self.publishers.refresh_view(&view.name).await?;
-        if let Some(newest) = self.publishers.newest(&view.name) {
+        self.publishers.refresh_table(&view.table.name).await?;
+        if let Some(newest) = self.versions.newest(&view.name) {
             archiver.verify_version(&view.name, &newest.published).await?;
         }
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anabranch_batch_layer::archive::{Adopt, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare};
+use anabranch_batch_layer::BatchError;
+use anabranch_batch_layer::archive::{
+    Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare, renew,
+};
 use anabranch_batch_layer::recompute::Recompute;
-use anabranch_batch_layer::{BatchError, archive_root};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::log::Log;
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{DeltaTable, committed_version, view_root};
+use anabranch_shared::table::{DeltaTable, archive_root, committed_version, view_root};
 use tokio_util::sync::CancellationToken;
 
 use super::decision::agreed;
@@ -78,12 +80,16 @@ pub async fn reset(name: &str, decision: &Decision) -> Result<ExitCode, Failure>
     lines.push("the server, or on Kafka all roles, must not run meanwhile".to_owned());
     agreed(decision, &lines.into_iter().map(|line| format!("table `{name}`: {line}")).collect::<Vec<_>>())?;
 
+    let before = ArchiveSnapshot::open(&site.root).await.map_err(failed)?;
     site.set_checkpoints_aside().await?;
     for part in parts {
         let to = aside.join(&part);
         std::fs::create_dir_all(to.parent().unwrap_or(&aside))?;
         std::fs::rename(data.join(&part), to)?;
     }
+    // What was made of the archive before, and is still on its way, is told from what is made of this one.
+    let rebuilds = before.map_or(0, |before| before.archived.rebuilds + 1);
+    renew(&site.root, &site.table, rebuilds).await.map_err(failed)?;
     let log = site.anchored(site.opened.own_log.clone()).await?;
     site.archive(log).await?;
     site.recompute().await?;
@@ -138,10 +144,10 @@ impl Site {
 
     /// Archives all that a log holds.
     async fn archive(&self, log: Arc<dyn Log>) -> Result<(), Failure> {
-        let (rejects, clock) = (self.opened.ingest.rejects().clone(), self.opened.clock.clone());
         declare(&self.root, &self.table, &log).await.map_err(failed)?;
-        let (root, settings) = (self.root.clone(), ArchiveSettings::default());
-        let archiver = Archiver::open(root, self.table.clone(), log, rejects, clock, settings).await.map_err(failed)?;
+        let (rejects, clock) = (self.opened.ingest.rejects().clone(), self.opened.clock.clone());
+        let archive = Archive { root: self.root.clone(), table: self.table.clone(), log, rejects, clock };
+        let archiver = Archiver::open(archive, ArchiveSettings::default()).await.map_err(failed)?;
         let ends = archiver.log_ends().await.map_err(failed)?;
         archiver.archive_to(&ends).await.map_err(failed)?;
         Ok(())
@@ -178,7 +184,7 @@ impl Site {
                 cancel: CancellationToken::new(),
                 progress: Arc::new(|_| {}),
             };
-            let published = recompute.run().await.map_err(failed)?;
+            let published = recompute.run_from_newest().await.map_err(failed)?;
             let version = published.map_or(0, |published| published.version);
             eprintln!("view `{}`: version {version} is computed from the archive", view.name);
         }

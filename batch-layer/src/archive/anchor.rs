@@ -23,6 +23,7 @@ use anabranch_shared::schema::Table;
 use anabranch_shared::table::DeltaTable;
 use anabranch_shared::version::Published;
 
+use super::file::layout;
 use super::{Archive, Archived, Archiver, change};
 use crate::error::{BatchError, blocking};
 
@@ -35,6 +36,13 @@ pub async fn anchor(root: &Path, table: &Table) -> Result<Anchor, BatchError> {
     let Archived { coverage, log, tails, adoption, .. } = archived;
     let (table, reached) = (table.name.clone(), coverage.ends());
     Ok(Anchor { table, mark: log, reached, tails, adoption: adoption.unwrap_or_default() })
+}
+
+/// Begins a table's archive in a folder that has none. It counts as rebuilt so often.
+pub async fn renew(root: &Path, table: &Table, rebuilds: u64) -> Result<(), BatchError> {
+    let mut delta = DeltaTable::open_or_create(root, &layout(table)).await?;
+    delta.commit(change(root, table, &Archived { rebuilds, ..Archived::default() })?).await?;
+    Ok(())
 }
 
 async fn archived(delta: &DeltaTable) -> Result<Archived, BatchError> {
