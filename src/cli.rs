@@ -70,6 +70,9 @@ pub enum Command {
     Batch(BatchCommand),
     /// Answer: one role in a process of its own, on Kafka.
     Serve(Role),
+    /// What to do when a table's log isn't the one that it was.
+    #[command(subcommand)]
+    Log(Log),
     /// Records that were refused.
     #[command(subcommand)]
     Rejects(Rejects),
@@ -101,6 +104,40 @@ impl Folder {
     pub fn path(self) -> PathBuf {
         self.dir.or(self.project).unwrap_or_else(|| PathBuf::from("."))
     }
+}
+
+/// Where the project is, for a command that says first what it will do.
+#[derive(Debug, Args)]
+pub struct Decision {
+    /// The project folder.
+    #[arg(long, default_value = ".", value_name = "DIR")]
+    pub project: PathBuf,
+    /// Do it. Without this it is asked for on a terminal, and elsewhere nothing is done.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// `log`.
+#[derive(Debug, Subcommand)]
+pub enum Log {
+    /// Go on with the log that is there, although it isn't the one that a table's archive is of: what is archived stays, and what
+    /// the log holds comes behind it. Also from the embedded log to Kafka. Stop the server, or all roles, before.
+    Adopt {
+        /// The table.
+        table: String,
+        /// The project folder, and whether it is agreed.
+        #[command(flatten)]
+        decision: Decision,
+    },
+    /// Set a table's archive, its views' versions and its checkpoints aside, and begin anew with what the log holds. Stop the
+    /// server, or all roles, before.
+    Reset {
+        /// The table.
+        table: String,
+        /// The project folder, and whether it is agreed.
+        #[command(flatten)]
+        decision: Decision,
+    },
 }
 
 /// Where the project is, and the server that runs it.
@@ -258,6 +295,18 @@ pub enum Views {
         /// How the list is printed.
         #[arg(long, default_value = "table")]
         output: Format,
+    },
+    /// Raise how many partitions a table's topic has. What that does to keys is said first. Stop the server before, if the log is
+    /// the embedded one.
+    Partitions {
+        /// The table.
+        table: String,
+        /// How many partitions its topic is to have.
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        partitions: u32,
+        /// The project folder, and whether it is agreed.
+        #[command(flatten)]
+        decision: Decision,
     },
     /// Show how a view is computed: its plan, and what it reads of each event.
     Explain {

@@ -1,10 +1,11 @@
 //! Every role wired together in one process: the log, the speed layer, the batch layer and serving.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, declare};
+use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, anchor, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
@@ -12,6 +13,7 @@ use anabranch_shared::clock::{Clock, SystemClock};
 use anabranch_shared::config::{self, Config};
 use anabranch_shared::edition::Readings;
 use anabranch_shared::ingest::Ingest;
+use anabranch_shared::log::anchored::AnchoredLog;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::kafka::KafkaLog;
 use anabranch_shared::log::kafka::outlet::Outlets;
@@ -19,6 +21,7 @@ use anabranch_shared::log::{Log, LogError, Retention};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::project::{self, Project};
 use anabranch_shared::reject::RejectLog;
+use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::table::archive_root;
@@ -60,8 +63,10 @@ pub struct Opened {
     pub data: PathBuf,
     /// Which project it is.
     pub project: String,
-    /// The event log.
+    /// The event log, with each table's topic held to what the table's archive is of.
     pub log: Arc<dyn Log>,
+    /// The same as it is.
+    pub own_log: Arc<dyn Log>,
     /// Where outputs are written, if that can be done.
     pub outlets: Option<Outlets>,
     /// The way in.
@@ -93,6 +98,14 @@ impl Platform {
         Ok(Self { dir: project.dir, config: project.config, catalog: Arc::new(project.catalog) })
     }
 
+    /// The table of that name.
+    pub fn table(&self, name: &str) -> Result<Arc<Table>, Failure> {
+        let tables = &self.catalog.tables;
+        let existing = || tables.keys().collect::<Vec<_>>();
+        let unknown = || Failure::usage(format!("no table named `{name}`; there are {:?}", existing()));
+        tables.get(name).cloned().ok_or_else(unknown)
+    }
+
     /// Where the project's data is.
     pub fn data(&self) -> PathBuf {
         self.dir.join(".anabranch")
@@ -120,8 +133,16 @@ impl Platform {
         let url = format!("http://{}", listener.local_addr()?);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let (log, outlets) = open_log(config, catalog, &data, &clock)?;
-        reach(config, &log)?;
+        let topics = topics(config, &log)?;
         for table in catalog.tables.values() {
+            if let Some(&existing) = topics.get(&table.topic).filter(|&&existing| existing < table.partitions) {
+                let (table, topic, wanted) = (&table.name, &table.topic, table.partitions);
+                tracing::warn!(
+                    "table `{table}` says `partitions = {wanted}`, and topic `{topic}` has {existing}, which is left as it is; \
+                     `anabranch views partitions {table} {wanted}` raises it and says what that does to keys"
+                );
+                continue;
+            }
             match log.create_topic(&table.topic, table.partitions) {
                 // A topic of somebody else's making is as large as they made it.
                 Err(LogError::FewerPartitions { .. }) if config.kafka.brokers.is_some() => {}
@@ -135,24 +156,30 @@ impl Platform {
                 created => created?,
             }
         }
+        let own_log = log;
+        let log = self.anchor(&own_log, &data).await?;
         let ingest = Arc::new(Ingest::new(Arc::clone(&log), Arc::clone(catalog), Arc::clone(&clock))?);
-        Ok(Opened { url, listener, limits, data, project, log, outlets, ingest, clock })
+        Ok(Opened { url, listener, limits, data, project, log, own_log, outlets, ingest, clock })
+    }
+
+    /// The log with each table's topic held to what the table's archive is of.
+    pub async fn anchor(&self, log: &Arc<dyn Log>, data: &Path) -> Result<Arc<dyn Log>, Failure> {
+        let mut anchors = BTreeMap::new();
+        for table in self.catalog.tables.values() {
+            let anchor = anchor(&archive_root(data, &table.name), table).await;
+            anchors.insert(table.topic.clone(), anchor.map_err(|error| Failure::new(error.chain()))?);
+        }
+        Ok(Arc::new(AnchoredLog::new(log.clone(), anchors)))
     }
 
     /// What the speed layer works with; it knows no versions yet.
     pub fn speed_context(&self, opened: &Opened) -> Result<Context, Failure> {
-        let location = match &self.config.storage.checkpoints {
-            None => Location::Folder(opened.data.join("checkpoints")),
-            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
-            Some(s3) => s3.clone(),
-        };
-        let storage = Storage::open(location, &self.config.storage.options)?;
         Ok(Context {
             log: Arc::clone(&opened.log),
             catalog: Arc::clone(&self.catalog),
             versions: Versions::default(),
             readings: Readings::default(),
-            checkpoints: Some(Checkpoints::new(storage, Handle::current())),
+            checkpoints: Some(self.checkpoints(opened)?),
             outlets: opened.outlets.clone(),
             rejects: Arc::clone(opened.ingest.rejects()),
             clock: Arc::clone(&opened.clock),
@@ -161,11 +188,22 @@ impl Platform {
         })
     }
 
+    /// Where the speed layer's state is kept.
+    pub fn checkpoints(&self, opened: &Opened) -> Result<Checkpoints, Failure> {
+        let location = match &self.config.storage.checkpoints {
+            None => Location::Folder(opened.data.join("checkpoints")),
+            Some(Location::Folder(folder)) => Location::Folder(self.dir.join(folder)),
+            Some(s3) => s3.clone(),
+        };
+        let storage = Storage::open(location, &self.config.storage.options)?;
+        Ok(Checkpoints::new(storage, Handle::current()))
+    }
+
     /// Has the tables' definitions begin where their archives end, unless they are in force already: before anything is read. A
     /// table whose archive can't go on with its definition is left as it is: its source and its archiving say why they stop.
-    pub async fn declare(&self, data: &Path) -> Result<(), Failure> {
+    pub async fn declare(&self, data: &Path, log: &Arc<dyn Log>) -> Result<(), Failure> {
         for table in self.catalog.tables.values() {
-            match declare(&archive_root(data, &table.name), table).await {
+            match declare(&archive_root(data, &table.name), table, log).await {
                 Ok(_) => {}
                 Err(error @ BatchError::Definition(_)) => {
                     tracing::error!(error = error.chain(), "the table is stopped")
@@ -183,10 +221,10 @@ impl Platform {
     }
 
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
-        self.declare(&opened.data).await?;
+        self.declare(&opened.data, &opened.log).await?;
         let context = self.speed_context(&opened)?;
         let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, limits, data, project, log, outlets, ingest, clock } = opened;
+        let Opened { url, listener, limits, data, project, log, outlets, ingest, clock, .. } = opened;
 
         let settings = batch_settings(config);
         let rejects = Arc::clone(ingest.rejects());
@@ -271,20 +309,18 @@ fn open_log(
 ) -> Result<(Arc<dyn Log>, Option<Outlets>), Failure> {
     validate(config, catalog)?;
     let Some(options) = config.kafka.log_options() else {
-        let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
-        let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
-        return Ok((Arc::new(EmbeddedLog::open(data.join("log"), options, Arc::clone(clock))?), None));
+        return Ok((Arc::new(open_embedded(config, catalog, data, clock)?), None));
     };
     let log = KafkaLog::open(options, Arc::clone(clock))?;
     let outlets = log.outlets(&config.kafka.group);
     Ok((Arc::new(log), Some(outlets)))
 }
 
-/// Asks the log something, so that a cluster that isn't there is named with the setting that is to be corrected.
-fn reach(config: &Config, log: &Arc<dyn Log>) -> Result<(), Failure> {
-    let Some(brokers) = &config.kafka.brokers else { return Ok(()) };
-    let asked = log.topics().map(drop).map_err(Failure::from);
-    asked.map_err(|failure| {
+/// The topics that the log has. A cluster that can't be reached is named with the setting that is to be corrected.
+fn topics(config: &Config, log: &Arc<dyn Log>) -> Result<BTreeMap<String, u32>, Failure> {
+    let topics = log.topics().map_err(Failure::from);
+    let Some(brokers) = &config.kafka.brokers else { return topics };
+    topics.map_err(|failure| {
         let meaning = "set `brokers` under [kafka] in anabranch.toml, or ANABRANCH__KAFKA__BROKERS; security is set under \
                        [kafka.options]";
         failure.at(&format!("the Kafka cluster at `{brokers}` can't be reached")).meaning(meaning)
@@ -308,6 +344,23 @@ pub fn retain_rejects(
         }
         Ok(())
     }
+}
+
+/// Where the embedded log is below the data folder.
+pub fn embedded_root(data: &Path) -> PathBuf {
+    data.join("log")
+}
+
+/// The embedded log.
+pub fn open_embedded(
+    config: &Config,
+    catalog: &Catalog,
+    data: &Path,
+    clock: &Arc<dyn Clock>,
+) -> Result<EmbeddedLog, LogError> {
+    let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
+    let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
+    EmbeddedLog::open(embedded_root(data), options, Arc::clone(clock))
 }
 
 /// Refuses what the settings' log doesn't have.

@@ -113,7 +113,7 @@ impl Process {
 
     /// The topics of the speed layer's snapshots, each as wide as its table's.
     fn create_snapshot_topics(&self) -> Result<(), Failure> {
-        let log = self.log();
+        let log = &self.opened.own_log;
         for table in self.platform.catalog.tables.values() {
             let partitions = log.bounds(&table.topic)?.len() as u32;
             log.create_topic(&wire::topic(&table.name), partitions)?;
@@ -202,7 +202,7 @@ impl Process {
 
     async fn speed(self) -> Result<(), Failure> {
         self.create_snapshot_topics()?;
-        self.platform.declare(&self.opened.data).await?;
+        self.platform.declare(&self.opened.data, &self.opened.log).await?;
         let (versions, readings) = self.versions().await?;
         let context = Context { versions, readings, ..self.platform.speed_context(&self.opened)? };
         let tables = &self.platform.catalog.tables;
@@ -249,7 +249,7 @@ impl Process {
     }
 
     async fn archive(self) -> Result<(), Failure> {
-        self.platform.declare(&self.opened.data).await?;
+        self.platform.declare(&self.opened.data, &self.opened.log).await?;
         let rejects = Arc::clone(self.opened.ingest.rejects());
         tokio::spawn(platform::retain_rejects(rejects, &self.platform.config, self.shutdown.clone()));
         let (versions, _) = self.versions().await?;
@@ -280,7 +280,7 @@ impl Process {
     }
 
     async fn batch(self) -> Result<(), Failure> {
-        self.platform.declare(&self.opened.data).await?;
+        self.platform.declare(&self.opened.data, &self.opened.log).await?;
         self.log().create_topic(relay::TOPIC, 1)?;
         let queue = Arc::new(Mutex::new(None));
         let member = BatchMember {

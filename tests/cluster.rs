@@ -41,9 +41,9 @@ const PIECE: usize = 500;
 const PIECE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Kafka brokers of this test's own.
-struct Cluster {
-    folder: TempDir,
-    brokers: String,
+pub struct Cluster {
+    pub folder: TempDir,
+    pub brokers: String,
 }
 
 impl Cluster {
@@ -51,7 +51,7 @@ impl Cluster {
         repository().join("tests/kafka/kafka-local")
     }
 
-    fn start(count: usize, port: u16) -> Self {
+    pub fn start(count: usize, port: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (port, count) = (port.to_string(), count.to_string());
         let started = Command::new(Self::script())
@@ -66,7 +66,7 @@ impl Cluster {
         Self { folder, brokers }
     }
 
-    fn broker(&self, what: &str, number: usize) {
+    pub fn broker(&self, what: &str, number: usize) {
         let folder = self.folder.path().join("kafka");
         let done = Command::new(Self::script())
             .args([what, "--broker", &number.to_string(), "--dir"])

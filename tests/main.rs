@@ -8,6 +8,7 @@ mod edges;
 mod edition;
 mod faults;
 mod grid;
+mod identity;
 mod ingest;
 mod kafka;
 mod observe;

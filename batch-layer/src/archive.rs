@@ -8,6 +8,7 @@
 //! Records that are no rows are recorded as rejects before the commit that passes over them. They may be recorded
 //! again after a crash: rejects are known by their offsets.
 
+mod anchor;
 mod compact;
 mod declare;
 mod file;
@@ -15,6 +16,8 @@ mod gather;
 mod rebuild;
 mod snapshot;
 
+#[cfg(test)]
+mod anchor_tests;
 #[cfg(test)]
 mod edition_tests;
 #[cfg(test)]
@@ -28,7 +31,8 @@ use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Log, LogError, LogReader, Retention};
+use anabranch_shared::log::lineage::{Adoption, Epoch, Mark, Tails};
+use anabranch_shared::log::{Log, LogReader, Retention};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::reject::{RejectLog, Rejected};
 use anabranch_shared::schema::Table;
@@ -39,6 +43,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::anchor::note;
+pub use self::anchor::{Adopt, anchor, renew};
 pub use self::declare::{declare, preview};
 use self::file::Shape;
 pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
@@ -105,6 +111,18 @@ pub struct Archived {
     /// How often it was made anew: versions of views from before are no start for the next.
     #[serde(default)]
     pub rebuilds: u64,
+    /// Which log the offsets are of; none in what was written before logs had marks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Mark>,
+    /// That log's last epochs when its mark was noted, oldest first: by them it is found where a copy of it has parted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub epochs: Vec<Epoch>,
+    /// The last record of each partition, as the log had it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tails: Tails,
+    /// How that log's own offsets become these, if others came before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adoption: Option<Adoption>,
 }
 
 /// How an archive stands.
@@ -214,6 +232,7 @@ impl Archiver {
                 return Err(BatchError::Stopped { topic: table.topic.clone(), why });
             }
         }
+        self.archive.verify(&archived).await.map_err(|error| self.stopped(error))?;
         if let Some(why) = archived.editions.refusal(table) {
             if self.status.borrow().stopped.as_ref() != Some(&why) {
                 tracing::error!(table = table.name, why, "archiving has stopped");
@@ -223,7 +242,7 @@ impl Archiver {
         }
         if archived.editions.newest().is_none() {
             if !archived.coverage.is_empty() {
-                declare(root, table).await?;
+                declare(root, table, &self.archive.log).await?;
                 return Box::pin(self.load()).await;
             }
             let declared = archived.editions.declared(table, &Positions::new(), &delta.layout()?)?;
@@ -288,7 +307,7 @@ impl Archiver {
 
     /// The ends of the topic's partitions now.
     pub async fn log_ends(&self) -> Result<Positions, BatchError> {
-        let bounds = self.archive.bounds().await?;
+        let bounds = self.archive.bounds().await.map_err(|error| self.stopped(error))?;
         Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect())
     }
 
@@ -310,15 +329,7 @@ impl Archiver {
                 *slot = Some(state);
                 Ok(offsets)
             }
-            Err(BatchError::Log(error @ LogError::OutOfRange { .. })) => {
-                let why = error.to_string();
-                tracing::error!(topic = self.topic(), %error, "events are lost: archiving stops");
-                self.status.send_modify(|status| {
-                    (status.stopped, status.lost) = (Some(why.clone()), error.lost());
-                });
-                Err(BatchError::Stopped { topic: self.topic(), why })
-            }
-            Err(error) => Err(error),
+            Err(error) => Err(self.stopped(error)),
         }
     }
 
@@ -353,7 +364,11 @@ impl Archiver {
     }
 
     async fn commit(&self, state: &mut State, gathered: Gathered) -> Result<(), BatchError> {
-        let Gathered { batches, archived, rejected, rows, .. } = gathered;
+        let Gathered { batches, mut archived, rejected, rows, .. } = gathered;
+        // After they were read: what came from another log is left out.
+        let mut noted = state.archived.clone();
+        note(&self.archive.log, &self.archive.table, &mut noted).await?;
+        (archived.log, archived.epochs) = (noted.log, noted.epochs);
         let archive = self.archive.clone();
         blocking("recording rejects", move || archive.reject(&rejected)).await?;
         let (root, shape, now) = (self.archive.root.clone(), state.shape.clone(), self.archive.clock.now());

@@ -258,6 +258,10 @@ impl Work for Worker {
         let (Some(view), Some(archiver)) = (view, archiver) else {
             return Err(BatchError::UnknownView(run.view));
         };
+        self.publishers.refresh_table(&view.table.name).await?;
+        if let Some(newest) = self.versions.newest(&view.name) {
+            archiver.verify_version(&view.name, &newest.published).await?;
+        }
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
         let recompute = Recompute {
             view: view.clone(),

@@ -142,6 +142,7 @@ impl Recompute {
             run: self.run.clone(),
             rebuilds: self.archive.archived.rebuilds,
             panes: computed.panes,
+            log: self.archive.archived.log.clone(),
         };
         let committed = CommittedVersion { published: published.clone(), archive };
         let note = committed.to_note().map_err(|source| TableError::Note {
@@ -270,6 +271,7 @@ impl Recompute {
             run: self.run.clone(),
             rebuilds: self.archive.archived.rebuilds,
             panes,
+            log: None,
         }
     }
 

@@ -9,6 +9,7 @@ use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::Clock;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::job::Jobs;
+use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::reject::RejectLog;
@@ -265,8 +266,8 @@ impl Server {
 
     /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
     pub async fn instant(&self, view: &Arc<View>) -> Result<(Layers, Positions, Stamp), Problem> {
-        let layers = self.layers.get(view);
-        let log_end = if layers.need_log_end() { self.log_end(view).await? } else { Positions::new() };
+        let mut layers = self.layers.get(view);
+        let log_end = if layers.need_log_end() { self.log_end(view, &mut layers).await? } else { Positions::new() };
         let stamp = self.stamp(&layers, &log_end);
         Ok((layers, log_end, stamp))
     }
@@ -277,14 +278,33 @@ impl Server {
         Stamp { layers: layers.stamp(), rejects, log_end: log_end.values().sum() }
     }
 
-    /// Where the partitions of a view's topic end.
-    pub async fn log_end(&self, view: &Arc<View>) -> Result<Positions, Problem> {
+    /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to them.
+    pub async fn log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Result<Positions, Problem> {
         let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
-        let bounds = blocking(move || log.bounds(&topic)).await?.map_err(|error| log_problem(&error))?;
-        Ok(bounds
-            .into_iter()
-            .map(|(partition, range): (Partition, std::ops::Range<Offset>)| (partition, range.end))
-            .collect())
+        let bounds = blocking(move || log.bounds(&topic)).await?;
+        log_end(bounds, layers)
+    }
+
+    /// Refuses what a client brings along that is of another log than the one that is there.
+    pub async fn check_log(
+        &self,
+        view: &Arc<View>,
+        layers: &Layers,
+        mark: &Mark,
+        what: &str,
+        way_out: &str,
+    ) -> Result<(), Problem> {
+        if layers.log().is_none_or(|log| log == mark) {
+            return Ok(());
+        }
+        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+        let lineage = blocking(move || log.lineage(&topic)).await?.map_err(|error| log_problem(&error))?;
+        if lineage.knows(mark) {
+            return Ok(());
+        }
+        let there = lineage.newest().map(Mark::to_string).unwrap_or_default();
+        let detail = format!("{what} is of the log {mark}, and view `{}` is of {there} now: {way_out}", view.name);
+        Err(Problem::new(axum::http::StatusCode::GONE, "other-log", detail))
     }
 
     /// Runs work that may take long outside the reactor, a bounded number at once, and not for ever.
@@ -315,6 +335,22 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(&error))
 }
 
+/// Where a topic's partitions end, of what it holds. That it is another one than that which the layers have read is told to
+/// them.
+pub(crate) fn log_end(
+    bounds: Result<BTreeMap<Partition, std::ops::Range<Offset>>, LogError>,
+    layers: &mut Layers,
+) -> Result<Positions, Problem> {
+    match bounds {
+        Ok(bounds) => Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect()),
+        Err(error @ LogError::OtherLog { .. }) => {
+            layers.other_log = Some(error.to_string());
+            Ok(Positions::new())
+        }
+        Err(error) => Err(log_problem(&error)),
+    }
+}
+
 /// A failure of the log as the client sees it.
 pub(crate) fn log_problem(error: &LogError) -> Problem {
     use axum::http::StatusCode;
@@ -333,6 +369,10 @@ pub(crate) fn log_problem(error: &LogError) -> Problem {
         LogError::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record-too-large", error.to_string()),
         LogError::Refused { .. } => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused-by-log", with_causes(error))
+        }
+        LogError::OtherLog { .. } => {
+            let detail = format!("{error}; nothing of this request was stored for sure");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other-log", detail)
         }
         LogError::Closed => {
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-closed", "the server is stopping").retry_after(5)

@@ -64,7 +64,7 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
     let new = Sources::choose(view, Mode::Merged, known, &nowhere);
     let Some(truth) = new.version.as_ref().filter(|held| held.published.version == version) else { return Ok(None) };
     // The answers must have been about all that the version covers, and about no gap.
-    let is_comparable = old.missing.is_empty()
+    let is_comparable = old.is_whole()
         && truth.published.coverage.iter().all(|(partition, range)| old.covered_to(partition) >= range.end);
     if !is_comparable {
         return Ok(None);

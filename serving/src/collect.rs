@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::log::lineage::Lineage;
 use anabranch_shared::log::{Log, LogError, LogReader, ReadLimit};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
@@ -29,6 +30,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// After how long reading begins anew once it has failed.
 const SOON: Duration = Duration::from_secs(1);
+/// How often the log is asked whether it still is the one that the snapshots are of.
+const CHECK: Duration = Duration::from_secs(1);
 
 /// Whoever has a partition tells of it each second. After so long its owner is thought lost.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -61,6 +64,8 @@ pub fn collect(
             partitions: BTreeMap::new(),
             sequence: 0,
             watermarks: BTreeMap::new(),
+            checked: None,
+            other_log: None,
         };
         let shutdown = shutdown.clone();
         let name = format!("collect-{}", table.name);
@@ -78,6 +83,10 @@ struct Collector {
     sequence: u64,
     /// The last watermark of each view, below which none is.
     watermarks: BTreeMap<String, Micros>,
+    /// When the log was last asked whether it is the one that the snapshots are of.
+    checked: Option<Instant>,
+    /// Why it isn't.
+    other_log: Option<String>,
 }
 
 /// What is known of one partition.
@@ -128,7 +137,7 @@ impl Collector {
         while !shutdown.is_cancelled() {
             // Also while the log can't be read: then everybody is lost before long.
             let now_lost = self.lost();
-            if now_lost != lost {
+            if self.check() || now_lost != lost {
                 lost = now_lost;
                 self.show();
             }
@@ -198,11 +207,38 @@ impl Collector {
         self.partitions.iter().filter(|(_, held)| held.is_lost()).map(|(&partition, _)| partition).collect()
     }
 
+    /// Finds out, once a second, whether the snapshots are of the log that is there. Whether that is news.
+    fn check(&mut self) -> bool {
+        if self.checked.is_some_and(|at| at.elapsed() < CHECK) {
+            return false;
+        }
+        self.checked = Some(Instant::now());
+        let before = self.other_log.take();
+        self.other_log = match self.log.bounds(&self.table.topic).and_then(|_| self.log.lineage(&self.table.topic)) {
+            Ok(lineage) => self.misfit(&lineage),
+            Err(error @ LogError::OtherLog { .. }) => Some(error.to_string()),
+            Err(_) => before.clone(),
+        };
+        self.other_log != before
+    }
+
+    /// Why a snapshot isn't of the log that is there. The next owner of its partition will have another one.
+    fn misfit(&self, lineage: &Lineage) -> Option<String> {
+        let newest = self.partitions.values().flat_map(|held| held.views.values()).filter_map(VecDeque::front);
+        let checked = newest.map(|snapshot| lineage.check(snapshot.log.as_ref(), &snapshot.coverage.ends()));
+        let misfit = checked.filter_map(Result::err).next()?;
+        Some(format!("topic `{}` isn't what the speed layer has told of: {misfit}", self.table.topic))
+    }
+
     fn show(&mut self) {
+        self.check();
         self.sequence += 1;
         for (name, sender) in &self.senders {
             let mut snapshot = compose(name, &self.partitions);
             snapshot.sequence = self.sequence;
+            if let Some(why) = &self.other_log {
+                (snapshot.stopped, snapshot.alone, snapshot.other_log) = (Some(why.clone()), false, true);
+            }
             if let Some(least) = self.watermarks.get(name) {
                 snapshot.watermark = snapshot.watermark.max(Some(*least));
             }
@@ -250,6 +286,8 @@ pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Sna
         whole.partitions.extend(&newest.partitions);
         stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
         alone &= newest.stopped.is_none() || newest.alone;
+        whole.other_log |= newest.other_log;
+        whole.log = whole.log.or_else(|| newest.log.clone());
         lost.extend(newest.lost.iter().map(|(p, range)| (p, range.clone())));
     }
     whole.coverage = coverage.into_iter().collect();

@@ -121,7 +121,7 @@ pub(crate) fn positions<'a>(
 }
 
 fn progress(output: &Output, positions: &Positions, topics: &mut Topics<'_>) -> Result<Progress, Problem> {
-    let held = topics.bounds(&output.table.topic).map_err(|error| log_problem(&error))?.clone();
+    let held = topics.bounds(&output.table.topic)?.clone();
     Ok(held.into_iter().map(|(p, held)| (p, (positions.get(&p).copied(), held))).collect())
 }
 

@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::*;
@@ -35,6 +36,9 @@ pub struct Cursor {
     pub rows: usize,
     /// The last row's values in the columns of the order; none if they are too long.
     pub last: Option<Vec<Place>>,
+    /// Which log that is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Mark>,
 }
 
 /// A value by which rows are ordered.
@@ -221,6 +225,8 @@ pub struct Reading {
     pub total: usize,
     /// The end of the window that it is about, if it is one, or of the sessions that end alike.
     pub window: Option<Micros>,
+    /// Which log it was read from.
+    pub log: Option<Mark>,
 }
 
 impl Reading {

@@ -10,6 +10,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::snapshot::{Chunk, Snapshot, Snapshots};
 use anabranch_shared::version::{Version, Versions};
@@ -92,9 +93,17 @@ pub struct Layers {
     pub snapshot: Option<Arc<Snapshot>>,
     /// The versions at hand, newest first.
     pub versions: Vec<Arc<HeldVersion>>,
+    /// That the log is another one than that which they have read, if it says so itself.
+    pub other_log: Option<String>,
 }
 
 impl Layers {
+    /// Which log the offsets are of.
+    pub fn log(&self) -> Option<&Mark> {
+        let of_version = || self.versions.first().and_then(|version| version.published.log.as_ref());
+        self.snapshot.as_ref().and_then(|snapshot| snapshot.log.as_ref()).or_else(of_version)
+    }
+
     /// Changes whenever an answer made from these layers may change.
     pub fn stamp(&self) -> (Option<u64>, Option<u64>) {
         let version = self.versions.first().map(|version| version.published.version);
@@ -155,7 +164,7 @@ impl LayerStore {
         let goes_along = |snapshot: &Arc<Snapshot>| {
             Some(snapshot.rebuilds) == rebuilds || (snapshot.stopped.is_some() && snapshot.chunks.is_empty())
         };
-        Layers { snapshot: snapshot.filter(goes_along), versions }
+        Layers { snapshot: snapshot.filter(goes_along), versions, other_log: None }
     }
 
     /// What tells of each change of a view's snapshot.
@@ -184,6 +193,8 @@ pub struct Sources {
     pub missing: Coverage,
     /// Whether it is made of no record, although the log may hold some: then it says nothing of those.
     pub is_void: bool,
+    /// Whether the log is another one than that which the layers have read: what the answer lacks can't be named.
+    pub other_log: bool,
     /// Why the speed layer goes on no further, if it has stopped.
     pub stopped: Option<String>,
     /// No event with an earlier time is expected any more.
@@ -195,6 +206,8 @@ impl Sources {
     /// empty.
     pub fn choose(view: &View, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
         let snapshot = layers.snapshot.as_deref();
+        let other_log = snapshot.is_some_and(|snapshot| snapshot.other_log) || layers.other_log.is_some();
+        let stopped = snapshot.and_then(|snapshot| snapshot.stopped.clone()).or_else(|| layers.other_log.clone());
         let newest = layers.versions.first();
         let version = match mode {
             Mode::Speed => None,
@@ -209,7 +222,8 @@ impl Sources {
             speed: None,
             missing: Coverage::new(),
             is_void: false,
-            stopped: snapshot.and_then(|snapshot| snapshot.stopped.clone()).filter(|_| mode != Mode::Batch),
+            other_log,
+            stopped: stopped.filter(|_| mode != Mode::Batch || other_log),
         };
         if mode != Mode::Batch
             && let Some(snapshot) = snapshot
@@ -270,7 +284,7 @@ impl Sources {
 
     /// Whether it has all that it is about.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && !self.is_void
+        self.missing.is_empty() && !self.is_void && !self.other_log
     }
 
     fn coverages(&self) -> impl Iterator<Item = &Coverage> {

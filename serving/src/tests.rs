@@ -4,6 +4,7 @@ mod api;
 mod audit;
 mod collect;
 mod edge;
+mod identity;
 mod merge;
 mod page;
 mod rows;

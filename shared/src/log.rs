@@ -12,12 +12,15 @@
 //!   position for anybody that correctness rests on.
 //! - **Retention.** If a wanted offset has been deleted, reading fails with [`LogError::OutOfRange`] and names the
 //!   range; it never goes on at another offset by itself.
+//! - **Identity.** A log can be told from every other, and from an older copy of itself, by its [`lineage`](Log::lineage).
 //! - **Time.** Each record carries the time at which the log took it, never earlier than that of the record before,
 //!   unless a Kafka topic has its producers' times (then a batch says when it was read as well), or the clock was set back by more
 //!   than a minute, which the embedded log says.
 
+pub mod anchored;
 pub mod embedded;
 pub mod kafka;
+pub mod lineage;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +30,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::lineage::{Lineage, Mark, Tails, check_tails};
 use crate::clock::Micros;
 use crate::position::{Coverage, Offset, Partition, Positions};
 
@@ -125,6 +129,21 @@ pub enum LogError {
         topic: String,
         /// How long the largest record is.
         bytes: usize,
+    },
+    /// The log that is there isn't the one that offsets are of which were kept, so none of them can be relied on: say what is so.
+    #[error(
+        "topic `{topic}` isn't what {carrier} is of: {misfit}; `anabranch log adopt {table}` goes on behind what is archived, \
+         `anabranch log reset {table}` begins anew, both say first what they will do"
+    )]
+    OtherLog {
+        /// The topic.
+        topic: String,
+        /// The table that reads it.
+        table: String,
+        /// What the offsets were kept with.
+        carrier: String,
+        /// Why they don't fit.
+        misfit: lineage::Misfit,
     },
     /// The storage or the broker failed.
     #[error("{step} failed")]
@@ -346,6 +365,52 @@ pub trait Log: Send + Sync {
 
     /// The offsets that each partition holds, from its start to its end.
     fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError>;
+
+    /// What the log knows of itself, as of a topic: which offsets are its own. No epochs, of a log that has no marks.
+    fn lineage(&self, topic: &str) -> Result<Lineage, LogError> {
+        let ends = self.bounds(topic)?.into_iter().map(|(partition, held)| (partition, held.end)).collect();
+        Ok(Lineage { epochs: Vec::new(), ends })
+    }
+
+    /// Whether the offsets up to `reached` that were kept in `carrier`, with this mark beside them, are this log's. Returns the
+    /// mark to be noted from now on.
+    fn verify(
+        &self,
+        topic: &str,
+        carrier: &str,
+        mark: Option<&Mark>,
+        reached: &Positions,
+    ) -> Result<Option<Mark>, LogError> {
+        let lineage = self.lineage(topic)?;
+        lineage.check(mark, reached).map_err(|misfit| LogError::OtherLog {
+            topic: topic.to_owned(),
+            table: "TABLE".to_owned(),
+            carrier: carrier.to_owned(),
+            misfit,
+        })?;
+        Ok(lineage.newest().cloned())
+    }
+
+    /// When the log took the records at these offsets, of those that it still has. None of a log whose marks tell copies apart.
+    fn taken(&self, _: &str, _: &Positions) -> Result<BTreeMap<Partition, Micros>, LogError> {
+        Ok(BTreeMap::new())
+    }
+
+    /// The first offset of each partition whose record was taken later, if the log can look that up.
+    fn first_after(&self, _: &str, _: &BTreeMap<Partition, Micros>) -> Result<Positions, LogError> {
+        Ok(Positions::new())
+    }
+
+    /// Whether the last records that were kept in `carrier` are those that the log has there.
+    fn verify_tails(&self, topic: &str, carrier: &str, tails: &Tails) -> Result<(), LogError> {
+        let at = tails.iter().map(|(&partition, tail)| (partition, tail.offset)).collect();
+        check_tails(tails, &self.taken(topic, &at)?).map_err(|misfit| LogError::OtherLog {
+            topic: topic.to_owned(),
+            table: "TABLE".to_owned(),
+            carrier: carrier.to_owned(),
+            misfit,
+        })
+    }
 
     /// Stores records durably and says where. Blocks until they are stored; concurrent appends share one sync.
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError>;

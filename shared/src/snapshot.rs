@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::Micros;
+use crate::log::lineage::Mark;
 use crate::position::{Coverage, Partition};
 
 /// A view's speed state at one instant.
@@ -40,6 +41,10 @@ pub struct Snapshot {
     pub alone: bool,
     /// What retention had taken when the source wanted it, which is why it has stopped.
     pub lost: Coverage,
+    /// Which log the offsets are of.
+    pub log: Option<Mark>,
+    /// Whether the source has stopped because the log that is there is another one: what an answer lacks can't be named.
+    pub other_log: bool,
 }
 
 impl Snapshot {

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::Micros;
+use crate::log::lineage::Mark;
 use crate::partial::{self, MISSED, PANE};
 use crate::position::{Coverage, Partition};
 use crate::view::View;
@@ -40,6 +41,9 @@ pub struct Published {
     pub rebuilds: u64,
     /// The files of partials, relative to the table.
     pub panes: Vec<PaneFile>,
+    /// Which log the offsets are of; none in what was written before logs had marks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<Mark>,
 }
 
 /// A Parquet file of partials, sorted by pane.

@@ -7,7 +7,7 @@
 //! | 8     | `ANABSPD\n` |
 //! | 4     | the format's version, 1 |
 //! | 8     | the length of the metadata |
-//! | …     | the metadata, JSON: table, positions, watermarks, and per view its definition, base, late events and chunks |
+//! | …     | the metadata, JSON: table, positions, the log that they are of, watermarks, and per view its definition, base, late events and chunks |
 //! | …     | per chunk that holds any, its partials as one Parquet file; the metadata says where in this part |
 //! | 4     | CRC-32 of everything before |
 
@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::edition::Editions;
+use anabranch_shared::log::lineage::{Mark, Tails};
 use anabranch_shared::partial;
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::snapshot::{Chunk, Pane, Slack};
@@ -46,6 +47,10 @@ pub(crate) struct Image {
     pub editions: Editions,
     /// The views by name.
     pub views: BTreeMap<String, ViewImage>,
+    /// Which log the offsets are of; none in what was written before logs had marks.
+    pub log: Option<Mark>,
+    /// The last records that were read.
+    pub tails: Tails,
 }
 
 /// One view's state.
@@ -67,6 +72,10 @@ struct Metadata {
     positions: Positions,
     #[serde(default)]
     editions: Editions,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    log: Option<Mark>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    tails: Tails,
     views: BTreeMap<String, ViewMetadata>,
 }
 
@@ -111,7 +120,8 @@ impl Image {
             views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, tracker, chunks });
         }
         let (tracker, positions, editions) = (self.tracker.clone(), self.positions.clone(), self.editions.clone());
-        let metadata = serde_json::to_vec(&Metadata { table: table.to_owned(), tracker, positions, editions, views })
+        let (table, log, tails) = (table.to_owned(), self.log.clone(), self.tails.clone());
+        let metadata = serde_json::to_vec(&Metadata { table, tracker, positions, editions, log, tails, views })
             .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
         let header = [&MAGIC[..], &FORMAT.to_le_bytes(), &(metadata.len() as u64).to_le_bytes()].concat();
         let mut pieces: Vec<Bytes> = vec![header.into(), metadata.into()];
@@ -152,8 +162,8 @@ impl Image {
             let ViewMetadata { definition, base, late, coverage, tracker, .. } = image;
             images.insert(name, ViewImage { definition, base, late, coverage, tracker, chunks });
         }
-        let Metadata { tracker, positions, editions, .. } = metadata;
-        Ok(Self { tracker, positions, editions, views: images })
+        let Metadata { tracker, positions, editions, log, tails, .. } = metadata;
+        Ok(Self { tracker, positions, editions, views: images, log, tails })
     }
 }
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::error::Error;
 
 use anabranch_shared::log::LogError;
-use anabranch_shared::position::{Coverage, Offset, Partition, PositionError};
+use anabranch_shared::position::{Coverage, PositionError};
 use polars::prelude::PolarsError;
 
 /// Why the speed layer can't start or go on.
@@ -68,18 +68,6 @@ pub enum SpeedError {
         #[source]
         source: PositionError,
     },
-    /// The log ends before what a checkpoint or a version says it held.
-    #[error("table `{table}` partition {partition}: state reaches offset {wanted}, but the log ends at {end}")]
-    LogShorter {
-        /// The table.
-        table: String,
-        /// The partition.
-        partition: Partition,
-        /// What the state reaches.
-        wanted: Offset,
-        /// Where the log ends.
-        end: Offset,
-    },
     /// A range of the log was read again and did not hold what it had held.
     #[error("table `{table}`: the log did not deliver {missing} again")]
     Unread {
@@ -138,21 +126,26 @@ pub(crate) struct Stop {
     pub reason: String,
     /// What retention has taken of what it wants.
     pub lost: Coverage,
+    /// Whether the log isn't the one that it had read.
+    pub other_log: bool,
 }
 
 impl Stop {
     /// Of a thread that panicked.
     pub fn panicked(panic: &(dyn Any + Send)) -> Self {
-        Self { reason: panicked(panic), lost: Coverage::new() }
+        Self::because(panicked(panic))
     }
-}
 
-impl Stop {
+    /// For a reason in words.
+    pub fn because(reason: String) -> Self {
+        Self { reason, lost: Coverage::new(), other_log: false }
+    }
+
     /// Of one view, in words that don't name it again.
     pub fn of_view(view: &str, error: SpeedError) -> Self {
         let stop = Self::from(error);
         let reason = stop.reason.strip_prefix(&format!("view `{view}`: ")).map(str::to_owned);
-        Self { reason: reason.unwrap_or(stop.reason), lost: stop.lost }
+        Self { reason: reason.unwrap_or(stop.reason), ..stop }
     }
 }
 
@@ -162,7 +155,8 @@ impl From<SpeedError> for Stop {
             SpeedError::Log { source, .. } => source.lost(),
             _ => Coverage::new(),
         };
-        Self { reason: reason(&error), lost }
+        let other_log = matches!(&error, SpeedError::Log { source: LogError::OtherLog { .. }, .. });
+        Self { reason: reason(&error), lost, other_log }
     }
 }
 

@@ -6,6 +6,7 @@ use anabranch_shared::clock::Micros;
 use anabranch_shared::columnar::to_polars;
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::Batch;
+use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::position::{Offset, Partition};
 use polars::prelude::*;
 
@@ -30,6 +31,8 @@ pub(crate) struct MicroBatch {
     pub rejected: usize,
     /// When it was read, by the clock.
     pub at: Micros,
+    /// The last record, as the log has it.
+    pub tail: Option<Tail>,
     /// The records as they are in the log, if a view wants them of late events.
     pub records: Option<Box<Batch>>,
 }
@@ -49,6 +52,11 @@ impl MicroBatch {
             taken: batch.log_times.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u64)).collect(),
             rejected: decoded.rejects.len(),
             at,
+            tail: batch
+                .offsets
+                .last()
+                .zip(batch.log_times.last())
+                .map(|(&offset, &log_time)| Tail { offset, log_time }),
             records: None,
         })
     }

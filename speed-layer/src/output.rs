@@ -193,7 +193,7 @@ impl OutputWriter {
         note(self.states.0.lock().entry((self.output.name.clone(), partition)).or_default());
     }
 
-    fn stop(&self, partition: Partition, Stop { reason, lost }: Stop) {
+    fn stop(&self, partition: Partition, Stop { reason, lost, .. }: Stop) {
         tracing::error!(view = self.output.name, partition, reason, "an output has stopped");
         self.note(partition, |state| (state.stopped, state.lost) = (Some(reason), lost));
     }

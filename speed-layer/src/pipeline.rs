@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, Micros, has_passed};
 use anabranch_shared::edition::Reading;
-use anabranch_shared::position::{Coverage, Partition, Positions};
+use anabranch_shared::log::lineage::{Mark, Tails};
+use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::version::Version;
@@ -17,13 +18,13 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;
-use crate::error::{SpeedError, Stop, panicked, reason};
+use crate::error::{SpeedError, Stop, reason};
 use crate::isolate::{CatchUp, Step};
 use crate::late::LateWriter;
 use crate::memory::Share;
 use crate::metrics::{add, add_time};
 use crate::micro_batch::MicroBatch;
-use crate::recovery::{self, Bases, Bounds, Origin, Start};
+use crate::recovery::{self, Bases, Found, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
 use crate::source::{Display, End, is_outdated};
@@ -67,6 +68,10 @@ pub(crate) struct Parts {
 /// The folding side of a pipeline.
 pub(crate) struct Pipeline {
     parts: Parts,
+    /// Which log it reads, as it was when it began.
+    log: Option<Mark>,
+    /// The last records that it has read.
+    tails: Tails,
     tracker: Tracker,
     positions: Positions,
     stalled: BTreeSet<Partition>,
@@ -92,13 +97,13 @@ pub(crate) struct Pipeline {
 pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) -> End {
     let (display, table) = (parts.display.clone(), parts.table.name.clone());
     let done = catch_unwind(AssertUnwindSafe(|| {
-        let found = origin.find(&parts.views, |reason| {
-            let stop = Stop { reason, lost: Coverage::new() };
+        let found = origin.find(&parts.views, &parts.versions, |reason| {
+            let stop = Stop::because(reason);
             // Other processes keep what the partition's last owner has told, which is more than nothing.
             if origin.only.is_some() { display.note(&stop) } else { display.stop(&stop) }
         });
-        let Some((image, bounds)) = found? else { return Ok(End::Shutdown) };
-        let mut pipeline = Pipeline::recover(parts, image, &bounds)?;
+        let Some(found) = found? else { return Ok(End::Shutdown) };
+        let mut pipeline = Pipeline::recover(parts, found);
         *display.counters.stopped.lock() = None;
         // The reader may have ended before it began.
         begin.send(pipeline.positions.clone()).ok();
@@ -115,16 +120,19 @@ pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, 
 }
 
 impl Pipeline {
-    fn recover(mut parts: Parts, image: Option<Image>, bounds: &Bounds) -> Result<Self, SpeedError> {
+    fn recover(mut parts: Parts, Found { image, bounds, log }: Found) -> Self {
         let now = parts.clock.now();
         let Parts { views, versions, replay, late, settings, .. } = &mut parts;
+        let tails = image.as_ref().map(|image| image.tails.clone()).unwrap_or_default();
         let records = settings.chunk_records;
         let Start { tracker, positions, states, behind } =
-            recovery::recover(views, versions, image, bounds, (replay, late), records, now)?;
+            recovery::recover(views, versions, image, &bounds, (replay, late), records, now);
         // It may have been told what is waited for.
         let sequence = parts.display.senders.values().map(|sender| sender.borrow().sequence).max().unwrap_or(0);
-        Ok(Self {
+        Self {
             parts,
+            log,
+            tails,
             tracker,
             positions,
             stalled: BTreeSet::new(),
@@ -139,7 +147,7 @@ impl Pipeline {
             checkpointed: now,
             since_checkpoint: true,
             unshown: Vec::new(),
-        })
+        }
     }
 
     fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<End, Stop> {
@@ -246,6 +254,7 @@ impl Pipeline {
             self.tracker.end(batch.partition, newest);
         }
         self.positions.insert(batch.partition, batch.coverage.end);
+        self.tails.extend(batch.tail.map(|tail| (batch.partition, tail)));
         self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
         let counters = &self.parts.display.counters;
@@ -331,7 +340,7 @@ impl Pipeline {
                 tracing::warn!(view = state.view.name, version = number, reason, "the state stays on its old version");
                 return false;
             }
-            Err(panic) => Stop { reason: panicked(&*panic), lost: Coverage::new() },
+            Err(panic) => Stop::panicked(&*panic),
         };
         if state.stopped.is_none() {
             state.stop(stop);
@@ -403,6 +412,7 @@ impl Pipeline {
             let snapshot = Snapshot {
                 sequence: self.sequence,
                 rebuilds: self.parts.reading.rebuilds,
+                log: self.log.clone(),
                 partitions: partitions.clone(),
                 ..state.show(&tracker, own)
             };
@@ -436,7 +446,8 @@ impl Pipeline {
             views.insert(state.view.name.clone(), image);
         }
         let editions = self.parts.replay.editions().clone();
-        let image = Image { tracker: self.tracker.clone(), positions: self.positions.clone(), editions, views };
+        let (tracker, positions, log) = (self.tracker.clone(), self.positions.clone(), self.log.clone());
+        let image = Image { tracker, positions, editions, views, log, tails: self.tails.clone() };
         if let Some(writer) = &self.parts.writer {
             writer.write(image);
         }

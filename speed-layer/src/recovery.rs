@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::log::Log;
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
+use anabranch_shared::log::lineage::Mark;
+use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::version::{Published, Version, Versions};
 use anabranch_shared::view::View;
@@ -56,14 +57,15 @@ pub(crate) struct Origin {
 
 impl Origin {
     /// The newest checkpoint, and what the log holds. A storage or a log that can't be reached is waited for, and `tell`
-    /// is told why. None at a shutdown.
+    /// is told why. None at a shutdown. A checkpoint, or a version of a view, that is of another log is an error.
     pub fn find(
         &self,
         views: &[Arc<View>],
+        versions: &Bases,
         tell: impl Fn(String),
-    ) -> Result<Option<(Option<Image>, Bounds)>, SpeedError> {
+    ) -> Result<Option<Found>, SpeedError> {
         loop {
-            match self.look(views) {
+            match self.look(views, versions) {
                 Err(error) if error.may_pass() => {
                     let reason = reason(&error);
                     tracing::warn!(
@@ -79,7 +81,7 @@ impl Origin {
         }
     }
 
-    fn look(&self, views: &[Arc<View>]) -> Result<Option<(Option<Image>, Bounds)>, SpeedError> {
+    fn look(&self, views: &[Arc<View>], versions: &Bases) -> Result<Option<Found>, SpeedError> {
         let mut image = None;
         if let Some(checkpoints) = &self.checkpoints {
             let load = self.shutdown.run_until_cancelled(checkpoints.load(&self.name, views));
@@ -87,11 +89,34 @@ impl Origin {
             image = loaded?;
         }
         // After the checkpoint: so the log reaches as far as that does.
-        let bounds = self.log.bounds(&self.table.topic);
-        let mut bounds = bounds.map_err(|source| SpeedError::Log { table: self.table.name.clone(), source })?;
+        let failed = |source| SpeedError::Log { table: self.table.name.clone(), source };
+        let mut bounds = self.log.bounds(&self.table.topic).map_err(failed)?;
         bounds.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
-        Ok(Some((image, bounds)))
+        let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions| {
+            self.log.verify(&self.table.topic, carrier, mark, reached).map_err(failed)
+        };
+        let mut log = self.log.lineage(&self.table.topic).map_err(failed)?.newest().cloned();
+        if let Some(image) = &image {
+            let carrier = "a checkpoint of its views";
+            log = verify(carrier, image.log.as_ref(), &image.positions)?;
+            self.log.verify_tails(&self.table.topic, carrier, &image.tails).map_err(failed)?;
+        }
+        for view in views {
+            let Some(version) = versions.fitting(view).or_else(|| versions.outdated(view)) else { continue };
+            let Published { version, log: mark, coverage, .. } = &version.published;
+            let carrier = format!("version {version} of view `{}`", view.name);
+            log = verify(&carrier, mark.as_ref(), &coverage.ends())?;
+        }
+        Ok(Some(Found { image, bounds, log }))
     }
+}
+
+/// What there is to begin with.
+pub(crate) struct Found {
+    pub image: Option<Image>,
+    pub bounds: Bounds,
+    /// The mark of the log.
+    pub log: Option<Mark>,
 }
 
 /// What a pipeline begins with.
@@ -142,6 +167,7 @@ impl Bases {
             run: published.run.clone(),
             rebuilds: published.rebuilds,
             panes: Vec::new(),
+            log: published.log.clone(),
         };
         Some(Arc::new(Version { root: root.clone(), published, is_stale: *is_stale }))
     }
@@ -156,7 +182,7 @@ pub(crate) fn recover(
     (replay, late): (&mut Replay, &mut LateWriter),
     chunk_records: u64,
     now: Micros,
-) -> Result<Start, SpeedError> {
+) -> Start {
     let table = replay.table().clone();
     let zero: Positions = bounds.keys().map(|&p| (p, 0)).collect();
     // What was folded by other definitions isn't what would be folded now.
@@ -176,7 +202,7 @@ pub(crate) fn recover(
             (_, None) if versions.outdated(view).is_some() => {
                 let mut state = ViewState::new(view.clone(), None, &zero, now);
                 let reason = "the table's archive was rebuilt, and no version is computed from it yet: `anabranch batch run` does so";
-                state.stopped = Some(Stop { reason: reason.to_owned(), lost: Coverage::new() });
+                state.stopped = Some(Stop::because(reason.to_owned()));
                 state
             }
             (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
@@ -218,13 +244,7 @@ pub(crate) fn recover(
     seed(&mut tracker, &positions, views, versions);
     let end = |p: Partition| bounds.get(&p).map_or(0, |range| range.end);
     tracker.resume(now, |p| positions.get(&p).copied().unwrap_or(0) < end(p));
-    for (&partition, &wanted) in &positions {
-        let end = end(partition);
-        if wanted > end {
-            return Err(SpeedError::LogShorter { table: table.name.clone(), partition, wanted, end });
-        }
-    }
-    Ok(Start { tracker, positions, states, behind })
+    Start { tracker, positions, states, behind }
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to

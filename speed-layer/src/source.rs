@@ -10,7 +10,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use anabranch_shared::edition::Reading;
-use anabranch_shared::position::{Coverage, Partition};
+use anabranch_shared::position::Partition;
 use anabranch_shared::schema::Table;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::View;
@@ -24,7 +24,7 @@ use crate::pipeline::{self, Parts};
 use crate::reader::{Reader, wait};
 use crate::recovery::{Bases, Origin};
 use crate::refold::Replay;
-use crate::writer::Writer;
+use crate::writer::{Marker, Writer};
 use crate::{Context, Owned};
 
 /// Micro-batches between the reader and the folder.
@@ -46,6 +46,7 @@ impl Display {
         self.note(stop);
         self.change(|snapshot| {
             (snapshot.stopped, snapshot.alone, snapshot.lost) = (Some(stop.reason.clone()), false, stop.lost.clone());
+            snapshot.other_log = stop.other_log;
         });
     }
 
@@ -56,7 +57,7 @@ impl Display {
 
     /// Shows nothing any more, and says why.
     fn clear(&self, reading: &Reading, why: &str) {
-        self.note(&Stop { reason: why.to_owned(), lost: Coverage::new() });
+        self.note(&Stop::because(why.to_owned()));
         self.change(|snapshot| {
             let (rebuilds, stopped) = (reading.rebuilds, Some(why.to_owned()));
             *snapshot = Snapshot { sequence: snapshot.sequence, rebuilds, stopped, ..Snapshot::default() };
@@ -195,8 +196,9 @@ impl Source {
         let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = self.context.clone();
         let (table, views, display) = (self.table.clone(), self.views.clone(), self.display.clone());
         let epoch = self.owned.map_or(0, |owned| owned.epoch);
-        let writer =
-            checkpoints.map(|store| Writer::start(store, self.name(), epoch, clock.clone(), display.counters.clone()));
+        let marker = Marker::new(log.clone(), table.topic.clone());
+        let writer = checkpoints
+            .map(|store| Writer::start(store, (self.name(), epoch), marker, clock.clone(), display.counters.clone()));
         let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
         let folded = (views.as_slice(), reading.editions.clone());
         let replay = Replay::new(log, clock.clone(), table.clone(), folded, settings.read_limit());

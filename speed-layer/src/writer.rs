@@ -7,6 +7,9 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use anabranch_shared::clock::Clock;
+use anabranch_shared::log::lineage::Mark;
+use anabranch_shared::log::{Log, LogError};
+use anabranch_shared::position::Positions;
 
 use crate::checkpoint::{Checkpoints, Image};
 use crate::error::{SpeedError, panicked, reason};
@@ -23,8 +26,8 @@ pub(crate) struct Writer {
 impl Writer {
     pub fn start(
         store: Checkpoints,
-        table: String,
-        epoch: u64,
+        (table, epoch): (String, u64),
+        mut marker: Marker,
         clock: Arc<dyn Clock>,
         counters: Arc<Counters>,
     ) -> Result<Self, SpeedError> {
@@ -34,9 +37,12 @@ impl Writer {
         let (idle, has_failed) = (busy.clone(), failed.clone());
         let name = format!("checkpoint-{table}");
         let work = move || {
-            for image in received {
+            for mut image in received {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
-                let written = catch_unwind(AssertUnwindSafe(|| write(&store, &table, epoch, &image)));
+                let written = catch_unwind(AssertUnwindSafe(|| {
+                    marker.mark(&mut image).map_err(|error| reason(&error))?;
+                    write(&store, &table, epoch, &image)
+                }));
                 let written = written.unwrap_or_else(|panic| Err(panicked(&*panic)));
                 has_failed.store(written.is_err(), Ordering::Release);
                 match written {
@@ -83,6 +89,33 @@ impl Writer {
         if self.thread.join().is_err() {
             tracing::error!("the thread that writes checkpoints has failed");
         }
+    }
+}
+
+/// Notes in checkpoints which log their offsets are of.
+pub(crate) struct Marker {
+    log: Arc<dyn Log>,
+    topic: String,
+    /// What the last checkpoint noted, and how far it went; before the first nothing.
+    last: Option<(Option<Mark>, Positions)>,
+}
+
+impl Marker {
+    pub fn new(log: Arc<dyn Log>, topic: String) -> Self {
+        Self { log, topic, last: None }
+    }
+
+    /// Notes the log that is there now, if it still is the one that was read.
+    fn mark(&mut self, image: &mut Image) -> Result<(), LogError> {
+        let (mark, reached) = self.last.take().unwrap_or_else(|| (image.log.clone(), Positions::new()));
+        let newest = match self.log.verify(&self.topic, "the state of its views", mark.as_ref(), &reached) {
+            // Only a log that is far away fails, and that keeps its mark.
+            Err(error) if !matches!(error, LogError::OtherLog { .. }) => mark,
+            verified => verified?,
+        };
+        image.log = newest.clone();
+        self.last = Some((newest, image.positions.clone()));
+        Ok(())
     }
 }
 

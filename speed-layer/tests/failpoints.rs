@@ -118,6 +118,7 @@ fn child() {
         run: String::new(),
         rebuilds: 0,
         panes: vec![],
+        log: None,
     };
     versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
     let after = wait(Some(1));

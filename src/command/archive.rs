@@ -18,10 +18,7 @@ use crate::platform::Platform;
 pub async fn run(command: cli::Archive) -> Result<ExitCode, Failure> {
     let cli::Archive::Rebuild { table: name, project, dry_run } = command;
     let mut platform = Platform::load(&project)?;
-    let Some(table) = platform.catalog.tables.get(&name).cloned() else {
-        let existing: Vec<&String> = platform.catalog.tables.keys().collect();
-        return Err(Failure::usage(format!("no table named `{name}`; there are {existing:?}")));
-    };
+    let table = platform.table(&name)?;
     platform.config.server.listen = "127.0.0.1:0".to_owned();
     let opened = platform.open().await?;
     let root = archive_root(&opened.data, &name);

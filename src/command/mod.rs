@@ -3,6 +3,9 @@
 mod archive;
 mod batch;
 mod check;
+mod decision;
+mod log;
+mod partitions;
 mod produce;
 mod project;
 mod rejects;
@@ -14,7 +17,7 @@ use std::process::ExitCode;
 use clap::CommandFactory;
 
 use crate::bench;
-use crate::cli::{ArchiveCommand, Batch, BatchCommand, Cli, Command, Config, Rejects, RoleKind, Views};
+use crate::cli::{ArchiveCommand, Batch, BatchCommand, Cli, Command, Config, Log, Rejects, RoleKind, Views};
 use crate::failure::Failure;
 use crate::roles;
 
@@ -27,6 +30,11 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Views(Views::Check { folder }) => check::check(&folder.path()).await,
         Command::Views(Views::List { folder, output }) => project::list(&folder.path(), output),
         Command::Views(Views::Explain { view, project }) => project::explain(&project, &view),
+        Command::Views(Views::Partitions { table, partitions, decision }) => {
+            partitions::raise(&table, partitions, &decision).await
+        }
+        Command::Log(Log::Adopt { table, decision }) => log::adopt(&table, &decision).await,
+        Command::Log(Log::Reset { table, decision }) => log::reset(&table, &decision).await,
         Command::Rows(rows) => rows::run(rows).await,
         Command::Ingest(role) => roles::run(RoleKind::Ingest, role).await,
         Command::Speed(role) => roles::run(RoleKind::Speed, role).await,

@@ -1,11 +1,14 @@
 //! Beginning to read a table by another definition.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anabranch_shared::edition::Editions;
+use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::schema::Table;
 use anabranch_shared::table::{Change, ColumnType, DeltaTable, Layout, TableError};
 
+use super::anchor::note;
 use super::file::{LOG_TIME, OFFSET, PARTITION, layout};
 use super::{Archived, change};
 use crate::error::BatchError;
@@ -15,14 +18,29 @@ pub(super) const ATTEMPTS: usize = 20;
 
 /// Has a table's definition begin where its archive ends, unless it is in force already, and returns the editions. A process
 /// that starts does so before it reads the log or the archive. Whoever archives by another definition stops.
-pub async fn declare(root: &Path, table: &Table) -> Result<Editions, BatchError> {
+///
+/// An archive that doesn't say which log it is of is of this one from now on, unless it goes beyond its end.
+pub async fn declare(root: &Path, table: &Table, log: &Arc<dyn Log>) -> Result<Editions, BatchError> {
     let mut attempts = 1;
     loop {
         let mut delta = DeltaTable::open_or_create(root, &layout(table)).await?;
-        let (archived, wanted) = editions_of(&delta, table).await?;
-        let Some((editions, layout)) = wanted else { return Ok(archived.editions) };
-        let archived = Archived { editions, ..archived };
-        let change = Change { layout: Some(layout), ..change(root, table, &archived)? };
+        let (mut archived, wanted) = editions_of(&delta, table).await?;
+        let is_marked = archived.log.is_some();
+        if !is_marked {
+            match note(log, table, &mut archived).await {
+                // It goes beyond the log's end: what goes on with it says so.
+                Ok(()) | Err(BatchError::Log(LogError::OtherLog { .. })) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if wanted.is_none() && (is_marked || archived.log.is_none()) {
+            return Ok(archived.editions);
+        }
+        let mut layout = None;
+        if let Some((editions, grown)) = wanted {
+            (archived.editions, layout) = (editions, Some(grown));
+        }
+        let change = Change { layout, ..change(root, table, &archived)? };
         match delta.commit(change).await {
             Ok(_) => return Ok(archived.editions),
             Err(TableError::Superseded { .. }) if attempts < ATTEMPTS => attempts += 1,

@@ -20,7 +20,8 @@ use crate::error::BatchError;
 use crate::fixture::{Source, source, table};
 
 async fn archive(data: &Path, source: &Source, table: &Table) -> Result<Archiver, BatchError> {
-    declare(&data.join("archive"), table).await?;
+    let log: Arc<dyn Log> = source.log.clone();
+    declare(&data.join("archive"), table, &log).await?;
     open(data, source, table).await
 }
 
@@ -250,7 +251,8 @@ async fn who_archives_by_another_definition_than_the_one_in_force_stops_while_it
     assert!(matches!(&refused, BatchError::Stopped { why, .. } if why.contains("another definition")), "{refused}");
     new.archive_to(&new.log_ends().await.expect("ends")).await.expect("archive");
     // The old definition is in force again.
-    declare(&dir.path().join("archive"), &table()).await.expect("declared");
+    let log: Arc<dyn Log> = source.log.clone();
+    declare(&dir.path().join("archive"), &table(), &log).await.expect("declared");
     old.look().await.expect("goes on");
     assert_eq!(stopped(&old), None);
     append(&source, 2);
@@ -465,10 +467,12 @@ async fn a_rebuild_gives_up_if_the_table_is_read_otherwise_meanwhile() {
     let source = source(dir.path());
     let archiver = three_rounds(dir.path(), &source).await;
     let (handle, root) = (Handle::current(), dir.path().join("archive"));
-    let declares = move || drop(handle.block_on(declare(&root, &table())).expect("declared"));
+    let log: Arc<dyn Log> = source.log.clone();
+    let of_source = log.clone();
+    let declares = move || drop(handle.block_on(declare(&root, &table(), &of_source)).expect("declared"));
     let refused = tampered(dir.path(), &source, &[], declares).await.expect_err("refused");
     assert!(matches!(refused, BatchError::Rebuilt { .. }), "{refused}");
-    declare(&dir.path().join("archive"), &retyped()).await.expect("declared");
+    declare(&dir.path().join("archive"), &retyped(), &log).await.expect("declared");
     let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
     assert_eq!(snapshot.archived.rebuilds, 0);
     assert_eq!(texts(&snapshot), (4 + 3 + 3, vec!["2".to_owned(); 2]), "the archive is as it was");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::decode::Decoder;
+use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::log::{Batch, LogReader, ReadLimit};
 use anabranch_shared::position::{Offset, Partition};
 use anabranch_shared::reject::{RejectLog, Rejected};
@@ -57,6 +58,9 @@ pub(super) fn gather(
             .coverage
             .try_apply(partition, coverage)
             .map_err(|source| BatchError::Position { topic: table.topic.clone(), source })?;
+        if let (Some(&offset), Some(&log_time)) = (offsets.last(), log_times.last()) {
+            archived.tails.insert(partition, Tail { offset, log_time });
+        }
         records += payloads.len();
         bytes += payloads.bytes().len();
         rejected.extend(std::mem::take(&mut decoded.rejects).into_iter().map(|reject| {

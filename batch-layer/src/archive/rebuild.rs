@@ -163,10 +163,10 @@ impl Rebuild {
                 }
             }
             let archived = Archived {
-                coverage: self.archived.coverage.clone(),
                 event_times: read.event_times.clone(),
                 editions: editions.clone(),
                 rebuilds: self.archived.rebuilds + 1,
+                ..self.archived.clone()
             };
             let add: Vec<DataFile> = read.files.iter().cloned().chain(rest).collect();
             self.check_written(&add)?;

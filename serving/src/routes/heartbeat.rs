@@ -16,7 +16,7 @@ use tokio_stream::wrappers::IntervalStream;
 
 use crate::app::Server;
 use crate::routes::rows::lag;
-use crate::source::{Mode, Sources};
+use crate::source::{Layers, Mode, Sources};
 
 /// How old the log's ends may be of which streams tell, and how long asking for newer ones may hold a heartbeat up.
 const AGE: Duration = Duration::from_secs(1);
@@ -38,8 +38,8 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
     let mut of_views = Map::new();
     for view in views {
         // Coverage before the log's end, where that is asked for anew.
-        let layers = server.layers.get(view);
-        let end = recent_log_end(server, view).await;
+        let mut layers = server.layers.get(view);
+        let end = recent_log_end(server, view, &mut layers).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
         of_views
@@ -49,7 +49,7 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
 }
 
 /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
-pub(crate) async fn recent_log_end(server: &Server, view: &Arc<View>) -> Option<Positions> {
+pub(crate) async fn recent_log_end(server: &Server, view: &Arc<View>, layers: &mut Layers) -> Option<Positions> {
     let topic = &view.table.topic;
     let known = server.ends.lock().get(topic).cloned();
     if let Some((asked, end)) = &known
@@ -57,8 +57,10 @@ pub(crate) async fn recent_log_end(server: &Server, view: &Arc<View>) -> Option<
     {
         return Some(end.clone());
     }
-    let end = tokio::time::timeout(AGE, server.log_end(view)).await;
+    let end = tokio::time::timeout(AGE, server.log_end(view, layers)).await;
     let Ok(Ok(end)) = end else { return known.map(|(_, end)| end) };
-    server.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
+    if layers.other_log.is_none() {
+        server.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
+    }
     Some(end)
 }

@@ -37,8 +37,9 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         let views = server.app.catalog.views.values().map(|view| (view, server.layers.get(view))).collect::<Vec<_>>();
         let outputs = output::positions(&server, server.app.catalog.outputs.values())?;
         let mut topics = Topics::new(&server);
-        for (view, layers) in views {
-            measures.extend(of_view(&server, view, &layers, &topics.ends(&view.table.topic)?));
+        for (view, mut layers) in views {
+            let ends = topics.ends(view, &mut layers)?;
+            measures.extend(of_view(&server, view, &layers, &ends));
         }
         for (output, positions) in outputs {
             measures.extend(output::measures(output, positions, &mut topics)?);

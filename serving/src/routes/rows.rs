@@ -212,6 +212,9 @@ pub(crate) async fn rows(
             if query.totals && format != Format::Json {
                 return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
             }
+            if let Some(log) = query.after.as_ref().and_then(|cursor| cursor.log.as_ref()) {
+                server.check_log(view, &layers, log, "the cursor", "begin again without it").await?;
+            }
             let compute = || {
                 let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
                 let pages = Arc::clone(&server.pages);
@@ -277,7 +280,8 @@ fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, re
         (Span::Ending(end), _) => Some(end),
         _ => None,
     };
-    Ok(Reading { name: page::reading(query.fingerprint(), &sources, span), head, tail, rows, order, total, window })
+    let (name, log) = (page::reading(query.fingerprint(), &sources, span), layers.log().cloned());
+    Ok(Reading { name, head, tail, rows, order, total, window, log })
 }
 
 /// What a page is cut from: the reading, how many of its rows come before, and whether it is another than that of the page
@@ -334,7 +338,8 @@ fn render(
     }
     if !is_last && page.height() > 0 {
         let last = page::places(&page, &reading.order, page.height() - 1).map_err(internal)?;
-        let cursor = Cursor { query: query.fingerprint(), read: reading.name, window: reading.window, rows: to, last };
+        let Reading { name: read, window, ref log, .. } = *reading;
+        let cursor = Cursor { query: query.fingerprint(), read, window, rows: to, last, log: log.clone() };
         beside.push_str(&format!(",\"next_cursor\":\"{}\"", cursor.write()));
         let before = query.after.as_ref().map(|after| pages.sent.get(&format!("{}:{}", after.read, after.rows), ()));
         if !page::is_by_key(view, &reading.order) && !matches!(before, Some(None)) {

@@ -11,7 +11,8 @@
 //! `append`; nothing is queued for it but the one event that is under way.
 //!
 //! An event's id says how far each view of the stream has been sent, `view=position` with commas between. The position of an
-//! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name.
+//! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name, with
+//! `@` and the log that it is of behind it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -19,6 +20,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
+use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::position::Positions;
 use anabranch_shared::render::Rows;
 use anabranch_shared::view::View;
@@ -279,7 +281,7 @@ pub(crate) async fn stream_view(
 ) -> Result<Response, Problem> {
     let mode = output_mode(&parameters, &["mode"])?;
     let view = Arc::clone(server.view(&name)?);
-    open(server, vec![view], mode, &headers)
+    open(server, vec![view], mode, &headers).await
 }
 
 /// Several views over one connection.
@@ -308,7 +310,7 @@ pub(crate) async fn stream_views(
         return Err(Problem::bad_request("bad-parameter", "name the views: `?views=a,b`"));
     }
     let views = names.into_iter().map(|name| server.view(name).cloned()).collect::<Result<_, _>>()?;
-    open(server, views, mode, &headers)
+    open(server, views, mode, &headers).await
 }
 
 /// The mode asked for. There may be no other parameters than the known ones.
@@ -343,9 +345,9 @@ enum Sent {
 }
 
 impl Sent {
-    /// What a client says of a view that it was sent before it came back. An id that says nothing of the newest answer is as
-    /// good as none: that is sent then. But no window may be left out unseen.
-    fn before(view: &View, mode: OutputMode, headers: &HeaderMap) -> Result<Self, Problem> {
+    /// What a client says of a view that it was sent before it came back, and of which log if it says that. An id that says
+    /// nothing of the newest answer is as good as none: that is sent then. But no window may be left out unseen.
+    fn before(view: &View, mode: OutputMode, headers: &HeaderMap) -> Result<(Self, Option<Mark>), Problem> {
         if mode == OutputMode::Append && view.window.is_none() {
             let name = &view.name;
             let detail = format!("view `{name}` has no windows, so no row of it is final; use `update` or `complete`");
@@ -355,14 +357,15 @@ impl Sent {
         let parts = || id.into_iter().flat_map(|id| id.split(','));
         let of_view = parts().find_map(|part| part.strip_prefix(view.name.as_str())?.strip_prefix('='));
         if mode != OutputMode::Append {
-            return Ok(of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())));
+            return Ok((of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())), None));
         }
         let is_one = parts().all(|part| part.contains('='));
-        let sent = match of_view {
+        let log = of_view.and_then(|id| id.split_once('@')).map(|(_, log)| Mark::new(log));
+        let sent = match of_view.map(|id| id.split_once('@').map_or(id, |(window, _)| window)) {
             None => is_one.then_some(Self::Nothing),
             Some(name) => Final::named(view, name).map(Self::Finals),
         };
-        sent.ok_or_else(|| {
+        sent.map(|sent| (sent, log)).ok_or_else(|| {
             let detail = format!(
                 "`Last-Event-ID` is `{}`, which names no window of view `{name}`; send the id of an event of this stream as it \
                  came, such as `{name}=2017-08-27T00:00:00Z/2017-08-27T00:05:00Z`, or none",
@@ -383,13 +386,21 @@ impl Sent {
     }
 }
 
-fn open(
+async fn open(
     server: Arc<Server>,
     views: Vec<Arc<View>>,
     mode: OutputMode,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let sent = views.iter().map(|view| Sent::before(view, mode, headers)).collect::<Result<_, _>>()?;
+    let mut sent = Vec::new();
+    for view in &views {
+        let (before, log) = Sent::before(view, mode, headers)?;
+        if let Some(log) = log {
+            let way_out = "begin again without it, or with an id that names a window and no log";
+            server.check_log(view, &server.layers.get(view), &log, "`Last-Event-ID`", way_out).await?;
+        }
+        sent.push(before);
+    }
     let permit = Arc::clone(&server.streams).try_acquire_owned().map_err(|_| {
         let detail = format!("{} streams are open, which is as many as may be", server.app.limits.streams);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too-many-streams", detail).retry_after(10)
@@ -490,7 +501,12 @@ impl Feed {
     fn event(&mut self, data: String) -> Event {
         self.stall = STALL + Duration::from_millis((data.len() / SLOWEST) as u64);
         let views = self.views.iter().zip(&self.sent);
-        let parts = views.filter_map(|(view, sent)| Some(format!("{}={}", view.name, sent.position()?)));
+        let log = |view: &View, sent: &Sent| match (sent, self.server.layers.get(view).log()) {
+            (Sent::Finals(_), Some(log)) => format!("@{log}"),
+            _ => String::new(),
+        };
+        let parts =
+            views.filter_map(|(view, sent)| Some(format!("{}={}{}", view.name, sent.position()?, log(view, sent))));
         let id = parts.collect::<Vec<_>>().join(",");
         Event::default().event(self.mode.name()).id(id).data(data)
     }
@@ -555,9 +571,9 @@ pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
 /// changes; none if there is none now. All streams of a view have the same, so it is computed once for them.
 async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, Option<Instant>)> {
     let mut shared = server.frames.get(&view.name)?.lock().await;
-    let layers = server.layers.get(view);
+    let mut layers = server.layers.get(view);
     let (log_end, again) = if layers.need_log_end() {
-        (recent_log_end(server, view).await?, Some(Instant::now() + AGAIN))
+        (recent_log_end(server, view, &mut layers).await?, Some(Instant::now() + AGAIN))
     } else {
         (Positions::new(), None)
     };

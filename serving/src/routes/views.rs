@@ -252,10 +252,10 @@ fn details<'a>(
     let outputs = output::positions(server, outputs)?;
     let mut topics = Topics::new(server);
     let mut details = Vec::new();
-    for (view, layers) in views {
-        let topic = &view.table.topic;
-        let rejected = rejected(&server.app.rejects, topic)?;
-        details.push(Detail::View(Box::new(describe(view, &layers, &topics.ends(topic)?, rejected))));
+    for (view, mut layers) in views {
+        let ends = topics.ends(view, &mut layers)?;
+        let rejected = rejected(&server.app.rejects, &view.table.topic)?;
+        details.push(Detail::View(Box::new(describe(view, &layers, &ends, rejected))));
     }
     for (output, positions) in outputs {
         details.push(Detail::Output(Box::new(output::detail(server, output, &positions, &mut topics)?)));

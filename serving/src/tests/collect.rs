@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::log::{Log, Payloads};
 use anabranch_shared::position::Partition;
 use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
@@ -47,7 +48,7 @@ fn assert_same(got: &Snapshot, expected: &Snapshot) {
     assert_eq!(got.rebuilds, expected.rebuilds);
     assert_eq!(got.partitions, expected.partitions);
     assert_eq!((&got.coverage, &got.stopped, &got.lost), (&expected.coverage, &expected.stopped, &expected.lost));
-    assert_eq!(got.alone, expected.alone);
+    assert_eq!((got.alone, got.other_log, &got.log), (expected.alone, expected.other_log, &expected.log));
     assert_eq!(got.chunks.len(), expected.chunks.len());
     for (got, expected) in got.chunks.iter().zip(&expected.chunks) {
         assert_eq!(got.coverage, expected.coverage);
@@ -115,6 +116,8 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
         stopped: Some("records are gone".to_owned()),
         alone: true,
         lost: [(0, 30..35)].into_iter().collect(),
+        log: Some(Mark::new("kafka:one:two")),
+        other_log: true,
         ..Snapshot::clone(&third)
     };
     let stopped = Arc::new(stopped);

@@ -74,7 +74,7 @@ fn read(rows: &DataFrame) -> Expected {
 
 fn layers(snapshot: Option<Snapshot>, versions: Vec<Arc<Version>>) -> Layers {
     let versions = versions.into_iter().map(|version| Arc::new(HeldVersion::new(version))).collect();
-    Layers { snapshot: snapshot.map(Arc::new), versions }
+    Layers { snapshot: snapshot.map(Arc::new), versions, other_log: None }
 }
 
 fn merged(view: &View, layers: &Layers, ask: Ask) -> (Sources, Answer) {
@@ -136,7 +136,7 @@ fn the_newest_windows_with_data_are_found() {
     assert_eq!(latest(&both, Mode::Batch, Ask::Closed), Span::One(T0 + 2 * MINUTE));
 
     // Without a speed layer, the watermark is what the version's event times say: 2:10.
-    let batch = Layers { snapshot: None, versions: both.versions };
+    let batch = Layers { versions: both.versions, ..Layers::default() };
     assert_eq!(latest(&batch, Mode::Batch, Ask::Closed), Span::One(T0 - 3 * MINUTE));
 }
 

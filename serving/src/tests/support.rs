@@ -9,6 +9,7 @@ use anabranch_shared::clock::{ManualClock, Micros};
 use anabranch_shared::expr::Expr;
 use anabranch_shared::ingest::Ingest;
 use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::log::lineage::{Epoch, Lineage, Mark};
 use anabranch_shared::log::{
     Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention,
 };
@@ -163,6 +164,7 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         run: "run".into(),
         rebuilds: 0,
         panes,
+        log: None,
     };
     Arc::new(Version { root: root.to_owned(), published, is_stale: false })
 }
@@ -216,6 +218,8 @@ pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]
         stopped: None,
         alone: false,
         lost: Coverage::new(),
+        log: None,
+        other_log: false,
     }
 }
 
@@ -254,12 +258,18 @@ struct Memory {
     away: bool,
     /// How often it was asked what a topic holds.
     asked: usize,
+    marks: Vec<Mark>,
 }
 
 impl MemoryLog {
     pub fn fill(&self, topic: &str, records: usize) {
         let mut memory = self.0.lock();
         memory.topics.entry(topic.into()).or_default().resize(records, b"{}".to_vec());
+    }
+
+    /// The marks that the log knows, the newest last.
+    pub fn set_marks(&self, marks: &[&str]) {
+        self.0.lock().marks = marks.iter().map(|&mark| Mark::new(mark)).collect();
     }
 
     pub fn set_full(&self) {
@@ -294,6 +304,13 @@ impl Log for MemoryLog {
             return Err(LogError::Backend { step: format!("asking what topic `{topic}` holds"), source });
         }
         Ok(BTreeMap::from([(0, 0..memory.topics.get(topic).map_or(0, Vec::len) as u64)]))
+    }
+
+    fn lineage(&self, topic: &str) -> Result<Lineage, LogError> {
+        let ends = self.bounds(topic)?.into_iter().map(|(partition, held)| (partition, held.end)).collect();
+        let epochs =
+            self.0.lock().marks.iter().map(|mark| Epoch { mark: mark.clone(), begins: Positions::new() }).collect();
+        Ok(Lineage { epochs, ends })
     }
 
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {

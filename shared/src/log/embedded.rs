@@ -5,6 +5,9 @@
 //!
 //! **Full disk.** Nothing is written unless the reserve stays free, because fjall refuses all writes after one that
 //! failed. Should a write fail all the same, the database is opened anew and says whether the append is stored.
+//!
+//! **Copies.** The first change of each process is stored together with a new epoch, see [`super::lineage`]. So two copies of a
+//! folder that were both written to know different ones.
 
 mod commit;
 mod read;
@@ -21,10 +24,12 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use uuid::Uuid;
 
 use self::commit::{Committer, Request};
 use self::read::EmbeddedReader;
-use self::store::{Change, Fields, PartitionState, Store, is_full};
+use self::store::{Change, Fields, PartitionState, Store, StoredEpoch, is_full};
+use super::lineage::{Epoch, Lineage, Mark};
 use super::{Append, Appended, Log, LogError, LogReader, Retention};
 use crate::clock::Clock;
 use crate::position::{Offset, Partition, Positions};
@@ -85,6 +90,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     topics: BTreeMap<String, Topic>,
+    /// The epochs, oldest first.
+    epochs: Vec<StoredEpoch>,
     closed: bool,
 }
 
@@ -120,7 +127,21 @@ impl State {
             }
             topics.insert(name, Topic { id, partitions });
         }
-        Ok(Self { topics, closed: false })
+        let mut epochs = Vec::new();
+        for guard in store.prefix(b"e") {
+            let (_, value) = guard.into_inner()?;
+            epochs.push(StoredEpoch::decode(&value).ok_or_else(|| unreadable("an epoch".to_owned()))?);
+        }
+        Ok(Self { topics, epochs, closed: false })
+    }
+
+    /// An epoch that begins now.
+    fn next_epoch(&self) -> StoredEpoch {
+        let ends = |topic: &Topic| {
+            let id = topic.id;
+            (0..).zip(&topic.partitions).map(move |(partition, held)| ((id, partition), held.end)).collect::<Vec<_>>()
+        };
+        StoredEpoch { id: Uuid::new_v4(), begins: self.topics.values().flat_map(ends).collect() }
     }
 }
 
@@ -286,6 +307,19 @@ impl Log for EmbeddedLog {
         let state = self.shared.state.lock();
         let partitions = state.topic(topic)?.partitions.iter();
         Ok((0..).zip(partitions.map(|partition| partition.start..partition.end)).collect())
+    }
+
+    fn lineage(&self, topic: &str) -> Result<Lineage, LogError> {
+        let state = self.shared.state.lock();
+        let topic = state.topic(topic)?;
+        let begins = |epoch: &StoredEpoch| -> Positions {
+            let of_topic = epoch.begins.range((topic.id, 0)..=(topic.id, Partition::MAX));
+            of_topic.map(|(&(_, partition), &end)| (partition, end)).collect()
+        };
+        let mark = |epoch: &StoredEpoch| Mark::new(format!("embedded:{}", epoch.id.simple()));
+        let epochs = state.epochs.iter().map(|epoch| Epoch { mark: mark(epoch), begins: begins(epoch) });
+        let ends = (0..).zip(&topic.partitions).map(|(partition, held)| (partition, held.end));
+        Ok(Lineage { epochs: epochs.collect(), ends: ends.collect() })
     }
 
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {

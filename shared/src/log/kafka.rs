@@ -15,12 +15,15 @@
 //! **Time.** Topics that are created here have `message.timestamp.type=LogAppendTime`. Where a topic has its producers'
 //! times instead, those are the log times, and a batch says when it was read as well: a producer's clock may show anything.
 //!
+//! **Identity.** A topic has one epoch, by the cluster's id and its own: made anew it is another topic; see [`super::lineage`].
+//!
 //! **Outputs** are written through [`outlet`], in transactions that also hold how far their source is done.
 //!
 //! **Retention** is the topic's own. [`Log::retain`] can delete by age, sooner than Kafka does; not by bytes.
 
 mod append;
 pub mod group;
+mod identity;
 pub mod outlet;
 mod queue;
 mod read;
@@ -48,8 +51,9 @@ use self::append::{Producer, Requests};
 use self::outlet::Outlets;
 use self::read::KafkaReader;
 use self::stall::StallBook;
-use super::{Append, Appended, Log, LogError, LogReader, Retention, Stalls};
-use crate::clock::Clock;
+use super::lineage::{Epoch, Lineage};
+use super::{Append, Appended, Log, LogError, LogReader, ReadLimit, Retention, Stalls};
+use crate::clock::{Clock, Micros};
 use crate::position::{Offset, Partition, Positions};
 
 /// How long a broker may take to answer.
@@ -373,6 +377,46 @@ impl Log for KafkaLog {
 
     fn bounds(&self, topic: &str) -> Result<BTreeMap<Partition, Range<Offset>>, LogError> {
         self.cluster.bounds(topic)
+    }
+
+    fn lineage(&self, topic: &str) -> Result<Lineage, LogError> {
+        let partitions = 0..self.cluster.partitions(topic)?;
+        let mark = self.cluster.mark(topic)?;
+        let ends = self.cluster.offsets(topic, partitions, At::End)?;
+        Ok(Lineage { epochs: vec![Epoch { mark, begins: Positions::new() }], ends })
+    }
+
+    fn taken(&self, topic: &str, at: &Positions) -> Result<BTreeMap<Partition, Micros>, LogError> {
+        let held = self.bounds(topic)?;
+        let is_held = |(p, offset): &(&Partition, &Offset)| held.get(p).is_some_and(|held| held.contains(offset));
+        let mut left: Positions = at.iter().filter(is_held).map(|(&p, &offset)| (p, offset)).collect();
+        let mut taken = BTreeMap::new();
+        let (deadline, one) = (Instant::now() + TIMEOUT, ReadLimit { records: 1, bytes: 1 });
+        let mut reader = if left.is_empty() { return Ok(taken) } else { self.reader(topic, &left)? };
+        while !left.is_empty() {
+            match reader.poll(one, Duration::from_millis(100))? {
+                Some(batch) => {
+                    let wanted = left.remove(&batch.partition);
+                    // Compaction may have taken it.
+                    let is_it = batch.offsets.first().is_some_and(|&first| wanted == Some(first));
+                    taken.extend(batch.log_times.first().filter(|_| is_it).map(|&time| (batch.partition, time)));
+                }
+                None if Instant::now() > deadline => {
+                    let step = format!("reading the last known records of topic `{topic}`");
+                    return Err(backend(step, KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)));
+                }
+                None => {}
+            }
+        }
+        Ok(taken)
+    }
+
+    fn first_after(&self, topic: &str, times: &BTreeMap<Partition, Micros>) -> Result<Positions, LogError> {
+        let mut first = Positions::new();
+        for (&partition, &time) in times {
+            first.extend(self.cluster.offsets(topic, [partition], At::Time(time / 1_000 + 1))?);
+        }
+        Ok(first)
     }
 
     fn append(&self, topic: &str, append: Append) -> Result<Appended, LogError> {

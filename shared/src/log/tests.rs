@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::lineage::Mark;
 use super::{Append, Appended, Batch, Extras, Idempotency, Log, LogError, LogReader, Payloads, ReadLimit, Retention};
 use crate::position::{Coverage, Partition, Positions};
 
@@ -47,6 +48,7 @@ macro_rules! all_behaviours {
             concurrent_appends_are_each_there_once,
             keys_are_brought_to_whoever_asks_for_them,
             everything_is_there_after_reopening,
+            what_was_noted_of_a_topic_fits_it_after_reopening,
         );
     };
 }
@@ -432,4 +434,28 @@ fn payloads_end_where_the_buffer_ends() {
     assert!(Payloads::new(Bytes::from_static(b"abc"), vec![2, 1, 3]).is_none());
     let payloads = Payloads::from_iter(["ab", "", "c"]);
     assert_eq!(payloads.iter().collect::<Vec<_>>(), [b"ab".as_slice(), b"", b"c"]);
+}
+
+pub(crate) fn what_was_noted_of_a_topic_fits_it_after_reopening(open: Open<'_>) {
+    let (mut noted, mut marks) = (Vec::new(), Vec::new());
+    for i in 0..3 {
+        let log = open();
+        log.create_topic("t", 2).expect("a topic");
+        log.create_topic("u", 1).expect("another one");
+        append(&*log, "t", 0, &["a", "b"]);
+        let lineage = log.lineage("t").expect("a lineage");
+        marks.push(lineage.newest().cloned().expect("a mark"));
+        assert!(lineage.ends[&0] >= 2 * (i + 1) && lineage.ends[&1] == 0, "{lineage:?}");
+        noted.push((lineage.newest().cloned(), lineage.ends));
+        for (mark, reached) in &noted {
+            let newest = log.verify("t", "it", mark.as_ref(), reached).expect("it is the same log");
+            assert_eq!(newest.as_ref(), marks.last());
+        }
+        let beyond = noted[i as usize].1.iter().map(|(&partition, &end)| (partition, end + 1)).collect();
+        let refused = log.verify("t", "it", marks.last(), &beyond).expect_err("the log ends before that");
+        assert!(matches!(refused, LogError::OtherLog { .. }), "{refused}");
+        let other = Mark::new("another");
+        assert!(log.verify("t", "it", Some(&other), &Positions::new()).is_err(), "it isn't this one");
+        assert!(log.lineage("none").is_err());
+    }
 }

@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use super::{Chunk, Pane, Progress, Slack, Snapshot};
 use crate::clock::Micros;
 use crate::log::Payloads;
+use crate::log::lineage::Mark;
 use crate::partial;
 use crate::position::{Coverage, Partition};
 use crate::view::View;
@@ -73,6 +74,10 @@ struct ViewMetadata {
     alone: bool,
     #[serde(default)]
     lost: Coverage,
+    #[serde(default)]
+    log: Option<Mark>,
+    #[serde(default)]
+    other_log: bool,
     chunks: Vec<ChunkMetadata>,
 }
 
@@ -158,6 +163,8 @@ impl Encoder {
                 stopped: told.stopped,
                 alone: told.alone,
                 lost: told.lost,
+                log: told.log,
+                other_log: told.other_log,
                 chunks,
             };
             all.insert(view.name.clone(), metadata);
@@ -294,6 +301,8 @@ impl Decoder {
                 stopped: told.stopped,
                 alone: told.alone,
                 lost: told.lost,
+                log: told.log,
+                other_log: told.other_log,
             };
             snapshots.insert(name, Arc::new(snapshot));
         }

@@ -103,6 +103,28 @@ impl Checkpoints {
         Ok(None)
     }
 
+    /// Sets all checkpoints of a table aside, of whichever partitions, in a folder of this name, and says how many.
+    pub async fn set_aside(&self, table: &str, folder: &str) -> Result<usize, SpeedError> {
+        let objects = &self.storage.objects;
+        let is_of_table = |path: &Path| {
+            let name = path.filename().and_then(|name| name.strip_prefix(table)).map(str::to_owned);
+            let partition = |rest: &str| rest.strip_prefix('-').is_some_and(|p| p.parse::<u32>().is_ok());
+            name.is_some_and(|rest| rest.is_empty() || partition(&rest))
+        };
+        let all = Path::default();
+        let folders = objects.list_with_delimiter(None).await.map_err(self.failed(&all, "listing"))?.common_prefixes;
+        let mut moved = 0;
+        for of_pipeline in folders.iter().filter(|path| is_of_table(path)) {
+            let found = objects.list(Some(of_pipeline)).map_ok(|object| object.location).try_collect::<Vec<_>>();
+            for path in found.await.map_err(self.failed(of_pipeline, "listing"))? {
+                let aside = Path::from(format!("{folder}/{path}"));
+                objects.rename(&path, &aside).await.map_err(self.failed(&path, "setting it aside"))?;
+                moved += 1;
+            }
+        }
+        Ok(moved)
+    }
+
     fn failed(&self, path: &Path, step: &'static str) -> impl FnOnce(Error) -> SpeedError + use<> {
         let path = self.storage.shown(path);
         move |source| SpeedError::Checkpoint { path, step, source: Box::new(source) }

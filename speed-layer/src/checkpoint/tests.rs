@@ -1,3 +1,4 @@
+use anabranch_shared::log::lineage::{Mark, Tail};
 use anabranch_shared::storage::Location;
 use anabranch_shared::window::Window;
 use object_store::ObjectStoreExt;
@@ -35,6 +36,8 @@ fn image(events: u64) -> (Arc<View>, Image) {
             positions: Positions::from([(0, 7 + events)]),
             editions: Default::default(),
             views: views.into(),
+            log: Some(Mark::new("embedded:one")),
+            tails: [(0, Tail { offset: 6 + events, log_time: 5 })].into(),
         },
     )
 }
@@ -53,6 +56,7 @@ fn a_checkpoint_is_read_as_it_was_written() {
         let (view, image) = image(events);
         let read = Image::decode(&encoded(&image), "clicks", &[view]).expect("read");
         assert_eq!((&read.tracker, &read.positions), (&image.tracker, &image.positions));
+        assert_eq!((&read.log, &read.tails), (&image.log, &image.tails));
         let (one, other) = (&read.views["sums"], &image.views["sums"]);
         assert_eq!((one.base, one.late, &one.coverage), (other.base, other.late, &other.coverage));
         assert_eq!(rows(chunks(&read)), rows(chunks(&image)));

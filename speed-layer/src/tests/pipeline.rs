@@ -158,6 +158,7 @@ impl Rig {
             run: String::new(),
             rebuilds: self.rebuilds,
             panes: vec![],
+            log: None,
         };
         self.versions[view].send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
     }
@@ -497,7 +498,8 @@ fn a_log_that_lost_its_end_stops_the_source() {
     let layer = rig.start();
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
     let reason = snapshot.stopped.clone().expect("a reason");
-    assert!(reason.contains("state reaches offset 16, but the log ends at 0"), "{reason}");
+    assert!(reason.contains("a checkpoint of its views is of: it reaches offset 16"), "{reason}");
+    assert!(snapshot.other_log, "what its answers lack can't be named");
     layer.stop();
 }
 

@@ -119,6 +119,8 @@ impl World {
             positions: self.positions.clone(),
             editions: Default::default(),
             views,
+            log: None,
+            tails: Default::default(),
         };
         let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
         let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&self.view)).expect("decoded");

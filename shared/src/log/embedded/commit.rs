@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use super::store::{BatchKey, Change, Fields, PartitionState, Piece, Store, age_key, pack, request_key, topic_key};
+use super::store::{
+    BatchKey, Change, Fields, PartitionState, Piece, Store, StoredEpoch, age_key, pack, request_key, topic_key,
+};
 use super::{CommitError, Shared, State, Topic, open_error};
 use crate::clock::{Micros, format_timestamp};
 use crate::log::{Append, Appended, Digest, Idempotency, LogError, Payloads, Retention, check_same};
@@ -69,6 +71,8 @@ pub(super) struct Committer {
     oldest: Vec<u8>,
     /// Payload bytes deleted since the last compaction.
     deleted_bytes: u64,
+    /// Whether this process's epoch is stored.
+    has_begun: bool,
 }
 
 /// Appends that are stored by one commit.
@@ -98,7 +102,22 @@ struct Added {
 impl Committer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let remembered = shared.store.read().as_ref().map_or(0, |store| store.prefix(b"a").count());
-        Self { shared, remembered, oldest: b"a".to_vec(), deleted_bytes: 0 }
+        Self { shared, remembered, oldest: b"a".to_vec(), deleted_bytes: 0, has_begun: false }
+    }
+
+    /// Makes changes durably and, if they are the process's first, its epoch with them.
+    fn commit_in_epoch(&mut self, step: &str, mut changes: Vec<Change>) -> Result<(), CommitError> {
+        let begun = (!self.has_begun).then(|| {
+            let state = self.shared.state.lock();
+            (state.epochs.len() as u64, state.next_epoch())
+        });
+        if let Some((number, epoch)) = &begun {
+            changes.insert(0, (StoredEpoch::key(*number).into(), Some(epoch.encode().into())));
+        }
+        self.shared.commit(step, &changes)?;
+        self.shared.state.lock().epochs.extend(begun.map(|(_, epoch)| epoch));
+        self.has_begun = true;
+        Ok(())
     }
 
     /// Serves requests until there is nobody left to make any.
@@ -245,7 +264,7 @@ impl Committer {
         let (remembered, oldest) = self.remember(named, now, &mut changes)?;
 
         fail::fail_point!("log::before_commit");
-        self.shared.commit("storing appended records", &changes)?;
+        self.commit_in_epoch("storing appended records", changes)?;
         fail::fail_point!("log::after_commit");
         (self.remembered, self.oldest) = (remembered, oldest);
         self.shared.batches.fetch_add(batches as u64, Ordering::Relaxed);
@@ -317,12 +336,14 @@ impl Committer {
             Topic { id, partitions: Vec::new() }
         });
         let known = state.topics.contains_key(&topic);
+        let has_epochs = !state.epochs.is_empty();
         drop(state);
         let existing = created.partitions.len() as u32;
         if existing > partitions {
             return Err(LogError::FewerPartitions { topic, existing, wanted: partitions });
         }
-        if known && existing == partitions {
+        // A log from before there were epochs has its first one as soon as it is used.
+        if known && existing == partitions && has_epochs {
             return Ok(());
         }
         let value = [created.id.to_be_bytes(), partitions.to_be_bytes()].concat();
@@ -333,7 +354,7 @@ impl Committer {
             created.partitions.push(state);
         }
         self.shared.check_room(0)?;
-        self.shared.commit(&format!("creating topic `{topic}`"), &changes)?;
+        self.commit_in_epoch(&format!("creating topic `{topic}`"), changes)?;
         self.shared.state.lock().topics.insert(topic, created);
         Ok(())
     }

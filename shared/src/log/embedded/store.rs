@@ -8,10 +8,12 @@
 //! | `b` topic partition base log-time records bytes | a batch: version, CRC-32, where each payload ends, payloads; with keys, where each key ends, keys |
 //! | `i` topic name | an idempotency key: when it was stored, offsets, note |
 //! | `a` time `i`-key | nothing: idempotency keys by age |
+//! | `e` number | an epoch: its uuid, then topic, partition and end of each partition when it began |
 //!
 //! Numbers are big-endian in keys, so that keys sort as their offsets do, and little-endian in batches. A batch's
 //! size and time stand in its key, so that retention reads no values. Its CRC covers its key too.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use fjall::{
     CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, KvSeparationOptions, LsmError, PersistMode,
     Slice,
 };
+use uuid::Uuid;
 
 use crate::clock::Micros;
 use crate::log::Payloads;
@@ -180,6 +183,40 @@ pub(super) fn request_key(topic: u32, name: &str) -> Vec<u8> {
 /// The key under which an idempotency key is found by age. Times before 1970 sort as 1970.
 pub(super) fn age_key(time: Micros, request_key: &[u8]) -> Vec<u8> {
     [b"a", &time.max(0).to_be_bytes()[..], request_key].concat()
+}
+
+/// A process's time with the log, from its first change on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StoredEpoch {
+    pub(super) id: Uuid,
+    /// Where each partition of each topic ended.
+    pub(super) begins: BTreeMap<(u32, Partition), Offset>,
+}
+
+impl StoredEpoch {
+    pub(super) fn key(number: u64) -> Vec<u8> {
+        [b"e", &number.to_be_bytes()[..]].concat()
+    }
+
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut value = self.id.as_bytes().to_vec();
+        for ((topic, partition), end) in &self.begins {
+            value.extend(topic.to_be_bytes());
+            value.extend(partition.to_be_bytes());
+            value.extend(end.to_be_bytes());
+        }
+        value
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Option<Self> {
+        let (id, rest) = value.split_first_chunk()?;
+        let mut fields = Fields(rest);
+        let mut begins = BTreeMap::new();
+        while !fields.0.is_empty() {
+            begins.insert((fields.u32()?, fields.u32()?), fields.u64()?);
+        }
+        Some(Self { id: Uuid::from_bytes(*id), begins })
+    }
 }
 
 /// What the log knows of a partition.

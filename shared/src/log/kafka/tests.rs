@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::AdminOptions;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -59,6 +60,7 @@ behaviours!(on_kafka:
     concurrent_appends_are_each_there_once,
     keys_are_brought_to_whoever_asks_for_them,
     everything_is_there_after_reopening,
+    what_was_noted_of_a_topic_fits_it_after_reopening,
 );
 
 /// Waits until the partition ends there: a broker answers to the end of a transaction before it writes the marker.
@@ -314,4 +316,34 @@ fn what_a_topic_never_takes_is_no_failure_that_passes() {
         assert!(log.accepts().is_ok(), "the log is well");
         append(&log, "small", 0, &["a"]);
     }
+}
+
+#[test]
+fn a_topic_that_is_made_anew_has_another_mark() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.create_topic("t", 1).expect("a topic");
+    let before = log.lineage("t").expect("a lineage");
+    assert_eq!(log.lineage("t").expect("a lineage"), before);
+    let full = log.cluster.full("t");
+    let deleted = super::block_on(log.cluster.admin.delete_topics(&[&full], &AdminOptions::new()));
+    assert!(deleted.expect("asked").iter().all(Result::is_ok));
+    let begun = Instant::now();
+    let after = loop {
+        // Brokers take a moment to forget the old one.
+        if let (Ok(()), Ok(after)) = (log.create_topic("t", 1), log.lineage("t"))
+            && after.newest() != before.newest()
+        {
+            break after;
+        }
+        assert!(begun.elapsed() < PATIENCE);
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let (one, other) = (before.newest().expect("a mark"), after.newest().expect("a mark"));
+    assert_eq!(
+        one.as_str().rsplit_once(':').map(|it| it.0),
+        other.as_str().rsplit_once(':').map(|it| it.0),
+        "one cluster"
+    );
+    assert!(log.verify("t", "it", Some(one), &Positions::new()).is_err());
 }
