@@ -92,26 +92,31 @@ impl Wholes {
         Self { is_mean, sums: Vec::new(), carries: BTreeMap::new(), counts: Vec::new() }
     }
 
-    #[inline]
-    fn add(&mut self, group: usize, value: i64) {
-        let (sum, is_over) = self.sums[group].overflowing_add(value);
-        self.sums[group] = sum;
-        if is_over {
-            self.carry(group, value.signum());
-        }
-    }
-
-    #[cold]
-    fn carry(&mut self, group: usize, by: i64) {
-        let carry = self.carries.entry(group as u32).or_default();
-        *carry += by;
-        if *carry == 0 {
-            self.carries.remove(&(group as u32));
-        }
+    /// Adds each value to its group's sum. The slices stay where they are, so that a loop over values need not look them up.
+    fn add(&mut self, groups: &[u32], values: &Column, mut and: impl FnMut(&mut [i64], usize)) -> PolarsResult<()> {
+        let Self { sums, carries, counts, .. } = self;
+        let (sums, counts) = (sums.as_mut_slice(), counts.as_mut_slice());
+        i64::each(groups, values, |group, value| {
+            let (sum, is_over) = sums[group].overflowing_add(value);
+            sums[group] = sum;
+            if is_over {
+                carry(carries, group, value.signum());
+            }
+            and(counts, group);
+        })
     }
 
     fn carry_of(&self, group: usize) -> Option<i64> {
         self.carries.get(&(group as u32)).copied()
+    }
+}
+
+#[cold]
+fn carry(carries: &mut BTreeMap<u32, i64>, group: usize, by: i64) {
+    let carry = carries.entry(group as u32).or_default();
+    *carry += by;
+    if *carry == 0 {
+        carries.remove(&(group as u32));
     }
 }
 
@@ -136,16 +141,13 @@ impl State for Wholes {
     }
 
     fn absorb(&mut self, groups: &[u32], values: &[Column]) -> PolarsResult<()> {
-        i64::each(groups, &values[0], |group, value| {
-            self.add(group, value);
-            self.counts[group] += 1;
-        })
+        self.add(groups, &values[0], |counts, group| counts[group] += 1)
     }
 
     fn merge(&mut self, groups: &[u32], states: &[Column]) -> PolarsResult<()> {
-        i64::each(groups, &states[0], |group, sum| self.add(group, sum))?;
+        self.add(groups, &states[0], |_, _| {})?;
         if states[1].null_count() < groups.len() {
-            i64::each(groups, &states[1], |group, carry| self.carry(group, carry))?;
+            i64::each(groups, &states[1], |group, by| carry(&mut self.carries, group, by))?;
         }
         i64::each(groups, &states[2], |group, count| self.counts[group] += count)
     }
