@@ -18,7 +18,7 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;
-use crate::error::{SpeedError, Stop, reason};
+use crate::error::{Stop, reason};
 use crate::isolate::{CatchUp, Step};
 use crate::late::LateWriter;
 use crate::memory::Share;
