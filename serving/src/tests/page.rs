@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::expr::{BinaryOp, Expr, Literal};
-use anabranch_shared::schema::DataType;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::{Column, DataFrame};
