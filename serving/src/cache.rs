@@ -185,7 +185,8 @@ mod tests {
             cache.keep(&i.to_string(), 0, Arc::new(i), 100);
             cache.get("0", 0);
         }
-        let (weight, kept) = (cache.inner.lock().weight, cache.inner.lock().slots.len());
+        let held = |inner: &Inner<u64, usize>| (inner.weight, inner.slots.len());
+        let (weight, kept) = held(&cache.inner.lock());
         assert!((49_000..=50_000).contains(&weight) && kept > 400, "{weight} of {kept}");
         assert!(cache.get("0", 0).is_some() && cache.get("1", 0).is_none());
         // What alone would take most of the room isn't kept, and drops nothing.

@@ -30,6 +30,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// After how long reading begins anew once it has failed.
 const SOON: Duration = Duration::from_secs(1);
+
 /// How often the log is asked whether it still is the one that the snapshots are of.
 const CHECK: Duration = Duration::from_secs(1);
 

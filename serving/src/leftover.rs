@@ -6,12 +6,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
 use futures::{Stream, StreamExt};
 use tokio::runtime::Handle;
+
+use crate::patience;
 
 /// So much is read and dropped at most.
 const MAX_BYTES: usize = 64 << 20;
@@ -19,14 +21,15 @@ const MAX_BYTES: usize = 64 << 20;
 /// For so long at most.
 const MAX_TIME: Duration = Duration::from_secs(30);
 
-/// Has the rest of a body read, whoever answers, and why.
-pub(crate) async fn drain(request: Request, next: Next) -> Response {
+/// Has a body come at a pace, and its rest read, whoever answers, and why. Of one that is too slow nothing more is read.
+pub(crate) async fn drain(State(pace): State<Duration>, request: Request, next: Next) -> Response {
     if request.body().is_end_stream() {
         return next.run(request).await;
     }
     // A client that waits to be told to go on sends nothing if it is answered instead.
     let is_sent = !request.headers().contains_key(header::EXPECT);
-    let request = request.map(|body| Body::from_stream(Leftover { body: Some(body.into_data_stream()), is_sent }));
+    let leftover = |body| Leftover { body: Some(patience::paced(body, pace).into_data_stream()), is_sent };
+    let request = request.map(|body| Body::from_stream(leftover(body)));
     next.run(request).await
 }
 

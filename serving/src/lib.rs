@@ -128,13 +128,14 @@ fn routes(server: Arc<Server>) -> Router {
             .fallback(dashboard::file),
         Api::Ingest | Api::Probes => api.fallback(dashboard::nothing),
     };
+    let pace = server.app.limits.transfer;
     api.method_not_allowed_fallback(shape::method_not_allowed)
         .with_state(Arc::clone(&server))
         .layer(CompressionLayer::new().gzip(true).compress_when(large))
         .layer(CatchPanicLayer::custom(shape::panicked))
         .layer(axum::middleware::from_fn_with_state(server, shape::shape))
         .layer(TraceLayer::new_for_http())
-        .layer(axum::middleware::from_fn(leftover::drain))
+        .layer(axum::middleware::from_fn_with_state(pace, leftover::drain))
 }
 
 /// Sees each version as it comes, so that the one before the newest is at hand when the speed layer still stands on it; and

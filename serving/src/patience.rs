@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use futures::{StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
@@ -28,9 +28,6 @@ pub(crate) fn was_too_slow(error: &(dyn Error + 'static)) -> bool {
 
 /// The same body, which fails once it is `slack` behind the slowest pace.
 pub(crate) fn paced(body: Body, slack: Duration) -> Body {
-    if body.is_end_stream() {
-        return body;
-    }
     let start = Instant::now();
     let chunks = stream::try_unfold((body.into_data_stream(), 0), move |(mut chunks, bytes)| async move {
         match timeout_at(deadline(start, slack, bytes), chunks.next()).await {

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 
 use crate::app::Server;
 use crate::problem::{MEDIA_TYPE, Problem};
-use crate::{admission, patience};
+use crate::admission;
 
 /// The content security policy of pages.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -37,7 +37,7 @@ pub(crate) async fn shape(State(server): State<Arc<Server>>, request: Request, n
     if let Err(problem) = admission::check(&request, &server.app.hosts) {
         return finish(problem.into_response());
     }
-    let response = next.run(request.map(|body| patience::paced(body, server.app.limits.transfer))).await;
+    let response = next.run(request).await;
     let status = response.status();
     let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == MEDIA_TYPE);
     let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json");

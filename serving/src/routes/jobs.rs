@@ -54,14 +54,17 @@ pub struct JobDetail {
     /// Everything was asked for, not only what new events touch.
     full: bool,
     /// Event times from here on were asked for in any case.
+    #[schema(required = true)]
     from: Option<String>,
     /// Event times before this were asked for in any case.
+    #[schema(required = true)]
     to: Option<String>,
     /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
     state: String,
     /// `schedule`, `api` or `cli`.
     trigger: String,
     /// The time of the schedule that it is for.
+    #[schema(required = true)]
     scheduled: Option<String>,
     /// How often it has begun: more than once if a process ended before it did.
     attempts: u32,

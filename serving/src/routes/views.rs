@@ -85,9 +85,10 @@ pub struct ViewDetail {
     #[schema(required = true)]
     schedule: Option<String>,
     /// The zone whose clock the schedule goes by.
-    #[schema(example = "UTC")]
+    #[schema(example = "UTC", required = true)]
     schedule_zone: Option<&'static str>,
     /// What becomes of times that were missed: `last`, `all` or `none` of them are made up for.
+    #[schema(required = true)]
     catch_up: Option<&'static str>,
 }
 

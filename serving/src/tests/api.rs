@@ -231,7 +231,7 @@ async fn events_that_can_not_be_taken_are_refused() {
         (post("/v1/topics/posts/events", "application/json", vec![b'"', 0xff, b'"']), 400, "bad-body", "UTF-8"),
         (post("/v1/topics/posts/events", "application/json", "[".repeat(900)), 400, "bad-body", ""),
         (with("idempotency-key", "k".repeat(256)), 400, "bad-idempotency-key", "255"),
-        (twice, 400, "bad-idempotency-key", "once"),
+        (twice, 400, "repeated-header", "twice"),
     ] {
         let (got, problem, detail) = platform.problem(request).await;
         assert_eq!((got, problem.as_str()), (status, kind), "{detail}");
