@@ -35,6 +35,17 @@ impl ServerFile {
         std::fs::write(Self::path(data), serde_json::to_vec(&file)?)
     }
 
+    /// Takes it back, unless it is another process's by now.
+    pub fn remove(data: &Path) -> std::io::Result<()> {
+        if Self::read(data).is_none_or(|file| file.pid != std::process::id()) {
+            return Ok(());
+        }
+        match std::fs::remove_file(Self::path(data)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Its path in a data folder.
     pub fn path(data: &Path) -> PathBuf {
         data.join("server.json")

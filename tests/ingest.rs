@@ -192,14 +192,14 @@ fn a_client_that_sends_on_is_answered_whatever_is_refused_before_its_body_was_re
     }
     // Nothing is sent by a client that asks before, and nothing is waited for.
     let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).expect("connected");
-    let asked = format!("{}\r\nhost: x\r\nexpect: 100-continue\r\n\r\n", post("tweet", ""));
+    let asked = format!("{}\r\nhost: localhost\r\nexpect: 100-continue\r\n\r\n", post("tweet", ""));
     stream.write_all(asked.as_bytes()).expect("sent");
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).expect("an answer");
     assert_eq!(&answer, b"HTTP/1.1 404");
     // There is an end to what is read of a body that nobody wants.
     let mut endless = TcpStream::connect(server.url.trim_start_matches("http://")).expect("connected");
-    let head = "POST /v1/topics/tweet/events HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n";
+    let head = "POST /v1/topics/tweet/events HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n";
     endless.write_all(head.as_bytes()).expect("sent");
     let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
     let refused = (0..16_384).find_map(|_| endless.write_all(&chunk).err()).expect("1 GiB is not read");
@@ -278,7 +278,7 @@ fn a_body_that_breaks_off_stores_nothing_and_its_key_is_free() {
     let server = Server::start(&project);
     let line = tweet("a") + "\n";
     let head = |length: &str| {
-        format!("POST /v1/topics/tweets/events HTTP/1.1\r\nhost: x\r\nidempotency-key: one\r\n{length}\r\n\r\n")
+        format!("POST /v1/topics/tweets/events HTTP/1.1\r\nhost: localhost\r\nidempotency-key: one\r\n{length}\r\n\r\n")
     };
     let sized = head(&format!("content-length: {}", 3 * line.len())) + &line + &line;
     let chunked = head("transfer-encoding: chunked") + &format!("{:x}\r\n{line}\r\n", line.len());

@@ -11,7 +11,7 @@ use crate::support::{Metrics, Project, Server, kafka, repository};
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, ts TIMESTAMP NOT NULL)
 WITH (topic = 'events', event_time = 'ts', partitions = 2);
-CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+CREATE MATERIALIZED VIEW ever WITH (batch = '0 0 1 1 *') AS SELECT count(*) AS n, sum(id) AS ids FROM events;
 ";
 
 const SETTINGS: &str = "
@@ -19,8 +19,6 @@ const SETTINGS: &str = "
 checkpoint_interval = '100 ms'
 [archive]
 interval = '100 ms'
-[batch]
-scheduler = false
 ";
 
 fn project() -> Project {

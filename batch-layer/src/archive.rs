@@ -311,6 +311,12 @@ impl Archiver {
         Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect())
     }
 
+    /// Where the topic's partitions begin by now.
+    pub async fn log_starts(&self) -> Result<Positions, BatchError> {
+        let bounds = self.archive.bounds().await.map_err(|error| self.stopped(error))?;
+        Ok(bounds.into_iter().map(|(partition, range)| (partition, range.start)).collect())
+    }
+
     fn topic(&self) -> String {
         self.archive.table.topic.clone()
     }

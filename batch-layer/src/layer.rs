@@ -132,22 +132,26 @@ impl BatchLayer {
         self.readings.clone()
     }
 
-    /// Asks for versions of the views whose newest one is from before a rebuild of the archive, which ended too early to compute
-    /// them.
-    fn finish_rebuilds(&self) {
-        let is_stale = |view: &&String| self.worker.versions.newest(view).is_some_and(|version| version.is_stale);
-        // A job that waits since the last process does it, too.
-        let is_wanted = |view: &&String| is_stale(view) && !self.queue.is_busy(view);
-        let views: Vec<String> = self.worker.catalog.views.keys().filter(is_wanted).cloned().collect();
+    /// Asks for versions of the views that can't go on without one: those whose newest one is from before a rebuild of the archive,
+    /// which ended too early to compute them, and those that have none while the log has lost its beginning.
+    async fn ask_for_wanted(worker: Arc<Worker>, queue: Arc<JobQueue>) {
+        let mut views = Vec::new();
+        for (name, view) in &worker.catalog.views {
+            let is_wanted = match worker.versions.newest(name) {
+                Some(version) => version.is_stale,
+                None => worker.has_lost_its_start(&view.table.name).await,
+            };
+            // A job that waits since the last process does it, too.
+            if is_wanted && !queue.is_busy(name) {
+                views.push(name.clone());
+            }
+        }
         if views.is_empty() {
             return;
         }
-        tracing::info!(
-            ?views,
-            "the archive was rebuilt, and these views weren't computed from it yet: that is done now"
-        );
+        tracing::info!(?views, "these views need a version to begin with: the archive was rebuilt, or the log has lost its start");
         let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
-        if let Err(error) = self.queue.submit(request, Trigger::Cli) {
+        if let Err(error) = queue.submit(request, Trigger::Cli) {
             tracing::error!(%error, "no run asked for");
         }
     }
@@ -164,7 +168,7 @@ impl BatchLayer {
         let (queue, worker, token) = (self.queue.clone(), self.worker.clone(), shutdown.clone());
         tasks.spawn(async move { queue.run(worker, token).await });
         if self.settings.scheduler {
-            self.finish_rebuilds();
+            tasks.spawn(Self::ask_for_wanted(self.worker.clone(), self.queue.clone()));
             let Worker { catalog, clock, .. } = &*self.worker;
             let scheduler = Scheduler::new(catalog, self.queue.clone(), clock.clone());
             tasks.spawn(scheduler.run(shutdown.clone()));
@@ -298,6 +302,15 @@ impl Work for Worker {
 }
 
 impl Worker {
+    /// Whether the log no longer holds a table's first records.
+    async fn has_lost_its_start(&self, table: &str) -> bool {
+        let Some(archiver) = self.archivers.get(table) else { return false };
+        let starts = archiver.log_starts().await.inspect_err(|error| {
+            tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
+        });
+        starts.is_ok_and(|starts| starts.values().any(|&start| start > 0))
+    }
+
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {
         let Some(view) = self.catalog.views.get(name) else { return Ok(()) };
         let mut sweepers = self.sweepers.lock().await;

@@ -9,9 +9,11 @@
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
 //! | a checkpoint in which the view had stopped                         | as the checkpoint says, and it catches up    |
 //! | a batch version from before the archive was rebuilt                | stopped, until there is one from since       |
+//! | a beginning that the log no longer holds                           | stopped, until a version covers what is gone |
 //!
-//! What the log no longer holds is not made up for: the source stops and names the range. Checkpoints that can't be read
-//! now are waited for: without them state would be lost that the log may no longer hold.
+//! What the log no longer holds is not made up for: the view stops and names the range, and others go on. A version brings
+//! it from the archive. Checkpoints that can't be read now are waited for: without them state would be lost that the log
+//! may no longer hold.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::log::Log;
+use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
@@ -225,6 +227,11 @@ pub(crate) fn recover(
         };
         states.push(state);
     }
+    for state in states.iter_mut().filter(|state| state.stopped.is_none()) {
+        if let Some(error) = lost(state, &table.topic, bounds) {
+            state.stop(error.into());
+        }
+    }
     // Views that begin before the point at which the others go on catch up first. What had stopped may fail again, and doesn't
     // hold up the others.
     if let Some(read) = &read {
@@ -237,7 +244,7 @@ pub(crate) fn recover(
     let going = || states.iter().enumerate().filter(|(i, state)| state.stopped.is_none() && !behind.contains_key(i));
     let read = read.unwrap_or_else(|| frontiers(&zero, views, versions));
     let least = |p: Partition| going().map(|(_, state)| state.next(p)).min().or(read.get(&p).copied()).unwrap_or(0);
-    let positions: Positions = zero.keys().map(|&p| (p, least(p))).collect();
+    let positions: Positions = bounds.iter().map(|(&p, held)| (p, least(p).max(held.start))).collect();
     for &partition in bounds.keys() {
         tracker.add(partition, now);
     }
@@ -245,6 +252,15 @@ pub(crate) fn recover(
     let end = |p: Partition| bounds.get(&p).map_or(0, |range| range.end);
     tracker.resume(now, |p| positions.get(&p).copied().unwrap_or(0) < end(p));
     Start { tracker, positions, states, behind }
+}
+
+/// What the log no longer holds of what a state wants next, if anything.
+fn lost(state: &ViewState, topic: &str, bounds: &Bounds) -> Option<SpeedError> {
+    let gone = bounds.iter().map(|(&p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
+    gone.map(|(partition, wanted, held)| SpeedError::Log {
+        table: state.view.table.name.clone(),
+        source: LogError::OutOfRange { topic: topic.to_owned(), partition, wanted, held: held.clone() },
+    })
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to

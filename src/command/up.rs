@@ -61,7 +61,7 @@ pub async fn run(up: Up) -> Result<ExitCode, Failure> {
     interrupted().await?;
     eprintln!("stopping");
     // A client that asks now should not find a server that is going.
-    std::fs::remove_file(ServerFile::path(&data))?;
+    ServerFile::remove(&data)?;
     started.stop().await?;
     Ok(ExitCode::SUCCESS)
 }

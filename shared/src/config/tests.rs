@@ -84,7 +84,7 @@ fn a_wrong_setting_is_refused_with_its_place_and_what_is_right() {
         (
             "",
             Some(("ANABRANCH__BATCH__KEEP", "1")),
-            "ANABRANCH__BATCH__KEEP: unknown field `keep`, expected `keep_versions` or `scheduler`",
+            "ANABRANCH__BATCH__KEEP: unknown field `keep`, expected one of `keep_versions`, `scheduler`, `timeout`",
         ),
         (
             "",

@@ -290,6 +290,10 @@ impl Log for AnchoredLog {
         self.log.retain(topic, retention, &keep_from.iter().map(own).collect())
     }
 
+    fn accepts(&self) -> Result<(), LogError> {
+        self.log.accepts()
+    }
+
     fn stalls(&self) -> BTreeMap<(String, Partition), Stalls> {
         self.log.stalls()
     }

@@ -59,6 +59,17 @@ use crate::position::{Offset, Partition, Positions};
 /// How long a broker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What brokers say that don't know of the same leader.
+const LEADER_CHANGES: [RDKafkaErrorCode; 4] = [
+    RDKafkaErrorCode::UnknownLeaderEpoch,
+    RDKafkaErrorCode::FencedLeaderEpoch,
+    RDKafkaErrorCode::NotLeaderForPartition,
+    RDKafkaErrorCode::LeaderNotAvailable,
+];
+
+/// How long after that they are asked again.
+const LEADER_PAUSE: Duration = Duration::from_millis(100);
+
 /// For how long the topics and their partitions are taken as they were last seen.
 const METADATA_AGE: Duration = Duration::from_secs(5);
 
@@ -200,10 +211,21 @@ impl Cluster {
         if asked.count() == 0 {
             return Ok(Positions::new());
         }
-        let answered = self.consumer.offsets_for_times(asked, TIMEOUT).map_err(failed)?;
+        let begun = Instant::now();
+        let answered = loop {
+            let answered = self.consumer.offsets_for_times(asked.clone(), TIMEOUT).map_err(failed)?;
+            let told = answered.elements().iter().try_for_each(|element| element.error());
+            match told.map_err(|error| (error.rdkafka_error_code(), error)) {
+                Ok(()) => break answered,
+                // Brokers know for a moment of different leaders, such as when a cluster starts.
+                Err((Some(code), _)) if LEADER_CHANGES.contains(&code) && begun.elapsed() < TIMEOUT => {
+                    std::thread::sleep(LEADER_PAUSE);
+                }
+                Err((_, error)) => return Err(failed(error)),
+            }
+        };
         let mut offsets = Positions::new();
         for element in answered.elements() {
-            element.error().map_err(failed)?;
             let partition = element.partition().unsigned_abs();
             match element.offset() {
                 rdkafka::Offset::Offset(offset) => offsets.insert(partition, offset.unsigned_abs()),

@@ -36,7 +36,7 @@ fn an_ignore_file_that_is_there_gets_a_line_more() {
 #[test]
 fn the_template_explains_the_defaults() {
     let is_setting = |line: &&str| {
-        let none = ["retention_", "brokers", "replication", "[storage]", "checkpoints = ", "hosts = "];
+        let none = ["retention_", "brokers", "replication", "[storage]", "checkpoints = ", "hosts = ", "# timeout"];
         let has_none = none.iter().any(|name| line.contains(name));
         (line.starts_with('[') || line.starts_with("# ") && line.contains(" = ")) && !has_none
     };

@@ -451,7 +451,7 @@ fn a_view_that_is_new_catches_up_before_the_others_go_on() {
 }
 
 #[test]
-fn what_retention_took_stops_the_source() {
+fn a_view_whose_beginning_retention_took_waits_for_a_version_of_what_is_left() {
     let mut rig = Rig::new(1);
     rig.append(0, &stream());
     rig.log.forget_before("clicks", 0, 4);
@@ -460,29 +460,46 @@ fn what_retention_took_stops_the_source() {
     let reason = snapshot.stopped.clone().expect("a reason");
     assert!(reason.contains("offsets 0.. are wanted, but the log holds 4..16"), "{reason}");
     let metrics = layer.metrics()["clicks"].clone();
-    assert_eq!(metrics.stopped, Some(reason));
-    let taken = Coverage::from_iter([(0, 0..4)]);
-    assert_eq!((&metrics.lost, &snapshot.lost), (&taken, &taken));
+    assert_eq!((&metrics.stopped, &metrics.views["sums"]), (&None, &Some(reason)));
+    assert_eq!(snapshot.lost, Coverage::from_iter([(0, 0..4)]));
+    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
+    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(0) == 16);
+    assert_eq!(snapshot.base, Some(1));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
     layer.stop();
 }
 
 #[test]
-fn a_version_of_what_is_left_lets_a_stopped_source_go_on() {
-    let mut rig = Rig::new(1);
-    let mut catalog = Catalog::clone(&rig.context.catalog);
-    catalog.views.remove("top");
-    rig.context.catalog = Arc::new(catalog);
-    rig.append(0, &stream());
-    rig.log.forget_before("clicks", 0, 4);
-    let layer = rig.start();
-    rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_some());
-    layer.stop();
-    rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
-    let layer = rig.start();
-    let snapshot = rig.wait_for_all(&layer);
-    assert_eq!((snapshot.base, &snapshot.stopped), (Some(1), &None));
-    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
-    layer.stop();
+fn a_view_that_is_new_harms_no_other_where_the_log_has_lost_its_start() {
+    for has_checkpoint in [true, false] {
+        let mut rig = Rig::new(1);
+        let all = rig.context.catalog.clone();
+        let mut fewer = Catalog::clone(&all);
+        fewer.views.remove("top");
+        rig.context.catalog = Arc::new(fewer);
+        rig.append(0, &stream()[..8]);
+        let layer = rig.start();
+        rig.wait_for_all(&layer);
+        rig.publish(1, &[(0, 6)], &[(0, 12 * SECOND)]);
+        rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1));
+        layer.stop();
+        if !has_checkpoint {
+            rig.context.checkpoints = None;
+        }
+        rig.log.forget_before("clicks", 0, 6);
+        rig.context.catalog = all;
+        let layer = rig.start();
+        let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_some());
+        assert_eq!((&top.lost, top.alone), (&Coverage::from_iter([(0, 0..6)]), true), "{has_checkpoint}");
+        rig.append(0, &stream()[8..]);
+        let sums = rig.wait_for_all(&layer);
+        assert_eq!((sums.base, &sums.stopped), (Some(1), &None));
+        assert_eq!(rows_of(&sums), rig.oracle.rows(&rig.view, &Positions::from([(0, 6)])));
+        rig.publish_of("top", 1, &[(0, 7)]);
+        let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(0) == 16);
+        assert_eq!((top.base, &top.coverage), (Some(1), &Coverage::from_iter([(0, 7..16)])));
+        layer.stop();
+    }
 }
 
 #[test]
