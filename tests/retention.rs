@@ -89,7 +89,7 @@ fn a_view_stops_where_records_are_gone_and_goes_on_from_a_version_of_what_is_lef
     serve.until("ever", is_known);
     let metrics = serve.metrics();
     assert_eq!(metrics.sum("anabranch_lost_offsets", &lost), Some(12.0), "{metrics:?}");
-    assert_eq!(metrics.sum("anabranch_source_stopped", &[("view", "ever")]), Some(1.0));
+    assert_eq!(metrics.sum("anabranch_view_stopped", &[("view", "ever")]), Some(1.0));
     let answer = serve.get("/v1/views/ever/rows");
     assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"0": [0, 20]})), "{answer}");
     assert_eq!((&answer["rows"][0]["n"], &answer["rows"][0]["ids"]), (&json!(20), &json!(400)), "the odd ones");

@@ -480,21 +480,21 @@ fn a_view_that_is_new_harms_no_other_where_the_log_has_lost_its_start() {
         rig.append(0, &stream()[..8]);
         let layer = rig.start();
         rig.wait_for_all(&layer);
-        rig.publish(1, &[(0, 6)], &[(0, 12 * SECOND)]);
+        rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
         rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1));
         layer.stop();
         if !has_checkpoint {
             rig.context.checkpoints = None;
         }
-        rig.log.forget_before("clicks", 0, 6);
+        rig.log.forget_before("clicks", 0, 5);
         rig.context.catalog = all;
         let layer = rig.start();
         let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_some());
-        assert_eq!((&top.lost, top.alone), (&Coverage::from_iter([(0, 0..6)]), true), "{has_checkpoint}");
+        assert_eq!((&top.lost, top.alone), (&Coverage::from_iter([(0, 0..5)]), true), "{has_checkpoint}");
         rig.append(0, &stream()[8..]);
         let sums = rig.wait_for_all(&layer);
         assert_eq!((sums.base, &sums.stopped), (Some(1), &None));
-        assert_eq!(rows_of(&sums), rig.oracle.rows(&rig.view, &Positions::from([(0, 6)])));
+        assert_eq!(rows_of(&sums), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
         rig.publish_of("top", 1, &[(0, 7)]);
         let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(0) == 16);
         assert_eq!((top.base, &top.coverage), (Some(1), &Coverage::from_iter([(0, 7..16)])));
