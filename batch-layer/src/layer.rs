@@ -149,7 +149,10 @@ impl BatchLayer {
         if views.is_empty() {
             return;
         }
-        tracing::info!(?views, "these views need a version to begin with: the archive was rebuilt, or the log has lost its start");
+        tracing::info!(
+            ?views,
+            "these views need a version to begin with: the archive was rebuilt, or the log has lost its start"
+        );
         let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
         if let Err(error) = queue.submit(request, Trigger::Cli) {
             tracing::error!(%error, "no run asked for");

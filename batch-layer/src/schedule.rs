@@ -26,7 +26,7 @@ const MINUTE: Micros = 60 * SECOND;
 
 /// How long a view whose runs fail is left alone: twice as long after each failure, up to an hour.
 fn pause(failures: u32) -> Micros {
-    (10 * SECOND << failures.saturating_sub(1).min(16)).min(3_600 * SECOND)
+    ((10 * SECOND) << failures.saturating_sub(1).min(16)).min(3_600 * SECOND)
 }
 
 struct Entry {

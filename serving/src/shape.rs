@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use crate::admission;
 use crate::app::Server;
 use crate::problem::{MEDIA_TYPE, Problem};
-use crate::admission;
 
 /// The content security policy of pages.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(

@@ -130,21 +130,9 @@ pub enum LogError {
         /// How long the largest record is.
         bytes: usize,
     },
-    /// The log that is there isn't the one that offsets are of which were kept, so none of them can be relied on: say what is so.
-    #[error(
-        "topic `{topic}` isn't what {carrier} is of: {misfit}; `anabranch log adopt {table}` goes on behind what is archived, \
-         `anabranch log reset {table}` begins anew, both say first what they will do"
-    )]
-    OtherLog {
-        /// The topic.
-        topic: String,
-        /// The table that reads it.
-        table: String,
-        /// What the offsets were kept with.
-        carrier: String,
-        /// Why they don't fit.
-        misfit: lineage::Misfit,
-    },
+    /// The log that is there isn't the one that offsets are of which were kept.
+    #[error(transparent)]
+    OtherLog(Box<OtherLog>),
     /// The storage or the broker failed.
     #[error("{step} failed")]
     Backend {
@@ -157,6 +145,23 @@ pub enum LogError {
     /// The log has been closed.
     #[error("the log is closed")]
     Closed,
+}
+
+/// The log that is there isn't the one that offsets are of which were kept, so none of them can be relied on: say what is so.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "topic `{topic}` isn't what {carrier} is of: {misfit}; `anabranch log adopt {table}` goes on behind what is archived, \
+     `anabranch log reset {table}` begins anew, both say first what they will do"
+)]
+pub struct OtherLog {
+    /// The topic.
+    pub topic: String,
+    /// The table that reads it.
+    pub table: String,
+    /// What the offsets were kept with.
+    pub carrier: String,
+    /// Why they don't fit.
+    pub misfit: lineage::Misfit,
 }
 
 impl LogError {
@@ -382,11 +387,13 @@ pub trait Log: Send + Sync {
         reached: &Positions,
     ) -> Result<Option<Mark>, LogError> {
         let lineage = self.lineage(topic)?;
-        lineage.check(mark, reached).map_err(|misfit| LogError::OtherLog {
-            topic: topic.to_owned(),
-            table: "TABLE".to_owned(),
-            carrier: carrier.to_owned(),
-            misfit,
+        lineage.check(mark, reached).map_err(|misfit| {
+            LogError::OtherLog(Box::new(OtherLog {
+                topic: topic.to_owned(),
+                table: "TABLE".to_owned(),
+                carrier: carrier.to_owned(),
+                misfit,
+            }))
         })?;
         Ok(lineage.newest().cloned())
     }
@@ -404,11 +411,13 @@ pub trait Log: Send + Sync {
     /// Whether the last records that were kept in `carrier` are those that the log has there.
     fn verify_tails(&self, topic: &str, carrier: &str, tails: &Tails) -> Result<(), LogError> {
         let at = tails.iter().map(|(&partition, tail)| (partition, tail.offset)).collect();
-        check_tails(tails, &self.taken(topic, &at)?).map_err(|misfit| LogError::OtherLog {
-            topic: topic.to_owned(),
-            table: "TABLE".to_owned(),
-            carrier: carrier.to_owned(),
-            misfit,
+        check_tails(tails, &self.taken(topic, &at)?).map_err(|misfit| {
+            LogError::OtherLog(Box::new(OtherLog {
+                topic: topic.to_owned(),
+                table: "TABLE".to_owned(),
+                carrier: carrier.to_owned(),
+                misfit,
+            }))
         })
     }
 

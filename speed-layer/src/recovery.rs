@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_shared::clock::Micros;
-use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::log::lineage::Mark;
+use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::version::{Published, Version, Versions};

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::lineage::{Adoption, Lineage, Mark, Misfit, Tails, check_tails};
-use super::{Append, Appended, Batch, Extras, Log, LogError, LogReader, ReadLimit, Retention, Stalls};
+use super::{Append, Appended, Batch, Extras, Log, LogError, LogReader, OtherLog, ReadLimit, Retention, Stalls};
 use crate::clock::Micros;
 use crate::position::{Offset, Partition, Positions};
 
@@ -80,7 +80,8 @@ impl Held {
     }
 
     fn other(&self, carrier: String, misfit: Misfit) -> LogError {
-        LogError::OtherLog { topic: self.topic.clone(), table: self.table.clone(), carrier, misfit }
+        let (topic, table) = (self.topic.clone(), self.table.clone());
+        LogError::OtherLog(Box::new(OtherLog { topic, table, carrier, misfit }))
     }
 
     fn lineage(&self, log: &dyn Log) -> Result<Lineage, LogError> {

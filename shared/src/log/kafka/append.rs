@@ -243,7 +243,7 @@ enum Failure {
     /// The transaction is to be given up; the producer is as good as before.
     Abort(LogError),
     /// The answer was there already.
-    Repeated(Answer),
+    Repeated(Box<Answer>),
 }
 
 impl Requests {
@@ -294,7 +294,7 @@ impl Requests {
             Failure::Repeated(answer) => {
                 let note = Some(answer.note.clone());
                 match aborted {
-                    Ok(()) => self.done(&mut slot, state, answer, note),
+                    Ok(()) => self.done(&mut slot, state, *answer, note),
                     Err(_) => Ok(appended(&answer, note)),
                 }
             }
@@ -341,7 +341,7 @@ impl Requests {
         state.read_to(&self.cluster, place, claim).map_err(Failure::Abort)?;
         if let Some(answer) = state.known.get(&(topic.to_owned(), request.key.clone())) {
             check_same(topic, &request.key, answer.digest, request.digest).map_err(Failure::Abort)?;
-            return Err(Failure::Repeated(answer.clone()));
+            return Err(Failure::Repeated(Box::new(answer.clone())));
         }
         let stored = send(&state.producer, &order, &self.cluster.full(topic), parts, keys).map_err(|source| {
             let step = format!("sending an append to topic `{topic}`");
