@@ -72,12 +72,13 @@ impl OpenPane {
         self.bytes = 3 * self.groups.values().map(Groups::bytes).sum::<usize>();
     }
 
-    /// Whether degrading it (further) would save memory.
-    pub fn can_degrade(&self, view: &View) -> bool {
+    /// How many rows degrading it (further) may save: of a top-k those of events in time; none if it can save nothing.
+    pub fn spare_rows(&self, view: &View) -> usize {
         match &self.degraded {
-            _ if view.keys.is_empty() => false,
-            Some(Degraded::Refusing(_)) => false,
-            _ => !view.is_top_k_by_count() || self.rows() >= LEAST_ROWS,
+            _ if view.keys.is_empty() => 0,
+            Some(Degraded::Refusing(_)) => 0,
+            _ if !view.is_top_k_by_count() => self.rows(),
+            _ => Some(self.groups.get(&0).map_or(0, Groups::len)).filter(|&rows| rows >= LEAST_ROWS).unwrap_or(0),
         }
     }
 

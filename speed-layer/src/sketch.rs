@@ -22,6 +22,12 @@ pub(crate) fn cut(partials: &DataFrame) -> PolarsResult<(i64, DataFrame)> {
     Ok((taken, partials.filter(&(counts.gt(taken) | !in_time))?))
 }
 
+/// How many rows are of events in time.
+pub(crate) fn rows_in_time(partials: &DataFrame) -> usize {
+    let missed = partials.column(MISSED).and_then(Column::i32);
+    missed.map_or(0, |missed| missed.iter().filter(|missed| *missed == Some(0)).count())
+}
+
 /// Adds to the counts of events in time.
 pub(crate) fn raise(partials: &DataFrame, by: i64) -> PolarsResult<DataFrame> {
     if by == 0 {

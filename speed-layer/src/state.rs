@@ -14,7 +14,7 @@ use crate::isolate::Mark;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
-use crate::sketch::LEAST_ROWS;
+use crate::sketch::{LEAST_ROWS, rows_in_time};
 use crate::watermark::{Met, Tracker};
 
 /// With more closed chunks, neighbours are merged.
@@ -145,7 +145,7 @@ impl ViewState {
         Ok(())
     }
 
-    /// Degrades the pane with most rows. Whether that made the state smaller.
+    /// Degrades the pane with most rows to save. Whether that made the state smaller.
     pub fn degrade(&mut self) -> Result<bool, SpeedError> {
         let (rows, bytes) = (self.rows(), self.bytes());
         let Some((chunk, start)) = self.largest() else { return Ok(false) };
@@ -165,16 +165,16 @@ impl ViewState {
         Ok(self.rows() < rows || self.bytes() < bytes)
     }
 
-    /// The pane with most rows that can be degraded, and the closed chunk that it is in. A closed pane takes no keys,
-    /// so there is none to refuse; only a sketch makes it smaller.
+    /// The pane with most rows to save, and the closed chunk that it is in. A closed pane takes no keys, so there is none to
+    /// refuse; only a sketch makes it smaller.
     fn largest(&self) -> Option<(Option<usize>, Micros)> {
-        let closed = self.closed.iter().enumerate().flat_map(|(i, closed)| {
-            closed.chunk.panes.iter().map(move |(&start, pane)| (pane.partials.height(), (Some(i), start)))
+        let is_top_k = self.view.is_top_k_by_count();
+        let closed = self.closed.iter().enumerate().filter(|_| is_top_k).flat_map(|(i, closed)| {
+            closed.chunk.panes.iter().map(move |(&start, pane)| (rows_in_time(&pane.partials), (Some(i), start)))
         });
-        let closed = closed.filter(|(rows, _)| self.view.is_top_k_by_count() && *rows >= LEAST_ROWS);
-        let open = self.open.panes.iter().filter(|(_, pane)| pane.can_degrade(&self.view));
-        let open = open.map(|(&start, pane)| (pane.rows(), (None, start)));
-        closed.chain(open).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
+        let closed = closed.filter(|(rows, _)| *rows >= LEAST_ROWS);
+        let open = self.open.panes.iter().map(|(&start, pane)| (pane.spare_rows(&self.view), (None, start)));
+        closed.chain(open.filter(|(rows, _)| *rows > 0)).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
     }
 
     /// All chunks, the open one as if it were closed.

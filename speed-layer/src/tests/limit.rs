@@ -97,6 +97,22 @@ fn a_top_k_view_goes_on_in_a_sketch() {
 }
 
 #[test]
+fn a_pane_of_late_events_keeps_no_other_from_giving_way() {
+    let table = table(0);
+    let window = Some(Window::sliding(10 * SECOND, 10 * SECOND));
+    let of =
+        |second: i64, keys: usize| (0..keys).map(|i| event(second, &format!("{second}-{i}"), 1)).collect::<Vec<_>>();
+    for close in [false, true] {
+        // The first moves the watermark, so the others at second 1 are late.
+        let batches = [(of(1_000, 60), close), (of(1, 70), close)];
+        let state = folded(top(&table, window, 100), &batches);
+        let panes = state.closed.iter().flat_map(|closed| closed.chunk.panes.values());
+        assert!(state.rows() <= 100, "{} rows", state.rows());
+        assert_eq!(panes.filter(|pane| pane.slack.is_some()).count(), usize::from(close));
+    }
+}
+
+#[test]
 fn another_view_refuses_new_keys() {
     let table = table(60 * SECOND);
     let batches: Vec<_> = (0..6).map(|i| (skewed(500, i + 1), i % 2 == 1)).collect();
