@@ -34,6 +34,7 @@ pub fn table() -> Table {
         event_time: 2,
         watermark_delay: 0,
         max_future: None,
+        max_past: None,
         partitions: 2,
         partition_by: None,
         pin: None,

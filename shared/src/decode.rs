@@ -168,23 +168,22 @@ impl Decoder {
     }
 
     fn decode_records(&mut self, batch: &Batch, records: Range<usize>) -> Decoded {
-        let read_at = batch.read_at.map(|at| vec![at; batch.payloads.len()]);
-        let times = read_at.as_ref().unwrap_or(&batch.log_times);
-        self.decode_with(&batch.payloads, times, batch.keys.as_ref(), batch.headers.as_ref(), records)
+        let beside = (batch.keys.as_ref(), batch.headers.as_ref());
+        self.decode_with(&batch.payloads, &batch.log_times, batch.read_at, beside, records)
     }
 
     /// Decodes records without keys and headers, of which the log took the i-th at `log_times[i]`. Panics unless there is
     /// a time for each.
     pub fn decode(&mut self, payloads: &Payloads, log_times: &[Micros]) -> Decoded {
-        self.decode_with(payloads, log_times, None, None, 0..payloads.len())
+        self.decode_with(payloads, log_times, None, (None, None), 0..payloads.len())
     }
 
     fn decode_with(
         &mut self,
         payloads: &Payloads,
         log_times: &[Micros],
-        keys: Option<&Payloads>,
-        headers: Option<&Payloads>,
+        read_at: Option<Micros>,
+        (keys, headers): (Option<&Payloads>, Option<&Payloads>),
         records: Range<usize>,
     ) -> Decoded {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
@@ -205,7 +204,7 @@ impl Decoder {
                     .map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to())),
             };
             let beside = [keys, headers].map(|all| all.map_or(&[][..], |all| all.get(index as usize)));
-            match record.and_then(|record| self.row(record, log_time, beside, &mut slots)) {
+            match record.and_then(|record| self.row(record, (log_time, read_at), beside, &mut slots)) {
                 Ok(false) => {}
                 Ok(true) => {
                     kept.push(index);
@@ -226,7 +225,7 @@ impl Decoder {
     fn row<'a>(
         &mut self,
         record: &'a str,
-        log_time: Micros,
+        (log_time, read_at): (Micros, Option<Micros>),
         [key, headers]: [&'a [u8]; 2],
         slots: &mut [Slot<'a>],
     ) -> Result<bool, String> {
@@ -254,22 +253,36 @@ impl Decoder {
             }
             *slot = fit(*slot, column, &self.scratch)?;
         }
-        match (slots[self.table.event_time], self.table.max_future) {
-            (Slot::Integer(time), _) if !EVENT_TIMES.contains(&time) => Err(format!(
-                "column `{}`, the event time: {} is outside the years 0200 to 9799",
-                self.table.event_time_column().name,
-                format_timestamp(time),
-            )),
-            (Slot::Integer(time), Some(ahead)) if time > log_time.saturating_add(ahead) => Err(format!(
-                "column `{}`: {} is more than {} s (`max_future`) ahead of the clock, which showed {}",
-                self.table.event_time_column().name,
-                format_timestamp(time),
-                ahead as f64 / 1e6,
-                format_timestamp(log_time),
-            )),
-            (Slot::Integer(_), _) => Ok(true),
-            _ => Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name)),
-        }
+        let Slot::Integer(time) = slots[self.table.event_time] else {
+            return Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name));
+        };
+        self.check_time(time, log_time, read_at)?;
+        Ok(true)
+    }
+
+    /// Whether an event may have happened then. How late it is goes by the record's own time, so that every reading says the same.
+    fn check_time(&self, time: Micros, log_time: Micros, read_at: Option<Micros>) -> Result<(), String> {
+        let clock = read_at.unwrap_or(log_time);
+        let is_ahead = |by: Micros| time > clock.saturating_add(by);
+        let is_behind = |by: Micros| time < log_time.saturating_sub(by);
+        let (by, option, side, clock) = if !EVENT_TIMES.contains(&time) {
+            let name = &self.table.event_time_column().name;
+            let time = format_timestamp(time);
+            return Err(format!("column `{name}`, the event time: {time} is outside the years 0200 to 9799"));
+        } else if let Some(by) = self.table.max_future.filter(|&by| is_ahead(by)) {
+            (by, "max_future", "ahead of", clock)
+        } else if let Some(by) = self.table.max_past.filter(|&by| is_behind(by)) {
+            (by, "max_past", "behind", log_time)
+        } else {
+            return Ok(());
+        };
+        Err(format!(
+            "column `{}`: {} is more than {} s (`{option}`) {side} the clock, which showed {}",
+            self.table.event_time_column().name,
+            format_timestamp(time),
+            by as f64 / 1e6,
+            format_timestamp(clock),
+        ))
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Edition {
     pub event_time: String,
     /// How far ahead of the clock an event time may be, if there is a limit.
     pub max_future: Option<Micros>,
+    /// How far behind the record's time an event time may be, if there is a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_past: Option<Micros>,
     /// The column that holds each record's key.
     pub key: Option<String>,
     /// The column that holds each record's headers.
@@ -119,6 +122,7 @@ impl Edition {
             format: table.format,
             event_time: name(table.event_time),
             max_future: table.max_future,
+            max_past: table.max_past,
             key: table.key.map(name),
             headers: table.headers.map(name),
         }
@@ -159,6 +163,7 @@ impl Edition {
             format: self.format,
             event_time: place(&self.event_time).unwrap_or(0),
             max_future: self.max_future,
+            max_past: self.max_past,
             key: self.key.as_ref().and_then(place),
             headers: self.headers.as_ref().and_then(place),
             ..table.clone()
@@ -196,6 +201,7 @@ impl Edition {
             ("format", self.format != new.format),
             ("event_time", self.event_time != new.event_time),
             ("max_future", self.max_future != new.max_future),
+            ("max_past", self.max_past != new.max_past),
             ("key", self.key != new.key),
             ("headers", self.headers != new.headers),
         ] {
@@ -233,11 +239,11 @@ impl Editions {
         };
         let columns: Vec<StoredColumn> = stored.map(column).collect();
         let is_there = |name: &String| columns.iter().any(|column| column.name == *name);
-        let Edition { begins, format, event_time, max_future, key, headers, .. } =
+        let Edition { begins, format, event_time, max_future, max_past, key, headers, .. } =
             Edition::of(table, Positions::new(), |_| String::new());
         let event_time = if is_there(&event_time) { event_time } else { String::new() };
         let (key, headers) = (key.filter(is_there), headers.filter(is_there));
-        Self(vec![Edition { begins, columns, format, event_time, max_future, key, headers }])
+        Self(vec![Edition { begins, columns, format, event_time, max_future, max_past, key, headers }])
     }
 
     /// The definition in force.

@@ -80,6 +80,8 @@ pub struct Table {
     /// How far ahead of the clock an event time may be, if there is a limit; beyond it the event is rejected. The clock is the log's
     /// where it took the record, and the reader's where the record's time is its producer's.
     pub max_future: Option<Micros>,
+    /// How far behind the record's own time an event time may be, if there is a limit; beyond it the event is rejected.
+    pub max_past: Option<Micros>,
     /// How many partitions the topic is created with.
     pub partitions: u32,
     /// The column whose value chooses an event's partition; none deals events round-robin.

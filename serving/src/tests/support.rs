@@ -64,6 +64,7 @@ pub fn table() -> Arc<Table> {
         event_time: 0,
         watermark_delay: 0,
         max_future: None,
+        max_past: None,
         partitions: 1,
         partition_by: None,
         pin: None,

@@ -25,6 +25,7 @@ fn table() -> Arc<Table> {
         event_time: 5,
         watermark_delay: 0,
         max_future: Some(60_000_000),
+        max_past: None,
         partitions: 1,
         partition_by: None,
         pin: None,
@@ -321,6 +322,31 @@ fn the_event_time_is_needed_and_not_far_ahead() {
             ": 2024-01-15T10:31:45.000001Z is more than 60 s (`max_future`) ahead of the clock, which showed 2024-01-15T10:30:45Z",
         ),
     );
+}
+
+#[test]
+fn an_event_time_is_not_too_far_back_by_the_records_own_time_whenever_it_is_read() {
+    let table = Table { max_past: Some(60_000_000), ..(*table()).clone() };
+    let record = |back: Micros| format!(r#"{{"id":"a","ts":"{}"}}"#, format_timestamp(LOG_TIME - back));
+    let payloads: Payloads = [record(60_000_000), record(60_000_001)].iter().collect();
+    for read_at in [None, Some(LOG_TIME + 3_600_000_000)] {
+        let batch = Batch {
+            partition: 0,
+            coverage: 0..2,
+            offsets: vec![0, 1],
+            log_times: vec![LOG_TIME; 2],
+            read_at,
+            payloads: payloads.clone(),
+            keys: None,
+            headers: None,
+            log_end: 2,
+        };
+        let decoded = Decoder::new(Arc::new(table.clone())).decode_batch(&batch);
+        let reasons: Vec<_> = decoded.rejects.iter().map(|reject| (reject.index, reject.reason.as_str())).collect();
+        let expected = "column `ts`: 2024-01-15T10:29:44.999999Z is more than 60 s (`max_past`) behind the clock, which showed \
+                        2024-01-15T10:30:45Z";
+        assert_eq!((decoded.kept, reasons), (vec![0], vec![(1, expected)]));
+    }
 }
 
 #[test]

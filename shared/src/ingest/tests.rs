@@ -142,6 +142,7 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
         event_time: 1,
         watermark_delay: 0,
         max_future: Some(60_000_000),
+        max_past: None,
         partitions,
         partition_by,
         pin: None,

@@ -52,6 +52,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         event_time: 0,
         watermark_delay: delay,
         max_future: None,
+        max_past: None,
         partitions: 1,
         partition_by: None,
         pin: None,

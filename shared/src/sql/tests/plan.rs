@@ -69,7 +69,7 @@ fn a_table_has_columns_and_options() {
     let catalog = plan(&[(
         "t.sql".to_owned(),
         "CREATE TABLE Users (Id INTEGER NOT NULL, \"userName\" VARCHAR NULL, w REAL, ok BOOL, j JSONB, at TIMESTAMPTZ, t STRING, d DOUBLE PRECISION)
-         WITH (topic = 'the.users-1', format = 'json', event_time = 'at', watermark = '1 minute', max_future = '2 min', partitions = 3, partition_by = 'userName', key = 't', headers = 'j')"
+         WITH (topic = 'the.users-1', format = 'json', event_time = 'at', watermark = '1 minute', max_future = '2 min', max_past = '30 days', partitions = 3, partition_by = 'userName', key = 't', headers = 'j')"
             .to_owned(),
     )])
     .expect("a sound table");
@@ -93,10 +93,12 @@ fn a_table_has_columns_and_options() {
     );
     assert_eq!((table.key, table.headers), (Some(6), Some(4)));
     assert_eq!((table.watermark_delay, table.max_future), (MINUTE, Some(2 * MINUTE)));
+    assert_eq!(table.max_past, Some(30 * 24 * 60 * MINUTE));
 
     let catalog = plan(&[("t.sql".to_owned(), TABLES.to_owned())]).expect("sound tables");
     let table = &catalog.tables["clicks"];
     assert_eq!((table.topic.as_str(), table.watermark_delay, table.max_future), ("clicks", 0, Some(10 * MINUTE)));
+    assert_eq!(table.max_past, None);
     assert_eq!((table.partitions, table.partition_by), (1, None));
     assert_eq!((table.key, table.headers), (None, None));
 }

@@ -176,7 +176,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topik = 'x')",
-        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `partitions`, `partition_by`, `pin`, `key`, `headers`; did you mean `topic`?",
+        "1:54: unknown option `topik`; there are `topic`, `format`, `event_time`, `watermark`, `max_future`, `max_past`, `partitions`, `partition_by`, `pin`, `key`, `headers`; did you mean `topic`?",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', topic = '_x')",
