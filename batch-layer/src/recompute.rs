@@ -85,7 +85,8 @@ impl Recompute {
     pub async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
         let mut attempts = 1;
         loop {
-            let archive = ArchiveSnapshot::open(&self.archive.root).await?.unwrap_or_else(|| self.archive.clone());
+            let archive = ArchiveSnapshot::open(&self.archive.root, &self.view.table).await?;
+            let archive = archive.unwrap_or_else(|| self.archive.clone());
             match (Self { archive, ..self.clone() }).run().await {
                 Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Rebuilt { .. })
                     if attempts < ATTEMPTS =>
