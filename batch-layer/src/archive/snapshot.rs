@@ -17,6 +17,8 @@ use crate::error::BatchError;
 pub struct ArchiveSnapshot {
     /// The archive's folder.
     pub root: PathBuf,
+    /// Its table's id.
+    pub table: String,
     /// The version of its table.
     pub version: u64,
     /// What it holds.
@@ -42,7 +44,7 @@ impl ArchiveSnapshot {
             days.entry(day.unwrap_or(0)).or_default().push(file);
         }
         let (root, layout) = (table.root().to_owned(), table.layout()?);
-        Ok(Self { root, version: table.version(), archived, layout, days })
+        Ok(Self { root, table: table.id().to_owned(), version: table.version(), archived, layout, days })
     }
 
     /// Fails if the archive has been rebuilt since, or doesn't say whether it was.

@@ -17,9 +17,9 @@ pub struct Commit {
     pub operation: String,
     /// Whether it carries a note of ours. Another program's doesn't.
     pub is_ours: bool,
-    /// The folders, relative to the table, in which files with new or changed rows were added.
+    /// Where files with new or changed rows were added, by the value of the partition column; empty where that isn't said.
     pub added: BTreeSet<String>,
-    /// The folders from which files were removed with rows that aren't there any more, or not as they were.
+    /// Where files were removed with rows that aren't there any more, or not as they were.
     pub removed: BTreeSet<String>,
 }
 
@@ -46,13 +46,14 @@ impl Commit {
             self.operation = info["operation"].as_str().unwrap_or_default().to_owned();
             self.is_ours = info.get(NOTE).is_some();
         }
-        let folder = |kind: &str| {
+        let value = |kind: &str| {
             let file = action.get(kind).filter(|file| file["dataChange"] != false)?;
-            let path = file["path"].as_str()?;
-            Some(path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned())
+            let named = || file["path"].as_str()?.split_once('/')?.0.split_once('=').map(|(_, value)| value);
+            let values = file["partitionValues"].as_object().and_then(|values| values.values().next()?.as_str());
+            Some(values.or_else(named).unwrap_or_default().to_owned())
         };
-        self.added.extend(folder("add"));
-        self.removed.extend(folder("remove"));
+        self.added.extend(value("add"));
+        self.removed.extend(value("remove"));
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use deltalake_core::kernel::Snapshot;
 use deltalake_core::logstore::LogStoreRef;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -37,7 +38,7 @@ pub(super) async fn newest_version(store: &LogStoreRef, root: &Path, known: u64)
     }
     // Log clean-up by another program may have deleted the commits between.
     if newest == known && store.read_commit_entry(known).await.map_err(failed())?.is_none() {
-        newest = store.get_latest_version(known).await.map_err(failed())?;
+        newest = Snapshot::try_new(store, None).await.map_err(failed())?.version();
     }
     Ok(newest)
 }
@@ -78,8 +79,8 @@ impl<T: DeserializeOwned> Notes<T> {
             }
             None => {
                 let Some(store) = existing_log(&self.root).await? else { return Ok(()) };
-                let newest = store.get_latest_version(0).await;
-                let newest = newest.map_err(delta(&self.root, "looking for newer versions"))?;
+                let newest = Snapshot::try_new(&store, None).await;
+                let newest = newest.map_err(delta(&self.root, "looking for newer versions"))?.version();
                 (store, newest)
             }
         };

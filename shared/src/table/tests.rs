@@ -183,6 +183,28 @@ fn a_table_without_loose_files_has_nothing_written_down() {
 }
 
 #[tokio::test]
+async fn newer_versions_are_found_although_the_commits_between_were_deleted() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    let mut known = super::notes::Notes::<Value>::of(dir.path().to_owned());
+    known.look().await.expect("look");
+    let early = table.clone();
+    for offset in 1..102 {
+        table.commit(Change { note: json!(offset), ..Change::default() }).await.expect("commit");
+    }
+    for version in 0..100 {
+        std::fs::remove_file(dir.path().join(format!("_delta_log/{version:020}.json"))).expect("deleted");
+    }
+    assert!(early.is_superseded().await.expect("look"));
+    let mut anew = super::notes::Notes::<Value>::of(dir.path().to_owned());
+    for notes in [&mut known, &mut anew] {
+        notes.look().await.expect("look");
+        assert_eq!(notes.newest(), Some(&json!(101)));
+    }
+    assert!(!table.is_superseded().await.expect("look"));
+}
+
+#[tokio::test]
 async fn what_other_programs_have_committed_is_told_by_commit() {
     let dir = tempfile::tempdir().expect("directory");
     let mut table = create(dir.path()).await;
@@ -194,7 +216,7 @@ async fn what_other_programs_have_committed_is_told_by_commit() {
         std::fs::write(log.join(format!("{version:020}.json")), format!("{info}\n{}", removed(data_change)))
             .expect("write");
     }
-    let day = || ["day=2024-01-15".to_owned()].into();
+    let day = || ["2024-01-15".to_owned()].into();
     let told = commits(dir.path(), 1..4).await.expect("read").expect("all are there");
     assert_eq!((told[0].is_ours, &told[0].added, told[0].removed.len()), (true, &day(), 0));
     let optimized = Commit { version: 2, operation: "OPTIMIZE".into(), ..Commit::default() };
