@@ -213,11 +213,16 @@ impl Other<'_> {
         std::fs::write(newest.with_file_name(format!("{:020}.json", version + 1)), lines.join("\n")).expect("written");
     }
 
+    /// The metadata with which the table was created.
+    pub fn metadata(&self) -> serde_json::Value {
+        let first = std::fs::read_to_string(&self.commits()[0]).expect("the first commit");
+        let mut actions = first.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an action"));
+        actions.find(|action| action.get("metaData").is_some()).expect("metadata")
+    }
+
     /// Has each commit from the next on written as a checkpoint, too.
     pub fn checkpoint_each(&self) {
-        let first = std::fs::read_to_string(&self.commits()[0]).expect("the first commit");
-        let actions = first.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an action"));
-        let mut metadata = actions.into_iter().find(|action| action.get("metaData").is_some()).expect("metadata");
+        let mut metadata = self.metadata();
         metadata["metaData"]["configuration"]["delta.checkpointInterval"] = "1".into();
         self.commit("SET TBLPROPERTIES", &[metadata]);
     }

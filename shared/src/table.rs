@@ -311,10 +311,10 @@ impl DeltaTable {
         self.check_readable()
     }
 
-    /// Whether there is a newer version.
+    /// Whether there is a newer version, or another table in its place.
     pub async fn is_superseded(&self) -> Result<bool, TableError> {
         let newest = newest_version(&self.store, &self.root, self.version()).await?;
-        Ok(newest > self.version())
+        Ok(newest != self.version())
     }
 
     /// The table's folder.

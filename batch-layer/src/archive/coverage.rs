@@ -16,6 +16,7 @@ use anabranch_shared::position::Partition;
 use anabranch_shared::schema::Table;
 use anabranch_shared::table::{Change, DataFile, DeltaTable, TableError, commits};
 
+use super::declare::grown;
 use super::{Archived, Archiver};
 use crate::error::BatchError;
 
@@ -144,7 +145,10 @@ impl Archiver {
             );
         }
         if is_other || noted < newest {
-            let change = Change { is_rearrangement: true, ..change(delta, self.table(), archived)? };
+            // A RESTORE puts the columns of an earlier version back, too.
+            let existing = delta.layout()?;
+            let layout = Some(grown(&existing, &archived.editions)).filter(|grown| *grown != existing);
+            let change = Change { is_rearrangement: true, layout, ..change(delta, self.table(), archived)? };
             delta.commit(change).await?;
         }
         Ok(())

@@ -169,3 +169,25 @@ async fn rows_that_another_program_took_away_are_noticed_and_stay_covered() {
     assert_eq!((archived, noted), (snapshot.archived, newest));
     assert_eq!(site.rows().await, 2);
 }
+
+#[tokio::test]
+async fn columns_that_a_restore_took_away_are_there_again() {
+    let (site, archiver) = Site::new().await;
+    let layout =
+        async || DeltaTable::open(&site.root()).await.expect("open").expect("a table").layout().expect("layout");
+    let before = layout().await;
+    let mut metadata = Other(&site.root()).metadata();
+    let schema = metadata["metaData"]["schemaString"].as_str().expect("a schema");
+    let mut schema: serde_json::Value = serde_json::from_str(schema).expect("JSON");
+    schema["fields"].as_array_mut().expect("fields").retain(|field| field["name"] != "value");
+    metadata["metaData"]["schemaString"] = schema.to_string().into();
+    Other(&site.root()).commit("RESTORE", &[metadata]);
+    assert_eq!(layout().await.columns.len(), before.columns.len() - 1);
+    archiver.look().await.expect("look");
+    let names = |layout: anabranch_shared::table::Layout| {
+        let mut names: Vec<String> = layout.columns.into_iter().map(|(name, _)| name).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(layout().await), names(before));
+}

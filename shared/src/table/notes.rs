@@ -71,7 +71,15 @@ impl<T: DeserializeOwned> Notes<T> {
     pub async fn look(&mut self) -> Result<(), TableError> {
         let (store, version) = match &self.log {
             Some((store, version)) => {
-                let newest = newest_version(store, &self.root, *version).await?;
+                let newest = match newest_version(store, &self.root, *version).await {
+                    Err(error) if existing_log(&self.root).await?.is_some() => return Err(error),
+                    Err(_) => {
+                        // It was moved away. A table that takes its place is another one.
+                        self.log = None;
+                        return Ok(());
+                    }
+                    Ok(newest) => newest,
+                };
                 if newest == *version {
                     return Ok(());
                 }

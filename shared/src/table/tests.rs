@@ -205,6 +205,26 @@ async fn newer_versions_are_found_although_the_commits_between_were_deleted() {
 }
 
 #[tokio::test]
+async fn a_table_that_takes_the_place_of_one_that_was_moved_away_is_noticed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let root = dir.path().join("table");
+    let mut table = create(&root).await;
+    for offset in 1..5 {
+        table.commit(Change { note: json!(offset), ..Change::default() }).await.expect("commit");
+    }
+    let mut notes = super::notes::Notes::<Value>::of(root.clone());
+    notes.look().await.expect("look");
+    std::fs::rename(&root, dir.path().join("aside")).expect("moved");
+    notes.look().await.expect("look");
+    assert_eq!(notes.newest(), Some(&json!(4)));
+    let mut other = create(&root).await;
+    other.commit(Change { note: json!("anew"), ..Change::default() }).await.expect("commit");
+    notes.look().await.expect("look");
+    assert_eq!(notes.newest(), Some(&json!("anew")));
+    assert!(table.is_superseded().await.expect("look") && table.id() != other.id());
+}
+
+#[tokio::test]
 async fn what_other_programs_have_committed_is_told_by_commit() {
     let dir = tempfile::tempdir().expect("directory");
     let mut table = create(dir.path()).await;
