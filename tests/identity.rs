@@ -81,6 +81,7 @@ fn run(server: &Server, view: &str) -> Value {
 fn stands_still(server: Server, project: &Project, why: &str) -> Server {
     let still = |server: &Server| {
         server.until_stopped(why);
+        // The archive may stop first.
         let readiness = server.until_stopped("view `ever`: its source has stopped").to_string();
         assert!(readiness.contains(WAY_OUT), "{readiness}");
         assert_eq!(claims(server, "ever"), Vec::<Value>::new());

@@ -6,6 +6,7 @@ mod crash;
 mod edge;
 mod edges;
 mod edition;
+mod erasure;
 mod faults;
 mod grid;
 mod identity;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{Project, Server, data, lines, repository};
 
 /// Python with the readers; none on a machine that has none, but never in CI.
-fn python() -> Option<PathBuf> {
+pub fn python() -> Option<PathBuf> {
     let python = repository().join(".tools/python/bin/python");
     if !python.is_file() {
         assert!(std::env::var_os("CI").is_none(), "{} is missing: run scripts/tools test", python.display());
@@ -33,7 +33,7 @@ fn the_api_is_described_by_the_rules_and_answers_as_it_is_described() {
 }
 
 /// What a script prints, as JSON.
-fn run(python: &Path, script: &str, arguments: &[PathBuf]) -> Value {
+pub fn run(python: &Path, script: &str, arguments: &[PathBuf]) -> Value {
     let script = repository().join("tests/python").join(script);
     let output = Command::new(python).arg(script).args(arguments).output().expect("Python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

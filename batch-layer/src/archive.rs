@@ -3,13 +3,14 @@
 //! An [`Archiver`] reads the topic from where the table's newest commit says that it ends, writes the events into one
 //! file per day of event time, and commits the files together with the offsets that they cover. If it fails or the
 //! process is killed anywhere in between, the next one asks the table where it stopped: files without a commit are in
-//! no version, so nothing is there twice, and nothing is left out.
+//! no version, so nothing is there twice, and nothing is left out. If the table doesn't say it ([`coverage`]), it archives nothing.
 //!
 //! Records that are no rows are recorded as rejects before the commit that passes over them. They may be recorded
 //! again after a crash: rejects are known by their offsets.
 
 mod anchor;
 mod compact;
+mod coverage;
 mod declare;
 mod file;
 mod gather;
@@ -19,13 +20,15 @@ mod snapshot;
 #[cfg(test)]
 mod anchor_tests;
 #[cfg(test)]
+mod coverage_tests;
+#[cfg(test)]
 mod edition_tests;
 #[cfg(test)]
 pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::anchor::note;
 pub use self::anchor::{Adopt, anchor, renew};
+use self::coverage::{Noted, change, noted};
 pub use self::declare::{declare, preview};
 use self::file::Shape;
 pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
@@ -123,6 +127,9 @@ pub struct Archived {
     /// How that log's own offsets become these, if others came before it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adoption: Option<Adoption>,
+    /// How many rows the table has; none if another program's file doesn't say, and in what earlier builds wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows: Option<u64>,
 }
 
 /// How an archive stands.
@@ -130,6 +137,8 @@ pub struct Archived {
 pub struct ArchiveStatus {
     /// What it holds.
     pub archived: Archived,
+    /// The version of the table whose commit says so.
+    pub version: u64,
     /// Where the log's partitions ended when that was last looked at.
     pub log_ends: Positions,
     /// Events archived since the process started.
@@ -220,25 +229,15 @@ impl Archiver {
 
     async fn load(&self) -> Result<State, BatchError> {
         let Archive { root, table, .. } = &self.archive;
-        let delta = DeltaTable::open_or_create(root, &layout(table)).await?;
-        let mut archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
-        for (partition, range) in archived.coverage.iter() {
-            let committed = delta.transaction(&app_id(table, partition)).await?;
-            if committed != Some(range.end as i64) {
-                let why = format!(
-                    "its table says that partition {partition} ends at {}, but the transaction says {committed:?}",
-                    range.end
-                );
-                return Err(BatchError::Stopped { topic: table.topic.clone(), why });
-            }
-        }
+        let mut delta = DeltaTable::open_or_create(root, &layout(table)).await?;
+        let known = Some(self.status.borrow()).map(|status| (status.version, status.archived.clone()));
+        let Noted { mut archived, version } = match noted(&delta, table, known).await {
+            Err(BatchError::Stopped { why, .. }) => return Err(self.halted(why)),
+            noted => noted?,
+        };
         self.archive.verify(&archived).await.map_err(|error| self.stopped(error))?;
         if let Some(why) = archived.editions.refusal(table) {
-            if self.status.borrow().stopped.as_ref() != Some(&why) {
-                tracing::error!(table = table.name, why, "archiving has stopped");
-            }
-            self.status.send_modify(|status| status.stopped = Some(why.clone()));
-            return Err(BatchError::Stopped { topic: table.topic.clone(), why });
+            return Err(self.halted(why));
         }
         if archived.editions.newest().is_none() {
             if !archived.coverage.is_empty() {
@@ -248,12 +247,25 @@ impl Archiver {
             let declared = archived.editions.declared(table, &Positions::new(), &delta.layout()?)?;
             archived.editions = declared.unwrap_or_default();
         }
+        match self.follow_others(&mut delta, &mut archived, version).await {
+            Err(BatchError::Table(TableError::Superseded { .. })) => return Box::pin(self.load()).await,
+            followed => followed?,
+        }
         self.status.send_modify(|status| {
-            status.archived = archived.clone();
+            (status.archived, status.version) = (archived.clone(), delta.version());
             status.stopped.take_if(|_| status.lost.is_empty());
         });
         let shape = Arc::new(Shape::of(table, &archived.editions, &delta.layout()?));
         Ok(State { delta, shape, archived, reader: None })
+    }
+
+    /// An error after which nothing is archived until the table is another one: the status says so.
+    fn halted(&self, why: String) -> BatchError {
+        if self.status.borrow().stopped.as_ref() != Some(&why) {
+            tracing::error!(table = self.table().name, why, "archiving has stopped");
+        }
+        self.status.send_modify(|status| status.stopped = Some(why.clone()));
+        BatchError::Stopped { topic: self.topic(), why }
     }
 
     /// How the archive stands, read again if another process has committed to it.
@@ -384,11 +396,13 @@ impl Archiver {
         };
         let add = blocking("writing files", move || file::write_days(&root, &shape, &batches, now, each)).await?;
         fail_point!("archive::before_commit", |_| Err(BatchError::Failpoint("archive::before_commit")));
-        state.delta.commit(Change { add, ..self.archive.change(&archived)? }).await?;
+        archived.rows = state.archived.rows.zip(coverage::rows(&add)).map(|(before, new)| before + new);
+        let change = change(&state.delta, &self.archive.table, &archived)?;
+        let version = state.delta.commit(Change { add, ..change }).await?;
         fail_point!("archive::after_commit", |_| Err(BatchError::Failpoint("archive::after_commit")));
         state.archived = archived;
         self.status.send_modify(|status| {
-            status.archived = state.archived.clone();
+            (status.archived, status.version) = (state.archived.clone(), version);
             status.rows += rows as u64;
         });
         if let Some(retention) = self.settings.retention {
@@ -466,24 +480,4 @@ impl Archive {
         let failed = |source| BatchError::Rejects { topic: self.table.topic.clone(), source };
         self.rejects.record(rejected).map_err(failed)
     }
-
-    /// A commit that says that the archive holds this.
-    fn change(&self, archived: &Archived) -> Result<Change, BatchError> {
-        change(&self.root, &self.table, archived)
-    }
-}
-
-fn app_id(table: &Table, partition: Partition) -> String {
-    format!("anabranch.archive.{}.{partition}", table.topic)
-}
-
-/// A commit that says that a table's archive holds this.
-fn change(root: &Path, table: &Table, archived: &Archived) -> Result<Change, BatchError> {
-    let ends = archived.coverage.iter().map(|(partition, range)| (app_id(table, partition), range.end as i64));
-    let note = serde_json::to_value(archived).map_err(|source| TableError::Note {
-        table: root.display().to_string(),
-        version: 0,
-        source,
-    })?;
-    Ok(Change { transactions: ends.collect(), note, ..Default::default() })
 }

@@ -192,3 +192,59 @@ pub fn rows_of_partials(view: &View, version: &anabranch_shared::version::Versio
     let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
     rows(&windows(view, &parts, Scope::All).expect("windows").rows)
 }
+
+/// Another program that commits to a table: actions of Delta's, without a note of ours.
+pub struct Other<'a>(pub &'a Path);
+
+impl Other<'_> {
+    fn commits(&self) -> Vec<std::path::PathBuf> {
+        let log = std::fs::read_dir(self.0.join("_delta_log")).expect("a log");
+        let paths = log.map(|entry| entry.expect("an entry").path());
+        let mut commits: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+        commits.sort();
+        commits
+    }
+
+    /// The next commit of the table.
+    pub fn commit(&self, operation: &str, actions: &[serde_json::Value]) {
+        let newest = self.commits().pop().expect("a commit");
+        let version: u64 = newest.file_stem().and_then(|name| name.to_str()?.parse().ok()).expect("a version");
+        let info = serde_json::json!({"commitInfo": {"timestamp": 0, "operation": operation}});
+        let lines: Vec<String> = [&info].into_iter().chain(actions).map(ToString::to_string).collect();
+        std::fs::write(newest.with_file_name(format!("{:020}.json", version + 1)), lines.join("\n")).expect("written");
+    }
+
+    /// The metadata with which the table was created.
+    pub fn metadata(&self) -> serde_json::Value {
+        let first = std::fs::read_to_string(&self.commits()[0]).expect("the first commit");
+        let mut actions = first.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("an action"));
+        actions.find(|action| action.get("metaData").is_some()).expect("metadata")
+    }
+
+    /// Has each commit from the next on written as a checkpoint, too.
+    pub fn checkpoint_each(&self) {
+        let mut metadata = self.metadata();
+        metadata["metaData"]["configuration"]["delta.checkpointInterval"] = "1".into();
+        self.commit("SET TBLPROPERTIES", &[metadata]);
+    }
+
+    /// Deletes all commits but the newest so many.
+    pub fn clean_log(&self, spared: usize) {
+        let mut commits = self.commits();
+        commits.truncate(commits.len() - spared);
+        commits.iter().for_each(|commit| std::fs::remove_file(commit).expect("deleted"));
+    }
+}
+
+/// A file that another program removes from a table; with the rows that it held, or not.
+pub fn removed(file: &anabranch_shared::table::DataFile, data_change: bool) -> serde_json::Value {
+    let partition = serde_json::json!(file.partition);
+    serde_json::json!({"remove": {"path": file.path, "dataChange": data_change, "deletionTimestamp": 0,
+        "extendedFileMetadata": true, "partitionValues": partition, "size": file.size}})
+}
+
+/// A file that another program adds to a table.
+pub fn added(file: &anabranch_shared::table::DataFile, data_change: bool) -> serde_json::Value {
+    serde_json::json!({"add": {"path": file.path, "dataChange": data_change, "modificationTime": file.modified_ms,
+        "partitionValues": file.partition, "size": file.size, "stats": file.stats}})
+}

@@ -1,15 +1,18 @@
 //! Exact recomputation: a new version of a view from the archive.
 //!
-//! The unit is a day of event time. Of each day that has other events than the previous version saw, the partials are
-//! computed anew and written to a file of panes; the files of all other days are carried over. Then the finished
+//! The unit is a day of event time. Of each day that has other events than the previous version saw ([`difference`]), the
+//! partials are computed anew and written to a file of panes; the files of all other days are carried over. Then the finished
 //! windows that touch these days are computed from the panes, and one commit replaces their rows and names the panes.
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
 mod check;
+mod difference;
 mod output;
 mod redefined;
 mod session;
 
+#[cfg(test)]
+mod difference_tests;
 #[cfg(test)]
 mod tests;
 
@@ -18,13 +21,13 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_shared::audit::{AuditLog, Redefined};
+use anabranch_shared::audit::{AuditLog, Cause, Redefined};
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_shared::table::{
-    ArchiveRead, Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version,
-    kept_versions, view_app_id, view_root,
+    Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version, kept_versions,
+    view_app_id, view_root,
 };
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
@@ -34,6 +37,7 @@ use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, 
 use tokio_util::sync::CancellationToken;
 
 pub use self::check::check;
+use self::difference::{Difference, archive_read};
 use crate::archive::ArchiveSnapshot;
 use crate::day::{DAY, day_name, day_of, parse_day};
 use crate::error::{BatchError, blocking};
@@ -53,7 +57,7 @@ pub struct Recompute {
     pub view: Arc<View>,
     /// The folder of all views' tables.
     pub views: PathBuf,
-    /// Where it is told what a new definition changed.
+    /// Where it is recorded what a new definition, or an erasure, changed.
     pub audits: AuditLog,
     /// The archive of its table.
     pub archive: ArchiveSnapshot,
@@ -71,6 +75,20 @@ pub struct Recompute {
     pub progress: Arc<dyn Fn(f64) + Send + Sync>,
 }
 
+/// What a version is computed from, beside the archive.
+struct Base {
+    /// The days to compute.
+    touched: BTreeSet<i64>,
+    /// The panes of the version before; none if it is of no use.
+    carried: Option<Vec<PaneFile>>,
+    /// The rows' files of the version before.
+    existing: Vec<DataFile>,
+    /// What of the archive differs from what the version before was computed from.
+    difference: Difference,
+    /// Why rows differ from those of the version before, of windows without new events.
+    cause: Option<Cause>,
+}
+
 /// What is computed before it is committed.
 struct Computed {
     panes: Vec<PaneFile>,
@@ -85,7 +103,8 @@ impl Recompute {
     pub async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
         let mut attempts = 1;
         loop {
-            let archive = ArchiveSnapshot::open(&self.archive.root).await?.unwrap_or_else(|| self.archive.clone());
+            let archive = ArchiveSnapshot::open(&self.archive.root, &self.view.table).await?;
+            let archive = archive.unwrap_or_else(|| self.archive.clone());
             match (Self { archive, ..self.clone() }).run().await {
                 Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Rebuilt { .. })
                     if attempts < ATTEMPTS =>
@@ -103,17 +122,22 @@ impl Recompute {
         let layout = output::layout(&self.view);
         let mut table = DeltaTable::open_or_create(&root, &layout).await?;
         let newest = committed_version(&table).await?;
-        let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
-        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
-        let (previous, other) = match newest {
-            Some(newest) if same_definition(&newest) => {
-                let is_start = !self.full && newest.published.rebuilds == self.archive.archived.rebuilds;
-                (Some(newest).filter(|_| is_start), None)
-            }
-            newest => (None, newest),
+        // The transaction outlives the commits of versions, which log clean-up deletes.
+        let last = table.transaction(&view_app_id(&self.view.name)).await?.and_then(|last| u64::try_from(last).ok());
+        let version = newest.as_ref().map(|newest| newest.published.version).max(last).unwrap_or(0) + 1;
+        let difference = match &newest {
+            Some(newest) => Difference::of(newest, &self.archive).await?,
+            None => Difference::default(),
         };
-        let archive = self.archive_read();
-        let touched = self.touched(previous.as_ref());
+        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
+        let cause = newest.as_ref().and_then(|newest| match same_definition(newest) {
+            true => (!difference.erased.is_empty()).then_some(Cause::Erased),
+            false => Some(Cause::Redefined),
+        });
+        let is_start = |newest: &CommittedVersion| !self.full && !difference.is_other && same_definition(newest);
+        let previous = newest.filter(is_start);
+        let touched = self.touched(previous.is_some().then_some(&difference));
+        let erased = if cause == Some(Cause::Erased) { difference.erased.clone() } else { BTreeSet::new() };
         if let Some(previous) = &previous
             && touched.is_empty()
             && previous.published.coverage == self.archive.archived.coverage
@@ -121,13 +145,11 @@ impl Recompute {
             return Ok(None);
         }
         let carried = previous.map(|previous| previous.published.panes);
-        let existing = table.files();
+        let base = Base { touched, carried, existing: table.files(), difference, cause };
         let stem = format!("{}-{version}", self.run);
         let this = self.clone();
         let compute_root = root.clone();
-        let computed =
-            blocking("recomputing", move || this.compute(&compute_root, &stem, &touched, carried, existing, other))
-                .await?;
+        let computed = blocking("recomputing", move || this.compute(&compute_root, &stem, base)).await?;
         fail_point!("batch::before_publish", |_| Err(BatchError::Failpoint("batch::before_publish")));
         if self.cancel.is_cancelled() {
             return Err(BatchError::Cancelled);
@@ -141,10 +163,11 @@ impl Recompute {
             published: self.clock.now(),
             run: self.run.clone(),
             rebuilds: self.archive.archived.rebuilds,
+            erased,
             panes: computed.panes,
             log: self.archive.archived.log.clone(),
         };
-        let committed = CommittedVersion { published: published.clone(), archive };
+        let committed = CommittedVersion { published: published.clone(), archive: archive_read(&self.archive) };
         let note = committed.to_note().map_err(|source| TableError::Note {
             table: root.display().to_string(),
             version: table.version() + 1,
@@ -158,30 +181,22 @@ impl Recompute {
         if let Some(redefined) = &computed.redefined
             && let Err(error) = self.audits.record_redefined(&self.view.name, version, redefined)
         {
-            tracing::warn!(view = self.view.name, version, %error, "what the new definition changed can't be stored");
+            tracing::warn!(view = self.view.name, version, %error, "corrections can't be stored");
         }
         fail_point!("batch::after_publish", |_| Err(BatchError::Failpoint("batch::after_publish")));
         (self.progress)(1.0);
         Ok(Some(published))
     }
 
-    fn archive_read(&self) -> ArchiveRead {
-        let days = self.archive.days.keys().filter_map(|&day| Some((day, self.archive.rows(day)?)));
-        ArchiveRead { version: self.archive.version, days: days.collect() }
-    }
-
-    /// The days to compute: all of them, or those that differ from what the previous version saw.
-    fn touched(&self, previous: Option<&CommittedVersion>) -> BTreeSet<i64> {
+    /// The days to compute: all of them, or those that differ from what the previous version saw, also if they are gone.
+    fn touched(&self, difference: Option<&Difference>) -> BTreeSet<i64> {
         let asked =
             |day: i64| self.times.as_ref().is_some_and(|times| day * DAY < times.end && times.start < (day + 1) * DAY);
-        let is_touched = |&day: &i64| match previous {
-            None => true,
-            Some(previous) => {
-                let rows = self.archive.rows(day);
-                asked(day) || rows.is_none() || rows != previous.archive.days.get(&day).copied()
-            }
-        };
-        self.archive.days.keys().copied().filter(is_touched).collect()
+        let days = self.archive.days.keys().copied();
+        match difference {
+            None => days.collect(),
+            Some(difference) => days.filter(|&day| asked(day)).chain(difference.days.iter().copied()).collect(),
+        }
     }
 
     fn check(&self, done: f64) -> Result<(), BatchError> {
@@ -196,19 +211,12 @@ impl Recompute {
         move |source| BatchError::Query { step, view: self.view.name.clone(), source }
     }
 
-    /// `carried` holds the panes of the previous version, none if it is of no use; `other` is the previous version if it had
-    /// another definition.
-    fn compute(
-        &self,
-        root: &std::path::Path,
-        stem: &str,
-        touched: &BTreeSet<i64>,
-        carried: Option<Vec<PaneFile>>,
-        existing: Vec<DataFile>,
-        other: Option<CommittedVersion>,
-    ) -> Result<Computed, BatchError> {
+    fn compute(&self, root: &std::path::Path, stem: &str, base: Base) -> Result<Computed, BatchError> {
+        let Base { touched, carried, existing, difference, cause } = base;
         let is_partial = carried.is_some();
-        let mut panes: Vec<PaneFile> = carried.unwrap_or_default();
+        let before =
+            Version { root: root.to_owned(), published: self.draft(carried.unwrap_or_default()), is_stale: false };
+        let mut panes = before.published.panes.clone();
         panes.retain(|file| !touched.contains(&file.day));
         for (i, &day) in touched.iter().enumerate() {
             self.check(0.6 * i as f64 / touched.len() as f64)?;
@@ -218,11 +226,15 @@ impl Recompute {
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
         let version = Version { root: root.to_owned(), published: self.draft(panes), is_stale: false };
         let (add, remove) = if let Some(window) = self.view.window {
-            let touched = is_partial.then_some(touched);
-            let days = match window {
-                Window::Session { .. } => self.session_days(&version, touched)?,
-                _ => self.window_days(&version.published.panes, touched),
-            };
+            let touched = is_partial.then_some(&touched);
+            // Also the windows that there were before, and maybe aren't any more.
+            let mut days = BTreeSet::new();
+            for version in [&before, &version] {
+                days.extend(match window {
+                    Window::Session { .. } => self.session_days(version, touched)?,
+                    _ => self.window_days(&version.published.panes, touched),
+                });
+            }
             let day = |file: &DataFile| file.partition.values().next().and_then(|day| parse_day(day.as_deref()?));
             let is_replaced = |file: &DataFile| !is_partial || day(file).is_none_or(|day| days.contains(&day));
             let remove = existing.into_iter().filter(is_replaced).collect();
@@ -235,30 +247,27 @@ impl Recompute {
             (self.write_totals(&version, stem)?, existing)
         };
         fail_point!("batch::windows_written", |_| Err(BatchError::Failpoint("batch::windows_written")));
-        let redefined = other.and_then(|other| self.redefined(root, &other, &remove, &add));
+        let redefined = cause.and_then(|cause| self.redefined(root, (&difference, cause), &remove, &add));
         Ok(Computed { panes: version.published.panes, add, remove, redefined })
     }
 
-    /// What the definition changes of the rows of a version with another. That it can't be told is no reason to fail.
+    /// What a new definition, or an erasure, changes of the rows of the version before. That it isn't known is no reason to fail.
     fn redefined(
         &self,
         root: &std::path::Path,
-        other: &CommittedVersion,
+        (difference, cause): (&Difference, Cause),
         old: &[DataFile],
         new: &[DataFile],
     ) -> Option<Redefined> {
-        let (now, then) = (self.archive_read().days, &other.archive.days);
-        let days: BTreeSet<i64> = now.keys().chain(then.keys()).copied().collect();
-        let others: BTreeSet<i64> = days.into_iter().filter(|day| now.get(day) != then.get(day)).collect();
-        if self.view.window.is_none() && !others.is_empty() {
+        let is_compared = |days| match cause {
+            Cause::Erased => difference.is_erased(days),
+            _ => difference.is_same(days),
+        };
+        if self.view.window.is_none() && !is_compared(i64::MIN..=i64::MAX) {
             return None;
         }
-        let redefined = redefined::redefined(&self.view, root, (old, new), &others);
-        redefined
-            .inspect_err(
-                |error| tracing::warn!(view = self.view.name, %error, "what the new definition changed isn't known"),
-            )
-            .ok()
+        let redefined = redefined::redefined(&self.view, root, (old, new), (&is_compared, cause));
+        redefined.inspect_err(|error| tracing::warn!(view = self.view.name, %error, "corrections aren't known")).ok()
     }
 
     fn draft(&self, panes: Vec<PaneFile>) -> Published {
@@ -270,6 +279,7 @@ impl Recompute {
             published: 0,
             run: self.run.clone(),
             rebuilds: self.archive.archived.rebuilds,
+            erased: BTreeSet::new(),
             panes,
             log: None,
         }
@@ -397,7 +407,12 @@ pub async fn sweep(
     let root = view_root(views, &view.name);
     let Some(table) = DeltaTable::open(&root).await? else { return Ok(0) };
     let mut referenced: BTreeSet<String> = table.files().into_iter().map(|file| file.path).collect();
-    for (table, committed) in kept_versions(&table, keep.max(1)).await? {
+    let kept = kept_versions(&table, keep.max(1)).await?;
+    if kept.is_empty() {
+        // Their commits may have been cleaned up, and processes may serve them still.
+        return Ok(0);
+    }
+    for (table, committed) in kept {
         referenced.extend(table.files().into_iter().map(|file| file.path));
         referenced.extend(committed.published.panes.into_iter().map(|file| file.path));
     }

@@ -3,7 +3,8 @@
 //! When the speed layer goes over to a new version, the windows of which nothing is left in its chunks are batch's alone from
 //! then on: exact. The last snapshot before said something of the same events. The two are compared, value by value, and with
 //! a third answer: that of the last snapshot if it had counted late events as if they had come in time. A value that the
-//! third has right was off for late events; where it is off itself, a sketch was.
+//! third has right was off for late events; where it is off itself, a sketch was. What was erased from the archive meanwhile says
+//! nothing of the answers, so windows of such days aren't scored.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -87,7 +88,8 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
         ..old.clone()
     };
     let compared = compared(view, &rows(&old)?, &rows(&all)?, &rows(&new)?)?;
-    Ok(Some(scored(view, &compared, version, before.base, exact.len() as u64, at)?))
+    let erased = is_erased(view, &compared, &truth.published.erased)?;
+    Ok(Some(scored(view, &compared, (version, before.base), exact.len() as u64, at, &erased)?))
 }
 
 /// A chunk as if its events had all come in time.
@@ -130,18 +132,35 @@ fn compared(view: &View, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -
     Compared::of(view.identity(), &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
 }
 
+/// Which rows are of windows with events of a day of which events were erased.
+fn is_erased(view: &View, compared: &Compared, erased: &BTreeSet<i64>) -> PolarsResult<Vec<bool>> {
+    const DAY: Micros = 86_400_000_000;
+    if erased.is_empty() || view.window.is_none() {
+        return Ok(vec![!erased.is_empty(); compared.height()]);
+    }
+    let micros = |name: &str, row: usize| -> PolarsResult<Option<Micros>> {
+        Ok(compared.value(name, TRUE, row)?.to_physical().extract())
+    };
+    let touches = |row: usize| -> PolarsResult<bool> {
+        let (start, end) = (micros("window_start", row)?, micros("window_end", row)?);
+        let days = start.zip(end).map(|(start, end)| start.div_euclid(DAY)..=(end - 1).div_euclid(DAY));
+        Ok(days.is_some_and(|days| erased.range(days).next().is_some()))
+    };
+    (0..compared.height()).map(touches).collect()
+}
+
 fn scored(
     view: &View,
     compared: &Compared,
-    version: u64,
-    base: Option<u64>,
+    (version, base): (u64, Option<u64>),
     windows: u64,
     at: String,
+    erased: &[bool],
 ) -> PolarsResult<Findings> {
     let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
     let (mut columns, mut corrections, mut total) = (Vec::new(), Vec::new(), 0);
     for aggregate in &view.aggregates {
-        let (score, changes) = score_column(compared, &aggregate.name, &is_true, &was_said)?;
+        let (score, changes) = score_column(compared, &aggregate.name, (&is_true, &was_said), erased)?;
         columns.push(score);
         total += changes.len() as u64;
         let room = MOST_CORRECTIONS - corrections.len();
@@ -159,15 +178,15 @@ fn scored(
 fn score_column(
     compared: &Compared,
     name: &str,
-    is_true: &[bool],
-    was_said: &[bool],
+    (is_true, was_said): (&[bool], &[bool]),
+    erased: &[bool],
 ) -> PolarsResult<(ColumnAudit, Vec<(usize, Cause)>)> {
     let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
     let (mut late, mut sketch, mut changes) = (Vec::new(), Vec::new(), Vec::new());
     for row in 0..compared.height() {
         let value = |mark| compared.value(name, mark, row);
         let (said, all, truth) = (value(SAID)?, value(ALL)?, value(TRUE)?);
-        let is_both = is_true[row] && was_said[row];
+        let is_both = is_true[row] && was_said[row] && !erased[row];
         if is_both {
             score.values += 1;
             let bound = |which| compared.value(&format!("{name}_{which}"), SAID, row);
@@ -177,6 +196,10 @@ fn score_column(
             }
         }
         if is_same(&said, &truth) && is_true[row] == was_said[row] {
+            continue;
+        }
+        if erased[row] {
+            changes.push((row, Cause::Erased));
             continue;
         }
         // What counting late events in mends is theirs; the rest is the sketch's.

@@ -4,7 +4,8 @@
 //! them is scored against what is true: how often the stated bounds held, how far off values were, and why. What changed is
 //! kept as corrections. Both are one file per view and version, written once: of several processes that serve, the first has
 //! its say, and the others would say the same. A version whose definition is another than that of the version before it
-//! changes rows for that reason too: whoever publishes it writes these corrections to a file of their own.
+//! changes rows for that reason too, as does one from whose events some were erased: the run that publishes it writes these
+//! corrections to a file of their own.
 
 mod compare;
 
@@ -85,6 +86,8 @@ pub enum Cause {
     Sketch,
     /// The view's definition has changed.
     Redefined,
+    /// Another program has erased archived events, or changed them.
+    Erased,
 }
 
 /// A value that was said, and what is true.
@@ -117,7 +120,7 @@ pub struct Findings {
     pub corrections: Vec<Correction>,
 }
 
-/// What a view's new definition changed of the rows that the old one had given.
+/// What a view's new definition, or the erasure of events, changed of the rows that the version before had given.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Redefined {
     /// How many values changed.
@@ -151,7 +154,7 @@ impl AuditLog {
         self.write(view, &self.path(view, findings.audit.version, FINDINGS), findings)
     }
 
-    /// Records what the definition of a version changed, unless somebody has already.
+    /// Records what the definition of a version, or an erasure, changed, unless another process has already.
     pub fn record_redefined(&self, view: &str, version: u64, redefined: &Redefined) -> io::Result<bool> {
         self.write(view, &self.path(view, version, REDEFINED), redefined)
     }
@@ -207,7 +210,7 @@ impl AuditLog {
         read(&self.path(view, version, FINDINGS))
     }
 
-    /// What the definition of a version changed.
+    /// What the definition of a version, or an erasure, changed.
     pub fn redefined(&self, view: &str, version: u64) -> io::Result<Redefined> {
         Ok(read(&self.path(view, version, REDEFINED))?.unwrap_or_default())
     }

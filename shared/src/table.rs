@@ -6,11 +6,12 @@
 //!
 //! A commit carries, under `anabranch` in its `commitInfo`, a note of ours: which offsets it covers, for example. So
 //! data and offsets are one atomic fact. Commits of other programs (an `OPTIMIZE` by Spark) carry none: the newest note
-//! is then that of an earlier commit, and still true, as such commits change no data.
+//! is then that of an earlier commit. Log clean-up deletes old commits with their notes; transactions survive it.
 //!
 //! Files are written before the commit that names them ([`write_file`]); a crash in between leaves files that no
 //! version names, and a [`Sweeper`] finds them.
 
+mod commits;
 pub(crate) mod durable;
 mod notes;
 mod sweep;
@@ -38,7 +39,9 @@ use serde_json::Value;
 
 use crate::schema::DataType;
 
+pub use commits::{Commit, commits};
 pub use durable::write_file;
+use notes::{newest_note, newest_version};
 pub use sweep::Sweeper;
 pub use versions::{
     ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
@@ -84,6 +87,17 @@ pub enum TableError {
         /// Why.
         #[source]
         source: serde_json::Error,
+    },
+    /// Another program has made the table such that its files alone don't say which rows it has.
+    #[error(
+        "table {table} can't be read: {what}, which isn't supported; turn that off with the program that turned it on, and have it \
+         write the files anew"
+    )]
+    Unsupported {
+        /// The table.
+        table: String,
+        /// What it is.
+        what: String,
     },
     /// A file can't be read or written.
     #[error("{step} {path} failed")]
@@ -247,32 +261,14 @@ async fn existing_log(root: &Path) -> Result<Option<LogStoreRef>, TableError> {
     Ok(is_there.then_some(store))
 }
 
-/// The newest of our notes up to a version, with the version that it is of.
-async fn newest_note<T: DeserializeOwned>(
-    store: &LogStoreRef,
-    root: &Path,
-    newest: u64,
-) -> Result<Option<(u64, T)>, TableError> {
-    for version in (0..=newest).rev() {
-        let commit = store.read_commit_entry(version).await.map_err(delta(root, "reading a commit"))?;
-        let Some(commit) = commit else { return Ok(None) };
-        let damaged = |source| TableError::Note { table: name(root), version, source };
-        for action in serde_json::Deserializer::from_slice(&commit).into_iter::<Value>() {
-            let mut action = action.map_err(damaged)?;
-            if let Some(note) = action.pointer_mut("/commitInfo/anabranch") {
-                return serde_json::from_value(note.take()).map(|note| Some((version, note))).map_err(damaged);
-            }
-        }
-    }
-    Ok(None)
-}
-
 impl DeltaTable {
     /// Reads the newest version of the table in a folder; `None` if there is no table.
     pub async fn open(root: &Path) -> Result<Option<Self>, TableError> {
         let Some(store) = existing_log(root).await? else { return Ok(None) };
         let state = DeltaTableState::try_new(&store, None).await.map_err(delta(root, "reading it"))?;
-        Ok(Some(Self { root: root.to_owned(), store, state }))
+        let table = Self { root: root.to_owned(), store, state };
+        table.check_readable()?;
+        Ok(Some(table))
     }
 
     /// Reads the newest version of the table in a folder, or creates the table.
@@ -311,18 +307,24 @@ impl DeltaTable {
 
     /// Reads the newest version.
     pub async fn refresh(&mut self) -> Result<(), TableError> {
-        self.state.update(&self.store, None).await.map_err(delta(&self.root, "reading it"))
+        self.state.update(&self.store, None).await.map_err(delta(&self.root, "reading it"))?;
+        self.check_readable()
     }
 
-    /// Whether there is a newer version.
+    /// Whether there is a newer version, or another table in its place.
     pub async fn is_superseded(&self) -> Result<bool, TableError> {
-        let next = self.store.read_commit_entry(self.version() + 1).await;
-        Ok(next.map_err(delta(&self.root, "looking for newer versions"))?.is_some())
+        let newest = newest_version(&self.store, &self.root, self.version()).await?;
+        Ok(newest != self.version())
     }
 
     /// The table's folder.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// What tells this table from another one that takes its folder.
+    pub fn id(&self) -> &str {
+        self.state.metadata().id()
     }
 
     /// Which version this is.

@@ -7,7 +7,7 @@
 //! The table's own rows are the finished windows, for any reader of Delta tables. The partials stand beside them in
 //! `_panes/`, a folder that Delta readers pass over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,6 +39,10 @@ pub struct Published {
     /// How often the archive that it was computed from had been rebuilt.
     #[serde(default)]
     pub rebuilds: u64,
+    /// The days of event time (days since 1970) of which another program has erased or changed archived events since the
+    /// version before.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub erased: BTreeSet<i64>,
     /// The files of partials, relative to the table.
     pub panes: Vec<PaneFile>,
     /// Which log the offsets are of; none in what was written before logs had marks.

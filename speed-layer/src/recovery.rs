@@ -168,6 +168,7 @@ impl Bases {
             published: published.published,
             run: published.run.clone(),
             rebuilds: published.rebuilds,
+            erased: published.erased.clone(),
             panes: Vec::new(),
             log: published.log.clone(),
         };

@@ -3,7 +3,7 @@
 //! The test starts itself as a child, which folds a log and dies at the step that it is told. The next child goes on
 //! from what the first one left, and says what it sees.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -117,6 +117,7 @@ fn child() {
         published: 0,
         run: String::new(),
         rebuilds: 0,
+        erased: BTreeSet::new(),
         panes: vec![],
         log: None,
     };

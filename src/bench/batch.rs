@@ -42,7 +42,8 @@ async fn measure(events: u64, folder: &Path) -> Result<(), Failure> {
     let catalog = catalog()?;
     let view = &catalog.views["trending_hashtags"];
     let archive = folder.join("archive/tweets");
-    let kept = ArchiveSnapshot::open(&archive).await?.filter(|archive| archive.archived.coverage.len() == events);
+    let kept =
+        ArchiveSnapshot::open(&archive, &view.table).await?.filter(|archive| archive.archived.coverage.len() == events);
     let snapshot = match kept {
         Some(snapshot) => snapshot,
         None => fill(events, folder).await?,
@@ -95,7 +96,7 @@ async fn fill(events: u64, folder: &Path) -> Result<ArchiveSnapshot, Failure> {
     let snapshot = archiver.archive_to(&archiver.log_ends().await?).await?;
     archiver.tend().await?;
     report("archive: log to Parquet", millions(per_second(missing, started.elapsed())), "");
-    Ok(ArchiveSnapshot::open(&folder.join("archive/tweets")).await?.unwrap_or(snapshot))
+    Ok(ArchiveSnapshot::open(&folder.join("archive/tweets"), archiver.table()).await?.unwrap_or(snapshot))
 }
 
 fn bare_scan(archive: &ArchiveSnapshot, view: &View) -> Result<Duration, Failure> {

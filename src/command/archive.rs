@@ -54,7 +54,7 @@ pub async fn run(command: cli::Archive) -> Result<ExitCode, Failure> {
     let failed = |error: BatchError| Failure::new(error.chain());
     plan.run().await.map_err(failed)?;
     for view in versioned {
-        let Some(archive) = ArchiveSnapshot::open(&root).await.map_err(failed)? else { continue };
+        let Some(archive) = ArchiveSnapshot::open(&root, &view.table).await.map_err(failed)? else { continue };
         let recompute = Recompute {
             view: view.clone(),
             views: views.clone(),

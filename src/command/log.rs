@@ -80,7 +80,7 @@ pub async fn reset(name: &str, decision: &Decision) -> Result<ExitCode, Failure>
     lines.push("the server, or on Kafka all roles, must not run meanwhile".to_owned());
     agreed(decision, &lines.into_iter().map(|line| format!("table `{name}`: {line}")).collect::<Vec<_>>())?;
 
-    let before = ArchiveSnapshot::open(&site.root).await.map_err(failed)?;
+    let before = ArchiveSnapshot::open(&site.root, &site.table).await.map_err(failed)?;
     site.set_checkpoints_aside().await?;
     for part in parts {
         let to = aside.join(&part);
@@ -164,7 +164,7 @@ impl Site {
     async fn recompute(&self) -> Result<(), Failure> {
         let views = self.opened.data.join("views");
         for view in self.platform.catalog.views_of(&self.table.name) {
-            let Some(archive) = ArchiveSnapshot::open(&self.root).await.map_err(failed)? else { continue };
+            let Some(archive) = ArchiveSnapshot::open(&self.root, &self.table).await.map_err(failed)? else { continue };
             let known = match DeltaTable::open(&view_root(&views, &view.name)).await? {
                 Some(table) => committed_version(&table).await?,
                 None => None,

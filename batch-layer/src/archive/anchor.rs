@@ -23,14 +23,15 @@ use anabranch_shared::schema::Table;
 use anabranch_shared::table::DeltaTable;
 use anabranch_shared::version::Published;
 
+use super::coverage::{archived, change};
 use super::file::layout;
-use super::{Archive, Archived, Archiver, change};
+use super::{Archive, Archived, Archiver};
 use crate::error::{BatchError, blocking};
 
 /// What a table's topic is held to: the log that its archive, in a folder, is of.
 pub async fn anchor(root: &Path, table: &Table) -> Result<Anchor, BatchError> {
     let archived = match DeltaTable::open(root).await? {
-        Some(delta) => archived(&delta).await?,
+        Some(delta) => archived(&delta, table).await?,
         None => Archived::default(),
     };
     let Archived { coverage, log, tails, adoption, .. } = archived;
@@ -41,12 +42,8 @@ pub async fn anchor(root: &Path, table: &Table) -> Result<Anchor, BatchError> {
 /// Begins a table's archive in a folder that has none. It counts as rebuilt so often.
 pub async fn renew(root: &Path, table: &Table, rebuilds: u64) -> Result<(), BatchError> {
     let mut delta = DeltaTable::open_or_create(root, &layout(table)).await?;
-    delta.commit(change(root, table, &Archived { rebuilds, ..Archived::default() })?).await?;
+    delta.commit(change(&delta, table, &Archived { rebuilds, ..Archived::default() })?).await?;
     Ok(())
-}
-
-async fn archived(delta: &DeltaTable) -> Result<Archived, BatchError> {
-    Ok(delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default())
 }
 
 /// So many epochs of a log are noted. A copy from before them is taken for another log.
@@ -118,7 +115,6 @@ impl Archiver {
 /// A log that an archive is to go on with.
 #[derive(Debug)]
 pub struct Adopt {
-    root: PathBuf,
     table: Arc<Table>,
     delta: DeltaTable,
     archived: Archived,
@@ -134,7 +130,7 @@ impl Adopt {
     /// there is none.
     pub async fn plan(root: PathBuf, table: Arc<Table>, log: Arc<dyn Log>) -> Result<Option<Self>, BatchError> {
         let Some(delta) = DeltaTable::open(&root).await? else { return Ok(None) };
-        let archived = archived(&delta).await?;
+        let archived = archived(&delta, &table).await?;
         let topic = table.topic.clone();
         let before = archived.adoption.clone().unwrap_or_default();
         let tails = archived.tails.iter();
@@ -173,7 +169,7 @@ impl Adopt {
         let joints = archived.coverage.iter().map(joint).collect();
         let adoption = Adoption { count: before.count + 1, joints };
         let (adopted, ends) = (adoption.lineage(own.clone()), own.ends);
-        Ok(Some(Self { root, table, delta, archived, adopted, adoption, ends }))
+        Ok(Some(Self { table, delta, archived, adopted, adoption, ends }))
     }
 
     /// What it will do, in lines.
@@ -204,7 +200,7 @@ impl Adopt {
         // The last records are the log's that came before.
         let tails = Tails::new();
         let archived = Archived { log, epochs, tails, adoption: Some(self.adoption), ..self.archived };
-        self.delta.commit(change(&self.root, &self.table, &archived)?).await?;
+        self.delta.commit(change(&self.delta, &self.table, &archived)?).await?;
         Ok(())
     }
 }

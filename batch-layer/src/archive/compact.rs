@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use anabranch_shared::table::{Change, DataFile};
 use fail::fail_point;
 
+use super::coverage::change;
 use super::{ArchiveSnapshot, Archiver, file};
 use crate::error::{BatchError, blocking};
 
@@ -36,8 +37,10 @@ impl Archiver {
         };
         let add = blocking("compacting", rewrite).await?;
         fail_point!("compact::before_commit", |_| Err(BatchError::Failpoint("compact::before_commit")));
-        let change = Change { add, remove, is_rearrangement: true, ..self.archive.change(&state.archived)? };
-        state.delta.commit(change).await?;
+        let change =
+            Change { add, remove, is_rearrangement: true, ..change(&state.delta, self.table(), &state.archived)? };
+        let version = state.delta.commit(change).await?;
+        self.status.send_modify(|status| status.version = version);
         fail_point!("compact::after_commit", |_| Err(BatchError::Failpoint("compact::after_commit")));
         *slot = Some(state);
         Ok(true)

@@ -8,9 +8,10 @@ use anabranch_shared::log::{Log, LogError};
 use anabranch_shared::schema::Table;
 use anabranch_shared::table::{Change, ColumnType, DeltaTable, Layout, TableError};
 
+use super::Archived;
 use super::anchor::note;
+use super::coverage::{archived, change};
 use super::file::{LOG_TIME, OFFSET, PARTITION, layout};
-use super::{Archived, change};
 use crate::error::BatchError;
 
 /// How often it is tried again when another process commits at the same time.
@@ -40,7 +41,7 @@ pub async fn declare(root: &Path, table: &Table, log: &Arc<dyn Log>) -> Result<E
         if let Some((editions, grown)) = wanted {
             (archived.editions, layout) = (editions, Some(grown));
         }
-        let change = Change { layout, ..change(root, table, &archived)? };
+        let change = Change { layout, ..change(&delta, table, &archived)? };
         match delta.commit(change).await {
             Ok(_) => return Ok(archived.editions),
             Err(TableError::Superseded { .. }) if attempts < ATTEMPTS => attempts += 1,
@@ -71,7 +72,7 @@ pub async fn preview(root: &Path, table: &Table) -> Result<Vec<String>, BatchErr
 
 /// What an archive says of itself, and which editions and layout it has once the definition is declared, if others.
 async fn editions_of(delta: &DeltaTable, table: &Table) -> Result<(Archived, Option<(Editions, Layout)>), BatchError> {
-    let mut archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+    let mut archived = archived(delta, table).await?;
     let existing = delta.layout()?;
     if archived.editions.newest().is_none() && !archived.coverage.is_empty() {
         archived.editions = Editions::of_layout(&existing, table, &[PARTITION, OFFSET, LOG_TIME]);

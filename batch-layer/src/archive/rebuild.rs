@@ -18,6 +18,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use fail::fail_point;
 
+use super::coverage::{archived, change, rows};
 use super::declare::{ATTEMPTS, grown};
 use super::file::{self, OFFSET, PARTITION, Shape, layout};
 use super::{Archive, Archived, gather};
@@ -68,7 +69,7 @@ impl Rebuild {
     /// Looks at an archive and at its log; changes nothing. None if nothing is archived.
     pub async fn plan(archive: Archive) -> Result<Option<Self>, BatchError> {
         let Some(delta) = DeltaTable::open(&archive.root).await? else { return Ok(None) };
-        let archived = delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+        let archived = archived(&delta, &archive.table).await?;
         if archived.coverage.is_empty() {
             return Ok(None);
         }
@@ -162,16 +163,18 @@ impl Rebuild {
                     return Ok(false);
                 }
             }
+            let add: Vec<DataFile> = read.files.iter().cloned().chain(rest).collect();
             let archived = Archived {
                 event_times: read.event_times.clone(),
                 editions: editions.clone(),
                 rebuilds: self.archived.rebuilds + 1,
+                rows: rows(files.iter().filter(|file| stay.contains(&file.path)).chain(&add)),
                 ..self.archived.clone()
             };
-            let add: Vec<DataFile> = read.files.iter().cloned().chain(rest).collect();
             self.check_written(&add)?;
             let remove = files.into_iter().filter(|file| !stay.contains(&file.path)).collect();
-            let change = Change { add, remove, layout: Some(wanted.clone()), ..self.archive.change(&archived)? };
+            let change =
+                Change { add, remove, layout: Some(wanted.clone()), ..change(&self.delta, &table, &archived)? };
             match self.delta.commit(change).await {
                 Err(TableError::Superseded { .. }) if attempts < ATTEMPTS => self.look_again().await?,
                 committed => return Ok(committed.map(|_| true)?),
@@ -184,7 +187,7 @@ impl Rebuild {
     /// are read by the same definitions.
     async fn look_again(&mut self) -> Result<(), BatchError> {
         self.delta.refresh().await?;
-        let archived = self.delta.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
+        let archived = archived(&self.delta, &self.archive.table).await?;
         if (&archived.editions, archived.rebuilds) != (&self.archived.editions, self.archived.rebuilds) {
             return Err(BatchError::Rebuilt { archive: self.archive.root.clone() });
         }

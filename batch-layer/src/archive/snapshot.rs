@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anabranch_shared::edition::Reading;
+use anabranch_shared::schema::Table;
 use anabranch_shared::table::{DataFile, DeltaTable, Layout};
 
 use super::Archived;
+use super::coverage::archived;
 use crate::day::parse_day;
 use crate::error::BatchError;
 
@@ -15,6 +17,8 @@ use crate::error::BatchError;
 pub struct ArchiveSnapshot {
     /// The archive's folder.
     pub root: PathBuf,
+    /// Its table's id.
+    pub table: String,
     /// The version of its table.
     pub version: u64,
     /// What it holds.
@@ -26,11 +30,11 @@ pub struct ArchiveSnapshot {
 }
 
 impl ArchiveSnapshot {
-    /// The archive in a folder as it is now; `None` if there is none.
-    pub async fn open(root: &Path) -> Result<Option<Self>, BatchError> {
-        let Some(table) = DeltaTable::open(root).await? else { return Ok(None) };
-        let archived = table.note::<Archived>().await?.map(|(_, archived)| archived).unwrap_or_default();
-        Ok(Some(Self::of(&table, archived)?))
+    /// A table's archive in a folder as it is now; `None` if there is none. Fails if it isn't known which offsets it holds.
+    pub async fn open(root: &Path, table: &Table) -> Result<Option<Self>, BatchError> {
+        let Some(delta) = DeltaTable::open(root).await? else { return Ok(None) };
+        let archived = archived(&delta, table).await?;
+        Ok(Some(Self::of(&delta, archived)?))
     }
 
     pub(super) fn of(table: &DeltaTable, archived: Archived) -> Result<Self, BatchError> {
@@ -40,14 +44,14 @@ impl ArchiveSnapshot {
             days.entry(day.unwrap_or(0)).or_default().push(file);
         }
         let (root, layout) = (table.root().to_owned(), table.layout()?);
-        Ok(Self { root, version: table.version(), archived, layout, days })
+        Ok(Self { root, table: table.id().to_owned(), version: table.version(), archived, layout, days })
     }
 
-    /// Fails if the archive has been rebuilt since.
+    /// Fails if the archive has been rebuilt since, or doesn't say whether it was.
     pub async fn check(&self) -> Result<(), BatchError> {
         let Some(table) = DeltaTable::open(&self.root).await? else { return Ok(()) };
-        let now = table.note::<Reading>().await?.map(|(_, reading)| reading).unwrap_or_default();
-        if now.rebuilds == self.archived.rebuilds {
+        let now = table.note::<Reading>().await?.map(|(_, reading)| reading.rebuilds);
+        if now == Some(self.archived.rebuilds) || now.is_none() && self.archived.coverage.is_empty() {
             return Ok(());
         }
         Err(BatchError::Rebuilt { archive: self.root.clone() })

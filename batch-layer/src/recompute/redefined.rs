@@ -1,9 +1,10 @@
-//! What a new definition changes of the rows that the old one had given.
+//! What a new definition, or an erasure of events, changes of the rows of the version before.
 //!
-//! Rows differ for events that have come since, too. So only windows are compared of whose days the archive holds as many
-//! events as it did: of the same events, whatever differs is the definition's doing.
+//! Rows differ for events that have come since, too. So only windows without new events are compared: of the same events, whatever
+//! differs is the definition's doing, and where events were only erased, it is the erasure's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anabranch_shared::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
@@ -16,13 +17,15 @@ use crate::day::day_of;
 const OLD: &str = "__old";
 const NEW: &str = "";
 
-/// Compares the rows of two versions, but for windows that touch one of the days with other events. Nothing can be said if
-/// the old rows have other keys. Rows of windows that start on one day are in memory at a time.
+/// Whether windows with events of these days are compared, and what their differences are put down to.
+type Compares<'a> = (&'a dyn Fn(RangeInclusive<i64>) -> bool, Cause);
+
+/// Compares the rows of two versions. Nothing can be said if the old rows have other keys. Rows of windows that start on one day are in memory at a time.
 pub(super) fn redefined(
     view: &View,
     root: &Path,
     (old, new): (&[DataFile], &[DataFile]),
-    others: &BTreeSet<i64>,
+    (is_compared, cause): Compares,
 ) -> PolarsResult<Redefined> {
     let mut days: BTreeMap<Option<&str>, [Vec<&DataFile>; 2]> = BTreeMap::new();
     for (side, files) in [old, new].into_iter().enumerate() {
@@ -33,19 +36,19 @@ pub(super) fn redefined(
     }
     let mut all = Redefined::default();
     for [old, new] in days.into_values() {
-        let (old, new) = match (read(view, root, &old, others)?, read(view, root, &new, others)?) {
+        let (old, new) = match (read(view, root, &old, is_compared)?, read(view, root, &new, is_compared)?) {
             (Some(old), Some(new)) => (old, new),
             (Some(old), None) => (old.clone(), old.clear()),
             (None, Some(new)) => (new.clear(), new),
             (None, None) => continue,
         };
-        compare(view, &old, &new, &mut all)?;
+        compare(view, (&old, &new), cause, &mut all)?;
     }
     all.corrections.sort_by(|a, b| a.window_end.cmp(&b.window_end));
     Ok(all)
 }
 
-fn compare(view: &View, old: &DataFrame, new: &DataFrame, all: &mut Redefined) -> PolarsResult<()> {
+fn compare(view: &View, (old, new): (&DataFrame, &DataFrame), cause: Cause, all: &mut Redefined) -> PolarsResult<()> {
     let names = view.identity();
     let is_alike = |name: &String| old.schema().get(name).is_some_and(|old| new.schema().get(name) == Some(old));
     let is_keyed = if names.is_empty() {
@@ -66,7 +69,7 @@ fn compare(view: &View, old: &DataFrame, new: &DataFrame, all: &mut Redefined) -
         for row in 0..compared.height() {
             let (old, new) = (compared.value(name, OLD, row)?, compared.value(name, NEW, row)?);
             if !is_same(&old, &new) || is_new[row] != was_old[row] {
-                changes.push((row, Cause::Redefined));
+                changes.push((row, cause));
             }
         }
         all.total += changes.len() as u64;
@@ -76,13 +79,18 @@ fn compare(view: &View, old: &DataFrame, new: &DataFrame, all: &mut Redefined) -
     Ok(())
 }
 
-/// The rows of files but for those of windows that touch one of these days; none if there are no files.
-fn read(view: &View, root: &Path, files: &[&DataFile], others: &BTreeSet<i64>) -> PolarsResult<Option<DataFrame>> {
+/// The rows of files, of windows that are compared; none if there are no files.
+fn read(
+    view: &View,
+    root: &Path,
+    files: &[&DataFile],
+    is_compared: &dyn Fn(RangeInclusive<i64>) -> bool,
+) -> PolarsResult<Option<DataFrame>> {
     let mut all: Option<DataFrame> = None;
     for file in files {
         let path = PlRefPath::try_from_pathbuf(root.join(&file.path))?;
         let rows = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?.collect()?;
-        let rows = if view.window.is_some() { outside(&rows, others)? } else { rows };
+        let rows = if view.window.is_some() { compared(&rows, is_compared)? } else { rows };
         all = Some(match all {
             None => rows,
             Some(mut all) => all.vstack_mut(&rows).cloned()?,
@@ -91,14 +99,14 @@ fn read(view: &View, root: &Path, files: &[&DataFile], others: &BTreeSet<i64>) -
     Ok(all)
 }
 
-fn outside(rows: &DataFrame, others: &BTreeSet<i64>) -> PolarsResult<DataFrame> {
+fn compared(rows: &DataFrame, is_compared: &dyn Fn(RangeInclusive<i64>) -> bool) -> PolarsResult<DataFrame> {
     let (Ok(starts), Ok(ends)) = (rows.column("window_start"), rows.column("window_end")) else {
         return Ok(rows.clear());
     };
     let (starts, ends) = (starts.cast(&DataType::Int64)?, ends.cast(&DataType::Int64)?);
-    let is_outside = starts.i64()?.iter().zip(ends.i64()?.iter()).map(|(start, end)| match (start, end) {
-        (Some(start), Some(end)) => others.range(day_of(start)..=day_of(end - 1)).next().is_none(),
+    let is_wanted = starts.i64()?.iter().zip(ends.i64()?.iter()).map(|(start, end)| match (start, end) {
+        (Some(start), Some(end)) => is_compared(day_of(start)..=day_of(end - 1)),
         _ => false,
     });
-    rows.filter(&is_outside.collect())
+    rows.filter(&is_wanted.collect())
 }

@@ -19,14 +19,14 @@ use crate::day::DAY;
 use crate::error::BatchError;
 use crate::fixture::{Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
 
-struct Setup {
-    _dir: tempfile::TempDir,
-    source: Source,
-    archiver: Archiver,
-    views: PathBuf,
+pub(super) struct Setup {
+    pub _dir: tempfile::TempDir,
+    pub source: Source,
+    pub archiver: Archiver,
+    pub views: PathBuf,
 }
 
-async fn setup() -> Setup {
+pub(super) async fn setup() -> Setup {
     let dir = tempfile::tempdir().expect("directory");
     let source = source(dir.path());
     let archiver = Archiver::open(archive(dir.path(), &source, table()), ArchiveSettings::default());
@@ -34,13 +34,13 @@ async fn setup() -> Setup {
     Setup { views: dir.path().join("views"), _dir: dir, source, archiver }
 }
 
-fn view_of(window: Option<(Micros, Micros)>) -> Arc<View> {
+pub(super) fn view_of(window: Option<(Micros, Micros)>) -> Arc<View> {
     let window = window.map(|(size, slide)| Window::sliding(size, slide));
     Arc::new(view("sums", Arc::new(table()), window))
 }
 
 impl Setup {
-    async fn plan(&self, view: &Arc<View>) -> Recompute {
+    pub async fn plan(&self, view: &Arc<View>) -> Recompute {
         let archive = self.archiver.archive_to(&self.archiver.log_ends().await.expect("ends")).await.expect("archive");
         Recompute {
             view: view.clone(),
@@ -56,15 +56,15 @@ impl Setup {
         }
     }
 
-    fn audits(&self) -> AuditLog {
+    pub fn audits(&self) -> AuditLog {
         AuditLog::new(self._dir.path().join("audit"))
     }
 
-    async fn recompute(&self, view: &Arc<View>) -> Option<Published> {
+    pub async fn recompute(&self, view: &Arc<View>) -> Option<Published> {
         self.plan(view).await.run().await.expect("recompute")
     }
 
-    fn root(&self) -> PathBuf {
+    pub fn root(&self) -> PathBuf {
         self.views.join("sums")
     }
 
@@ -75,7 +75,7 @@ impl Setup {
     }
 
     /// The table's rows and those by the partials are what a fold says.
-    async fn check(&self, view: &Arc<View>, events: &[Event]) {
+    pub async fn check(&self, view: &Arc<View>, events: &[Event]) {
         let expected = fold(view.window, events);
         assert_eq!(rows(&read_table(&self.root()).await), expected, "the table's rows");
         let (version, view) = (self.newest().await, view.clone());
@@ -94,7 +94,7 @@ fn first(limit: usize, mut rows: Rows) -> Rows {
     rows
 }
 
-const EVENTS: [Event; 9] = [
+pub(super) const EVENTS: [Event; 9] = [
     ("a", Some(3), 0),
     ("a", Some(-5), 999_000),
     ("b", None, 1_000_000),

@@ -139,7 +139,7 @@ export interface Correction {
   column: string
   old: Cell
   new: Cell
-  cause: 'late' | 'sketch' | 'redefined'
+  cause: 'late' | 'sketch' | 'redefined' | 'erased'
 }
 
 export interface Corrections {

@@ -57,4 +57,4 @@ export function deviation({ values, median, worst, worst_share }: Deviation): st
   return plural(values, 'value') + errors
 }
 
-export const CAUSES = { late: 'came late', sketch: 'sketch', redefined: 'new definition' } as const
+export const CAUSES = { late: 'came late', sketch: 'sketch', redefined: 'new definition', erased: 'erased' } as const

@@ -116,7 +116,7 @@ pub struct Corrections {
     /// The version; null if there has been none with corrections.
     #[schema(required = true)]
     version: Option<u64>,
-    /// In order of window and key; those that a changed definition caused come first.
+    /// In order of window and key; those that a changed definition or an erasure caused come first.
     #[schema(value_type = Vec<CorrectionShape>)]
     corrections: Vec<Value>,
     /// How many there are in all; of each kind the first 10,000 are kept.
@@ -147,7 +147,8 @@ pub struct CorrectionShape {
     /// What is true; null if there is no such row.
     new: Value,
     /// `late`: events came too late. `sketch`: memory had run out. `redefined`: the view's definition has changed since the
-    /// version before; of days that have had no events since.
+    /// version before; of days that have had no events since. `erased`: another program has erased archived events, or changed
+    /// them.
     cause: String,
 }
 
@@ -232,7 +233,7 @@ fn newest_with_corrections(view: &str, versions: &[u64], log: &AuditLog) -> std:
     Ok(None)
 }
 
-/// The corrections of a version that are kept, and how many there are: those of its definition first.
+/// The corrections of a version that are kept, and how many there are: those of its definition or of an erasure first.
 fn of_version(view: &str, version: u64, log: &AuditLog) -> std::io::Result<(Vec<Correction>, u64)> {
     let Redefined { mut corrections, mut total } = log.redefined(view, version)?;
     if let Some(found) = log.read(view, version)? {

@@ -12,10 +12,21 @@ use crate::source::{HeldVersion, Layers};
 
 /// The findings once batch covers all that the answers were about.
 fn found(view: &anabranch_shared::view::View, events: &[Event]) -> anabranch_shared::audit::Findings {
+    found_erased(view, events, &[])
+}
+
+/// The same where events of these days were erased from the archive.
+fn found_erased(
+    view: &anabranch_shared::view::View,
+    events: &[Event],
+    erased: &[i64],
+) -> anabranch_shared::audit::Findings {
     let folder = tempfile::tempdir().expect("a folder");
     let all = events.len();
     let said = Layers { snapshot: Some(Arc::new(snapshot(view, events, None, &[0, 2, all]))), ..Layers::default() };
-    let truth = Arc::new(HeldVersion::new(version(folder.path(), view, 1, events)));
+    let mut truth = Arc::unwrap_or_clone(version(folder.path(), view, 1, events));
+    truth.published.erased = erased.iter().copied().collect();
+    let truth = Arc::new(HeldVersion::new(Arc::new(truth)));
     let after = Arc::new(snapshot(view, events, Some(1), &[all, all]));
     let known = Layers { snapshot: Some(after), versions: vec![truth], other_log: None };
     findings(view, &said, &known, "2024-01-15T10:00:00Z".to_owned()).expect("scored").expect("windows are exact now")
@@ -67,4 +78,17 @@ fn views_without_windows_or_keys_are_scored_too() {
             assert_eq!((column.values, column.bounded, column.held), (rows, rows, rows));
         }
     }
+}
+
+#[test]
+fn windows_of_which_events_were_erased_are_not_scored() {
+    let view = view("trending", Some(Window::sliding(60_000_000, 60_000_000)), true, None);
+    // The day of all events, and the day before.
+    let (day, before) = (17_405, 17_404);
+    let found = found_erased(&view, &events(), &[day]);
+    assert!(found.audit.columns.iter().all(|column| column.values == 0), "{:?}", found.audit);
+    assert_eq!(found.audit.corrections, 4);
+    assert!(found.corrections.iter().all(|one| one.cause == Cause::Erased), "{:?}", found.corrections);
+    let other = found_erased(&view, &events(), &[before]);
+    assert!(other.corrections.iter().all(|one| one.cause == Cause::Late), "{:?}", other.corrections);
 }

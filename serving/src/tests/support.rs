@@ -1,6 +1,6 @@
 //! A small platform made by hand: a log in memory, events, the partials that the layers would make of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +164,7 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         published: T0,
         run: "run".into(),
         rebuilds: 0,
+        erased: BTreeSet::new(),
         panes,
         log: None,
     };

@@ -1,11 +1,47 @@
-//! A table's newest note, looked for again and again, without reading what the table holds.
+//! A table's newest note, read without what the table holds, and looked for again and again.
 
 use std::path::{Path, PathBuf};
 
+use deltalake_core::kernel::Snapshot;
 use deltalake_core::logstore::LogStoreRef;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{TableError, delta, existing_log, newest_note};
+use super::{TableError, delta, existing_log, name};
+
+/// The newest of our notes up to a version, with the version that it is of; none if no commit that is still there has one.
+pub(super) async fn newest_note<T: DeserializeOwned>(
+    store: &LogStoreRef,
+    root: &Path,
+    newest: u64,
+) -> Result<Option<(u64, T)>, TableError> {
+    for version in (0..=newest).rev() {
+        let commit = store.read_commit_entry(version).await.map_err(delta(root, "reading a commit"))?;
+        let Some(commit) = commit else { return Ok(None) };
+        let damaged = |source| TableError::Note { table: name(root), version, source };
+        for action in serde_json::Deserializer::from_slice(&commit).into_iter::<Value>() {
+            let mut action = action.map_err(damaged)?;
+            if let Some(note) = action.pointer_mut("/commitInfo/anabranch") {
+                return serde_json::from_value(note.take()).map(|note| Some((version, note))).map_err(damaged);
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The newest version of a table, of which a version is known.
+pub(super) async fn newest_version(store: &LogStoreRef, root: &Path, known: u64) -> Result<u64, TableError> {
+    let failed = || delta(root, "looking for newer versions");
+    let mut newest = known;
+    while store.read_commit_entry(newest + 1).await.map_err(failed())?.is_some() {
+        newest += 1;
+    }
+    // Log clean-up by another program may have deleted the commits between.
+    if newest == known && store.read_commit_entry(known).await.map_err(failed())?.is_none() {
+        newest = Snapshot::try_new(store, None).await.map_err(failed())?.version();
+    }
+    Ok(newest)
+}
 
 /// The newest note of a table that may be there only later.
 #[derive(Debug)]
@@ -33,13 +69,17 @@ impl<T: DeserializeOwned> Notes<T> {
 
     /// Looks for a newer one.
     pub async fn look(&mut self) -> Result<(), TableError> {
-        let failed = || delta(&self.root, "looking for newer versions");
         let (store, version) = match &self.log {
             Some((store, version)) => {
-                let mut newest = *version;
-                while store.read_commit_entry(newest + 1).await.map_err(failed())?.is_some() {
-                    newest += 1;
-                }
+                let newest = match newest_version(store, &self.root, *version).await {
+                    Err(error) if existing_log(&self.root).await?.is_some() => return Err(error),
+                    Err(_) => {
+                        // It was moved away. A table that takes its place is another one.
+                        self.log = None;
+                        return Ok(());
+                    }
+                    Ok(newest) => newest,
+                };
                 if newest == *version {
                     return Ok(());
                 }
@@ -47,11 +87,15 @@ impl<T: DeserializeOwned> Notes<T> {
             }
             None => {
                 let Some(store) = existing_log(&self.root).await? else { return Ok(()) };
-                let newest = store.get_latest_version(0).await.map_err(failed())?;
+                let newest = Snapshot::try_new(&store, None).await;
+                let newest = newest.map_err(delta(&self.root, "looking for newer versions"))?.version();
                 (store, newest)
             }
         };
-        self.newest = newest_note(&store, &self.root, version).await?.map(|(_, note)| note);
+        // Log clean-up may have deleted it. It is still true, and whoever archives commits it again.
+        if let Some((_, note)) = newest_note(&store, &self.root, version).await? {
+            self.newest = Some(note);
+        }
         self.log = Some((store, version));
         Ok(())
     }

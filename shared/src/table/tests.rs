@@ -3,7 +3,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Change, ColumnType, DataFile, DeltaTable, Layout, Sweeper, TableError};
+use super::{Change, ColumnType, Commit, DataFile, DeltaTable, Layout, Sweeper, TableError, commits};
 
 fn layout(columns: &[(&str, ColumnType)]) -> Layout {
     let columns = columns.iter().map(|&(name, data_type)| (name.to_owned(), data_type)).collect();
@@ -180,4 +180,99 @@ fn a_table_without_loose_files_has_nothing_written_down() {
     referenced.insert("day=1/left".to_owned());
     assert_eq!(Sweeper::default().sweep(dir.path(), &referenced, 100, 10).expect("sweep"), 0);
     assert!(!dir.path().join("_sweep.json").exists());
+}
+
+#[tokio::test]
+async fn newer_versions_are_found_although_the_commits_between_were_deleted() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    let mut known = super::notes::Notes::<Value>::of(dir.path().to_owned());
+    known.look().await.expect("look");
+    let early = table.clone();
+    for offset in 1..102 {
+        table.commit(Change { note: json!(offset), ..Change::default() }).await.expect("commit");
+    }
+    for version in 0..100 {
+        std::fs::remove_file(dir.path().join(format!("_delta_log/{version:020}.json"))).expect("deleted");
+    }
+    assert!(early.is_superseded().await.expect("look"));
+    let mut anew = super::notes::Notes::<Value>::of(dir.path().to_owned());
+    for notes in [&mut known, &mut anew] {
+        notes.look().await.expect("look");
+        assert_eq!(notes.newest(), Some(&json!(101)));
+    }
+    assert!(!table.is_superseded().await.expect("look"));
+}
+
+#[tokio::test]
+async fn a_table_that_takes_the_place_of_one_that_was_moved_away_is_noticed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let root = dir.path().join("table");
+    let mut table = create(&root).await;
+    for offset in 1..5 {
+        table.commit(Change { note: json!(offset), ..Change::default() }).await.expect("commit");
+    }
+    let mut notes = super::notes::Notes::<Value>::of(root.clone());
+    notes.look().await.expect("look");
+    std::fs::rename(&root, dir.path().join("aside")).expect("moved");
+    notes.look().await.expect("look");
+    assert_eq!(notes.newest(), Some(&json!(4)));
+    let mut other = create(&root).await;
+    other.commit(Change { note: json!("anew"), ..Change::default() }).await.expect("commit");
+    notes.look().await.expect("look");
+    assert_eq!(notes.newest(), Some(&json!("anew")));
+    assert!(table.is_superseded().await.expect("look") && table.id() != other.id());
+}
+
+#[tokio::test]
+async fn what_other_programs_have_committed_is_told_by_commit() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    table.commit(adding("one", 5)).await.expect("commit");
+    let log = dir.path().join("_delta_log");
+    let removed = |data_change: bool| json!({"remove": {"path": "day=2024-01-15/one", "dataChange": data_change}});
+    for (version, operation, data_change) in [(2, "OPTIMIZE", false), (3, "DELETE", true)] {
+        let info = json!({"commitInfo": {"operation": operation}});
+        std::fs::write(log.join(format!("{version:020}.json")), format!("{info}\n{}", removed(data_change)))
+            .expect("write");
+    }
+    let day = || ["2024-01-15".to_owned()].into();
+    let told = commits(dir.path(), 1..4).await.expect("read").expect("all are there");
+    assert_eq!((told[0].is_ours, &told[0].added, told[0].removed.len()), (true, &day(), 0));
+    let optimized = Commit { version: 2, operation: "OPTIMIZE".into(), ..Commit::default() };
+    let deleted = Commit { version: 3, operation: "DELETE".into(), removed: day(), ..Commit::default() };
+    assert_eq!(told[1..], [optimized, deleted]);
+    std::fs::remove_file(log.join(format!("{:020}.json", 1))).expect("deleted");
+    assert_eq!(commits(dir.path(), 1..4).await.expect("read"), None);
+}
+
+#[tokio::test]
+async fn a_table_whose_files_do_not_say_all_is_refused() {
+    let vector = json!({"storageType": "u", "pathOrInlineDv": "ab^-aqEH.-t@S}K{vb[*k^", "offset": 4, "sizeInBytes": 40, "cardinality": 1});
+    let with_vector = json!({"add": {"path": "day=2024-01-15/one", "dataChange": true, "modificationTime": 0, "size": 10,
+        "partitionValues": {"day": "2024-01-15"}, "deletionVector": vector}});
+    let features = |features: &[&str]| json!({"protocol": {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features, "writerFeatures": features}});
+    for (actions, refused) in [
+        (vec![features(&["deletionVectors", "v2Checkpoint"])], None),
+        (vec![features(&["deletionVectors"]), with_vector], Some("its file day=2024-01-15/one has a deletion vector")),
+        (vec![features(&["typeWidening"])], Some("the feature `typeWidening`")),
+    ] {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut table = create(dir.path()).await;
+        let lines: Vec<String> = actions.iter().map(Value::to_string).collect();
+        std::fs::write(dir.path().join("_delta_log/00000000000000000001.json"), lines.join("\n")).expect("write");
+        let outcomes = [DeltaTable::open(dir.path()).await.map(drop), table.refresh().await];
+        for outcome in outcomes {
+            match refused {
+                None => outcome.expect("readable"),
+                Some(what) => {
+                    let error = outcome.expect_err("refused");
+                    assert!(
+                        matches!(error, TableError::Unsupported { .. }) && error.to_string().contains(what),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::notes::Notes;
-use super::{DeltaTable, TableError, name};
+use super::{DataFile, DeltaTable, TableError, name};
 use crate::edition::{Reading, Readings};
 use crate::version::{Published, Version, Versions};
 use crate::view::Catalog;
@@ -20,9 +21,24 @@ use crate::view::Catalog;
 pub struct ArchiveRead {
     /// The archive table's version.
     pub version: u64,
-    /// How many events each day had (days since 1970). Events are only ever added, so a day with as many is the same,
-    /// in whichever files they are by now.
+    /// The archive table's id; none in what earlier builds wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// How many events each day had (days since 1970), as far as its files said.
     pub days: BTreeMap<i64, u64>,
+    /// Each day's files, by their fingerprint.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<i64, String>,
+}
+
+impl ArchiveRead {
+    /// What tells files from others: which they are, and how large.
+    pub fn fingerprint(files: &[DataFile]) -> String {
+        let mut all: Vec<String> = files.iter().map(|file| format!("{} {}", file.path, file.size)).collect();
+        all.sort();
+        let hash = Sha256::digest(all.join("\n").as_bytes());
+        hash.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+    }
 }
 
 /// What the commit of a view's version says of itself.

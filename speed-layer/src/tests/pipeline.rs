@@ -1,6 +1,6 @@
 //! The whole layer, with its threads, on a log in memory and a clock that stands still.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -157,6 +157,7 @@ impl Rig {
             published: 0,
             run: String::new(),
             rebuilds: self.rebuilds,
+            erased: BTreeSet::new(),
             panes: vec![],
             log: None,
         };
