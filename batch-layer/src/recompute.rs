@@ -24,7 +24,7 @@ use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_shared::table::{
     ArchiveRead, Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version,
-    kept_versions, view_app_id, view_root,
+    kept_versions, set_aside, view_app_id, view_root,
 };
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
@@ -34,7 +34,7 @@ use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, 
 use tokio_util::sync::CancellationToken;
 
 pub use self::check::check;
-use crate::archive::ArchiveSnapshot;
+use crate::archive::{ArchiveSnapshot, check_files, file_damage};
 use crate::day::{DAY, day_name, day_of, parse_day};
 use crate::error::{BatchError, blocking};
 use crate::scan::scan;
@@ -101,9 +101,8 @@ impl Recompute {
     pub async fn run(self) -> Result<Option<Published>, BatchError> {
         let root = view_root(&self.views, &self.view.name);
         let layout = output::layout(&self.view);
-        let mut table = DeltaTable::open_or_create(&root, &layout).await?;
-        let newest = committed_version(&table).await?;
-        let version = newest.as_ref().map_or(0, |newest| newest.published.version) + 1;
+        let (mut table, newest, last) = open(&root, &layout, self.clock.now()).await?;
+        let version = last + 1;
         let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
         let (previous, other) = match newest {
             Some(newest) if same_definition(&newest) => {
@@ -113,7 +112,11 @@ impl Recompute {
             newest => (None, newest),
         };
         let archive = self.archive_read();
-        let touched = self.touched(previous.as_ref());
+        let mut touched = self.touched(previous.as_ref());
+        if let Some(previous) = previous.as_ref().map(|previous| previous.published.clone()) {
+            let known = Version::new(root.clone(), previous, false);
+            touched.extend(blocking("checking the panes", move || Ok(damaged_days(&known))).await?);
+        }
         if let Some(previous) = &previous
             && touched.is_empty()
             && previous.published.coverage == self.archive.archived.coverage
@@ -216,7 +219,7 @@ impl Recompute {
         }
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
-        let version = Version { root: root.to_owned(), published: self.draft(panes), is_stale: false };
+        let version = Version::new(root.to_owned(), self.draft(panes), false);
         let (add, remove) = if let Some(window) = self.view.window {
             let touched = is_partial.then_some(touched);
             let days = match window {
@@ -253,6 +256,13 @@ impl Recompute {
         if self.view.window.is_none() && !others.is_empty() {
             return None;
         }
+        if old.iter().any(|file| file_damage(root, file).is_ok_and(|found| found.is_some())) {
+            tracing::warn!(
+                view = self.view.name,
+                "what the new definition changed isn't known: the old rows are damaged"
+            );
+            return None;
+        }
         let redefined = redefined::redefined(&self.view, root, (old, new), &others);
         redefined
             .inspect_err(
@@ -278,6 +288,7 @@ impl Recompute {
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
+        check_files(&self.archive.root, &self.view.table, files)?;
         let partials = scan(&self.archive, &self.view.table, files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
@@ -291,11 +302,11 @@ impl Recompute {
             .and_then(|partials| partials.sort(by, SortMultipleOptions::default().with_nulls_last(true)))
             .map_err(self.failed("sorting the partials"))?;
         let path = format!("_panes/{stem}-{}.parquet", day_name(day));
-        output::write_frame(&root.join(&path), &mut sorted)?;
+        let sha256 = Some(output::write_frame(&root.join(&path), &mut sorted)?.sha256);
         let starts = sorted.column(PANE).and_then(|column| Ok(column.i64()?.clone()));
         let starts = starts.map_err(self.failed("reading the panes"))?;
         let (first, last) = (starts.first().unwrap_or(0), starts.last().unwrap_or(0));
-        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64 }))
+        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64, sha256 }))
     }
 
     /// The days in which a window starts that holds a pane; with `touched`, a pane of these days. The panes of files
@@ -369,6 +380,52 @@ impl Recompute {
         }
         Ok(vec![output::write_rows(&version.root, &self.view, stem, None, &mut rows, self.clock.now())?])
     }
+}
+
+/// A view's table, with its newest version and that version's number. A table that can't be read is set aside and begun anew: all
+/// that it holds comes from the archive.
+async fn open(
+    root: &std::path::Path,
+    layout: &Layout,
+    now: Micros,
+) -> Result<(DeltaTable, Option<CommittedVersion>, u64), BatchError> {
+    let read = || async {
+        let table = DeltaTable::open_or_create(root, layout).await?;
+        let newest = committed_version(&table).await?;
+        Ok((table, newest))
+    };
+    match read().await {
+        Ok((table, newest)) => {
+            let last = newest.as_ref().map_or(0, |newest| newest.published.version);
+            Ok((table, newest, last))
+        }
+        Err(error) if TableError::is_damage(&error) => {
+            tracing::error!(error = BatchError::from(error).chain(), "the view is computed anew from its archive");
+            let last = set_aside(root, now)?;
+            let (table, newest) = read().await?;
+            Ok((table, newest, last))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a view has a version, be it one that can't be read.
+pub async fn has_version(views: &std::path::Path, view: &str) -> bool {
+    match DeltaTable::open(&view_root(views, view)).await {
+        Ok(None) => false,
+        Ok(Some(table)) => !matches!(committed_version(&table).await, Ok(None)),
+        Err(_) => true,
+    }
+}
+
+/// The days of which the partials aren't what was published.
+fn damaged_days(version: &Version) -> Vec<i64> {
+    let damaged = version.published.panes.iter().filter_map(|file| {
+        let damage = version.damage(file)?;
+        tracing::warn!(table = %version.root.display(), damage, "a day is computed anew");
+        Some(file.day)
+    });
+    damaged.collect()
 }
 
 /// The partials of events, of which Polars evaluates a part while the part before it is added up.

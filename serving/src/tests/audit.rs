@@ -17,7 +17,7 @@ fn found(view: &anabranch_shared::view::View, events: &[Event]) -> anabranch_sha
     let said = Layers { snapshot: Some(Arc::new(snapshot(view, events, None, &[0, 2, all]))), ..Layers::default() };
     let truth = Arc::new(HeldVersion::new(version(folder.path(), view, 1, events)));
     let after = Arc::new(snapshot(view, events, Some(1), &[all, all]));
-    let known = Layers { snapshot: Some(after), versions: vec![truth], other_log: None };
+    let known = Layers { snapshot: Some(after), versions: vec![truth], ..Layers::default() };
     findings(view, &said, &known, "2024-01-15T10:00:00Z".to_owned()).expect("scored").expect("windows are exact now")
 }
 

@@ -1,5 +1,6 @@
 //! A table's newest note, looked for again and again, without reading what the table holds.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use deltalake_core::logstore::LogStoreRef;
@@ -11,8 +12,8 @@ use super::{TableError, delta, existing_log, newest_note};
 #[derive(Debug)]
 pub(super) struct Notes<T> {
     root: PathBuf,
-    /// The table's log, and the version that was the newest at the last look.
-    log: Option<(LogStoreRef, u64)>,
+    /// The table's log, which folder that is, and the version that was the newest at the last look.
+    log: Option<(LogStoreRef, u64, u64)>,
     newest: Option<T>,
 }
 
@@ -34,8 +35,10 @@ impl<T: DeserializeOwned> Notes<T> {
     /// Looks for a newer one.
     pub async fn look(&mut self) -> Result<(), TableError> {
         let failed = || delta(&self.root, "looking for newer versions");
-        let (store, version) = match &self.log {
-            Some((store, version)) => {
+        // A table that was begun anew has another folder of its name.
+        let folder = std::fs::metadata(self.root.join("_delta_log")).map(|folder| folder.ino()).ok();
+        let (store, version) = match self.log.as_ref().filter(|(_, known, _)| Some(*known) == folder) {
+            Some((store, _, version)) => {
                 let mut newest = *version;
                 while store.read_commit_entry(newest + 1).await.map_err(failed())?.is_some() {
                     newest += 1;
@@ -46,13 +49,13 @@ impl<T: DeserializeOwned> Notes<T> {
                 (store.clone(), newest)
             }
             None => {
-                let Some(store) = existing_log(&self.root).await? else { return Ok(()) };
+                let Some((store, _)) = existing_log(&self.root).await? else { return Ok(()) };
                 let newest = store.get_latest_version(0).await.map_err(failed())?;
                 (store, newest)
             }
         };
         self.newest = newest_note(&store, &self.root, version).await?.map(|(_, note)| note);
-        self.log = Some((store, version));
+        self.log = folder.map(|folder| (store, folder, version));
         Ok(())
     }
 }
