@@ -257,6 +257,15 @@ pub enum Archive {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Look through what is archived, and what was computed from it, for files that are missing or aren't what was written. Changes
+    /// nothing, and may run beside the server.
+    Check {
+        /// The table; all if absent.
+        table: Option<String>,
+        /// The project folder.
+        #[arg(long, default_value = ".", value_name = "DIR")]
+        project: PathBuf,
+    },
 }
 
 /// `produce`.

@@ -3,6 +3,7 @@
 mod cli;
 mod cluster;
 mod crash;
+mod damage;
 mod edge;
 mod edges;
 mod edition;

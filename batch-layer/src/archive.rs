@@ -9,6 +9,7 @@
 //! again after a crash: rejects are known by their offsets.
 
 mod anchor;
+mod check;
 mod compact;
 mod coverage;
 mod declare;
@@ -48,10 +49,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::anchor::note;
 pub use self::anchor::{Adopt, anchor, renew};
+pub use self::check::{Checked, check_table};
 use self::coverage::{Noted, change, noted};
 pub use self::declare::{declare, preview};
 use self::file::Shape;
-pub use self::file::{LOG_TIME, OFFSET, PARTITION, layout};
+pub use self::file::{LOG_TIME, OFFSET, PARTITION, check_files, file_damage, layout};
 use self::gather::{Gathered, gather};
 pub use self::rebuild::Rebuild;
 pub use self::snapshot::ArchiveSnapshot;

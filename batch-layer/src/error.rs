@@ -80,6 +80,19 @@ pub enum BatchError {
         #[source]
         source: std::io::Error,
     },
+    /// A file of an archive isn't what was written.
+    #[error(
+        "table `{table}`: {} is damaged: {found}; `anabranch archive rebuild {table}` archives anew what the log still holds",
+        path.display()
+    )]
+    Damaged {
+        /// The table.
+        table: String,
+        /// The file.
+        path: PathBuf,
+        /// What was found.
+        found: String,
+    },
     /// Columns can't be put into a Parquet file or taken out of one.
     #[error("{step} {path} failed")]
     Parquet {

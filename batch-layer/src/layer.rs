@@ -1,6 +1,8 @@
 //! The batch layer as a whole.
 
 #[cfg(test)]
+mod damage_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

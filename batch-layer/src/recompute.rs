@@ -27,7 +27,7 @@ use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_shared::table::{
     Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version, kept_versions,
-    view_app_id, view_root,
+    set_aside, view_app_id, view_root,
 };
 use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
@@ -38,7 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::check::check;
 use self::difference::{Difference, archive_read};
-use crate::archive::ArchiveSnapshot;
+use crate::archive::{ArchiveSnapshot, check_files, file_damage};
 use crate::day::{DAY, day_name, day_of, parse_day};
 use crate::error::{BatchError, blocking};
 use crate::scan::scan;
@@ -120,11 +120,10 @@ impl Recompute {
     pub async fn run(self) -> Result<Option<Published>, BatchError> {
         let root = view_root(&self.views, &self.view.name);
         let layout = output::layout(&self.view);
-        let mut table = DeltaTable::open_or_create(&root, &layout).await?;
-        let newest = committed_version(&table).await?;
+        let (mut table, newest, last) = open(&root, &layout, self.clock.now()).await?;
         // The transaction outlives the commits of versions, which log clean-up deletes.
-        let last = table.transaction(&view_app_id(&self.view.name)).await?.and_then(|last| u64::try_from(last).ok());
-        let version = newest.as_ref().map(|newest| newest.published.version).max(last).unwrap_or(0) + 1;
+        let committed = table.transaction(&view_app_id(&self.view.name)).await?;
+        let version = last.max(committed.and_then(|last| u64::try_from(last).ok()).unwrap_or(0)) + 1;
         let difference = match &newest {
             Some(newest) => Difference::of(newest, &self.archive).await?,
             None => Difference::default(),
@@ -136,7 +135,16 @@ impl Recompute {
         });
         let is_start = |newest: &CommittedVersion| !self.full && !difference.is_other && same_definition(newest);
         let previous = newest.filter(is_start);
-        let touched = self.touched(previous.is_some().then_some(&difference));
+        let mut damaged = Vec::new();
+        if let Some(previous) = &previous {
+            let known = Version::new(root.clone(), previous.published.clone(), false);
+            damaged = blocking("checking the panes", move || Ok(damaged_days(&known))).await?;
+        }
+        // Which sessions there were on a day that can't be read isn't known.
+        let is_session = self.view.window.is_some_and(Window::is_session);
+        let previous = previous.filter(|_| !is_session || damaged.is_empty());
+        let mut touched = self.touched(previous.is_some().then_some(&difference));
+        touched.extend(damaged);
         let erased = if cause == Some(Cause::Erased) { difference.erased.clone() } else { BTreeSet::new() };
         if let Some(previous) = &previous
             && touched.is_empty()
@@ -214,8 +222,7 @@ impl Recompute {
     fn compute(&self, root: &std::path::Path, stem: &str, base: Base) -> Result<Computed, BatchError> {
         let Base { touched, carried, existing, difference, cause } = base;
         let is_partial = carried.is_some();
-        let before =
-            Version { root: root.to_owned(), published: self.draft(carried.unwrap_or_default()), is_stale: false };
+        let before = Version::new(root.to_owned(), self.draft(carried.unwrap_or_default()), false);
         let mut panes = before.published.panes.clone();
         panes.retain(|file| !touched.contains(&file.day));
         for (i, &day) in touched.iter().enumerate() {
@@ -224,7 +231,7 @@ impl Recompute {
         }
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
-        let version = Version { root: root.to_owned(), published: self.draft(panes), is_stale: false };
+        let version = Version::new(root.to_owned(), self.draft(panes), false);
         let (add, remove) = if let Some(window) = self.view.window {
             let touched = is_partial.then_some(&touched);
             // Also the windows that there were before, and maybe aren't any more.
@@ -266,6 +273,10 @@ impl Recompute {
         if self.view.window.is_none() && !is_compared(i64::MIN..=i64::MAX) {
             return None;
         }
+        if old.iter().any(|file| file_damage(root, file).is_ok_and(|found| found.is_some())) {
+            tracing::warn!(view = self.view.name, "corrections aren't known: the old rows are damaged");
+            return None;
+        }
         let redefined = redefined::redefined(&self.view, root, (old, new), (&is_compared, cause));
         redefined.inspect_err(|error| tracing::warn!(view = self.view.name, %error, "corrections aren't known")).ok()
     }
@@ -288,6 +299,7 @@ impl Recompute {
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
+        check_files(&self.archive.root, &self.view.table, files)?;
         let partials = scan(&self.archive, &self.view.table, files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
@@ -301,11 +313,11 @@ impl Recompute {
             .and_then(|partials| partials.sort(by, SortMultipleOptions::default().with_nulls_last(true)))
             .map_err(self.failed("sorting the partials"))?;
         let path = format!("_panes/{stem}-{}.parquet", day_name(day));
-        output::write_frame(&root.join(&path), &mut sorted)?;
+        let sha256 = Some(output::write_frame(&root.join(&path), &mut sorted)?.sha256);
         let starts = sorted.column(PANE).and_then(|column| Ok(column.i64()?.clone()));
         let starts = starts.map_err(self.failed("reading the panes"))?;
         let (first, last) = (starts.first().unwrap_or(0), starts.last().unwrap_or(0));
-        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64 }))
+        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64, sha256 }))
     }
 
     /// The days in which a window starts that holds a pane; with `touched`, a pane of these days. The panes of files
@@ -379,6 +391,52 @@ impl Recompute {
         }
         Ok(vec![output::write_rows(&version.root, &self.view, stem, None, &mut rows, self.clock.now())?])
     }
+}
+
+/// A view's table, with its newest version and that version's number. A table that can't be read is set aside and begun anew: all
+/// that it holds comes from the archive.
+async fn open(
+    root: &std::path::Path,
+    layout: &Layout,
+    now: Micros,
+) -> Result<(DeltaTable, Option<CommittedVersion>, u64), BatchError> {
+    let read = || async {
+        let table = DeltaTable::open_or_create(root, layout).await?;
+        let newest = committed_version(&table).await?;
+        Ok((table, newest))
+    };
+    match read().await {
+        Ok((table, newest)) => {
+            let last = newest.as_ref().map_or(0, |newest| newest.published.version);
+            Ok((table, newest, last))
+        }
+        Err(error) if TableError::is_damage(&error) => {
+            tracing::error!(error = BatchError::from(error).chain(), "the view is computed anew from its archive");
+            let last = set_aside(root, now)?;
+            let (table, newest) = read().await?;
+            Ok((table, newest, last))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether a view has a version, be it one that can't be read.
+pub async fn has_version(views: &std::path::Path, view: &str) -> bool {
+    match DeltaTable::open(&view_root(views, view)).await {
+        Ok(None) => false,
+        Ok(Some(table)) => !matches!(committed_version(&table).await, Ok(None)),
+        Err(_) => true,
+    }
+}
+
+/// The days of which the partials aren't what was published.
+fn damaged_days(version: &Version) -> Vec<i64> {
+    let damaged = version.published.panes.iter().filter_map(|file| {
+        let damage = version.damage(file)?;
+        tracing::warn!(table = %version.root.display(), damage, "a day is computed anew");
+        Some(file.day)
+    });
+    damaged.collect()
 }
 
 /// The partials of events, of which Polars evaluates a part while the part before it is added up.

@@ -250,7 +250,8 @@ impl Server {
         let accepts = matches!(self.app.api, Api::Whole | Api::Ingest);
         let refused = accepts.then(|| self.app.log.accepts().err()).flatten();
         let refused = refused.map(|error| format!("events can't be stored: {}", with_causes(&error)));
-        for reason in views.chain(outputs).chain(self.app.stops.now()).chain(refused) {
+        let unread = self.layers.versions().troubles();
+        for reason in views.chain(outputs).chain(unread).chain(self.app.stops.now()).chain(refused) {
             readiness.ready = false;
             if !readiness.reasons.contains(&reason) {
                 readiness.reasons.push(reason);

@@ -87,7 +87,11 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
         chunks: old.chunks.iter().map(|chunk| in_time(view, chunk)).collect::<PolarsResult<_>>()?,
         ..old.clone()
     };
-    let compared = compared(view, &rows(&old)?, &rows(&all)?, &rows(&new)?)?;
+    let (said, in_time, known) = (rows(&old)?, rows(&all)?, rows(&new)?);
+    if [&old, &all, &new].into_iter().any(|sources| sources.damage.get().is_some()) {
+        return Ok(None);
+    }
+    let compared = compared(view, &said, &in_time, &known)?;
     let erased = is_erased(view, &compared, &truth.published.erased)?;
     Ok(Some(scored(view, &compared, (version, before.base), exact.len() as u64, at, &erased)?))
 }

@@ -241,7 +241,7 @@ fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsResult
         newest = newest.max(whole.iter().map(|file| file.last).max());
         let from = cut.iter().map(|file| file.first).min();
         if let Some(from) = from.map(|from| newest.map_or(from, |newest| newest.max(from))) {
-            for partials in version.partials(view, from, before)? {
+            for partials in sources.partials(view, from, before) {
                 newest = newest.max(partials.column(PANE)?.i64()?.max());
             }
         }
@@ -284,13 +284,11 @@ fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
 /// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
 fn parts(view: &View, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
     let mut parts = Vec::new();
-    if let Some(version) = &sources.version {
-        let batch = match window {
-            Some(_) => version.window_partials(view, from, to)?,
-            None => version.partials(view, from, to)?,
-        };
-        parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
-    }
+    let batch = match window {
+        Some(_) => sources.window_partials(view, from, to),
+        None => sources.partials(view, from, to),
+    };
+    parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
     let slack = |start, pane: &Pane| pane.slack.map(|slack| (start, slack));
     let speed = panes(sources, from, to);
     parts.extend(speed.map(|(start, pane)| Part { partials: pane.partials.clone(), slack: slack(start, pane) }));

@@ -40,9 +40,9 @@ impl Proof<'_> {
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
             write_value(&offsets(&self.sources.missing), out);
-            if let Some(why) = &self.sources.stopped {
+            if let Some(why) = self.sources.reason() {
                 out.extend_from_slice(b",\"reason\":");
-                write_json_text(why, out);
+                write_json_text(&why, out);
             }
         }
         out.extend_from_slice(b",\"window\":");

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::log::lineage::Mark;
@@ -16,7 +16,7 @@ use anabranch_shared::snapshot::{Chunk, Snapshot, Snapshots};
 use anabranch_shared::version::{Version, Versions};
 use anabranch_shared::view::View;
 use parking_lot::Mutex;
-use polars::prelude::{DataFrame, PolarsResult};
+use polars::prelude::DataFrame;
 
 /// Which layers an answer takes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -62,19 +62,19 @@ impl HeldVersion {
         Self { version, read: Mutex::default() }
     }
 
-    /// The partials of one window's panes, which start in `[from, to)`.
-    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
+    /// The partials of one window's panes, which start in `[from, to)`, and what is wrong with those that can't be read.
+    fn window_partials(&self, view: &View, from: Micros, to: Micros) -> (Vec<DataFrame>, Option<String>) {
         let kept = self.read.lock().iter().find(|part| (part.0, part.1) == (from, to)).map(|part| part.2.clone());
         if let Some(partials) = kept {
-            return Ok(partials);
+            return (partials, None);
         }
-        let partials = self.version.partials(view, from, to)?;
-        if partials.iter().map(DataFrame::estimated_size).sum::<usize>() <= MAX_KEPT_BYTES {
+        let (partials, damage) = self.version.whole_partials(view, from, to);
+        if damage.is_none() && partials.iter().map(DataFrame::estimated_size).sum::<usize>() <= MAX_KEPT_BYTES {
             let mut read = self.read.lock();
             read.push_front((from, to, partials.clone()));
             read.truncate(WINDOWS_KEPT);
         }
-        Ok(partials)
+        (partials, damage)
     }
 }
 
@@ -95,6 +95,8 @@ pub struct Layers {
     pub versions: Vec<Arc<HeldVersion>>,
     /// That the log is another one than that which they have read, if it says so itself.
     pub other_log: Option<String>,
+    /// Why the versions can't be read, if they can't.
+    pub unread: Option<String>,
 }
 
 impl Layers {
@@ -164,7 +166,8 @@ impl LayerStore {
         let goes_along = |snapshot: &Arc<Snapshot>| {
             Some(snapshot.rebuilds) == rebuilds || (snapshot.stopped.is_some() && snapshot.chunks.is_empty())
         };
-        Layers { snapshot: snapshot.filter(goes_along), versions, other_log: None }
+        let unread = self.versions.trouble(&view.name).map(|why| format!("the batch versions can't be read: {why}"));
+        Layers { snapshot: snapshot.filter(goes_along), versions, other_log: None, unread }
     }
 
     /// What tells of each change of a view's snapshot.
@@ -195,8 +198,10 @@ pub struct Sources {
     pub is_void: bool,
     /// Whether the log is another one than that which the layers have read: what the answer lacks can't be named.
     pub other_log: bool,
-    /// Why the speed layer goes on no further, if it has stopped.
+    /// Why the speed layer goes on no further, if it has stopped; or why there is no batch part.
     pub stopped: Option<String>,
+    /// What is wrong with a file of the version that was to be read, see [`Sources::partials`].
+    pub damage: OnceLock<String>,
     /// No event with an earlier time is expected any more.
     pub watermark: Option<Micros>,
 }
@@ -223,7 +228,8 @@ impl Sources {
             missing: Coverage::new(),
             is_void: false,
             other_log,
-            stopped: stopped.filter(|_| mode != Mode::Batch || other_log),
+            stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
+            damage: OnceLock::new(),
         };
         if mode != Mode::Batch
             && let Some(snapshot) = snapshot
@@ -284,7 +290,33 @@ impl Sources {
 
     /// Whether it has all that it is about.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && !self.is_void && !self.other_log
+        self.missing.is_empty() && !self.is_void && !self.other_log && self.damage.get().is_none()
+    }
+
+    /// Why it hasn't, as far as there is a reason.
+    pub fn reason(&self) -> Option<String> {
+        let reasons: Vec<&str> =
+            self.stopped.as_deref().into_iter().chain(self.damage.get().map(String::as_str)).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
+    }
+
+    /// The batch part of the panes that start in `[from, to)`. If a file of it can't be read, the answer lacks it, and from then on
+    /// these sources aren't whole.
+    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> Vec<DataFrame> {
+        self.noting(self.version.as_ref().map(|version| version.whole_partials(view, from, to)))
+    }
+
+    /// The same of the panes of one window.
+    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> Vec<DataFrame> {
+        self.noting(self.version.as_ref().map(|version| version.window_partials(view, from, to)))
+    }
+
+    fn noting(&self, read: Option<(Vec<DataFrame>, Option<String>)>) -> Vec<DataFrame> {
+        let (partials, damage) = read.unwrap_or_default();
+        if let Some(damage) = damage {
+            self.damage.get_or_init(|| damage);
+        }
+        partials
     }
 
     fn coverages(&self) -> impl Iterator<Item = &Coverage> {

@@ -116,7 +116,7 @@ impl Storage {
             Location::Folder(folder) => std::fs::create_dir_all(folder)
                 .map_err(|source| Error::Generic { store: "local", source: source.into() })
                 .and_then(|()| LocalFileSystem::new_with_prefix(folder))
-                .map(|files| Arc::new(Durable(files)) as Arc<dyn ObjectStore>),
+                .map(|files| Arc::new(Durable::new(files)) as Arc<dyn ObjectStore>),
             Location::S3 { bucket, prefix } => s3(bucket, options)
                 .map(|objects| Arc::new(PrefixStore::new(objects, prefix.clone())) as Arc<dyn ObjectStore>),
         };

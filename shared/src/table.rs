@@ -12,6 +12,7 @@
 //! version names, and a [`Sweeper`] finds them.
 
 mod commits;
+mod digest;
 pub(crate) mod durable;
 mod notes;
 mod sweep;
@@ -26,7 +27,8 @@ use std::sync::Arc;
 
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties, TransactionError};
 use deltalake_core::kernel::{
-    Action, Add, DataType as DeltaType, MetadataExt, Remove, StructField, StructType, Transaction, new_metadata,
+    Action, Add, DataType as DeltaType, LogicalFileView, MetadataExt, Remove, StructField, StructType, Transaction,
+    new_metadata,
 };
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, logstore_with};
 use deltalake_core::operations::create::CreateBuilder;
@@ -37,15 +39,18 @@ use object_store::local::LocalFileSystem;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use self::digest::SHA256_TAG;
+use self::durable::{DAMAGED, Durable};
 use crate::schema::DataType;
 
 pub use commits::{Commit, commits};
+pub use digest::{Digesting, Written, damage, log_damage, write_digested};
 pub use durable::write_file;
 use notes::{newest_note, newest_version};
 pub use sweep::Sweeper;
 pub use versions::{
     ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
-    view_app_id, view_root,
+    set_aside, view_app_id, view_root,
 };
 
 /// The key of our note in a commit's `commitInfo`.
@@ -99,6 +104,14 @@ pub enum TableError {
         /// What it is.
         what: String,
     },
+    /// A file of the table's log isn't what was written.
+    #[error("table {table}: {found}")]
+    Damaged {
+        /// The table.
+        table: String,
+        /// The file, and what was found.
+        found: String,
+    },
     /// A file can't be read or written.
     #[error("{step} {path} failed")]
     File {
@@ -124,6 +137,15 @@ pub enum TableError {
 }
 
 impl TableError {
+    /// Whether what is stored can't be understood: reading it again won't help.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged { .. } | Self::Note { .. } => true,
+            Self::Delta { .. } => !self.is_transient(),
+            _ => false,
+        }
+    }
+
     /// Whether the same might work a moment later: the storage failed, not what was asked of it.
     pub fn is_transient(&self) -> bool {
         match self {
@@ -205,6 +227,8 @@ pub struct DataFile {
     pub modified_ms: i64,
     /// Delta's statistics, in JSON.
     pub stats: Option<String>,
+    /// The SHA-256 of its bytes, in hexadecimal digits; none if another program wrote it, or an earlier build.
+    pub sha256: Option<String>,
 }
 
 /// The next version of a table.
@@ -229,6 +253,7 @@ pub struct Change {
 pub struct DeltaTable {
     root: PathBuf,
     store: LogStoreRef,
+    files: Arc<Durable>,
     state: DeltaTableState,
 }
 
@@ -237,36 +262,67 @@ fn name(root: &Path) -> String {
 }
 
 fn delta<'a>(root: &'a Path, step: &'static str) -> impl FnOnce(DeltaTableError) -> TableError + 'a {
-    move |source| TableError::Delta { step, table: name(root), source: Box::new(source) }
+    move |source| match damaged(&source) {
+        Some(found) => TableError::Damaged { table: name(root), found },
+        None => TableError::Delta { step, table: name(root), source: Box::new(source) },
+    }
+}
+
+/// Which file of a table's log is damaged, if that is why an operation failed. Delta's library hands causes on as text only.
+fn damaged(error: &DeltaTableError) -> Option<String> {
+    let text = error.to_string();
+    let at = text.find("_delta_log/").filter(|&at| text[at..].contains(DAMAGED))?;
+    Some(text[at..].to_owned())
 }
 
 /// The log of the table in a local folder, which has to be there. The folder is the root of its store: its own name is in no URL,
 /// so it may have any.
-fn log_store(root: &Path) -> Result<LogStoreRef, TableError> {
+fn log_store(root: &Path) -> Result<(LogStoreRef, Arc<Durable>), TableError> {
     let opened = LocalFileSystem::new_with_prefix(root).map_err(DeltaTableError::from).and_then(|files| {
+        let files = Arc::new(Durable::new(files));
         let url =
             url::Url::parse("file:///").map_err(|error| DeltaTableError::InvalidTableLocation(error.to_string()))?;
-        logstore_with(Arc::new(durable::Durable(files)), &url, StorageConfig::default())
+        Ok((logstore_with(files.clone(), &url, StorageConfig::default())?, files))
     });
     opened.map_err(delta(root, "opening it"))
 }
 
 /// The log of the table in a local folder; none if there is no table.
-async fn existing_log(root: &Path) -> Result<Option<LogStoreRef>, TableError> {
+async fn existing_log(root: &Path) -> Result<Option<(LogStoreRef, Arc<Durable>)>, TableError> {
     if !root.join("_delta_log").is_dir() {
         return Ok(None);
     }
-    let store = log_store(root)?;
+    let (store, files) = log_store(root)?;
     let is_there = is_table(&store).await.map_err(delta(root, "looking for it"))?;
-    Ok(is_there.then_some(store))
+    Ok(is_there.then_some((store, files)))
+}
+
+/// Reads a version of a table, the newest by default. If that fails with a checkpoint of Delta's, it is read by an earlier one
+/// and the commits since, or by the commits alone.
+async fn read_state(
+    root: &Path,
+    (store, files): (&LogStoreRef, &Durable),
+    version: Option<u64>,
+) -> DeltaResult<DeltaTableState> {
+    let first = match DeltaTableState::try_new(store, version).await {
+        Ok(state) => return Ok(state),
+        Err(error) => error,
+    };
+    while files.pass_over_checkpoint() {
+        if let Ok(state) = DeltaTableState::try_new(store, version).await {
+            tracing::warn!(table = %root.display(), error = %first, "a checkpoint of the table's log is passed over");
+            return Ok(state);
+        }
+    }
+    Err(first)
 }
 
 impl DeltaTable {
     /// Reads the newest version of the table in a folder; `None` if there is no table.
     pub async fn open(root: &Path) -> Result<Option<Self>, TableError> {
-        let Some(store) = existing_log(root).await? else { return Ok(None) };
-        let state = DeltaTableState::try_new(&store, None).await.map_err(delta(root, "reading it"))?;
-        let table = Self { root: root.to_owned(), store, state };
+        let Some((store, files)) = existing_log(root).await? else { return Ok(None) };
+        let state = read_state(root, (&store, &files), None).await.map_err(delta(root, "reading it"))?;
+        let table = Self { root: root.to_owned(), store, files, state };
         table.check_readable()?;
         Ok(Some(table))
     }
@@ -282,7 +338,7 @@ impl DeltaTable {
             source,
         })?;
         let created = CreateBuilder::new()
-            .with_log_store(log_store(root)?)
+            .with_log_store(log_store(root)?.0)
             .with_columns(layout.fields())
             .with_partition_columns(layout.partition_by.iter().cloned())
             .with_configuration(configuration().map(|(key, value)| (key, Some(value))))
@@ -299,15 +355,18 @@ impl DeltaTable {
 
     /// Reads another version of the table.
     pub async fn at(&self, version: u64) -> Result<Self, TableError> {
-        let state = DeltaTableState::try_new(&self.store, Some(version))
+        let state = read_state(&self.root, (&self.store, &self.files), Some(version))
             .await
             .map_err(delta(&self.root, "reading an earlier version"))?;
-        Ok(Self { root: self.root.clone(), store: self.store.clone(), state })
+        Ok(Self { state, ..self.clone() })
     }
 
     /// Reads the newest version.
     pub async fn refresh(&mut self) -> Result<(), TableError> {
-        self.state.update(&self.store, None).await.map_err(delta(&self.root, "reading it"))?;
+        if self.state.update(&self.store, None).await.is_err() {
+            let state = read_state(&self.root, (&self.store, &self.files), None).await;
+            self.state = state.map_err(delta(&self.root, "reading it"))?;
+        }
         self.check_readable()
     }
 
@@ -352,7 +411,7 @@ impl DeltaTable {
 
     /// The files that make up this version, in order of their paths.
     pub fn files(&self) -> Vec<DataFile> {
-        let file = |view: deltalake_core::kernel::LogicalFileView| {
+        let file = |view: LogicalFileView| {
             let stats = view.stats();
             let said = || serde_json::from_str::<Value>(stats.as_deref()?).ok()?.get("numRecords")?.as_u64();
             DataFile {
@@ -362,6 +421,7 @@ impl DeltaTable {
                 partition: view.partition_values_map().into_iter().collect(),
                 modified_ms: view.modification_time(),
                 stats,
+                sha256: sha256(&view),
             }
         };
         let mut files: Vec<DataFile> = self.state.log_data().iter().map(file).collect();
@@ -401,7 +461,13 @@ impl DeltaTable {
         let version = committed.version;
         // From here on the version is there, whatever becomes of checkpoints and old log files.
         match committed.await {
-            Ok(finished) => self.state = finished.snapshot,
+            Ok(finished) => {
+                self.state = finished.snapshot;
+                let checkpoint = self.root.join(format!("_delta_log/{version:020}.checkpoint.parquet"));
+                if let Err(error) = digest::seal_checkpoint(&checkpoint) {
+                    tracing::warn!(checkpoint = %checkpoint.display(), %error, "its digest can't be written");
+                }
+            }
             Err(error) => {
                 tracing::warn!(table = %self.root.display(), version, %error, "the table's log wasn't tidied");
                 self.refresh().await?;
@@ -441,6 +507,11 @@ impl DeltaTable {
     }
 }
 
+#[expect(deprecated, reason = "nothing else gives a file's tags")]
+fn sha256(file: &LogicalFileView) -> Option<String> {
+    file.add_action().tags?.remove(SHA256_TAG)?
+}
+
 async fn is_table(store: &LogStoreRef) -> DeltaResult<bool> {
     store.is_delta_table_location().await
 }
@@ -462,6 +533,7 @@ fn add(file: DataFile, data_change: bool) -> Add {
         modification_time: file.modified_ms,
         data_change,
         stats: file.stats,
+        tags: file.sha256.map(|sha256| HashMap::from([(SHA256_TAG.to_owned(), Some(sha256))])),
         ..Default::default()
     }
 }

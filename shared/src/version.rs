@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -19,6 +20,7 @@ use crate::clock::Micros;
 use crate::log::lineage::Mark;
 use crate::partial::{self, MISSED, PANE};
 use crate::position::{Coverage, Partition};
+use crate::table;
 use crate::view::View;
 
 /// What a commit says of the version that it publishes.
@@ -63,6 +65,9 @@ pub struct PaneFile {
     pub last: Micros,
     /// How many rows it has.
     pub rows: u64,
+    /// The SHA-256 of its bytes, in hexadecimal digits; none in what was written before files had digests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<String>,
 }
 
 /// A version that can be read.
@@ -74,29 +79,99 @@ pub struct Version {
     pub published: Published,
     /// Whether the archive has been rebuilt since: it says what no later version will say of the same events.
     pub is_stale: bool,
+    /// The files of partials, by path, that were found to be what was published.
+    whole: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Version {
+    /// A version of the table in a folder.
+    pub fn new(root: PathBuf, published: Published, is_stale: bool) -> Self {
+        Self { root, published, is_stale, whole: Arc::default() }
+    }
+
+    /// Why a file of partials isn't what was published; none if it is. It is digested once: until a version is read again.
+    pub fn damage(&self, file: &PaneFile) -> Option<String> {
+        if self.whole.lock().contains(&file.path) {
+            return None;
+        }
+        let found = match table::damage(&self.root.join(&file.path), file.sha256.as_deref()) {
+            Ok(None) => {
+                self.whole.lock().insert(file.path.clone());
+                return None;
+            }
+            Ok(Some(found)) => found,
+            Err(error) => format!("it can't be read: {error}"),
+        };
+        Some(self.damaged(file, &found))
+    }
+
+    fn damaged(&self, file: &PaneFile, found: &dyn std::fmt::Display) -> String {
+        format!(
+            "{} of version {} is damaged: {found}; the view's next run computes it anew",
+            file.path, self.published.version
+        )
+    }
+
     /// The partials of the panes that start in `[from, to)`, as in [`crate::partial`], file by file; nothing in them missed
     /// a window.
     pub fn partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
-        let files = self.published.panes.iter().filter(|file| file.first < to && from <= file.last);
-        let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
         let partials = |file: &PaneFile| {
-            let path = PlRefPath::try_from_pathbuf(self.root.join(&file.path))?;
-            let scan = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?;
-            let inside = col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)));
-            scan.filter(inside).with_column(lit(0_i32).alias(MISSED)).collect()?.select(&names)
+            if let Some(damage) = self.damage(file) {
+                polars_bail!(ComputeError: "{damage}");
+            }
+            self.read(view, file, from, to)
         };
-        files.map(partials).collect()
+        self.files(from, to).map(partials).collect()
+    }
+
+    /// The same of those files that can be read, and what is wrong with one of the others, if there are any.
+    pub fn whole_partials(&self, view: &View, from: Micros, to: Micros) -> (Vec<DataFrame>, Option<String>) {
+        let (mut whole, mut damage) = (Vec::new(), None);
+        for file in self.files(from, to) {
+            let read = match self.damage(file) {
+                Some(damage) => Err(damage),
+                None => self.read(view, file, from, to).map_err(|error| self.damaged(file, &error)),
+            };
+            match read {
+                Ok(partials) => whole.push(partials),
+                Err(found) => damage = damage.or(Some(found)),
+            }
+        }
+        (whole, damage)
+    }
+
+    fn files(&self, from: Micros, to: Micros) -> impl Iterator<Item = &PaneFile> {
+        self.published.panes.iter().filter(move |file| file.first < to && from <= file.last)
+    }
+
+    fn read(&self, view: &View, file: &PaneFile, from: Micros, to: Micros) -> PolarsResult<DataFrame> {
+        let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
+        let path = PlRefPath::try_from_pathbuf(self.root.join(&file.path))?;
+        let scan = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?;
+        let inside = col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)));
+        scan.filter(inside).with_column(lit(0_i32).alias(MISSED)).collect()?.select(&names)
     }
 }
 
-/// The newest version of each view; none before the first.
+/// The newest version of each view, none before the first; and why the versions of some can't be read.
 #[derive(Debug, Clone, Default)]
-pub struct Versions(pub BTreeMap<String, watch::Receiver<Option<Arc<Version>>>>);
+pub struct Versions(pub BTreeMap<String, watch::Receiver<Option<Arc<Version>>>>, pub Troubles);
+
+/// By view, why its versions can't be read.
+pub type Troubles = Arc<Mutex<BTreeMap<String, String>>>;
 
 impl Versions {
+    /// Why the versions of a view can't be read, if they can't: then the newest is the last that could be, if any.
+    pub fn trouble(&self, view: &str) -> Option<String> {
+        self.1.lock().get(view).cloned()
+    }
+
+    /// All views whose versions can't be read, with the reason, in lines.
+    pub fn troubles(&self) -> Vec<String> {
+        let troubles = self.1.lock();
+        troubles.iter().map(|(view, why)| format!("view `{view}`: its versions can't be read: {why}")).collect()
+    }
+
     /// The newest version of a view, unless it is stale.
     pub fn get(&self, view: &str) -> Option<Arc<Version>> {
         self.newest(view).filter(|version| !version.is_stale)

@@ -153,7 +153,7 @@ impl Bases {
 
     fn newest(&self, view: &View) -> Option<Arc<Version>> {
         let version = self.versions.newest(&view.name)?;
-        let Version { root, published, is_stale } = &*version;
+        let Version { root, published, is_stale, .. } = &*version;
         if published.definition != view.definition {
             return None;
         }
@@ -172,7 +172,7 @@ impl Bases {
             panes: Vec::new(),
             log: published.log.clone(),
         };
-        Some(Arc::new(Version { root: root.clone(), published, is_stale: *is_stale }))
+        Some(Arc::new(Version::new(root.clone(), published, *is_stale)))
     }
 }
 

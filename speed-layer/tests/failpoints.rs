@@ -88,7 +88,7 @@ fn child() {
         rejects: Arc::new(RejectLog::open(log.clone(), Arc::new(ManualClock::new(0))).expect("rejects")),
         log: log.clone(),
         catalog: Arc::new(catalog),
-        versions: Versions([("sums".to_owned(), receiver)].into()),
+        versions: Versions([("sums".to_owned(), receiver)].into(), Default::default()),
         readings: Default::default(),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
@@ -121,7 +121,7 @@ fn child() {
         panes: vec![],
         log: None,
     };
-    versions.send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
+    versions.send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     let after = wait(Some(1));
     assert_eq!(before.coverage.starts(), Positions::from([(0, 0)]), "no version was known yet");
     for snapshot in [before, after] {

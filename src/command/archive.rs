@@ -1,23 +1,64 @@
 //! `anabranch archive`
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anabranch_batch_layer::BatchError;
-use anabranch_batch_layer::archive::{Archive, ArchiveSnapshot, Rebuild};
-use anabranch_batch_layer::recompute::Recompute;
+use anabranch_batch_layer::archive::{Archive, ArchiveSnapshot, Rebuild, check_table};
+use anabranch_batch_layer::recompute::{Recompute, has_version};
 use anabranch_shared::audit::AuditLog;
-use anabranch_shared::table::{DeltaTable, archive_root, committed_version, view_root};
+use anabranch_shared::table::{archive_root, view_root};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::failure::Failure;
 use crate::platform::Platform;
 
-/// Archives a table anew and recomputes its views. What will be done is said first.
+/// What can be done with an archive.
 pub async fn run(command: cli::Archive) -> Result<ExitCode, Failure> {
-    let cli::Archive::Rebuild { table: name, project, dry_run } = command;
-    let mut platform = Platform::load(&project)?;
+    match command {
+        cli::Archive::Rebuild { table, project, dry_run } => rebuild(table, &project, dry_run).await,
+        cli::Archive::Check { table, project } => check(table, &project).await,
+    }
+}
+
+/// Names the damaged files of tables and of their views, a line for each, and what to do about them.
+async fn check(table: Option<String>, project: &Path) -> Result<ExitCode, Failure> {
+    let platform = Platform::load(project)?;
+    let tables = match table {
+        Some(name) => vec![platform.table(&name)?],
+        None => platform.catalog.tables.values().cloned().collect(),
+    };
+    let (data, mut is_damaged) = (platform.data(), false);
+    for table in tables {
+        let name = &table.name;
+        let way_out = format!("`anabranch archive rebuild {name}` archives anew what the log still holds");
+        let archive = (format!("table `{name}`"), archive_root(&data, name), way_out);
+        let views = platform.catalog.views_of(name).map(|view| {
+            let way_out = format!("`anabranch batch run {} --full` computes it anew", view.name);
+            (format!("view `{}`", view.name), view_root(&data.join("views"), &view.name), way_out)
+        });
+        for (of, root, way_out) in std::iter::once(archive).chain(views) {
+            let Some(checked) = check_table(&root).await.map_err(|error| Failure::new(error.chain()))? else {
+                continue;
+            };
+            for (path, found) in &checked.damaged {
+                println!("{of}: {} is damaged: {found}; {way_out}", path.display());
+            }
+            let (files, undigested, damaged) = (checked.files, checked.undigested, checked.damaged.len());
+            let without =
+                if undigested > 0 { format!(", {undigested} of them without a digest") } else { String::new() };
+            eprintln!("{of}: {files} files{without}; {damaged} files are damaged");
+            is_damaged |= damaged > 0;
+        }
+    }
+    Ok(if is_damaged { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Archives a table anew and recomputes its views. What will be done is said first.
+async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode, Failure> {
+    let mut platform = Platform::load(project)?;
     let table = platform.table(&name)?;
     platform.config.server.listen = "127.0.0.1:0".to_owned();
     let opened = platform.open().await?;
@@ -38,9 +79,7 @@ pub async fn run(command: cli::Archive) -> Result<ExitCode, Failure> {
     let views = opened.data.join("views");
     let mut versioned = Vec::new();
     for view in platform.catalog.views_of(&name) {
-        if let Some(versions) = DeltaTable::open(&view_root(&views, &view.name)).await?
-            && committed_version(&versions).await?.is_some()
-        {
+        if has_version(&views, &view.name).await {
             eprintln!(
                 "view `{}`: a version is computed from it; until then answers lack what versions cover",
                 view.name

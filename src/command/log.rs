@@ -8,12 +8,12 @@ use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{
     Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare, renew,
 };
-use anabranch_batch_layer::recompute::Recompute;
+use anabranch_batch_layer::recompute::{Recompute, has_version};
 use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::log::Log;
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{DeltaTable, archive_root, committed_version, view_root};
+use anabranch_shared::table::{archive_root, view_root};
 use tokio_util::sync::CancellationToken;
 
 use super::decision::agreed;
@@ -165,11 +165,7 @@ impl Site {
         let views = self.opened.data.join("views");
         for view in self.platform.catalog.views_of(&self.table.name) {
             let Some(archive) = ArchiveSnapshot::open(&self.root, &self.table).await.map_err(failed)? else { continue };
-            let known = match DeltaTable::open(&view_root(&views, &view.name)).await? {
-                Some(table) => committed_version(&table).await?,
-                None => None,
-            };
-            if known.is_none() && archive.archived.coverage.is_empty() {
+            if !has_version(&views, &view.name).await && archive.archived.coverage.is_empty() {
                 continue;
             }
             let recompute = Recompute {

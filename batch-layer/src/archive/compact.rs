@@ -12,9 +12,14 @@ use crate::error::{BatchError, blocking};
 impl Archiver {
     /// Rewrites the small files of days that have too many, and deletes files that no reader needs any more.
     pub async fn tend(&self) -> Result<(), BatchError> {
-        while self.compact().await? {}
+        let compacted = async {
+            while self.compact().await? {}
+            Ok(())
+        };
+        // Also if a damaged file can't be rewritten.
+        let compacted = compacted.await;
         self.sweep().await?;
-        Ok(())
+        compacted
     }
 
     /// Rewrites the small files of one day as one, in a commit that covers the same offsets; `false` if no day has too
@@ -30,8 +35,9 @@ impl Archiver {
         let (root, now) = (self.archive.root.clone(), self.archive.clock.now());
         // With the columns of earlier definitions, too.
         let shape = state.shape.whole(&state.delta.layout()?);
-        let small = remove.clone();
+        let (small, table) = (remove.clone(), self.archive.table.clone());
         let rewrite = move || {
+            file::check_files(&root, &table, &small)?;
             let batches = file::read_files(&root, &shape, &small)?;
             file::write_days(&root, &shape, &batches, now, || Ok(()))
         };

@@ -9,7 +9,7 @@ use anabranch_shared::decode::arrow_type;
 use anabranch_shared::edition::Editions;
 use anabranch_shared::position::Partition;
 use anabranch_shared::schema::{Column, DataType, Table};
-use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
+use anabranch_shared::table::{ColumnType, DataFile, Layout, Written, damage, write_digested};
 use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::interleave_record_batch;
 use arrow::datatypes::{DataType as ArrowType, Field, Schema, SchemaRef, TimestampMicrosecondType};
@@ -154,7 +154,7 @@ fn write_day(
     let path = format!("{column}={day}/part-{}.parquet", uuid::Uuid::new_v4());
     let absolute = root.join(&path);
     let sources: Vec<&RecordBatch> = batches.iter().collect();
-    write_file(&absolute, |file| {
+    let Written { size, sha256 } = write_digested(&absolute, |file| {
         let mut writer = ArrowWriter::try_new_with_options(file, shape.schema.clone(), options())?;
         for chunk in rows.chunks(CHUNK_ROWS) {
             let indices: Vec<(usize, usize)> = chunk.iter().map(|&(_, i, row)| (i as usize, row as usize)).collect();
@@ -164,9 +164,6 @@ fn write_day(
         Ok(())
     })
     .map_err(|source: WriteError| source.at("writing", &absolute))?;
-    let size = std::fs::metadata(&absolute)
-        .map_err(|source| BatchError::File { step: "measuring", path: absolute.clone(), source })?
-        .len();
     Ok(DataFile {
         path,
         size,
@@ -174,6 +171,7 @@ fn write_day(
         partition: BTreeMap::from([(column.clone(), Some(day))]),
         modified_ms: now.div_euclid(1000),
         stats: Some(stats(shape, rows.len(), first, last)),
+        sha256: Some(sha256),
     })
 }
 
@@ -200,6 +198,22 @@ fn options() -> ArrowWriterOptions {
         .set_created_by("anabranch".into())
         .build();
     ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true)
+}
+
+/// Fails if one of these files of a table's archive isn't what was written.
+pub fn check_files(root: &Path, table: &Table, files: &[DataFile]) -> Result<(), BatchError> {
+    for file in files {
+        if let Some(found) = file_damage(root, file)? {
+            return Err(BatchError::Damaged { table: table.name.clone(), path: root.join(&file.path), found });
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a file of a table, if anything.
+pub fn file_damage(root: &Path, file: &DataFile) -> Result<Option<String>, BatchError> {
+    let path = root.join(&file.path);
+    damage(&path, file.sha256.as_deref()).map_err(|source| BatchError::File { step: "reading", path, source })
 }
 
 /// Reads files of the archive whole, as batches of a shape: a column that a file lacks is null.

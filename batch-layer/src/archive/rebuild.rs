@@ -3,6 +3,8 @@
 //! Rows of records that the log no longer holds stay as they are: of them the definition has what it had. All others are read from
 //! the log again. One commit replaces the files, so that a rebuild that is interrupted leaves the archive as it was. If another
 //! process commits meanwhile, what it archived is read as well, and the commit is tried again.
+//!
+//! Of a damaged file nothing is read. What the log no longer holds of it is lost, and [`Rebuild::description`] says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -38,6 +40,17 @@ pub struct Rebuild {
     archived: Archived,
     /// From where on the log holds what is archived.
     from: Positions,
+    damaged: Vec<DamagedFile>,
+}
+
+/// A file of the archive that isn't what was written.
+struct DamagedFile {
+    path: String,
+    found: String,
+    /// How many rows it had; unknown if another program wrote it and didn't say.
+    rows: Option<u64>,
+    /// How many of them the log no longer holds, at most.
+    lost: u64,
 }
 
 /// What was read of the log.
@@ -80,11 +93,44 @@ impl Rebuild {
             (partition, if held <= archived.start { 0 } else { held.min(archived.end) })
         };
         let from = archived.coverage.iter().map(start).collect();
-        let plan = Self { archive, delta, archived, from };
+        let mut plan = Self { archive, delta, archived, from, damaged: Vec::new() };
         if !plan.is_whole() {
             plan.check_kept()?;
         }
+        plan.damaged = plan.look_for_damage().await?;
         Ok(Some(plan))
+    }
+
+    /// The damaged files. Their rows can't be told by where they were read: those are missing in the other files.
+    async fn look_for_damage(&self) -> Result<Vec<DamagedFile>, BatchError> {
+        let (root, files, from) = (self.archive.root.clone(), self.delta.files(), self.from.clone());
+        let shape = Shape::of(&self.archive.table, &self.archived.editions, &self.delta.layout()?);
+        let shape = shape.whole(&self.delta.layout()?);
+        let gone = self.archived.coverage.iter().map(|(p, range)| self.from[&p].saturating_sub(range.start));
+        let mut missing: u64 = gone.sum();
+        blocking("looking for damaged files", move || {
+            let (mut damaged, mut whole) = (Vec::new(), Vec::new());
+            for file in files {
+                match file::file_damage(&root, &file)? {
+                    Some(found) => damaged.push(DamagedFile { path: file.path, found, rows: file.rows, lost: 0 }),
+                    None => whole.push(file),
+                }
+            }
+            if damaged.is_empty() || missing == 0 {
+                return Ok(damaged);
+            }
+            for file in &whole {
+                for batch in file::read_files(&root, &shape, std::slice::from_ref(file))? {
+                    let is_gone = |(p, offset): &(Partition, Offset)| from.get(p).is_some_and(|from| offset < from);
+                    missing = missing.saturating_sub(origin(&batch).filter(is_gone).count() as u64);
+                }
+            }
+            for file in &mut damaged {
+                file.lost = file.rows.map_or(missing, |rows| rows.min(missing));
+            }
+            Ok(damaged)
+        })
+        .await
     }
 
     /// Whether the log's bounds hold all that is archived.
@@ -121,6 +167,21 @@ impl Rebuild {
             let mut told = BTreeSet::new();
             let new = differences.filter(|line| told.insert(line.clone()));
             lines.extend(new.map(|line| format!("of rows that stay, {line}")));
+        }
+        for DamagedFile { path, found, rows, lost } in &self.damaged {
+            let rows = rows.map_or("an unknown number of".to_owned(), |rows| rows.to_string());
+            let outcome = match lost {
+                0 => format!("its {rows} rows are archived anew"),
+                _ => format!(
+                    "up to {lost} of its {rows} rows are lost, as the log no longer holds their records; the others are archived anew"
+                ),
+            };
+            lines.push(format!("{} is damaged: {found}: {outcome}", self.archive.root.join(path).display()));
+        }
+        if !self.damaged.is_empty() {
+            lines.push(
+                "rows of a damaged file whose records compaction has removed from the log are lost, too".to_owned(),
+            );
         }
         lines.push("rows of records that compaction has removed from the log stay as they are".to_owned());
         lines.push("rows that were erased from the archive come back as far as the log holds them".to_owned());
@@ -216,13 +277,16 @@ impl Rebuild {
             return Ok((read, Kept::default()));
         }
         let (root, files, from) = (self.archive.root.clone(), files.to_vec(), self.from.clone());
-        let (shape, now) = (shape.clone(), self.archive.clock.now());
+        let (shape, now, table) = (shape.clone(), self.archive.clock.now(), self.archive.table.clone());
+        let damaged: BTreeSet<String> = self.damaged.iter().map(|file| file.path.clone()).collect();
         blocking("keeping what the log no longer holds", move || {
             let mut kept = Kept::default();
             let stays = |partition: Partition, offset: Offset| {
                 from.get(&partition).is_some_and(|&from| offset < from) || read.is_gap(partition, offset)
             };
-            for file in files {
+            for file in files.into_iter().filter(|file| !damaged.contains(&file.path)) {
+                // One that was damaged only now: nobody has been told what that loses.
+                file::check_files(&root, &table, std::slice::from_ref(&file))?;
                 let batches = file::read_files(&root, &shape, std::slice::from_ref(&file))?;
                 let rest: Vec<RecordBatch> = batches.iter().map(|batch| filtered(batch, stays)).collect();
                 let rows = |batches: &[RecordBatch]| batches.iter().map(RecordBatch::num_rows).sum::<usize>();

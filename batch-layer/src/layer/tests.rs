@@ -12,7 +12,7 @@ use crate::archive::tests::archive;
 use crate::archive::{Archive, Rebuild};
 use crate::fixture::{Event, SECOND, Source, catalog, fold, rows_of_partials, source, table, view};
 
-async fn open(data: &Path, source: &Source) -> BatchLayer {
+pub(super) async fn open(data: &Path, source: &Source) -> BatchLayer {
     let table = Arc::new(table());
     let hopping = view("hopping", table.clone(), Some(Window::sliding(5 * SECOND, SECOND)));
     let catalog = catalog(vec![hopping, view("ever", table, None)]);
@@ -20,7 +20,7 @@ async fn open(data: &Path, source: &Source) -> BatchLayer {
     BatchLayer::open(BatchSettings::default(), data, log, &catalog, rejects, clock).await.expect("open")
 }
 
-const EVENTS: [Event; 3] = [("a", Some(1), 0), ("b", Some(2), SECOND), ("a", Some(3), 90_000 * SECOND)];
+pub(super) const EVENTS: [Event; 3] = [("a", Some(1), 0), ("b", Some(2), SECOND), ("a", Some(3), 90_000 * SECOND)];
 
 #[tokio::test]
 async fn a_job_archives_and_publishes_and_a_restart_finds_the_versions() {

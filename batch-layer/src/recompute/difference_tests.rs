@@ -184,6 +184,7 @@ fn a_fingerprint_is_of_paths_and_sizes_in_any_order() {
         partition: Default::default(),
         modified_ms: 0,
         stats: None,
+        sha256: None,
     };
     let one = ArchiveRead::fingerprint(&[file("a", 1), file("b", 2)]);
     assert_eq!(one, ArchiveRead::fingerprint(&[file("b", 2), file("a", 1)]));

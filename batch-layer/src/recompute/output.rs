@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::partial::{self, MISSED};
-use anabranch_shared::table::{ColumnType, DataFile, Layout, write_file};
+use anabranch_shared::table::{ColumnType, DataFile, Layout, Written, write_digested};
 use anabranch_shared::view::{OutputColumn, View};
 use polars::prelude::*;
 
@@ -77,21 +77,21 @@ pub(super) fn split_days(rows: &DataFrame, days: &Range<i64>) -> PolarsResult<Ve
 }
 
 /// Writes a frame to a Parquet file, whole or not at all.
-pub(super) fn write_frame(path: &Path, frame: &mut DataFrame) -> Result<u64, BatchError> {
-    let written: Result<u64, FrameError> = write_file(path, |file| {
+pub(super) fn write_frame(path: &Path, frame: &mut DataFrame) -> Result<Written, BatchError> {
+    let written: Result<Written, FrameError> = write_digested(path, |file| {
         ParquetWriter::new(file)
             .with_compression(ParquetCompression::Zstd(None))
             .with_statistics(StatisticsOptions::full())
             .with_row_group_size(Some(ROW_GROUP_ROWS))
             .finish(frame)
+            .map(drop)
             .map_err(FrameError::Polars)
     });
     let failed = |source| BatchError::File { step: "writing", path: path.to_owned(), source };
     written.map_err(|error| match error {
         FrameError::Io(source) => failed(source),
         FrameError::Polars(source) => failed(std::io::Error::other(source)),
-    })?;
-    Ok(std::fs::metadata(path).map_err(failed)?.len())
+    })
 }
 
 enum FrameError {
@@ -121,7 +121,8 @@ pub(super) fn write_rows(
             (format!("{column}={day}/{stem}.parquet"), BTreeMap::from([(column.to_owned(), Some(day))]))
         }
     };
-    let size = write_frame(&root.join(&path), rows)?;
+    let Written { size, sha256 } = write_frame(&root.join(&path), rows)?;
     let stats = Some(format!("{{\"numRecords\":{}}}", rows.height()));
-    Ok(DataFile { path, size, rows: Some(rows.height() as u64), partition, modified_ms: now.div_euclid(1000), stats })
+    let (rows, modified_ms) = (Some(rows.height() as u64), now.div_euclid(1000));
+    Ok(DataFile { path, size, rows, partition, modified_ms, stats, sha256: Some(sha256) })
 }

@@ -71,7 +71,7 @@ impl Setup {
     async fn newest(&self) -> Version {
         let table = DeltaTable::open(&self.root()).await.expect("open").expect("table");
         let published = committed_version(&table).await.expect("note").expect("a version").published;
-        Version { root: self.root(), published, is_stale: false }
+        Version::new(self.root(), published, false)
     }
 
     /// The table's rows and those by the partials are what a fold says.
@@ -144,7 +144,7 @@ async fn days_without_new_events_are_carried_over() {
     let events: Vec<Event> = EVENTS.into_iter().chain(late).collect();
     setup.check(&view, &events).await;
     // The first version can still be read.
-    let version = Version { root: setup.root(), published: first, is_stale: false };
+    let version = Version::new(setup.root(), first, false);
     let (old, this) = (version, view.clone());
     let by_partials = tokio::task::spawn_blocking(move || rows_of_partials(&this, &old)).await.expect("joined");
     assert_eq!(by_partials, fold(view.window, &EVENTS));

@@ -51,6 +51,12 @@ impl Final {
 /// Those finals with data that come next after one; without one, the newest. There may be more after them, unless there are
 /// none. It can't be told while the sources lack records, or while there is data but no watermark.
 pub fn finals(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
+    let finals = next(view, sources, after)?;
+    // Only now it is known whether all that was to be read could be.
+    Ok(finals.filter(|_| sources.is_whole()))
+}
+
+fn next(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
     let Some(window) = view.window.filter(|_| sources.is_whole()) else { return Ok(None) };
     let Some(oldest) = oldest_pane(sources) else { return Ok(Some(Vec::new())) };
     let Some(watermark) = sources.watermark else { return Ok(None) };
@@ -88,7 +94,7 @@ fn oldest_between(view: &View, sources: &Sources, from: Micros, to: Micros) -> P
         let (whole, cut): (Vec<_>, Vec<_>) = files.partition(|file| from <= file.first);
         oldest = oldest.into_iter().chain(whole.iter().map(|file| file.first)).min();
         if !cut.is_empty() {
-            for partials in version.partials(view, from, oldest.unwrap_or(to))? {
+            for partials in sources.partials(view, from, oldest.unwrap_or(to)) {
                 oldest = oldest.into_iter().chain(partials.column(super::PANE)?.i64()?.min()).min();
             }
         }

@@ -28,7 +28,7 @@ fn found_erased(
     truth.published.erased = erased.iter().copied().collect();
     let truth = Arc::new(HeldVersion::new(Arc::new(truth)));
     let after = Arc::new(snapshot(view, events, Some(1), &[all, all]));
-    let known = Layers { snapshot: Some(after), versions: vec![truth], other_log: None };
+    let known = Layers { snapshot: Some(after), versions: vec![truth], ..Layers::default() };
     findings(view, &said, &known, "2024-01-15T10:00:00Z".to_owned()).expect("scored").expect("windows are exact now")
 }
 

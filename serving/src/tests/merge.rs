@@ -74,7 +74,7 @@ fn read(rows: &DataFrame) -> Expected {
 
 fn layers(snapshot: Option<Snapshot>, versions: Vec<Arc<Version>>) -> Layers {
     let versions = versions.into_iter().map(|version| Arc::new(HeldVersion::new(version))).collect();
-    Layers { snapshot: snapshot.map(Arc::new), versions, other_log: None }
+    Layers { snapshot: snapshot.map(Arc::new), versions, ..Layers::default() }
 }
 
 fn merged(view: &View, layers: &Layers, ask: Ask) -> (Sources, Answer) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anabranch_shared::snapshot::Snapshot;
+use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use axum::body::Body;
@@ -375,4 +376,57 @@ async fn a_view_that_has_stopped_alone_is_incomplete_with_its_reason_and_its_nei
     let (status, readiness) = platform.get("/readyz").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(readiness["reasons"], json!([format!("view `trending`: it has stopped: {why}")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_or_missing_file_of_partials_makes_only_its_windows_incomplete() {
+    let (platform, view) = platform();
+    let events = [event(10, "a", 1), event(2 * 3600, "b", 2), event(4 * 3600, "c", 4)];
+    let published = version(platform.folder.path(), &view, 8, &events);
+    let damaged = platform.folder.path().join(&published.published.panes[1].path);
+    let whole = std::fs::read(&damaged).expect("read");
+    let window = |hours: i64| format!("/v1/views/trending/rows?window=2017-08-27T{hours:02}:01:00Z");
+    for number in 8..11 {
+        match number {
+            // A bit that Parquet's reader may not notice.
+            8 => std::fs::write(&damaged, {
+                let mut content = whole.clone();
+                content[whole.len() / 3] ^= 1;
+                content
+            })
+            .expect("write"),
+            9 => std::fs::remove_file(&damaged).expect("remove"),
+            _ => std::fs::write(&damaged, &whole).expect("write"),
+        }
+        let mut again = Version::new(published.root.clone(), published.published.clone(), false);
+        again.published.version = number;
+        platform.publish(&view, Arc::new(again));
+        platform.show(&view, snapshot(&view, &events, Some(number), &[3, 3]));
+        for (hours, exact) in [(0, true), (2, number == 10), (4, true)] {
+            let answer = platform.ok(&window(hours)).await;
+            assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(exact), &json!(!exact)), "{answer}");
+            assert_eq!(answer["total"], json!(u64::from(exact)), "{answer}");
+            let reason = answer["reason"].as_str().unwrap_or_default();
+            assert!(exact || reason.contains(&format!("of version {number} is damaged")), "{answer}");
+        }
+        let range = "/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2017-08-27T06:00:00Z";
+        assert_eq!(platform.ok(range).await["exact"], json!(number == 10));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_whose_versions_cant_be_read_says_so_in_answers_and_readiness() {
+    let (platform, view) = platform();
+    let unread = platform.app.versions.1.clone();
+    unread.lock().insert(view.name.clone(), "a commit is damaged".to_owned());
+    platform.versions(&view).send_replace(None);
+    platform.show(&view, snapshot(&view, &events(), Some(8), &[2, 4, 6]));
+    let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(false), &json!(true)), "{answer}");
+    assert_eq!(answer["reason"], "the batch versions can't be read: a commit is damaged");
+    let (status, ready) = platform.get("/readyz").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(ready["reasons"], json!(["view `trending`: its versions can't be read: a commit is damaged"]));
+    unread.lock().clear();
+    assert_eq!(platform.get("/readyz").await.0, StatusCode::OK);
 }

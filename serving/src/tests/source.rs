@@ -18,11 +18,11 @@ fn what_was_read_before_a_rebuild_is_not_added_to_what_is_read_since() {
     let (shows, shown) = watch::channel(Arc::new(Snapshot::default()));
     let (publishes, published) = watch::channel(None);
     let snapshots = Snapshots([("v".to_owned(), shown)].into());
-    let store = LayerStore::new(snapshots, Versions([("v".to_owned(), published)].into()));
+    let store = LayerStore::new(snapshots, Versions([("v".to_owned(), published)].into(), Default::default()));
     let publish = |number: u64, rebuilds: u64, is_stale: bool| {
         let Version { root, published, .. } = Version::clone(&version(folder.path(), &view, number, &events[..40]));
         let published = Published { rebuilds, ..published };
-        publishes.send_replace(Some(Arc::new(Version { root, published, is_stale })));
+        publishes.send_replace(Some(Arc::new(Version::new(root, published, is_stale))));
         store.get(&view);
     };
     let show = |base: Option<u64>, rebuilds: u64, from: usize| {

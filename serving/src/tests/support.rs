@@ -17,6 +17,7 @@ use anabranch_shared::partial::{self, MISSED, PANE};
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
 use anabranch_shared::schema::{Column as TableColumn, DataType, Table};
 use anabranch_shared::snapshot::{Chunk, Pane, Progress, Snapshot, Snapshots};
+use anabranch_shared::table::write_digested;
 use anabranch_shared::version::{PaneFile, Published, Version, Versions};
 use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
 use anabranch_shared::window::Window;
@@ -149,10 +150,19 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         let end = starts.iter().position(|start| start.div_euclid(60 * MINUTE) > hour).unwrap_or(starts.len());
         let mut part = partials.slice(next as i64, end - next);
         let path = format!("{}-{number}-{next}.parquet", view.name);
-        let file = std::fs::File::create(root.join(&path)).expect("a file");
-        ParquetWriter::new(file).finish(&mut part).expect("written");
+        let written = write_digested(&root.join(&path), |file| {
+            ParquetWriter::new(file).finish(&mut part).map(drop).map_err(std::io::Error::other)
+        });
+        let sha256 = Some(written.expect("written").sha256);
         let (first, last) = (starts[next], starts[end - 1]);
-        panes.push(PaneFile { path, day: first.div_euclid(86_400_000_000), first, last, rows: (end - next) as u64 });
+        panes.push(PaneFile {
+            path,
+            day: first.div_euclid(86_400_000_000),
+            first,
+            last,
+            rows: (end - next) as u64,
+            sha256,
+        });
         next = end;
     }
     let event_times = events.iter().map(|event| event.time).max().map(|time| (0, time)).into_iter().collect();
@@ -168,7 +178,7 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         panes,
         log: None,
     };
-    Arc::new(Version { root: root.to_owned(), published, is_stale: false })
+    Arc::new(Version::new(root.to_owned(), published, false))
 }
 
 /// How many windows each event had missed, by a watermark that runs with the newest event time.
@@ -491,6 +501,11 @@ impl Platform {
             limits,
         };
         Self { router: crate::router(app.clone()), app, log, folder, ready, snapshots, versions }
+    }
+
+    /// Where a view's versions are announced.
+    pub fn versions(&self, view: &View) -> &watch::Sender<Option<Arc<Version>>> {
+        &self.versions[&view.name]
     }
 
     pub fn publish(&self, view: &View, version: Arc<Version>) {

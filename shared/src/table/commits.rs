@@ -25,7 +25,7 @@ pub struct Commit {
 
 /// The commits that made these versions of the table in a folder, oldest first; none if one of them isn't there any more.
 pub async fn commits(root: &Path, versions: Range<u64>) -> Result<Option<Vec<Commit>>, TableError> {
-    let Some(store) = existing_log(root).await? else { return Ok(None) };
+    let Some((store, _)) = existing_log(root).await? else { return Ok(None) };
     let mut commits = Vec::new();
     for version in versions {
         let read = store.read_commit_entry(version).await.map_err(delta(root, "reading a commit"))?;

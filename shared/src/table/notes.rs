@@ -1,5 +1,6 @@
 //! A table's newest note, read without what the table holds, and looked for again and again.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use deltalake_core::kernel::Snapshot;
@@ -47,8 +48,8 @@ pub(super) async fn newest_version(store: &LogStoreRef, root: &Path, known: u64)
 #[derive(Debug)]
 pub(super) struct Notes<T> {
     root: PathBuf,
-    /// The table's log, and the version that was the newest at the last look.
-    log: Option<(LogStoreRef, u64)>,
+    /// The table's log, which folder that is, and the version that was the newest at the last look.
+    log: Option<(LogStoreRef, u64, u64)>,
     newest: Option<T>,
 }
 
@@ -69,34 +70,36 @@ impl<T: DeserializeOwned> Notes<T> {
 
     /// Looks for a newer one.
     pub async fn look(&mut self) -> Result<(), TableError> {
-        let (store, version) = match &self.log {
-            Some((store, version)) => {
-                let newest = match newest_version(store, &self.root, *version).await {
-                    Err(error) if existing_log(&self.root).await?.is_some() => return Err(error),
-                    Err(_) => {
-                        // It was moved away. A table that takes its place is another one.
-                        self.log = None;
-                        return Ok(());
-                    }
-                    Ok(newest) => newest,
-                };
+        // A table that was begun anew has another folder of its name.
+        let folder = std::fs::metadata(self.root.join("_delta_log")).map(|folder| folder.ino()).ok();
+        let known = self.log.as_ref().filter(|(_, known, _)| Some(*known) == folder);
+        let (store, version) = match known {
+            Some((store, _, version)) => {
+                let newest = newest_version(store, &self.root, *version).await?;
                 if newest == *version {
                     return Ok(());
                 }
                 (store.clone(), newest)
             }
             None => {
-                let Some(store) = existing_log(&self.root).await? else { return Ok(()) };
-                let newest = Snapshot::try_new(&store, None).await;
-                let newest = newest.map_err(delta(&self.root, "looking for newer versions"))?.version();
+                let (Some((store, _)), Some(_)) = (existing_log(&self.root).await?, folder) else { return Ok(()) };
+                let newest = match Snapshot::try_new(&store, None).await {
+                    Ok(snapshot) => snapshot.version(),
+                    // A checkpoint may be damaged, beside whole commits.
+                    Err(_) => {
+                        store.get_latest_version(0).await.map_err(delta(&self.root, "looking for newer versions"))?
+                    }
+                };
                 (store, newest)
             }
         };
-        // Log clean-up may have deleted it. It is still true, and whoever archives commits it again.
-        if let Some((_, note)) = newest_note(&store, &self.root, version).await? {
-            self.newest = Some(note);
+        match newest_note(&store, &self.root, version).await? {
+            Some((_, note)) => self.newest = Some(note),
+            // Log clean-up may have deleted it. It is still true of the table, and whoever archives commits it again.
+            None if known.is_some() => {}
+            None => self.newest = None,
         }
-        self.log = Some((store, version));
+        self.log = folder.map(|folder| (store, folder, version));
         Ok(())
     }
 }

@@ -25,6 +25,7 @@ fn file(path: &str, rows: u64) -> DataFile {
         partition: [("day".to_owned(), Some("2024-01-15".to_owned()))].into(),
         modified_ms: 1_700_000_000_000,
         stats: Some(format!("{{\"numRecords\":{rows}}}")),
+        sha256: Some(format!("{rows:064x}")),
     }
 }
 
@@ -123,7 +124,100 @@ async fn a_table_outlives_its_checkpoints() {
     let table = DeltaTable::open(dir.path()).await.expect("open").expect("table");
     assert_eq!((table.version(), table.files().len()), (205, 205));
     assert!(table.files().iter().all(|file| file.rows == Some(3)), "checkpoints keep the counts");
+    assert!(table.files().iter().all(|file| file.sha256.is_some()), "and the digests");
     assert_eq!(table.transaction("app").await.expect("transaction"), Some(205));
+}
+
+/// Flips a bit of a file.
+fn flip(path: &Path, bit: usize) {
+    let mut content = std::fs::read(path).expect("read");
+    content[bit / 8] ^= 1 << (bit % 8);
+    std::fs::write(path, content).expect("write");
+}
+
+#[tokio::test]
+async fn a_bit_flipped_in_a_commit_is_noticed_wherever_it_is() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    table.commit(adding("one", 5)).await.expect("commit");
+    table.commit(adding("two", 9)).await.expect("commit");
+    let read = async || {
+        let table = DeltaTable::open(dir.path()).await?.expect("a table");
+        Ok::<_, TableError>((
+            table.files(),
+            table.note::<Value>().await?,
+            table.transaction("app").await?,
+            table.layout()?,
+        ))
+    };
+    let whole = read().await.expect("whole");
+    for commit in 0..=2 {
+        let path = dir.path().join(format!("_delta_log/{commit:020}.json"));
+        let bits = std::fs::read(&path).expect("read").len() * 8;
+        let mut harmless = 0;
+        for bit in (0..bits).step_by(23) {
+            flip(&path, bit);
+            match read().await {
+                Ok(found) => {
+                    assert_eq!(found, whole, "commit {commit}, bit {bit}");
+                    harmless += 1;
+                }
+                Err(error) => {
+                    assert!(error.is_damage() && !error.is_transient(), "{error:?}");
+                    assert!(error.to_string().contains(&dir.path().display().to_string()), "{error}");
+                }
+            }
+            flip(&path, bit);
+        }
+        assert!(harmless < 10, "only in the name of the digest's field: {harmless}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_or_truncated_commit_is_named() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    table.commit(adding("one", 5)).await.expect("commit");
+    let path = dir.path().join("_delta_log/00000000000000000001.json");
+    let whole = std::fs::read(&path).expect("read");
+    for length in [0, 1, 20, 60, 120, whole.len() - 1] {
+        std::fs::write(&path, &whole[..length]).expect("write");
+        let error = DeltaTable::open(dir.path()).await.expect_err("damaged");
+        assert!(error.is_damage(), "{length}: {error:?}");
+        let is_named = error.to_string().contains("00000000000000000001.json is damaged");
+        assert!(length < 60 || is_named, "{length}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_checkpoint_beside_whole_commits_is_passed_over() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut table = create(dir.path()).await;
+    for i in 1..=102 {
+        table.commit(adding(&format!("{i:03}"), i)).await.expect("commit");
+    }
+    let files = table.files();
+    let log = dir.path().join("_delta_log");
+    let checkpoint = std::fs::read_dir(&log).expect("list").flatten().map(|entry| entry.path());
+    let checkpoint = checkpoint.into_iter().find(|path| path.extension().is_some_and(|it| it == "parquet"));
+    let checkpoint = checkpoint.expect("a checkpoint");
+    let bits = std::fs::metadata(&checkpoint).expect("size").len() as usize * 8;
+    for bit in (0..bits).step_by(bits / 20) {
+        flip(&checkpoint, bit);
+        let mut read = DeltaTable::open(dir.path()).await.expect("open").expect("a table");
+        assert_eq!((read.version(), read.files() == files), (102, true), "bit {bit}");
+        assert_eq!(read.transaction("app").await.expect("transaction"), Some(102), "bit {bit}");
+        read.refresh().await.expect("refresh");
+        flip(&checkpoint, bit);
+    }
+    // By an earlier build, without a digest.
+    std::fs::remove_file(checkpoint.with_extension("parquet.sha256")).expect("a digest");
+    std::fs::write(&checkpoint, "nothing").expect("write");
+    let read = DeltaTable::open(dir.path()).await.expect("open").expect("a table");
+    assert_eq!(read.files(), files);
+    // Once the commits are gone, there is nothing to go by.
+    std::fs::remove_file(log.join("00000000000000000007.json")).expect("a commit");
+    assert!(DeltaTable::open(dir.path()).await.expect_err("damaged").is_damage());
 }
 
 /// A table's folder with a file that a version names and one that none does.

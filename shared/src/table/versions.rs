@@ -1,6 +1,6 @@
 //! Versions of views, and how their tables are read: looked for on the storage, and announced to whoever works with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,12 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
+use super::digest::commit_damage;
 use super::notes::Notes;
 use super::{DataFile, DeltaTable, TableError, name};
+use crate::clock::Micros;
 use crate::edition::{Reading, Readings};
-use crate::version::{Published, Version, Versions};
+use crate::version::{Published, Troubles, Version, Versions};
 use crate::view::Catalog;
 
 /// What of the archive a version was computed from.
@@ -32,9 +34,11 @@ pub struct ArchiveRead {
 }
 
 impl ArchiveRead {
-    /// What tells files from others: which they are, and how large.
+    /// What tells files from others: which they are, how large, and their digests.
     pub fn fingerprint(files: &[DataFile]) -> String {
-        let mut all: Vec<String> = files.iter().map(|file| format!("{} {}", file.path, file.size)).collect();
+        let line =
+            |file: &DataFile| format!("{} {} {}", file.path, file.size, file.sha256.as_deref().unwrap_or_default());
+        let mut all: Vec<String> = files.iter().map(line).collect();
         all.sort();
         let hash = Sha256::digest(all.join("\n").as_bytes());
         hash.iter().take(16).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
@@ -116,12 +120,55 @@ pub async fn kept_versions(table: &DeltaTable, keep: usize) -> Result<Vec<(Delta
     Ok(kept)
 }
 
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string);
+    std::iter::once(error.to_string()).chain(causes).collect::<Vec<_>>().join(": ")
+}
+
+/// Sets the table of a view's versions aside that can't be read: its folder is renamed, not deleted. Returns the number of its newest
+/// version, as far as that can be known.
+pub fn set_aside(root: &Path, now: Micros) -> Result<u64, TableError> {
+    let version = last_number(&root.join("_delta_log"));
+    let mut aside = root.as_os_str().to_owned();
+    aside.push(format!(".aside-{now}"));
+    let aside = PathBuf::from(aside);
+    std::fs::rename(root, &aside).map_err(|source| TableError::File {
+        step: "setting aside",
+        path: root.to_owned(),
+        source,
+    })?;
+    tracing::warn!(table = %root.display(), aside = %aside.display(), version, "a table that can't be read was set aside");
+    Ok(version)
+}
+
+/// The number of a view's newest version by its table's commits: by the newest that can be read, and one more for each after it.
+fn last_number(log: &Path) -> u64 {
+    let names =
+        std::fs::read_dir(log).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let number = |name: String| name.strip_suffix(".json")?.parse::<u64>().ok();
+    let commits: BTreeSet<u64> = names.filter_map(number).collect();
+    let version = |commit: u64| {
+        let content = std::fs::read(log.join(format!("{commit:020}.json"))).ok()?;
+        if commit_damage(&content).is_some() {
+            return None;
+        }
+        let actions = serde_json::Deserializer::from_slice(&content).into_iter::<Value>().flatten();
+        actions.filter_map(|action| action.pointer("/commitInfo/anabranch/version")?.as_u64()).next()
+    };
+    let Some(&newest) = commits.last() else { return 0 };
+    // Without any that can be read: each version is a commit, and so was the table's creation.
+    let known = commits.iter().rev().find_map(|&commit| Some(version(commit)? + (newest - commit)));
+    known.unwrap_or(newest)
+}
+
 /// One table: its archive, and the versions of its views.
 #[derive(Debug)]
 struct OfTable {
     archive: Notes<Reading>,
     reading: watch::Sender<Reading>,
     views: BTreeMap<String, OfView>,
+    troubles: Troubles,
 }
 
 #[derive(Debug)]
@@ -136,7 +183,8 @@ struct OfView {
 pub struct Publishers(BTreeMap<String, Mutex<OfTable>>);
 
 /// Reads how each table of the catalog is read, and the newest version of each view, from the data folder. A version of another
-/// definition than the catalog's is as good as none: its partials hold something else.
+/// definition than the catalog's is as good as none: its partials hold something else. Versions of a view that can't be read are
+/// no reason to fail: [`Versions::trouble`] has the reason, and they are looked for again.
 pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, Readings, Publishers), TableError> {
     let (mut versions, mut readings) = (Versions::default(), Readings::default());
     let mut publishers = BTreeMap::new();
@@ -151,7 +199,8 @@ pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, 
             views.insert(view.name.clone(), OfView { definition: view.definition.clone(), table, sender });
         }
         let archive = Notes::of(archive_root(data, table));
-        publishers.insert(table.clone(), Mutex::new(OfTable { archive, reading, views }));
+        let troubles = versions.1.clone();
+        publishers.insert(table.clone(), Mutex::new(OfTable { archive, reading, views, troubles }));
     }
     let publishers = Publishers(publishers);
     publishers.refresh().await?;
@@ -159,12 +208,14 @@ pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, 
 }
 
 impl Publishers {
-    /// Looks for what has been committed since the last look, by this process or another.
+    /// Looks for what has been committed since the last look, by this process or another. An archive that can't be read is told of
+    /// once all others have been looked at.
     pub async fn refresh(&self) -> Result<(), TableError> {
+        let mut looked = Ok(());
         for table in self.0.values() {
-            table.lock().await.refresh().await?;
+            looked = looked.and(table.lock().await.refresh().await);
         }
-        Ok(())
+        looked
     }
 
     /// Looks for what has been committed of one table and its views.
@@ -195,8 +246,18 @@ impl Publishers {
 
 impl OfTable {
     async fn refresh(&mut self) -> Result<(), TableError> {
-        for view in self.views.values_mut() {
-            view.table.look().await?;
+        for (name, view) in &mut self.views {
+            let trouble = view.table.look().await.err().map(|error| chain(&error));
+            let mut troubles = self.troubles.lock();
+            if let Some(why) = trouble {
+                // Said once: the versions read before go on being served.
+                if troubles.get(name) != Some(&why) {
+                    tracing::warn!(view = name, why, "the view's versions can't be read");
+                }
+                troubles.insert(name.clone(), why);
+            } else if troubles.remove(name).is_some() {
+                tracing::info!(view = name, "the view's versions can be read again");
+            }
         }
         // After the versions: so none of them is of a rebuild that isn't known.
         self.archive.look().await?;
@@ -215,7 +276,7 @@ impl OfTable {
                     return false;
                 }
                 let version = |(published, is_stale): (&Published, bool)| {
-                    Arc::new(Version { root: table.root().to_owned(), published: published.clone(), is_stale })
+                    Arc::new(Version::new(table.root().to_owned(), published.clone(), is_stale))
                 };
                 *current = newest.map(version);
                 true

@@ -67,7 +67,7 @@ impl Rig {
         let context = Context {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
-            versions: Versions(receivers),
+            versions: Versions(receivers, Default::default()),
             readings: Default::default(),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
@@ -161,7 +161,7 @@ impl Rig {
             panes: vec![],
             log: None,
         };
-        self.versions[view].send_replace(Some(Arc::new(Version { root: PathBuf::new(), published, is_stale: false })));
+        self.versions[view].send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     }
 }
 
