@@ -238,7 +238,7 @@ fn no_bit_that_flips_in_a_stored_file_makes_a_wrong_answer_that_is_marked_exact_
             });
         }
     });
-    eprintln!("{outcomes:#?}");
+    eprintln!("{:#?}", outcomes.lock().expect("no panic"));
 }
 
 #[test]

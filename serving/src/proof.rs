@@ -35,7 +35,7 @@ impl Proof<'_> {
         write_json_text(&self.view.name, out);
         out.extend_from_slice(b",\"mode\":");
         write_json_text(self.sources.mode.name(), out);
-        let incomplete = self.sources.other_log || !self.sources.missing.is_empty();
+        let incomplete = self.sources.is_incomplete();
         out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");

@@ -288,9 +288,14 @@ impl Sources {
         self.missing = missing.into_iter().collect();
     }
 
+    /// Whether it lacks something that there is.
+    pub fn is_incomplete(&self) -> bool {
+        !self.missing.is_empty() || self.other_log || self.damage.get().is_some()
+    }
+
     /// Whether it has all that it is about.
     pub fn is_whole(&self) -> bool {
-        self.missing.is_empty() && !self.is_void && !self.other_log && self.damage.get().is_none()
+        !self.is_incomplete() && !self.is_void
     }
 
     /// Why it hasn't, as far as there is a reason.

@@ -35,15 +35,24 @@ async fn check(table: Option<String>, project: &Path) -> Result<ExitCode, Failur
         let name = &table.name;
         let way_out = format!("`anabranch archive rebuild {name}` archives anew what the log still holds");
         let archive = (format!("table `{name}`"), archive_root(&data, name), way_out);
+        // What is archived can't be told without them, by no command either.
+        let of_commits =
+            "put back a copy of it, or move the archive's folder away: a new one begins with what the log still holds";
         let views = platform.catalog.views_of(name).map(|view| {
             let way_out = format!("`anabranch batch run {} --full` computes it anew", view.name);
             (format!("view `{}`", view.name), view_root(&data.join("views"), &view.name), way_out)
         });
-        for (of, root, way_out) in std::iter::once(archive).chain(views) {
+        for (of, root, way_out) in std::iter::once(archive.clone()).chain(views) {
             let Some(checked) = check_table(&root).await.map_err(|error| Failure::new(error.chain()))? else {
                 continue;
             };
             for (path, found) in &checked.damaged {
+                let is_commit = root == archive.1 && path.starts_with(root.join("_delta_log"));
+                let way_out = match path.extension() {
+                    Some(extension) if is_commit && extension == "json" => of_commits,
+                    Some(_) if is_commit => "it is passed over, and may be deleted",
+                    _ => &way_out,
+                };
                 println!("{of}: {} is damaged: {found}; {way_out}", path.display());
             }
             let (files, undigested, damaged) = (checked.files, checked.undigested, checked.damaged.len());

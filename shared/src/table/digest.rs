@@ -149,7 +149,7 @@ fn beside(checkpoint: &Path) -> PathBuf {
     name.into()
 }
 
-/// Writes the digest of a checkpoint beside it, if there is one.
+/// Writes the digest of a checkpoint beside it, if there is one, and deletes those of checkpoints that are gone.
 pub(super) fn seal_checkpoint(checkpoint: &Path) -> io::Result<()> {
     let content = match std::fs::read(checkpoint) {
         Ok(content) => content,
@@ -157,7 +157,14 @@ pub(super) fn seal_checkpoint(checkpoint: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     let digest = hex(Sha256::new_with_prefix(&content));
-    write_file(&beside(checkpoint), |file| file.write_all(digest.as_bytes()))
+    write_file(&beside(checkpoint), |file| file.write_all(digest.as_bytes()))?;
+    for entry in checkpoint.parent().into_iter().flat_map(std::fs::read_dir).flatten() {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "sha256") && !path.with_extension("").exists() {
+            std::fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with a checkpoint of Delta's, if anything. One without a digest is right.

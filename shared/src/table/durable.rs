@@ -161,10 +161,7 @@ impl ObjectStore for Durable {
             PutMode::Create => true,
             PutMode::Update(_) => return self.files.put_opts(location, payload, options).await,
         };
-        let payload = match is_commit(location) {
-            true => digest::seal(Bytes::from(payload).into()).into(),
-            false => payload,
-        };
+        let payload = if is_commit(location) { digest::seal(Bytes::from(payload).into()).into() } else { payload };
         let path = self.files.path_to_filesystem(location)?;
         let shown = location.to_string();
         tokio::task::spawn_blocking(move || put(&path, &payload, create))
