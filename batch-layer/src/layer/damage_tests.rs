@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anabranch_shared::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::table::archive_root;
+use anabranch_shared::table::{Change, DataFile, DeltaTable, archive_root};
 use anabranch_shared::window::Window;
 
 use super::BatchLayer;
@@ -190,4 +190,27 @@ async fn rows_of_a_damaged_file_that_the_log_no_longer_holds_are_counted_before_
     plan.run().await.expect("rebuild");
     assert_eq!(run(&layer, true).await.state, JobState::Succeeded);
     assert!(check_table(&root).await.expect("check").expect("a table").damaged.is_empty());
+}
+
+#[tokio::test]
+async fn of_files_without_a_digest_a_check_compares_the_rows_and_they_are_read_as_before() {
+    let (dir, _source, layer) = computed().await;
+    let root = archive_root(dir.path(), "events");
+    let mut table = DeltaTable::open(&root).await.expect("open").expect("a table");
+    let file = table.files().remove(0);
+    let bare = DataFile { sha256: None, ..file.clone() };
+    let note = table.note().await.expect("note").expect("a note").1;
+    let change = |file: &DataFile, note: &serde_json::Value| Change {
+        add: vec![file.clone()],
+        note: note.clone(),
+        ..Change::default()
+    };
+    table.commit(change(&bare, &note)).await.expect("commit");
+    let checked = check_table(&root).await.expect("check").expect("a table");
+    assert_eq!((checked.files, checked.undigested, checked.damaged), (2, 1, Vec::new()));
+    assert_eq!(run(&layer, true).await.state, JobState::Succeeded);
+    let other = DataFile { stats: Some("{\"numRecords\":77}".to_owned()), ..bare };
+    table.commit(change(&other, &note)).await.expect("commit");
+    let checked = check_table(&root).await.expect("check").expect("a table");
+    assert!(checked.damaged.len() == 1 && checked.damaged[0].1.contains("its commit says 77"), "{checked:?}");
 }
