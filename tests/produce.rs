@@ -92,7 +92,7 @@ fn a_file_that_was_cut_off_goes_on_and_nothing_is_stored_twice() {
         text[2_499] = "nonsense".to_owned();
         let file = write(project.path(), &text.join("\n"));
         let server = Server::start_with(&project, &[("ANABRANCH_CRASH_AT", crash)]).expect("it starts");
-        let output = produce(&project, &[&file, "--timeout", "500 ms"]).output().expect("it runs");
+        let output = produce(&project, &[&file, "--timeout", "10 s"]).output().expect("it runs");
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let accepted = outcome(&output)["accepted"].as_u64().expect("a count");
         assert!((1..LINES as u64).contains(&accepted), "{}", stderr(&output));

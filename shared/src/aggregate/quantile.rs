@@ -102,7 +102,8 @@ fn of_sketches(parts: &[Sketch], values: &[f64], fraction: f64) -> Option<f64> {
     if fraction >= 1.0 {
         return Some(most);
     }
-    let wanted = total as f64 * fraction;
+    // Ranks are shares, so the sum of what they stand for is rounded.
+    let (wanted, slack) = (total as f64 * fraction, total as f64 * 1e-12);
     let views: Vec<_> = parts.iter().map(|part| (part.n() as f64, part.sorted_view())).collect();
     let at_or_below = |value: f64| {
         let below = values.partition_point(|other| *other <= value) as f64;
@@ -113,8 +114,7 @@ fn of_sketches(parts: &[Sketch], values: &[f64], fraction: f64) -> Option<f64> {
     let (mut low, mut high) = (ordered(least), ordered(most));
     while low < high {
         let middle = low + (high - low) / 2;
-        // Half a value of slack, for the rounding of the sum.
-        if at_or_below(unordered(middle)) + 0.5 >= wanted { high = middle } else { low = middle + 1 }
+        if at_or_below(unordered(middle)) + slack >= wanted { high = middle } else { low = middle + 1 }
     }
     Some(unordered(high))
 }
