@@ -291,15 +291,16 @@ fn a_checkpoint_or_a_version_beyond_the_log_stops_its_table() {
 fn what_was_written_before_logs_had_marks_is_taken_as_of_the_log_that_is_there() {
     let project = project();
     with_events(&project).stop();
-    // As an earlier build wrote it: the notes of the archive's commits without marks.
+    // As an earlier build wrote it: the archive's commits without digests, and their notes without marks.
     let folder = project.data().join("archive/events/_delta_log");
     for entry in std::fs::read_dir(folder).expect("a table") {
         let path = entry.expect("an entry").path();
         let Ok(text) = std::fs::read_to_string(&path) else { continue };
         let lines = text.lines().map(|line| {
             let mut action: Value = serde_json::from_str(line).expect("JSON");
-            if let Some(note) = action.pointer_mut("/commitInfo/anabranch").and_then(Value::as_object_mut) {
-                note.remove("log");
+            for (place, field) in [("/commitInfo", "anabranch.sha256"), ("/commitInfo/anabranch", "log")] {
+                let object = action.pointer_mut(place).and_then(Value::as_object_mut);
+                object.and_then(|object| object.remove(field));
             }
             action.to_string() + "\n"
         });
