@@ -63,7 +63,7 @@ impl Reader {
     }
 
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
-        let mut reader = self.open(&positions)?;
+        let Some(mut reader) = self.open(&positions)? else { return Ok(()) };
         let mut decoder = decoder(&self.table, &self.views, &self.editions);
         let keeps_records = self.views.iter().any(|view| view.late != Late::Discard);
         let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
@@ -110,7 +110,8 @@ impl Reader {
                 if !new.is_empty() {
                     tracing::info!(table = self.table.name, partitions = ?new, "the topic has new partitions");
                     positions.extend(new.into_iter().map(|p| (p, 0)));
-                    reader = self.open(&positions)?;
+                    let Some(opened) = self.open(&positions)? else { return Ok(()) };
+                    reader = opened;
                 }
             }
         }
@@ -139,10 +140,28 @@ impl Reader {
         stalls.filter(|((topic, _), _)| *topic == self.table.topic).map(|((_, partition), _)| partition).collect()
     }
 
-    fn open(&self, positions: &Positions) -> Result<Box<dyn LogReader>, Stop> {
-        let mut reader = self.log.reader(&self.table.topic, positions).map_err(|error| self.failed(error))?;
-        reader.bring(extras(&self.views));
-        Ok(reader)
+    /// A reader from these positions on, once the log can be reached; none at a shutdown.
+    fn open(&self, positions: &Positions) -> Result<Option<Box<dyn LogReader>>, Stop> {
+        let mut failures = 0;
+        while !self.shutdown.is_cancelled() {
+            match self.log.reader(&self.table.topic, positions) {
+                Ok(mut reader) => {
+                    reader.bring(extras(&self.views));
+                    return Ok(Some(reader));
+                }
+                Err(error @ LogError::Backend { .. }) => {
+                    tracing::warn!(
+                        table = self.table.name,
+                        reason = reason(&error),
+                        "reading can't begin; trying again"
+                    );
+                    wait(&self.shutdown, pause(failures));
+                    failures += 1;
+                }
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        Ok(None)
     }
 
     fn failed(&self, source: LogError) -> Stop {

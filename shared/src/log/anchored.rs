@@ -19,6 +19,9 @@ use super::{Append, Appended, Batch, Extras, Log, LogError, LogReader, OtherLog,
 use crate::clock::Micros;
 use crate::position::{Offset, Partition, Positions};
 
+/// What a topic is held to once this process has looked at it.
+const SEEN: &str = "what this process has seen of it";
+
 /// For how long a topic is taken for the one that it was.
 const CHECKED: Duration = Duration::from_secs(1);
 
@@ -153,7 +156,7 @@ impl Held {
         let mut state = self.state.lock();
         match checked {
             Ok(lineage) => {
-                (state.carrier, state.mark) = ("what this process has seen of it", lineage.newest().cloned());
+                (state.carrier, state.mark) = (SEEN, lineage.newest().cloned());
                 (state.reached, state.tails) = (lineage.ends, Tails::new());
                 state.checked = Some(Instant::now());
                 Ok(())
@@ -162,6 +165,15 @@ impl Held {
                 state.checked = None;
                 Err(error)
             }
+        }
+    }
+
+    /// The same for who is to read, where a log that can't be asked just now passes if it was the right one before: what is
+    /// read is checked again.
+    fn check_to_read(&self, log: &dyn Log) -> Result<(), LogError> {
+        match self.check(log, Duration::ZERO) {
+            Err(LogError::Backend { .. }) if self.state.lock().carrier == SEEN => Ok(()),
+            checked => checked,
         }
     }
 
@@ -271,7 +283,7 @@ impl Log for AnchoredLog {
 
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError> {
         let Some(held) = self.topics.get(topic) else { return self.log.reader(topic, from) };
-        held.check(&*self.log, Duration::ZERO)?;
+        held.check_to_read(&*self.log)?;
         let mut own = Positions::new();
         for (&partition, &wanted) in from {
             let Some(offset) = held.adoption.own(partition, wanted) else {
