@@ -11,7 +11,7 @@ use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server, anabranch};
+use crate::support::{Project, Server, anabranch, copy};
 
 const SQL: &str = "
 CREATE TABLE events (user_id TEXT, amount BIGINT, ts TIMESTAMP NOT NULL) WITH (topic = 'events', event_time = 'ts');
@@ -32,9 +32,6 @@ const ALL: i64 = 75;
 
 /// How long a process gets to settle on what it finds.
 const SETTLES: Duration = Duration::from_secs(5);
-
-/// How long its run may take beside others.
-const RUNS: Duration = Duration::from_secs(120);
 
 fn event(i: i64) -> String {
     json!({"user_id": format!("u{}", i % 3), "amount": i * i, "ts": format!("2024-01-{:02}T10:00:{:02}Z", 15 + i / 40, i % 60)})
@@ -138,16 +135,7 @@ fn look(project: &Project) -> Outcome {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    let request = server.request(reqwest::Method::POST, "/v1/jobs");
-    let job: Value = request.json(&json!({"kind": "batch", "full": true})).send().expect("sent").json().expect("JSON");
-    let path = format!("/v1/jobs/{}", job["id"].as_str().unwrap_or_default());
-    let ended = loop {
-        let job = server.get(&path);
-        if !matches!(job["state"].as_str(), Some("queued" | "running")) || started.elapsed() > RUNS {
-            break job;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    };
+    let ended = server.run_job(&json!({"kind": "batch", "full": true}));
     let of_batch: Vec<Range<i64>> = answers(&server).iter().filter_map(checked).collect();
     let is_mended = ended["state"] == "succeeded";
     assert!(is_mended || ended["error"].is_string(), "{ended}");
@@ -161,16 +149,6 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
             path if path.is_dir() => files(&path, found),
             path => found.push(path),
         }
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    let mut all = Vec::new();
-    files(from, &mut all);
-    for file in all {
-        let copied = to.join(file.strip_prefix(from).expect("below"));
-        fs::create_dir_all(copied.parent().expect("a folder")).expect("created");
-        fs::copy(&file, copied).expect("copied");
     }
 }
 

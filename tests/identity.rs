@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
 use crate::kafka::topic;
-use crate::support::{Project, Server, anabranch, kafka};
+use crate::support::{Project, Server, anabranch, copy, kafka};
 
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, ts TIMESTAMP NOT NULL) WITH (topic = 'events', event_time = 'ts');
@@ -60,20 +60,9 @@ fn claims(server: &Server, view: &str) -> Vec<Value> {
     answers.iter().filter(claims).map(counted).collect()
 }
 
-/// Has a batch run done, and says how it ended.
+/// Has a batch run of a view done, and says how it ended.
 fn run(server: &Server, view: &str) -> Value {
-    let request = server.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "views": [view]}));
-    let job: Value = request.send().expect("an answer").json().expect("a job");
-    let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
-    let started = Instant::now();
-    loop {
-        let job = server.get(&path);
-        if !job["ended"].is_null() {
-            return job;
-        }
-        assert!(started.elapsed() < Duration::from_secs(120), "{job}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    server.run_job(&json!({"kind": "batch", "views": [view]}))
 }
 
 /// The table's source has stopped, nothing is taken in, and runs fail: live, after a run, and after a restart. No answer
@@ -161,19 +150,6 @@ fn works_again(project: &Project, expected: (u64, u64)) {
     server.settle("ever");
     assert_eq!(claims(&server, "ever")[0], all);
     server.stop();
-}
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).expect("a folder");
-    for entry in std::fs::read_dir(from).expect("a folder") {
-        let entry = entry.expect("an entry");
-        let into = to.join(entry.file_name());
-        if entry.file_type().expect("a type").is_dir() {
-            copy(&entry.path(), &into);
-        } else {
-            std::fs::copy(entry.path(), into).expect("copied");
-        }
-    }
 }
 
 /// Puts another embedded log in the place of a project's.

@@ -1,6 +1,4 @@
-//! Retention on Kafka takes what a role still needs: the source stops and names the range, nobody begins elsewhere.
-
-use std::time::{Duration, Instant};
+//! Retention on Kafka takes what a role still needs: what needs it stops and names the range, nobody begins elsewhere.
 
 use serde_json::{Value, json};
 
@@ -49,20 +47,9 @@ fn delete_before(brokers: &str, project: &Project, partition: u32, offset: u64) 
     assert!(deleted.status.success() && said.contains(&format!("low_watermark: {offset}")), "{said}");
 }
 
-/// Has a batch run done, and says how it ended.
+/// Has a batch run of all views done, and says how it ended.
 fn run(serve: &Server) -> Value {
-    let request = serve.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch"}));
-    let job: Value = request.send().expect("an answer").json().expect("a job");
-    let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
-    let started = Instant::now();
-    loop {
-        let job = serve.get(&path);
-        if !job["ended"].is_null() {
-            return job;
-        }
-        assert!(started.elapsed() < Duration::from_secs(120), "{job}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    serve.run_job(&json!({"kind": "batch"}))
 }
 
 #[test]

@@ -319,16 +319,14 @@ impl Archiver {
         }
     }
 
-    /// The ends of the topic's partitions now.
-    pub async fn log_ends(&self) -> Result<Positions, BatchError> {
-        let bounds = self.archive.bounds().await.map_err(|error| self.stopped(error))?;
-        Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect())
+    /// What the topic's partitions hold now.
+    pub async fn held(&self) -> Result<BTreeMap<Partition, Range<Offset>>, BatchError> {
+        self.archive.bounds().await.map_err(|error| self.stopped(error))
     }
 
-    /// Where the topic's partitions begin by now.
-    pub async fn log_starts(&self) -> Result<Positions, BatchError> {
-        let bounds = self.archive.bounds().await.map_err(|error| self.stopped(error))?;
-        Ok(bounds.into_iter().map(|(partition, range)| (partition, range.start)).collect())
+    /// Where they end.
+    pub async fn log_ends(&self) -> Result<Positions, BatchError> {
+        Ok(self.held().await?.into_iter().map(|(partition, range)| (partition, range.end)).collect())
     }
 
     fn topic(&self) -> String {

@@ -310,10 +310,10 @@ impl Worker {
     /// Whether the log no longer holds a table's first records.
     async fn has_lost_its_start(&self, table: &str) -> bool {
         let Some(archiver) = self.archivers.get(table) else { return false };
-        let starts = archiver.log_starts().await.inspect_err(|error| {
+        let held = archiver.held().await.inspect_err(|error| {
             tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
         });
-        starts.is_ok_and(|starts| starts.values().any(|&start| start > 0))
+        held.is_ok_and(|held| held.values().any(|range| range.start > 0))
     }
 
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {

@@ -11,7 +11,7 @@ use anabranch_shared::ingest::Ingest;
 use anabranch_shared::job::Jobs;
 use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::log::{Log, LogError};
-use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_shared::position::{Offset, Positions};
 use anabranch_shared::reject::RejectLog;
 use anabranch_shared::snapshot::Snapshots;
 use anabranch_shared::version::Versions;
@@ -30,6 +30,7 @@ use crate::problem::{Problem, with_causes};
 use crate::routes::heartbeat::Ends;
 use crate::routes::stream::{Finals, Frames};
 use crate::source::{LayerStore, Layers};
+use crate::topic::Asked;
 
 /// Whether this process is fit to answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -283,7 +284,7 @@ impl Server {
     pub async fn log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Result<Positions, Problem> {
         let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
         let bounds = blocking(move || log.bounds(&topic)).await?;
-        log_end(bounds, layers)
+        Ok(Asked::of(bounds)?.ends(layers))
     }
 
     /// Refuses what a client brings along that is of another log than the one that is there.
@@ -334,22 +335,6 @@ impl Server {
 /// Runs blocking work outside the reactor.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
     tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(&error))
-}
-
-/// Where a topic's partitions end, of what it holds. That it is another one than that which the layers have read is told to
-/// them.
-pub(crate) fn log_end(
-    bounds: Result<BTreeMap<Partition, std::ops::Range<Offset>>, LogError>,
-    layers: &mut Layers,
-) -> Result<Positions, Problem> {
-    match bounds {
-        Ok(bounds) => Ok(bounds.into_iter().map(|(partition, range)| (partition, range.end)).collect()),
-        Err(error @ LogError::OtherLog { .. }) => {
-            layers.other_log = Some(error.to_string());
-            Ok(Positions::new())
-        }
-        Err(error) => Err(log_problem(&error)),
-    }
 }
 
 /// A failure of the log as the client sees it.

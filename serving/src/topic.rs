@@ -22,10 +22,31 @@ pub(crate) struct Topics<'a> {
 
 /// What a topic was found to be.
 #[derive(Default)]
-struct Asked {
+pub(crate) struct Asked {
     held: Bounds,
     /// Why it isn't the one that its table has read.
     other_log: Option<String>,
+}
+
+impl Asked {
+    /// By what the log answered.
+    pub fn of(bounds: Result<Bounds, LogError>) -> Result<Self, Problem> {
+        match bounds {
+            Ok(held) => Ok(Self { held, other_log: None }),
+            Err(error @ LogError::OtherLog { .. }) => {
+                Ok(Self { other_log: Some(error.to_string()), ..Self::default() })
+            }
+            Err(error) => Err(log_problem(&error)),
+        }
+    }
+
+    /// Where its partitions end. That it is another one than that which the layers have read is told to them.
+    pub fn ends(&self, layers: &mut Layers) -> Positions {
+        if self.other_log.is_some() {
+            layers.other_log.clone_from(&self.other_log);
+        }
+        self.held.iter().map(|(&partition, held)| (partition, held.end)).collect()
+    }
 }
 
 impl<'a> Topics<'a> {
@@ -40,25 +61,14 @@ impl<'a> Topics<'a> {
         self.ask(topic).map(|asked| &asked.held)
     }
 
-    /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to
-    /// them.
+    /// Where the partitions of a view's topic end, as [`Asked::ends`] has it.
     pub fn ends(&mut self, view: &View, layers: &mut Layers) -> Result<Positions, Problem> {
-        let Asked { held, other_log } = self.ask(&view.table.topic)?;
-        if other_log.is_some() {
-            layers.other_log.clone_from(other_log);
-        }
-        Ok(held.iter().map(|(&partition, held)| (partition, held.end)).collect())
+        Ok(self.ask(&view.table.topic)?.ends(layers))
     }
 
     fn ask(&mut self, topic: &str) -> Result<&Asked, Problem> {
         if !self.asked.contains_key(topic) {
-            let asked = match self.server.app.log.bounds(topic) {
-                Ok(held) => Asked { held, other_log: None },
-                Err(error @ LogError::OtherLog { .. }) => {
-                    Asked { other_log: Some(error.to_string()), ..Asked::default() }
-                }
-                Err(error) => return Err(log_problem(&error)),
-            };
+            let asked = Asked::of(self.server.app.log.bounds(topic))?;
             self.asked.insert(topic.to_owned(), asked);
         }
         Ok(&self.asked[topic])

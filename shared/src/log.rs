@@ -165,6 +165,12 @@ pub struct OtherLog {
 }
 
 impl LogError {
+    /// That a topic isn't what was kept in `carrier`.
+    fn other(topic: &str, table: &str, carrier: &str, misfit: lineage::Misfit) -> Self {
+        let [topic, table, carrier] = [topic, table, carrier].map(str::to_owned);
+        Self::OtherLog(Box::new(OtherLog { topic, table, carrier, misfit }))
+    }
+
     /// The offsets that retention has taken although they are wanted, if that is what is wrong.
     pub fn lost(&self) -> Coverage {
         match self {
@@ -387,14 +393,7 @@ pub trait Log: Send + Sync {
         reached: &Positions,
     ) -> Result<Option<Mark>, LogError> {
         let lineage = self.lineage(topic)?;
-        lineage.check(mark, reached).map_err(|misfit| {
-            LogError::OtherLog(Box::new(OtherLog {
-                topic: topic.to_owned(),
-                table: "TABLE".to_owned(),
-                carrier: carrier.to_owned(),
-                misfit,
-            }))
-        })?;
+        lineage.check(mark, reached).map_err(|misfit| LogError::other(topic, "TABLE", carrier, misfit))?;
         Ok(lineage.newest().cloned())
     }
 
@@ -411,14 +410,8 @@ pub trait Log: Send + Sync {
     /// Whether the last records that were kept in `carrier` are those that the log has there.
     fn verify_tails(&self, topic: &str, carrier: &str, tails: &Tails) -> Result<(), LogError> {
         let at = tails.iter().map(|(&partition, tail)| (partition, tail.offset)).collect();
-        check_tails(tails, &self.taken(topic, &at)?).map_err(|misfit| {
-            LogError::OtherLog(Box::new(OtherLog {
-                topic: topic.to_owned(),
-                table: "TABLE".to_owned(),
-                carrier: carrier.to_owned(),
-                misfit,
-            }))
-        })
+        let taken = self.taken(topic, &at)?;
+        check_tails(tails, &taken).map_err(|misfit| LogError::other(topic, "TABLE", carrier, misfit))
     }
 
     /// Stores records durably and says where. Blocks until they are stored; concurrent appends share one sync.

@@ -298,23 +298,28 @@ impl Server {
         self.batch_all(&[view])[view].as_u64().expect("a version")
     }
 
-    /// Runs batch for views in one job, waits for the versions, and for the merged answers to stand on them.
-    pub fn batch_all(&self, views: &[&str]) -> Value {
-        let request = self.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch", "views": views}));
-        let response = request.send().expect("an answer");
+    /// Has a job done, and says how it ended.
+    pub fn run_job(&self, job: &Value) -> Value {
+        let response = self.request(reqwest::Method::POST, "/v1/jobs").json(job).send().expect("an answer");
         assert_eq!(response.status(), 202);
         let job: Value = response.json().expect("a job");
-        let id = job["id"].as_str().expect("an id").to_owned();
+        let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
         let started = Instant::now();
-        let versions = loop {
-            let job = self.get(&format!("/v1/jobs/{id}"));
-            match job["state"].as_str() {
-                Some("queued" | "running") => assert!(started.elapsed() < PATIENCE, "{job}"),
-                Some("succeeded") => break job["versions"].clone(),
-                _ => panic!("the run failed: {job}"),
+        loop {
+            let job = self.get(&path);
+            if !job["ended"].is_null() {
+                return job;
             }
-            std::thread::yield_now();
-        };
+            assert!(started.elapsed() < PATIENCE, "{job}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Runs batch for views in one job, waits for the versions, and for the merged answers to stand on them.
+    pub fn batch_all(&self, views: &[&str]) -> Value {
+        let job = self.run_job(&json!({"kind": "batch", "views": views}));
+        assert_eq!(job["state"], "succeeded", "the run failed: {job}");
+        let versions = job["versions"].clone();
         for &view in views {
             let is_there = |rows: &Value| {
                 rows["sources"]["batch"]["version"] == versions[view]
@@ -436,4 +441,18 @@ pub fn totals(rows: &[Value], key: impl Fn(&Value) -> String, column: &str) -> B
         *totals.entry(key(row)).or_default() += row[column].as_i64().unwrap_or_else(|| panic!("{column} in {row}"));
     }
     totals
+}
+
+/// Copies what is in a folder, folders too.
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let into = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &into);
+        } else {
+            std::fs::copy(entry.path(), into).expect("copied");
+        }
+    }
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::lineage::{Adoption, Lineage, Mark, Misfit, Tails, check_tails};
-use super::{Append, Appended, Batch, Extras, Log, LogError, LogReader, OtherLog, ReadLimit, Retention, Stalls};
+use super::{Append, Appended, Batch, Extras, Log, LogError, LogReader, ReadLimit, Retention, Stalls};
 use crate::clock::Micros;
 use crate::position::{Offset, Partition, Positions};
 
@@ -79,12 +79,11 @@ impl Held {
     /// Fails if the topic has been found to be another one.
     fn check_stopped(&self) -> Result<(), LogError> {
         let stopped = self.state.lock().stopped.clone();
-        stopped.map_or(Ok(()), |(carrier, misfit)| Err(self.other(carrier, misfit)))
+        stopped.map_or(Ok(()), |(carrier, misfit)| Err(self.other(&carrier, misfit)))
     }
 
-    fn other(&self, carrier: String, misfit: Misfit) -> LogError {
-        let (topic, table) = (self.topic.clone(), self.table.clone());
-        LogError::OtherLog(Box::new(OtherLog { topic, table, carrier, misfit }))
+    fn other(&self, carrier: &str, misfit: Misfit) -> LogError {
+        LogError::other(&self.topic, &self.table, carrier, misfit)
     }
 
     fn lineage(&self, log: &dyn Log) -> Result<Lineage, LogError> {
@@ -115,7 +114,7 @@ impl Held {
 
     /// Has every request fail from now on.
     fn stop(&self, carrier: &str, misfit: Misfit) -> LogError {
-        let error = self.other(carrier.to_owned(), misfit.clone());
+        let error = self.other(carrier, misfit.clone());
         tracing::error!(topic = self.topic, %error, "the log is another one");
         self.state.lock().stopped.get_or_insert((carrier.to_owned(), misfit));
         error
