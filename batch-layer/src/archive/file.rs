@@ -1,8 +1,11 @@
 //! Writing events to the archive's files: by day, in order of event time.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::decode::arrow_type;
@@ -34,6 +37,10 @@ pub const LOG_TIME: &str = "_log_time";
 const ROW_GROUP_ROWS: usize = 262_144;
 /// Rows that are gathered at a time on their way into a file.
 const CHUNK_ROWS: usize = 65_536;
+/// Days of fewer rows than this, on average, are written side by side.
+const THIN_ROWS: usize = 10_000;
+/// So many at once.
+const WRITERS: usize = 16;
 
 /// The table as the archive lays it out: its columns, where each event came from, and the day.
 pub fn layout(table: &Table) -> Layout {
@@ -119,12 +126,14 @@ pub fn with_origin(
 }
 
 /// Writes batches of a shape into one new file per day, and returns the files. `each` is called after each.
+///
+/// Days of a few rows cost little more than the sync of their file, for which many can wait at once.
 pub fn write_days(
     root: &Path,
     shape: &Shape,
     batches: &[RecordBatch],
     now: Micros,
-    mut each: impl FnMut() -> Result<(), BatchError>,
+    each: impl Fn() -> Result<(), BatchError> + Sync,
 ) -> Result<Vec<DataFile>, BatchError> {
     let mut rows: Vec<(Micros, u32, u32)> = Vec::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
     for (i, batch) in (0_u32..).zip(batches) {
@@ -133,12 +142,25 @@ pub fn write_days(
     }
     // In order of time, events of a day stand together. Equal times stay in the order of the log.
     rows.sort_unstable();
-    let mut files = Vec::new();
-    for of_day in rows.chunk_by(|a, b| day_of(a.0) == day_of(b.0)) {
-        files.push(write_day(root, shape, batches, of_day, now)?);
-        each()?;
+    let days: Vec<&[(Micros, u32, u32)]> = rows.chunk_by(|a, b| day_of(a.0) == day_of(b.0)).collect();
+    let next = AtomicUsize::new(0);
+    let write_some = || -> Result<Vec<DataFile>, BatchError> {
+        let mut files = Vec::new();
+        while let Some(of_day) = days.get(next.fetch_add(1, Ordering::Relaxed)) {
+            files.push(write_day(root, shape, batches, of_day, now)?);
+            each()?;
+        }
+        Ok(files)
+    };
+    if rows.len() > days.len() * THIN_ROWS {
+        return write_some();
     }
-    Ok(files)
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..WRITERS.min(days.len())).map(|_| scope.spawn(write_some)).collect();
+        let join = |writer: ScopedJoinHandle<'_, _>| writer.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let written: Result<Vec<_>, BatchError> = writers.into_iter().map(join).collect();
+        Ok(written?.into_iter().flatten().collect())
+    })
 }
 
 fn write_day(

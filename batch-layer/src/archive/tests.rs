@@ -103,6 +103,20 @@ async fn rows_of_a_file_are_in_order_of_event_time() {
 }
 
 #[tokio::test]
+async fn events_on_many_days_are_archived_in_one_commit_with_a_file_for_each() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let archiver = open_with(dir.path(), &source, table(), ArchiveSettings::default()).await.expect("open");
+    let events: Vec<Event> = (0..1_000).map(|i| at("a", (i * 7919 % 500) * DAY + i)).collect();
+    source.append(&events);
+    assert_eq!(archiver.step().await.expect("step"), 1_000);
+    let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+    assert_eq!(snapshot.days.keys().copied().collect::<Vec<_>>(), (0..500).collect::<Vec<_>>());
+    assert!(snapshot.days.values().all(|files| files.len() == 1 && files[0].rows == Some(2)));
+    assert_eq!(archived(dir.path()).await.len(), 1_000);
+}
+
+#[tokio::test]
 async fn bad_records_are_covered_and_recorded_as_rejects() {
     let dir = tempfile::tempdir().expect("directory");
     let source = source(dir.path());

@@ -349,7 +349,7 @@ impl LogReader for AnchoredReader {
             Err(error) => return Err(error),
         }
         let mut polled = polled?;
-        if let Some(batch) = &mut polled {
+        if let Some(batch) = polled.as_mut().filter(|_| self.held.adoption.count > 0) {
             let (adoption, partition) = (&self.held.adoption, batch.partition);
             batch.coverage = self.held.shown(partition, &batch.coverage);
             batch.log_end = adoption.shown(partition, batch.log_end);

@@ -52,15 +52,27 @@ pub fn write_file<T, E: From<io::Error>>(
 /// A name beside the path that object stores pass over when they list a folder: it ends in `#` and digits.
 fn stage(path: &FsPath) -> io::Result<PathBuf> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        create_folder(folder)?;
     }
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
     Ok(path.with_file_name(name))
 }
 
+/// Creates a folder, and those that it lies in, such that they are still there after a loss of power.
+fn create_folder(folder: &FsPath) -> io::Result<()> {
+    let Some(parent) = folder.parent().filter(|_| !folder.is_dir()) else { return Ok(()) };
+    create_folder(parent)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(folder),
+    }
+}
+
+/// Syncs the folder that a path lies in.
 fn sync_folder(path: &FsPath) -> io::Result<()> {
     match path.parent() {
+        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
         Some(folder) => File::open(folder)?.sync_all(),
         None => Ok(()),
     }
