@@ -171,7 +171,8 @@ fn the_first_view_of_the_readme_gives_its_first_answer() {
     let statements: Vec<&str> = template.lines().filter(|line| !line.starts_with("--")).collect();
     assert_eq!(sql, statements.join("\n"), "what `init` writes is what the page shows");
 
-    let server = Server::start(&Project::with_sql(sql));
+    let project = Project::with_sql(sql);
+    let server = Server::start(&project);
     for event in page.indented.iter().filter_map(|line| line.strip_prefix("echo '")) {
         server.post("clicks", event.split('\'').next().unwrap_or_default().to_owned());
     }
