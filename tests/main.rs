@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod crash;
 mod damage;
+mod docs;
 mod edge;
 mod edges;
 mod edition;
