@@ -14,7 +14,7 @@ up: build ## Start everything with a demo stream and the dashboard on http://$(L
 	$(BINARY) up --demo --listen $(LISTEN)
 
 build: tools dashboards ## The release binary
-	$(CARGO) build --release --locked --workspace
+	$(CARGO) build --release --locked --workspace --exclude anabranch-benches
 	@echo "built $(BINARY)"
 
 test: tools-test dashboards ## All tests: Rust, dashboard, browser, Python readers
@@ -44,7 +44,8 @@ tools:
 tools-test:
 	@scripts/tools test
 
-bench: build ## Throughput of each layer beside a peer
+bench: tools-test dashboards ## Throughput of each layer beside a peer
+	$(CARGO) build --release --locked --workspace
 	$(BINARY) bench all
 
 clean:

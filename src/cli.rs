@@ -1,5 +1,6 @@
 //! The command line's grammar.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -79,8 +80,12 @@ pub enum Command {
     /// The settings in force.
     #[command(subcommand)]
     Config(Config),
-    /// Measure this machine, each figure beside a peer or a limit.
-    Bench(Bench),
+    /// Measure this machine, each figure beside a peer or a limit. `anabranch bench help` says what can be measured.
+    Bench {
+        /// What to measure, and its options.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "BENCHMARK")]
+        arguments: Vec<OsString>,
+    },
     /// Print a completion script.
     Completions {
         /// For which shell.
@@ -432,78 +437,6 @@ pub enum Config {
         #[command(flatten)]
         folder: Folder,
     },
-}
-
-/// `bench`.
-#[derive(Debug, Args)]
-pub struct Bench {
-    /// What to measure.
-    #[command(subcommand)]
-    pub what: BenchKind,
-}
-
-/// The benchmarks.
-#[derive(Debug, Clone, Subcommand)]
-pub enum BenchKind {
-    /// Events per second through the speed layer, beside reading the log alone and decoding alone.
-    Speed {
-        /// How many events.
-        #[arg(long, default_value_t = 8_000_000)]
-        events: u64,
-    },
-    /// Events per second from a Kafka cluster through the speed layer, beside rdkafka reading and dropping the same topic.
-    Kafka {
-        /// The cluster.
-        #[arg(long, env = "ANABRANCH_BENCH_KAFKA", value_name = "HOST:PORT")]
-        brokers: String,
-        /// How many events.
-        #[arg(long, default_value_t = 8_000_000)]
-        events: u64,
-    },
-    /// From the death of a speed worker until its partitions answer fresh again, on a Kafka cluster.
-    Rebalance {
-        /// The cluster.
-        #[arg(long, env = "ANABRANCH_BENCH_KAFKA", value_name = "HOST:PORT")]
-        brokers: String,
-        /// How many deaths.
-        #[arg(long, default_value_t = 20)]
-        deaths: usize,
-    },
-    /// More distinct keys than memory: what the process takes at most, and whether the answers' bounds hold.
-    Memory {
-        /// How many distinct keys.
-        #[arg(long, default_value_t = 50_000_000)]
-        keys: u64,
-        /// How many bytes the process may take.
-        #[arg(long, default_value = "2 GiB", value_parser = anabranch_shared::unit::parse_bytes)]
-        limit: u64,
-    },
-    /// Recompute of a view from Parquet, beside DuckDB on the same files.
-    Batch {
-        /// How many events.
-        #[arg(long, default_value_t = 20_000_000)]
-        events: u64,
-        /// A folder that keeps the archive for the next run.
-        #[arg(long)]
-        keep: Option<PathBuf>,
-    },
-    /// From the ingest answer to being visible in the rows, at a steady rate.
-    Freshness {
-        /// Events per second.
-        #[arg(long, default_value_t = 10_000)]
-        rate: u32,
-        /// For how many seconds.
-        #[arg(long, default_value_t = 30)]
-        seconds: u32,
-    },
-    /// Requests per second of a rows answer, beside a fixed answer of the same server (needs wrk).
-    Serve {
-        /// For how many seconds each.
-        #[arg(long, default_value_t = 10)]
-        seconds: u32,
-    },
-    /// All of them that need no Kafka.
-    All,
 }
 
 /// How data is printed.

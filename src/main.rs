@@ -3,26 +3,14 @@
 //! Data goes to stdout, messages to stderr. Exit codes: 0 done; 1 it failed; 2 the command line or the project is
 //! wrong; 3 done, but some records were rejected.
 
-mod bench;
-mod cli;
-mod client;
-mod command;
-mod demo;
-mod failure;
-mod measure;
-mod nofile;
-mod output;
-mod platform;
-mod roles;
-
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anabranch::cli::Cli;
+use anabranch::command;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-
-use crate::cli::Cli;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -187,6 +187,13 @@ fn the_first_view_of_the_readme_gives_its_first_answer() {
 fn wrong_command(words: &[String], api: &Value, targets: &BTreeSet<&str>) -> Option<String> {
     let (program, arguments) = words.split_first()?;
     match program.as_str() {
+        // The benchmarks are a program of their own, which isn't built for tests.
+        "anabranch" if arguments.first().is_some_and(|word| word == "bench") => {
+            let (name, source) =
+                (arguments.get(1)?, std::fs::read_to_string(repository().join("benches/src/main.rs")).expect("read"));
+            let variant = format!("\n    {}{}", name[..1].to_uppercase(), &name[1..]);
+            (!source.contains(&variant)).then(|| format!("there is no benchmark `{name}`"))
+        }
         "anabranch" => {
             // Everything before `--help` is read first.
             let arguments = arguments.iter().map(|word| if word == "N" { "1" } else { word });

@@ -34,5 +34,24 @@ fn each_crate_depends_only_on_what_it_may() {
         assert!(edges[layer].contains("anabranch-shared"), "{layer} speaks the shared vocabulary");
         assert!(edges["anabranch"].contains(layer), "the root package wires {layer}");
     }
-    assert_eq!(edges.len(), 5, "a new crate needs its edges here and in ARCHITECTURE.md: {:?}", edges.keys());
+    assert!(!edges["anabranch"].contains("duckdb"), "what the product is compared with isn't linked into it");
+    assert_eq!(edges.len(), 6, "a new crate needs its edges here and in ARCHITECTURE.md: {:?}", edges.keys());
+}
+
+/// Each crate of a selection with the features that it is built with.
+fn built(selection: &[&str]) -> BTreeSet<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let tree = ["tree", "--locked", "--offline", "-e", "normal,build", "--prefix", "none", "-f", "{p} {f}"];
+    let output = std::process::Command::new(cargo).args(tree).args(selection).output().expect("cargo tree");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let lines = String::from_utf8(output.stdout).expect("text");
+    lines.lines().map(|line| line.trim_end_matches(" (*)").to_owned()).collect()
+}
+
+#[test]
+fn the_product_alone_is_built_as_it_is_beside_the_benchmarks() {
+    let product = built(&["--workspace", "--exclude", "anabranch-benches"]);
+    let all = built(&["--workspace"]);
+    let other: Vec<_> = product.difference(&all).collect();
+    assert!(other.is_empty(), "these would be built twice, see the comment in Cargo.toml: {other:#?}");
 }

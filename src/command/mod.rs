@@ -2,6 +2,7 @@
 
 mod archive;
 mod batch;
+mod bench;
 mod check;
 mod decision;
 mod log;
@@ -16,7 +17,6 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 
-use crate::bench;
 use crate::cli::{ArchiveCommand, Batch, BatchCommand, Cli, Command, Config, Log, Rejects, RoleKind, Views};
 use crate::failure::Failure;
 use crate::roles;
@@ -50,7 +50,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
             rejects::list(topic, limit, output, target).await
         }
         Command::Config(Config::Show { folder }) => project::show_config(&folder.path()),
-        Command::Bench(bench) => bench::run(bench.what).await,
+        Command::Bench { arguments } => bench::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "anabranch", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

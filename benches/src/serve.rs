@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::report;
 use super::stream::{SQL, Tweets};
-use crate::client::Client;
-use crate::failure::Failure;
-use crate::platform::Platform;
+use anabranch::client::Client;
+use anabranch::failure::Failure;
+use anabranch::platform::Platform;
 
 /// Measures and prints.
 pub async fn run(seconds: u32) -> Result<(), Failure> {

@@ -6,9 +6,9 @@ use anabranch_shared::clock::{Clock, SystemClock, format_timestamp};
 use reqwest::Method;
 
 use super::report;
-use crate::client::Client;
-use crate::failure::Failure;
-use crate::platform::Platform;
+use anabranch::client::Client;
+use anabranch::failure::Failure;
+use anabranch::platform::Platform;
 
 const SQL: &str = r"
 CREATE TABLE clicks (url TEXT, ts TIMESTAMP NOT NULL)

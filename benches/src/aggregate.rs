@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal, Zipf};
 
 use super::stream::planned;
-use crate::failure::Failure;
+use anabranch::failure::Failure;
 
 const BATCH: usize = 65_536;
 /// Batches that are made; then they come again, at later times.

@@ -10,8 +10,8 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::report;
-use crate::client::Client;
-use crate::failure::Failure;
+use anabranch::client::Client;
+use anabranch::failure::Failure;
 
 const SQL: &str = r"
 CREATE TABLE clicks (url TEXT, ts TIMESTAMP NOT NULL)
@@ -49,7 +49,7 @@ impl Drop for Process {
 }
 
 fn start(role: &str, folder: &Path) -> Result<Process, Failure> {
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = Command::new(std::env::current_exe()?.with_file_name("anabranch"))
         .args([role, "--listen", "127.0.0.1:0"])
         .arg(folder)
         .stdin(Stdio::null())

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
 
-use crate::failure::Failure;
+use anabranch::failure::Failure;
 
 /// The view that is measured, over its table.
 pub const SQL: &str = r"

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
 use super::{millions, per_second, report};
-use crate::failure::Failure;
+use anabranch::failure::Failure;
 
 /// How often each is run; the median counts.
 const ROUNDS: usize = 3;

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
 use super::{in_folder, millions, per_second, report, speed_context, timed};
-use crate::failure::Failure;
+use anabranch::failure::Failure;
 
 const LIMIT: ReadLimit = ReadLimit { records: 65_536, bytes: 32 << 20 };
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::planned;
 use super::{in_folder, millions, per_second, report, speed_context, timed};
-use crate::failure::Failure;
+use anabranch::failure::Failure;
 
 const SQL: &str = r"
 CREATE TABLE clicks (k TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts');

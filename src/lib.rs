@@ -1,0 +1,12 @@
+//! The command line's parts, and the assembly that wires the roles: in one process, or each in its own.
+
+pub mod cli;
+pub mod client;
+pub mod command;
+mod demo;
+pub mod failure;
+mod measure;
+mod nofile;
+mod output;
+pub mod platform;
+mod roles;
