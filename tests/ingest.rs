@@ -24,7 +24,7 @@ fn a_retry_with_the_same_key_stores_nothing_twice() {
     let server = Server::start(&project);
     let send = |key: &str| {
         let request = server.request(Method::POST, "/v1/topics/tweets/events").header("Idempotency-Key", key);
-        ok(request.body([tweet("a"), "{}".to_owned(), tweet("b")].join("\n")).send().expect("an answer"))
+        ok(&Method::POST, request.body([tweet("a"), "{}".to_owned(), tweet("b")].join("\n")).send().expect("an answer"))
     };
     let first = send("one");
     assert_eq!(send("one"), first, "a retry gets the first answer");
@@ -214,10 +214,10 @@ fn one_key_with_another_body_is_refused_on_both_logs() {
             let request = server.request(Method::POST, "/v1/topics/tweets/events").header("Idempotency-Key", "one");
             request.body(body.to_owned())
         };
-        let first = ok(send(&tweet("a")).send().expect("an answer"));
+        let first = ok(&Method::POST, send(&tweet("a")).send().expect("an answer"));
         let (status, problem) = server.problem(send(&[tweet("b"), "nonsense".to_owned()].join("\n")));
         assert_eq!((status, &problem["type"]), (422, &json!("about:blank#idempotency-key-reused")), "{problem}");
-        assert_eq!(ok(send(&tweet("a")).send().expect("an answer")), first);
+        assert_eq!(ok(&Method::POST, send(&tweet("a")).send().expect("an answer")), first);
         server.settle("by_user");
         let rows = server.get("/v1/views/by_user/rows");
         assert_eq!((rows["rows"].as_array().map(Vec::len), &rows["rejected"]), (Some(1), &json!(0)), "{rows}");

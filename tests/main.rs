@@ -2,6 +2,8 @@
 
 mod cli;
 mod cluster;
+#[path = "../serving/src/tests/contract.rs"]
+mod contract;
 mod crash;
 mod damage;
 mod docs;

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 
 use serde_json::{Value, json};
 
+use crate::contract::check_event;
 use crate::support::{Project, Server};
 
 const SQL: &str = "
@@ -35,7 +36,10 @@ impl Stream {
             match line.split_once(": ") {
                 Some(("event", event)) => event.clone_into(&mut name),
                 Some(("id", id)) => self.id = id.to_owned(),
-                Some(("data", text)) => data = serde_json::from_str(text).expect("JSON"),
+                Some(("data", text)) => {
+                    data = serde_json::from_str(text).expect("JSON");
+                    check_event("/v1/views/per_minute/stream", &name, &data);
+                }
                 None if line.is_empty() && name == "heartbeat" => (data, name) = (Value::Null, String::new()),
                 None if line.is_empty() && !data.is_null() => return data,
                 _ => {}

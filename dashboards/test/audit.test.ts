@@ -15,6 +15,7 @@ const column = (name: string, change: Partial<ColumnAudit>): ColumnAudit => ({
 })
 const audit = (version: number, ...columns: ColumnAudit[]): Audit => ({
   version,
+  base: null,
   at: '2024-01-15T10:00:00Z',
   windows: 1,
   rows_missing: 0,

@@ -12,7 +12,7 @@ const update = (rows: Row[], change: Partial<Update> = {}): Update => ({
   incomplete: false,
   window: { start: '2017-08-27T00:00:00Z', end: '2017-08-27T00:05:00Z', state: 'open' },
   rows,
-  sources: {},
+  sources: { batch: null, speed: null },
   watermark: null,
   late: 0,
   rejected: 0,
@@ -23,6 +23,8 @@ const update = (rows: Row[], change: Partial<Update> = {}): Update => ({
   truncated: false,
   reset: false,
   removed: [],
+  cut: [],
+  retracted: [],
   ...change,
 })
 

@@ -27,5 +27,6 @@ export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
   stopped: null,
   schedule: null,
   schedule_zone: null,
+  catch_up: null,
   ...change,
 })

@@ -4,7 +4,11 @@ use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::position::Coverage;
 use anabranch_shared::render::write_json_text;
 use anabranch_shared::view::View;
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType};
+use utoipa::openapi::{RefOr, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::merge::{self, Quality, Span};
 use crate::source::Sources;
@@ -39,7 +43,7 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
-            write_value(&offsets(&self.sources.missing), out);
+            write_value(&self.sources.missing, out);
             if let Some(why) = self.sources.reason() {
                 out.extend_from_slice(b",\"reason\":");
                 write_json_text(&why, out);
@@ -52,14 +56,16 @@ impl Proof<'_> {
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.
     pub fn write_tail(&self, out: &mut Vec<u8>) {
-        let batch = self.sources.version.as_ref().map(
-            |version| json!({ "version": version.published.version, "offsets": offsets(&version.published.coverage) }),
-        );
-        let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": offsets(coverage) }));
+        let batch = self
+            .sources
+            .version
+            .as_ref()
+            .map(|version| json!({ "version": version.published.version, "offsets": version.published.coverage }));
+        let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": coverage }));
         out.extend_from_slice(b"\"sources\":");
         write_value(&json!({ "batch": batch, "speed": speed }), out);
         out.extend_from_slice(b",\"watermark\":");
-        write_value(&self.sources.watermark.map(format_timestamp).into(), out);
+        write_value(&self.sources.watermark.map(format_timestamp), out);
         out.extend_from_slice(format!(",\"late\":{},\"rejected\":{}", self.late, self.rejected).as_bytes());
         out.extend_from_slice(b",\"definition\":");
         write_json_text(&self.view.definition, out);
@@ -90,10 +96,38 @@ impl Proof<'_> {
 }
 
 /// Offsets as the API writes them: `{"0":[first,next]}`.
-pub fn offsets(coverage: &Coverage) -> Value {
-    serde_json::to_value(coverage).unwrap_or_default()
+#[derive(Debug, Serialize)]
+pub struct Offsets(pub Coverage);
+
+impl PartialSchema for Offsets {
+    fn schema() -> RefOr<Schema> {
+        let range = ArrayBuilder::new().items(u64::schema()).min_items(Some(2)).max_items(Some(2));
+        let description = "By partition the first offset, and the one after the last.";
+        ObjectBuilder::new().description(Some(description)).additional_properties(Some(range)).into()
+    }
 }
 
-fn write_value(value: &Value, out: &mut Vec<u8>) {
+impl ToSchema for Offsets {}
+
+/// A value in a row.
+#[derive(Debug, Serialize)]
+pub struct Cell(Value);
+
+impl PartialSchema for Cell {
+    fn schema() -> RefOr<Schema> {
+        let description = "A value. A `BIGINT` has all its digits, also where a double can't hold it; a time is a text in RFC 3339; \
+                           a `DOUBLE` that JSON has no number for is a text: `NaN`, `Infinity` or `-Infinity`.";
+        let types = SchemaType::Array(vec![Type::String, Type::Number, Type::Boolean, Type::Null]);
+        ObjectBuilder::new().schema_type(types).description(Some(description)).into()
+    }
+}
+
+impl ToSchema for Cell {}
+
+/// A row, or some of its columns, by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Row(std::collections::BTreeMap<String, Cell>);
+
+fn write_value(value: &impl Serialize, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a value is JSON");
 }

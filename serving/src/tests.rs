@@ -3,6 +3,7 @@
 mod api;
 mod audit;
 mod collect;
+mod contract;
 mod edge;
 mod identity;
 mod merge;

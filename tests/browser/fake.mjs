@@ -99,6 +99,7 @@ export const view = (change) => ({
   stopped: null,
   schedule: null,
   schedule_zone: null,
+  catch_up: null,
   ...change,
 })
 

@@ -187,5 +187,6 @@ test('an event that is late for three views is one, and late events are no rejec
   await dialog.getByText('no JSON').waitFor()
   assert.equal(await dialog.getByText('late: its window').count(), 0)
   await dialog.getByText('Rejected records: 1').waitFor()
+  await dialog.getByText('events that came too late, which are rows: 1 for a').waitFor()
   await close()
 })

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use reqwest::blocking::{Client, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use crate::contract;
 
 /// How long anything may take before a test fails. It is never waited for in vain: every wait ends on a condition.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -199,34 +202,36 @@ impl Server {
         self.child.wait().expect("it ends")
     }
 
-    pub fn request(&self, method: reqwest::Method, path: &str) -> reqwest::blocking::RequestBuilder {
+    pub fn request(&self, method: Method, path: &str) -> reqwest::blocking::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.url))
     }
 
     pub fn try_get(&self, path: &str) -> reqwest::Result<Response> {
-        self.request(reqwest::Method::GET, path).send()
+        self.request(Method::GET, path).send()
     }
 
     pub fn get(&self, path: &str) -> Value {
-        ok(self.try_get(path).expect("an answer"))
+        ok(&Method::GET, self.try_get(path).expect("an answer"))
     }
 
     /// The status and body of an answer that is expected to be a problem.
     pub fn problem(&self, request: reqwest::blocking::RequestBuilder) -> (u16, Value) {
-        let response = request.send().expect("an answer");
-        let status = response.status().as_u16();
+        let request = request.build().expect("a request");
+        let method = request.method().clone();
+        let response = self.client.execute(request).expect("an answer");
         assert_eq!(response.headers()["content-type"], "application/problem+json");
-        let body: Value = response.json().expect("a problem in JSON");
+        let (status, text) = declared(&method, response);
+        let body: Value = serde_json::from_str(&text).expect("a problem in JSON");
         assert_eq!(body["status"], status, "{body}");
         (status, body)
     }
 
     pub fn try_post(&self, topic: &str, body: impl Into<reqwest::blocking::Body>) -> reqwest::Result<Response> {
-        self.request(reqwest::Method::POST, &format!("/v1/topics/{topic}/events")).body(body).send()
+        self.request(Method::POST, &format!("/v1/topics/{topic}/events")).body(body).send()
     }
 
     pub fn post(&self, topic: &str, body: impl Into<reqwest::blocking::Body>) -> Value {
-        ok(self.try_post(topic, body).expect("an answer"))
+        ok(&Method::POST, self.try_post(topic, body).expect("an answer"))
     }
 
     /// Posts lines in pieces of uneven size, so that no layer sees the boundaries that another saw.
@@ -265,8 +270,7 @@ impl Server {
     pub fn until_stopped(&self, why: &str) -> Value {
         let started = Instant::now();
         loop {
-            let answer = self.try_get("/readyz").expect("an answer");
-            let (status, readiness) = (answer.status(), answer.text().expect("a body"));
+            let (status, readiness) = declared(&Method::GET, self.try_get("/readyz").expect("an answer"));
             if status == 503 && readiness.contains(why) {
                 return serde_json::from_str(&readiness).expect("JSON");
             }
@@ -300,9 +304,8 @@ impl Server {
 
     /// Has a job done, and says how it ended.
     pub fn run_job(&self, job: &Value) -> Value {
-        let response = self.request(reqwest::Method::POST, "/v1/jobs").json(job).send().expect("an answer");
-        assert_eq!(response.status(), 202);
-        let job: Value = response.json().expect("a job");
+        let response = self.request(Method::POST, "/v1/jobs").json(job).send().expect("an answer");
+        let job = ok(&Method::POST, response);
         let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
         let started = Instant::now();
         loop {
@@ -427,10 +430,19 @@ impl Drop for Server {
     }
 }
 
-pub fn ok(response: Response) -> Value {
-    let status = response.status();
+/// The status and text of an answer, which is as the API's description declares it.
+fn declared(method: &Method, response: Response) -> (u16, String) {
+    let (status, path) = (response.status().as_u16(), response.url().path().to_owned());
+    let content_type =
+        response.headers().get("content-type").map_or("", |value| value.to_str().expect("text")).to_owned();
     let text = response.text().expect("a body");
-    assert!(status.is_success(), "{status}: {text}");
+    contract::check(method.as_str(), &path, status, &content_type, text.as_bytes());
+    (status, text)
+}
+
+pub fn ok(method: &Method, response: Response) -> Value {
+    let (status, text) = declared(method, response);
+    assert!((200..300).contains(&status), "{status}: {text}");
     serde_json::from_str(&text).expect("JSON")
 }
 

@@ -1,6 +1,6 @@
 // What talks to the server for all tabs of a browser: it asks for the views once a second and holds one event stream, for as
 // long as at least one tab is visible. It lives in a shared worker, or in the page where there is none.
-import { errorText, listViews, streamPath, type Update, type Views } from './api'
+import { errorText, listViews, streamPath, type Heartbeat, type Update, type Views } from './api'
 import { parseJson } from './json'
 import { applyUpdate, isStreamed, type LiveView } from './live'
 
@@ -193,7 +193,7 @@ class Stream {
         then(parseJson(event.data) as T)
       })
     listen<Update>('update', this.on.update)
-    listen<{ time: string }>('heartbeat', ({ time }) => this.on.beat(time))
+    listen<Heartbeat>('heartbeat', ({ time }) => this.on.beat(time))
   }
 
   private say(state: StreamState): void {

@@ -1,6 +1,5 @@
 //! `GET /v1/views/{view}/audit` and `…/corrections`: what answers were worth, and what has changed since.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::audit::{Audit, AuditLog, Correction, Redefined};
@@ -12,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::app::{Server, blocking};
 use crate::problem::{Problem, limited};
+use crate::proof::{Cell, Row};
 
 const DEFAULT_AUDITS: usize = 20;
 const MAX_AUDITS: usize = 500;
@@ -52,6 +52,7 @@ pub struct Audits {
 
 /// The score of the answers that a version has replaced.
 #[derive(ToSchema)]
+#[schema(as = Audit)]
 #[expect(dead_code, reason = "the shape for the API's description")]
 pub struct AuditShape {
     /// The version that knows better.
@@ -75,6 +76,7 @@ pub struct AuditShape {
 
 /// The score of one aggregate.
 #[derive(ToSchema)]
+#[schema(as = ColumnAudit)]
 #[expect(dead_code, reason = "the shape for the API's description")]
 pub struct ColumnShape {
     /// Its name.
@@ -93,6 +95,7 @@ pub struct ColumnShape {
 
 /// How far off values were.
 #[derive(ToSchema)]
+#[schema(as = Deviation)]
 #[expect(dead_code, reason = "the shape for the API's description")]
 pub struct DeviationShape {
     /// How many.
@@ -130,6 +133,7 @@ pub struct Corrections {
 
 /// A value that was said, and what is true.
 #[derive(ToSchema)]
+#[schema(as = Correction)]
 #[expect(dead_code, reason = "the shape for the API's description")]
 pub struct CorrectionShape {
     /// The window's first instant.
@@ -139,17 +143,27 @@ pub struct CorrectionShape {
     #[schema(nullable = false)]
     window_end: Option<String>,
     /// The row's keys.
-    key: BTreeMap<String, Value>,
+    key: Row,
     /// The aggregate.
     column: String,
     /// What was said; null if the row wasn't there.
-    old: Value,
+    old: Cell,
     /// What is true; null if there is no such row.
-    new: Value,
-    /// `late`: events came too late. `sketch`: memory had run out. `redefined`: the view's definition has changed since the
-    /// version before; of days that have had no events since. `erased`: another program has erased archived events, or changed
-    /// them.
-    cause: String,
+    new: Cell,
+    /// Why they differ.
+    cause: CauseShape,
+}
+
+/// `late`: events came too late. `sketch`: memory had run out. `redefined`: the view's definition has changed since the version
+/// before; of days that have had no events since. `erased`: another program has erased archived events, or changed them.
+#[derive(ToSchema)]
+#[schema(as = Cause, rename_all = "lowercase")]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub enum CauseShape {
+    Late,
+    Sketch,
+    Redefined,
+    Erased,
 }
 
 fn unreadable(error: std::io::Error) -> Problem {

@@ -10,9 +10,10 @@ use anabranch_shared::view::View;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::IntervalStream;
+use utoipa::ToSchema;
 
 use crate::app::Server;
 use crate::routes::rows::lag;
@@ -24,28 +25,50 @@ const AGE: Duration = Duration::from_secs(1);
 /// Where topics ended a moment ago.
 pub(crate) type Ends = Mutex<BTreeMap<String, (Instant, Positions)>>;
 
+/// What a heartbeat says.
+#[derive(Serialize, ToSchema)]
+pub struct Heartbeat {
+    /// The server's time.
+    time: String,
+    /// The views of the stream.
+    views: BTreeMap<String, ViewHeartbeat>,
+}
+
+/// How far a view is.
+#[derive(Serialize, ToSchema)]
+pub struct ViewHeartbeat {
+    /// No event with an earlier time is expected any more; null before any event.
+    #[schema(required = true)]
+    watermark: Option<String>,
+    /// Records that neither layer covers yet; null while the log can't be reached.
+    #[schema(required = true)]
+    lag: Option<u64>,
+}
+
 /// An event at once, and then one each so often.
 pub(crate) fn heartbeats(server: Arc<Server>, views: Vec<Arc<View>>) -> impl Stream<Item = Event> + Send {
     let mut interval = tokio::time::interval(server.app.limits.heartbeat);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     IntervalStream::new(interval).then(move |_| {
         let (server, views) = (Arc::clone(&server), views.clone());
-        async move { Event::default().event("heartbeat").data(heartbeat(&server, &views).await.to_string()) }
+        async move {
+            let heartbeat = serde_json::to_string(&heartbeat(&server, &views).await);
+            Event::default().event("heartbeat").data(heartbeat.unwrap_or_default())
+        }
     })
 }
 
-async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Value {
-    let mut of_views = Map::new();
+async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Heartbeat {
+    let mut of_views = BTreeMap::new();
     for view in views {
         // Coverage before the log's end, where that is asked for anew.
         let mut layers = server.layers.get(view);
         let end = recent_log_end(server, view, &mut layers).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
-        of_views
-            .insert(view.name.clone(), json!({ "watermark": watermark, "lag": end.map(|end| lag(&sources, &end)) }));
+        of_views.insert(view.name.clone(), ViewHeartbeat { watermark, lag: end.map(|end| lag(&sources, &end)) });
     }
-    json!({ "time": format_timestamp(server.app.clock.now()), "views": of_views })
+    Heartbeat { time: format_timestamp(server.app.clock.now()), views: of_views }
 }
 
 /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.

@@ -2,7 +2,6 @@
 
 mod coding;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::ingest::{Form, IngestError};
@@ -17,6 +16,7 @@ use utoipa::ToSchema;
 use crate::app::{Server, blocking, log_problem};
 use crate::patience::was_too_slow;
 use crate::problem::Problem;
+use crate::proof::Offsets;
 use crate::routes::ingest::coding::Coding;
 
 /// The longest `Idempotency-Key`.
@@ -37,8 +37,8 @@ pub struct EventsReceipt {
     rejected: Vec<EventRejected>,
     /// How many it has not.
     rejected_count: u64,
-    /// Where they are: `{"partition":[first,next)}`.
-    offsets: BTreeMap<String, [u64; 2]>,
+    /// Where they are.
+    offsets: Offsets,
 }
 
 /// A record that was not accepted.

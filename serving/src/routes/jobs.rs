@@ -44,6 +44,18 @@ pub struct NewJob {
     to: Option<String>,
 }
 
+/// Where a job stands.
+#[derive(ToSchema)]
+#[schema(as = JobState, rename_all = "lowercase")]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub enum JobStateShape {
+    Queued,
+    Running,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
 /// A job.
 #[derive(Serialize, ToSchema)]
 pub struct JobDetail {
@@ -59,7 +71,7 @@ pub struct JobDetail {
     /// Event times before this were asked for in any case.
     #[schema(required = true)]
     to: Option<String>,
-    /// `queued`, `running`, `succeeded`, `failed` or `cancelled`.
+    #[schema(value_type = JobStateShape)]
     state: String,
     /// `schedule`, `api` or `cli`.
     trigger: String,

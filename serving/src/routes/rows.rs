@@ -20,7 +20,7 @@ use crate::format::Format;
 use crate::merge::{self, Span};
 use crate::page::{self, Cursor, Reading};
 use crate::problem::{Problem, quoted};
-use crate::proof::Proof;
+use crate::proof::{Offsets, Proof, Row};
 use crate::query::RowsQuery;
 use crate::shape::is_known;
 use crate::source::{Layers, Sources};
@@ -85,7 +85,7 @@ pub struct RowsAnswer {
     incomplete: bool,
     /// The offsets that are missing, if any.
     #[schema(nullable = false)]
-    missing: Option<std::collections::BTreeMap<String, [u64; 2]>>,
+    missing: Option<Offsets>,
     /// Why they are missing, if the view or its source has stopped.
     #[schema(nullable = false)]
     reason: Option<String>,
@@ -98,9 +98,9 @@ pub struct RowsAnswer {
     truncated: bool,
     /// With `totals=true`: of each window how many `rows` it has, and the sums of its `additive` columns with their bounds. Of one window, of a view without windows and of sessions it is one element without bounds of a window. A sum beyond 64 bits is null; so is a bound that isn't known. Of a view with a limit they are over the rows that the limit keeps; with `key.…` over those asked for.
     #[schema(nullable = false)]
-    totals: Option<Vec<std::collections::BTreeMap<String, serde_json::Value>>>,
+    totals: Option<Vec<Row>>,
     /// The rows in the view's order, or in that asked for.
-    rows: Vec<std::collections::BTreeMap<String, serde_json::Value>>,
+    rows: Vec<Row>,
     /// Which version, and which offsets of each layer.
     sources: AnswerSources,
     /// No event with an earlier time is expected any more.
@@ -160,16 +160,22 @@ pub struct AnswerSources {
 pub struct BatchPart {
     /// The version.
     version: u64,
-    /// `{"partition":[first,next)}`.
-    offsets: std::collections::BTreeMap<String, [u64; 2]>,
+    /// What it covers.
+    offsets: Offsets,
 }
 
 /// The speed part of an answer.
 #[derive(ToSchema, Serialize)]
 pub struct SpeedPart {
-    /// `{"partition":[first,next)}`.
-    offsets: std::collections::BTreeMap<String, [u64; 2]>,
+    /// What it covers.
+    offsets: Offsets,
 }
+
+/// Bytes: a stream in Arrow's IPC format.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "the shape for the API's description")]
+pub struct ArrowStream(Vec<u8>);
 
 /// The rows of a view, merged from both layers.
 #[utoipa::path(
@@ -180,12 +186,13 @@ pub struct SpeedPart {
     responses(
         (status = 200, description = "The rows; for the other forms, the header `anabranch-answer` says what JSON says beside the rows", content(
             (RowsAnswer = "application/json"), (String = "text/csv"), (String = "application/x-ndjson"),
-            (Vec<u8> = "application/vnd.apache.arrow.stream"),
+            (ArrowStream = "application/vnd.apache.arrow.stream"),
         )),
         (status = 304, description = "What `If-None-Match` names is still the answer"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
         (status = 406, description = "No form that is accepted", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "The cursor is of another log, or what it stands on isn't kept any more", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Not in time", body = Problem, content_type = "application/problem+json"),
     )
 )]

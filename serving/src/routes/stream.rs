@@ -14,6 +14,8 @@
 //! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name, with
 //! `@` and the log that it is of behind it.
 
+mod event;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -41,6 +43,7 @@ use crate::merge::{self, Answer, Ask, Final, Span};
 use crate::problem::{Problem, quoted};
 use crate::proof::Proof;
 use crate::routes::heartbeat::{heartbeats, recent_log_end};
+use crate::routes::stream::event::StreamEvent;
 use crate::source::{Layers, Mode, Sources};
 
 /// At most ten updates a second.
@@ -267,9 +270,10 @@ pub struct StreamParameters {
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event of this stream that came: it goes on from there. In mode `append` any window can be named, as `view=start/end`, or none by `view=`, which begins with the oldest; in the other modes the whole answer is sent unless it is the one that the id names"),
     ),
     responses(
-        (status = 200, description = "Events, each but the heartbeat with an id", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events, each but the heartbeat with an id", body = StreamEvent, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be; or mode `append` of a view without windows, or after what is no window of it", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "`Last-Event-ID` is of another log", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -292,9 +296,10 @@ pub(crate) async fn stream_view(
         ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that came: it goes on from there"),
     ),
     responses(
-        (status = 200, description = "Events of all of them; `view` says of which", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events of all of them; `view` says of which", body = StreamEvent, content_type = "text/event-stream"),
         (status = 400, description = "A parameter can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such view, or one that writes its rows to a topic", body = Problem, content_type = "application/problem+json"),
+        (status = 410, description = "`Last-Event-ID` is of another log", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open", body = Problem, content_type = "application/problem+json"),
     )
 )]

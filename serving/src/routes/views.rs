@@ -12,13 +12,12 @@ use anabranch_shared::window::Window;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
-use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::app::{Server, blocking, positions_json, rejected};
 use crate::output::{self, OutputDetail};
 use crate::problem::Problem;
-use crate::proof::offsets;
+use crate::proof::Offsets;
 use crate::routes::rows::lag;
 use crate::source::{Layers, Mode, Sources};
 use crate::topic::Topics;
@@ -129,11 +128,19 @@ impl ViewColumn {
     }
 }
 
+/// How windows follow each other.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowKind {
+    Tumble,
+    Hop,
+    Session,
+}
+
 /// The windows of a view; lengths are ISO 8601 durations.
 #[derive(Serialize, ToSchema)]
 pub struct ViewWindow {
-    /// `tumble`, `hop` or `session`.
-    kind: &'static str,
+    kind: WindowKind,
     /// Not of sessions.
     #[schema(example = "PT5M", nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,6 +173,7 @@ pub struct ViewOrder {
 /// A partition of the topic.
 #[derive(Serialize, ToSchema)]
 pub struct ViewPartition {
+    #[schema(value_type = u32)]
     partition: Partition,
     /// Its own watermark; null before any event.
     #[schema(required = true)]
@@ -193,9 +201,8 @@ pub struct ViewCoverage {
 #[derive(Serialize, ToSchema)]
 pub struct BatchCoverage {
     version: u64,
-    /// `{"partition":[first,next)}`.
-    #[schema(value_type = BTreeMap<String, [u64; 2]>)]
-    offsets: Value,
+    /// What it covers.
+    offsets: Offsets,
     published: String,
     /// The newest event time among the events that the version covers.
     #[schema(required = true)]
@@ -205,9 +212,8 @@ pub struct BatchCoverage {
 /// The speed layer's state.
 #[derive(Serialize, ToSchema)]
 pub struct SpeedCoverage {
-    /// `{"partition":[first,next)}`.
-    #[schema(value_type = BTreeMap<String, [u64; 2]>)]
-    offsets: Value,
+    /// What it covers.
+    offsets: Offsets,
 }
 
 /// All views.
@@ -265,10 +271,10 @@ fn details<'a>(
 }
 
 fn describe_window(window: Window) -> ViewWindow {
-    let none = ViewWindow { kind: "tumble", size: None, slide: None, offset: None, zone: None, gap: None };
+    let none = ViewWindow { kind: WindowKind::Tumble, size: None, slide: None, offset: None, zone: None, gap: None };
     match window {
         Window::Sliding(window) => ViewWindow {
-            kind: if window.is_tumbling() { "tumble" } else { "hop" },
+            kind: if window.is_tumbling() { WindowKind::Tumble } else { WindowKind::Hop },
             size: Some(iso_duration(window.size)),
             slide: Some(iso_duration(window.slide)),
             offset: (window.offset > 0).then(|| iso_duration(window.offset)),
@@ -278,7 +284,7 @@ fn describe_window(window: Window) -> ViewWindow {
             let size = format!("P{}D", days.count);
             ViewWindow { size: Some(size.clone()), slide: Some(size), zone: Some(days.zone.name()), ..none }
         }
-        Window::Session { gap } => ViewWindow { kind: "session", gap: Some(iso_duration(gap)), ..none },
+        Window::Session { gap } => ViewWindow { kind: WindowKind::Session, gap: Some(iso_duration(gap)), ..none },
     }
 }
 
@@ -304,11 +310,14 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         coverage: ViewCoverage {
             batch: batch.map(|published| BatchCoverage {
                 version: published.version,
-                offsets: offsets(&published.coverage),
+                offsets: Offsets(published.coverage.clone()),
                 published: format_timestamp(published.published),
                 event_time: published.event_times.values().max().map(|&time| format_timestamp(time)),
             }),
-            speed: layers.snapshot.as_ref().map(|snapshot| SpeedCoverage { offsets: offsets(&snapshot.coverage) }),
+            speed: layers
+                .snapshot
+                .as_ref()
+                .map(|snapshot| SpeedCoverage { offsets: Offsets(snapshot.coverage.clone()) }),
         },
         log_end: positions_json(log_end),
         lag: lag(&sources, log_end),

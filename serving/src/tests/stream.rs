@@ -12,12 +12,13 @@ use axum::http::{Request, StatusCode};
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tower::ServiceExt;
 
+use super::contract;
 use super::support::*;
 use crate::Limits;
 
 struct Events {
+    path: String,
     body: axum::body::BodyDataStream,
     buffer: String,
     /// The id of the last event.
@@ -34,12 +35,13 @@ impl Events {
     }
 
     async fn resume(platform: &Platform, path: &str, id: &str) -> Self {
-        let request = Request::get(path).header("host", "localhost").header("last-event-id", id).body(Body::empty());
-        let response = platform.router.clone().oneshot(request.expect("a request")).await.expect("a response");
+        let request = Request::get(path).header("last-event-id", id).body(Body::empty());
+        let response = platform.ask(request.expect("a request")).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["cache-control"], "no-cache");
         Self {
+            path: path.to_owned(),
             body: response.into_body().into_data_stream(),
             buffer: String::new(),
             id: id.to_owned(),
@@ -54,20 +56,21 @@ impl Events {
         loop {
             if let Some(end) = self.buffer.find("\n\n") {
                 let event: String = self.buffer.drain(..end + 2).collect();
-                if event.starts_with("event: heartbeat\n") {
-                    assert!(!event.contains("\nid:"), "{event}");
-                    let data = event.lines().find_map(|line| line.strip_prefix("data: ")).expect("data");
-                    self.heartbeat = serde_json::from_str(data).expect("JSON");
+                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                let name = field("event").expect("a name").to_owned();
+                let data: Value = serde_json::from_str(field("data").expect("data")).expect("JSON");
+                contract::check_event(&self.path, &name, &data);
+                if name == "heartbeat" {
+                    assert_eq!(field("id"), None, "{event}");
+                    self.heartbeat = data.clone();
                     self.heartbeats += 1;
                     if self.wants_heartbeats {
-                        return Some(("heartbeat".to_owned(), self.heartbeat.clone()));
+                        return Some((name, data));
                     }
                     continue;
                 }
-                let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
                 self.id = field("id").expect("an id").to_owned();
-                let data = serde_json::from_str(field("data").expect("data")).expect("JSON");
-                return Some((field("event").expect("a name").to_owned(), data));
+                return Some((name, data));
             }
             let bytes = self.body.next().await?.expect("a body");
             self.buffer.push_str(std::str::from_utf8(&bytes).expect("text"));

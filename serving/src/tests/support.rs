@@ -24,12 +24,14 @@ use anabranch_shared::window::Window;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
 use parking_lot::Mutex;
 use polars::prelude::*;
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+use super::contract;
 use crate::{App, Limits, Measure, Measures, Readiness};
 
 pub const MINUTE: Micros = 60_000_000;
@@ -520,10 +522,27 @@ impl Platform {
         });
     }
 
-    pub async fn send(&self, mut request: Request<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+    /// The answer to a request. It is as the description declares it; the events of a stream are yet to be checked.
+    pub async fn ask(&self, mut request: Request<Body>) -> Response {
         request.headers_mut().entry("host").or_insert_with(|| "localhost:8080".parse().expect("a name"));
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.expect("a response");
         let (parts, body) = response.into_parts();
+        let header = |name| parts.headers.get(name).map_or("", |value| value.to_str().expect("text"));
+        let content_type = header("content-type");
+        if content_type == "text/event-stream" {
+            contract::check(method.as_str(), &path, parts.status.as_u16(), content_type, &[]);
+            return Response::from_parts(parts, body);
+        }
+        let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
+        if header("content-encoding").is_empty() {
+            contract::check(method.as_str(), &path, parts.status.as_u16(), content_type, &body);
+        }
+        Response::from_parts(parts, body.into())
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> (StatusCode, HeaderMap, Vec<u8>) {
+        let (parts, body) = self.ask(request).await.into_parts();
         let body = axum::body::to_bytes(body, usize::MAX).await.expect("a body");
         (parts.status, parts.headers, body.to_vec())
     }
