@@ -16,9 +16,12 @@ mod platform;
 mod roles;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use anabranch_shared::clock::{Clock, Micros, SystemClock};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -80,4 +83,26 @@ fn crash_at(place: &str) -> Result<(), String> {
 fn fail_at(place: &str) -> Result<(), String> {
     let (name, action) = place.split_once('=').ok_or_else(|| format!("`{place}` should be NAME=ACTION"))?;
     fail::cfg(name, action)
+}
+
+/// The machine's clock. For tests of clocks that jump, the environment variable ANABRANCH_CLOCK_AHEAD names a file that holds by
+/// how many microseconds the clock is ahead; it is read each time that the clock is.
+fn clock() -> Arc<dyn Clock> {
+    match std::env::var_os("ANABRANCH_CLOCK_AHEAD") {
+        None => Arc::new(SystemClock),
+        Some(file) => Arc::new(JumpingClock { file: file.into() }),
+    }
+}
+
+#[derive(Debug)]
+struct JumpingClock {
+    file: PathBuf,
+}
+
+impl Clock for JumpingClock {
+    fn now(&self) -> Micros {
+        let ahead = std::fs::read_to_string(&self.file).expect("the file that ANABRANCH_CLOCK_AHEAD names is read");
+        SystemClock.now()
+            + ahead.trim().parse::<Micros>().expect("the file that ANABRANCH_CLOCK_AHEAD names has a number")
+    }
 }
