@@ -1,6 +1,7 @@
 //! Kills at every named failpoint, and between them, while events come in and batch runs go on. After each restart the
 //! answers must speak of exactly the events that were acknowledged.
 
+mod due;
 mod seeds;
 
 use std::collections::BTreeMap;
