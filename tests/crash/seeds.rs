@@ -47,7 +47,7 @@ const MANY_HOURS: i64 = 9_600;
 /// For less than a day the log remembers the key of a request.
 const REMEMBERED_HOURS: i64 = 20;
 
-const LIVES: usize = 4;
+const LIVES: u64 = 4;
 
 /// A process that hasn't come to its failpoint by then is killed where it is.
 const MOST_STEPS: usize = 250;
@@ -140,14 +140,13 @@ fn is_over(jobs: &[Value]) -> bool {
     jobs.iter().all(|job| !job["ended"].is_null())
 }
 
-/// How a life ends, unless it meets its failpoint before.
-#[derive(Clone, Copy, PartialEq)]
-enum End {
-    Kill,
-    Stop,
+/// What is drawn in a part of a scenario follows from the seed, whatever the processes have done before.
+fn random(seed: u64, part: u64) -> TestRng {
+    TestRng::from_seed(RngAlgorithm::ChaCha, &[seed, part, 0, 0].map(u64::to_le_bytes).concat())
 }
 
 struct Scenario {
+    seed: u64,
     project: Project,
     on_kafka: bool,
     catch_up: &'static str,
@@ -167,7 +166,7 @@ struct Scenario {
 
 impl Scenario {
     fn new(seed: u64, brokers: Option<&str>) -> Self {
-        let mut random = TestRng::from_seed(RngAlgorithm::ChaCha, &[u64::to_le_bytes(seed); 4].concat());
+        let mut random = random(seed, 0);
         let catch_up = ["last", "last", "all", "none"][random.random_range(0..4)];
         let project = Project::with_sql("");
         let settings = SETTINGS.replace("scheduler = false\n", "");
@@ -180,16 +179,19 @@ impl Scenario {
         let (added, accepted, seen) = Default::default();
         let on_kafka = brokers.is_some();
         let (pieces, in_flight) = (0, false);
-        let it = Self { project, on_kafka, catch_up, random, clock, due, added, pieces, in_flight, accepted, seen };
+        let it =
+            Self { seed, project, on_kafka, catch_up, random, clock, due, added, pieces, in_flight, accepted, seen };
         it.write_views();
         it
     }
 
     fn run(mut self) -> BTreeMap<&'static str, usize> {
         self.check();
-        for _ in 0..LIVES {
+        for life in 1..=LIVES {
+            self.random = random(self.seed, 2 * life);
             self.change();
             self.live();
+            self.random = random(self.seed, 2 * life + 1);
             if self.random.random_bool(0.3) {
                 self.change();
             }
@@ -255,19 +257,19 @@ impl Scenario {
         let failpoints = if self.on_kafka { [&KAFKA[..], &LAYERS].concat() } else { [&EMBEDDED[..], &LAYERS].concat() };
         let failpoint = failpoints[self.random.random_range(0..failpoints.len())];
         let crash = format!("{failpoint}:{}", self.random.random_range(1..most(failpoint)));
-        // Runs take longer where the process is to be stopped during one.
         let few = self.random.random_range(20..80);
-        let (steps, end, environment) = match self.random.random_range(0..10) {
-            0..6 => (MOST_STEPS, End::Kill, ("ANABRANCH_CRASH_AT", crash.as_str())),
-            6..8 => (few, End::Kill, ("ANABRANCH_CRASH_AT", "nowhere:1")),
-            _ => (few, End::Stop, ("ANABRANCH_FAIL_AT", "batch::windows_written=sleep(100)")),
+        let (steps, environment) = match self.random.random_range(0..10) {
+            0..6 => (MOST_STEPS, ("ANABRANCH_CRASH_AT", crash.as_str())),
+            6..8 => (few, ("ANABRANCH_CRASH_AT", "nowhere:1")),
+            // Runs take longer where the process is to be stopped during one.
+            _ => (few, ("ANABRANCH_FAIL_AT", "batch::windows_written=sleep(100)")),
         };
         let Ok(mut server) = self.start(&[environment]) else {
             assert_eq!(environment.1, crash, "it didn't start");
             return self.note("deaths at failpoints");
         };
         if (0..steps).all(|_| self.step(&server)) {
-            if end == End::Stop {
+            if environment.0 == "ANABRANCH_FAIL_AT" {
                 return self.stop_in_mid_run(server);
             }
             self.note("kills");
@@ -427,12 +429,13 @@ impl Scenario {
         for job in &found {
             assert!(job["state"] == "succeeded" || (job["state"] == "failed" && gone(job)), "{job}");
         }
-        let is_there = |id: &&String| found.iter().any(|job| job["id"] == ***id);
-        assert!(self.accepted.iter().all(|id| is_there(&id)), "of {:?} some are lost: {found:#?}", self.accepted);
+        for id in &self.accepted {
+            assert!(found.iter().any(|job| job["id"] == **id), "the job {id} is lost: {found:#?}");
+        }
         let count = |is: fn(&Value) -> bool| found.iter().filter(|job| is(job)).count();
         self.seen.insert("due runs", count(|job| job["trigger"] == "schedule"));
         self.seen.insert("runs begun again", count(|job| job["attempts"].as_u64() > Some(1)));
-        self.seen.insert("runs for views whose beginning the log had lost", count(|job| job["trigger"] == "cli"));
+        self.seen.insert("runs for views that the log lacked records of", count(|job| job["trigger"] == "cli"));
     }
 }
 
@@ -460,6 +463,15 @@ fn run(share: u64, brokers: Option<&str>) {
         }
     }
     eprintln!("the seeds {seeds:?}: {seen:#?}");
+    let wanted = [
+        "deaths at failpoints",
+        "kills",
+        "stops in mid-run",
+        "jumps back",
+        "runs for views that the log lacked records of",
+    ];
+    let unseen: Vec<_> = wanted.into_iter().filter(|what| seen.get(what).is_none_or(|&count| count == 0)).collect();
+    assert!(seeds.count() < 4 || unseen.is_empty(), "the seeds have none of {unseen:?}");
 }
 
 #[test]
