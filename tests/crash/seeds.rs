@@ -384,7 +384,14 @@ impl Scenario {
         self.note("minutes that came again");
     }
 
+    /// Waits until every view has come to the end of the log. On Kafka what was acknowledged can be read only once the brokers have
+    /// marked its transaction as committed, which they do behind their answer.
     fn settle(&self, server: &Server) {
+        let count =
+            || counted(&VIEWS[0].rows(server, "merged").expect("an answer")).values().map(|(n, _)| *n).sum::<i64>();
+        if self.on_kafka {
+            until("what was acknowledged is counted", || count() >= (self.pieces * PIECE) as i64);
+        }
         for view in self.views() {
             server.until(view.name, |detail| detail["lag"] == 0 && detail["stopped"].is_null());
         }
