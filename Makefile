@@ -5,7 +5,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/anabranch
 CARGO := cargo
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help up build test check dashboards tools tools-test browser-tests bench clean
+.PHONY: help up build test soak check dashboards tools tools-test browser-tests bench clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -21,6 +21,9 @@ test: tools-test dashboards ## All tests: Rust, dashboard, browser, Python reade
 	cd dashboards && npm run --silent check && npm run --silent test
 	scripts/with-kafka scripts/with-s3 scripts/with-times $(CARGO) test --release --locked --workspace
 	$(MAKE) browser-tests
+
+soak: tools-test dashboards ## A hundred seeds of kills, stops, jumping clocks and changing views, and a quarter as many on Kafka
+	ANABRANCH_TEST_SEEDS=$${ANABRANCH_TEST_SEEDS:-100} scripts/with-kafka $(CARGO) test --release --locked --workspace --test it crash::seeds -- --nocapture
 
 browser-tests: build
 	cd tests/browser && npm ci --silent && ANABRANCH_BIN=$(BINARY) ANABRANCH_EXAMPLES=$(CURDIR)/examples node --test

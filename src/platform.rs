@@ -9,7 +9,7 @@ use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, anchor, declare}
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
 use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_shared::audit::AuditLog;
-use anabranch_shared::clock::{Clock, SystemClock};
+use anabranch_shared::clock::Clock;
 use anabranch_shared::config::{self, Config};
 use anabranch_shared::edition::Readings;
 use anabranch_shared::ingest::Ingest;
@@ -35,6 +35,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::clock;
 use crate::failure::Failure;
 use crate::{measure, nofile};
 
@@ -131,7 +132,7 @@ impl Platform {
             .map_err(|error| Failure::from(error).at(&format!("the data folder {} can't be named", data.display())))?;
         let listener = listen(config).await?;
         let url = format!("http://{}", listener.local_addr()?);
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let clock = clock();
         let (log, outlets) = open_log(config, catalog, &data, &clock)?;
         let topics = topics(config, &log)?;
         for table in catalog.tables.values() {

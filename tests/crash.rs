@@ -1,15 +1,17 @@
 //! Kills at every named failpoint, and between them, while events come in and batch runs go on. After each restart the
 //! answers must speak of exactly the events that were acknowledged.
 
+mod due;
+mod seeds;
+
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
-use std::time::{Duration, Instant};
 
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use rand::RngExt;
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server, kafka, totals};
+use crate::support::{Project, Server, kafka, totals, until};
 
 const PIECE: usize = 20;
 
@@ -70,43 +72,53 @@ scheduler = false
 keep_versions = 2
 ";
 
+fn event_time(id: usize) -> String {
+    format!("2024-01-15T10:{:02}:{:02}Z", id / 60 % 60, id % 60)
+}
+
 fn piece(number: usize) -> String {
-    let event = |id: usize| {
-        let (minute, second) = (id / 60 % 60, id % 60);
-        json!({"id": id, "user_id": format!("u{}", id % 7), "ts": format!("2024-01-15T10:{minute:02}:{second:02}Z")})
-    };
+    let event = |id: usize| json!({"id": id, "user_id": format!("u{}", id % 7), "ts": event_time(id)});
     (number * PIECE..(number + 1) * PIECE).map(|id| event(id).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// Posts a piece under its own key, so that a retry can't store it twice: after a crash, or when the log couldn't take it.
+/// Posts a piece under its own key, so that a retry can't store it twice: after a crash, or when the log couldn't take it. Says
+/// whether it was acknowledged: it wasn't if the server has gone.
 fn post(server: &Server, number: usize) -> bool {
-    loop {
+    let try_post = || {
         let request = server.request(reqwest::Method::POST, "/v1/topics/events/events");
-        let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
-        let Ok(answer) = answer else { return false };
-        let status = answer.status();
-        let Ok(receipt) = answer.json::<Value>() else { return false };
+        let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send().ok()?;
+        Some((answer.status(), answer.json::<Value>().ok()?))
+    };
+    let mut is_acknowledged = false;
+    until("the log takes a piece", || {
+        let Some((status, receipt)) = try_post() else { return true };
         if status == 503 {
-            std::thread::sleep(Duration::from_millis(20));
-            continue;
+            return false;
         }
         assert!(status.is_success(), "{receipt}");
         assert_eq!(receipt["accepted"], PIECE, "{receipt}");
-        return true;
-    }
+        is_acknowledged = true;
+        true
+    });
+    is_acknowledged
 }
 
-/// Starts a batch run whenever the last one has ended; `None` if the server has gone.
-fn keep_running(server: &Server, job: &mut Option<String>) -> Option<()> {
+/// Asks for a batch run.
+fn submit(server: &Server, request: &Value) -> Option<String> {
+    let submitted: Value = server.request(reqwest::Method::POST, "/v1/jobs").json(request).send().ok()?.json().ok()?;
+    Some(submitted["id"].as_str().unwrap_or_else(|| panic!("{submitted}")).to_owned())
+}
+
+/// Asks for a batch run whenever the last one has ended, and counts them; `None` if the server has gone.
+fn keep_running(server: &Server, (job, runs): &mut (Option<String>, usize)) -> Option<()> {
     if let Some(id) = job {
         let state: Value = server.try_get(&format!("/v1/jobs/{id}")).ok()?.json().ok()?;
         if matches!(state["state"].as_str(), Some("queued" | "running")) {
             return Some(());
         }
     }
-    let request = server.request(reqwest::Method::POST, "/v1/jobs").json(&json!({"kind": "batch"}));
-    let submitted: Value = request.send().ok()?.json().ok()?;
-    *job = submitted["id"].as_str().map(str::to_owned);
+    *job = Some(submit(server, &json!({"kind": "batch"}))?);
+    *runs += 1;
     Some(())
 }
 
@@ -136,35 +148,34 @@ fn check(server: &Server, acknowledged: usize) -> usize {
     pieces
 }
 
+/// How many pieces are acknowledged and how many batch runs begin in the life of a process, however long that takes, if it
+/// doesn't come to its failpoint.
+const LIFE: (usize, usize) = (60, 4);
+
 /// Kills a process so often, each time at the next of the failpoints, or where it is if it hasn't met that in its life.
-fn kill(project: &Project, failpoints: &[&'static str], kills: usize, life: Duration) {
+fn kill(project: &Project, failpoints: &[&'static str], kills: usize) {
     let mut random =
         TestRunner::new_with_rng(Config::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha)).new_rng();
     let mut fired = BTreeMap::<&str, usize>::new();
     let mut acknowledged = 0;
     for kill in 0..kills {
         let failpoint = failpoints[kill % failpoints.len()];
-        // Steps that each request or micro-batch takes are let pass more often than those of a batch run.
-        let rare =
-            failpoint.starts_with("batch::") || failpoint.ends_with("retain") || failpoint == "speed::after_drop";
-        let often = ["log::", "kafka::", "speed::after_read", "speed::after_fold"];
-        let often = !rare && often.iter().any(|prefix| failpoint.starts_with(prefix));
-        let most = if often { 40 } else { 3 };
-        let crash = format!("{failpoint}:{}", if rare { 1 } else { random.random_range(1..most) });
+        let crash = format!("{failpoint}:{}", random.random_range(1..most(failpoint)));
         let Ok(mut server) = Server::start_with(project, &[("ANABRANCH_CRASH_AT", &crash)]) else {
             // It met its failpoint before it listened.
             *fired.entry(failpoint).or_default() += 1;
             continue;
         };
-        // One that hasn't fired by its last turn is waited for, however slow the machine is.
+        // One that hasn't fired by its last turn is waited for.
         let is_last = kill + failpoints.len() >= kills && !fired.contains_key(failpoint);
-        let lives = if is_last { 20 } else { 1 + 3 * u32::from(rare) };
-        let mut job = None;
+        let (pieces, runs) = if is_last { (20 * LIFE.0, 20 * LIFE.1) } else { LIFE };
+        let before = acknowledged;
+        let mut running = (None, 0);
         let mut alive = true;
-        let started = Instant::now();
-        while alive && started.elapsed() < life * lives {
-            alive = post(&server, acknowledged) && keep_running(&server, &mut job).is_some();
+        while alive && (acknowledged - before < pieces || running.1 < runs) {
+            alive = post(&server, acknowledged);
             acknowledged += usize::from(alive);
+            alive = alive && keep_running(&server, &mut running).is_some();
         }
         if alive {
             server.kill();
@@ -191,11 +202,25 @@ fn kill(project: &Project, failpoints: &[&'static str], kills: usize, life: Dura
     assert!(silent.is_empty(), "these failpoints never fired: {silent:?}");
 }
 
+/// How often a failpoint may be passed before the process dies there: those of each request or micro-batch more often than those
+/// of a batch run.
+fn most(failpoint: &str) -> usize {
+    let is_rare = failpoint.starts_with("batch::") || failpoint.ends_with("retain") || failpoint == "speed::after_drop";
+    let often = ["log::", "kafka::", "speed::after_read", "speed::after_fold"];
+    if is_rare {
+        2
+    } else if often.iter().any(|prefix| failpoint.starts_with(prefix)) {
+        40
+    } else {
+        3
+    }
+}
+
 #[test]
 fn two_hundred_kills_lose_nothing_and_double_nothing() {
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", &format!("[log]\nretention_bytes = '20 kB'\n{SETTINGS}"));
-    kill(&project, &[&EMBEDDED[..], &LAYERS].concat(), 200, Duration::from_secs(3));
+    kill(&project, &[&EMBEDDED[..], &LAYERS].concat(), 200);
 }
 
 /// A process that dies in the middle of an append leaves a transaction open. The next one's first append with the same key
@@ -212,5 +237,5 @@ fn on_kafka_forty_kills_lose_nothing_and_double_nothing() {
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", &format!("[log]\nretention_age = '1 s'\n{SETTINGS}{SOON}"));
     let project = project.on_kafka(&brokers);
-    kill(&project, &[&KAFKA[..], &LAYERS].concat(), 40, Duration::from_secs(6));
+    kill(&project, &[&KAFKA[..], &LAYERS].concat(), 40);
 }

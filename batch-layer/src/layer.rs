@@ -17,8 +17,8 @@ use anabranch_shared::job::{JobError, JobKind, JobRequest, Jobs, Trigger};
 use anabranch_shared::log::Log;
 use anabranch_shared::reject::RejectLog;
 use anabranch_shared::table::{Publishers, Sweeper, archive_root, open_versions};
-use anabranch_shared::version::Versions;
-use anabranch_shared::view::Catalog;
+use anabranch_shared::version::{Version, Versions};
+use anabranch_shared::view::{Catalog, View};
 use async_trait::async_trait;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -135,14 +135,12 @@ impl BatchLayer {
     }
 
     /// Asks for versions of the views that can't go on without one: those whose newest one is from before a rebuild of the archive,
-    /// which ended too early to compute them, and those that have none while the log has lost its beginning.
+    /// which ended too early to compute them, and those that would begin with records that the log has lost.
     async fn ask_for_wanted(worker: Arc<Worker>, queue: Arc<JobQueue>) {
         let mut views = Vec::new();
         for (name, view) in &worker.catalog.views {
-            let is_wanted = match worker.versions.newest(name) {
-                Some(version) => version.is_stale,
-                None => worker.has_lost_its_start(&view.table.name).await,
-            };
+            let is_stale = worker.versions.newest(name).is_some_and(|version| version.is_stale);
+            let is_wanted = is_stale || worker.has_lost_its_start(view).await;
             // A job that waits since the last process does it, too.
             if is_wanted && !queue.is_busy(name) {
                 views.push(name.clone());
@@ -153,7 +151,7 @@ impl BatchLayer {
         }
         tracing::info!(
             ?views,
-            "these views need a version to begin with: the archive was rebuilt, or the log has lost its start"
+            "these views need a version to begin with: the archive was rebuilt, or the log has lost their start"
         );
         let request = JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
         if let Err(error) = queue.submit(request, Trigger::Cli) {
@@ -307,13 +305,17 @@ impl Work for Worker {
 }
 
 impl Worker {
-    /// Whether the log no longer holds a table's first records.
-    async fn has_lost_its_start(&self, table: &str) -> bool {
+    /// Whether the log no longer holds the records with which a view would begin: those behind its newest version, or all.
+    async fn has_lost_its_start(&self, view: &View) -> bool {
+        let table = &view.table.name;
         let Some(archiver) = self.archivers.get(table) else { return false };
         let held = archiver.held().await.inspect_err(|error| {
             tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
         });
-        held.is_ok_and(|held| held.values().any(|range| range.start > 0))
+        let fits = |version: &Arc<Version>| version.published.definition == view.definition;
+        let newest = self.versions.newest(&view.name).filter(fits);
+        let begins = |p| newest.as_ref().map_or(0, |version| version.published.coverage.next(p));
+        held.is_ok_and(|held| held.iter().any(|(&partition, range)| begins(partition) < range.start))
     }
 
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {

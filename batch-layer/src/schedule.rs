@@ -79,6 +79,8 @@ impl Scheduler {
 
 impl Entry {
     fn step(&mut self, jobs: &JobQueue, now: Micros) -> Option<Job> {
+        // In this order: a run that ends after the first look is in the second.
+        let is_busy = jobs.is_busy(&self.view);
         let mut standing = jobs.standing(&self.view)?;
         if standing.dealt > now + MINUTE {
             tracing::warn!(
@@ -92,7 +94,7 @@ impl Entry {
             jobs.stand(standing.clone());
         }
         let next = self.next_after(standing.dealt)?;
-        if next > now || jobs.is_busy(&self.view) {
+        if next > now || is_busy {
             return None;
         }
         let due = match self.schedule.catch_up {

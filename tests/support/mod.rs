@@ -91,7 +91,11 @@ impl Project {
 
 pub fn anabranch() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_anabranch"));
-    command.env_remove("ANABRANCH_CRASH_AT").env_remove("ANABRANCH_FAIL_AT").env_remove("ANABRANCH_SERVER");
+    command
+        .env_remove("ANABRANCH_CRASH_AT")
+        .env_remove("ANABRANCH_FAIL_AT")
+        .env_remove("ANABRANCH_CLOCK_AHEAD")
+        .env_remove("ANABRANCH_SERVER");
     command
 }
 

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anabranch_shared::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_shared::log::{Log, Retention};
 use anabranch_shared::table::archive_root;
 use anabranch_shared::version::Version;
 use anabranch_shared::window::Window;
@@ -82,6 +83,38 @@ async fn a_rebuild_that_ended_before_its_versions_were_computed_is_finished_by_t
     let version = hopping.wait_for(is_new).await.expect("followed").clone().expect("a version");
     assert_eq!((version.published.version, version.published.rebuilds), (2, 1));
     assert_eq!(jobs.list().expect("list").len(), 2);
+    shutdown.cancel();
+    runs.await.expect("joined");
+}
+
+#[tokio::test]
+async fn a_view_whose_version_ends_before_the_log_begins_gets_another_at_the_start() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let layer = open(dir.path(), &source).await;
+    let batch = |views: Vec<String>| JobRequest { kind: JobKind::Batch, views, full: false, from: None, to: None };
+    // One of the views is left out of the second run, as if it had been removed meanwhile.
+    for views in [vec![], vec!["hopping".to_owned()]] {
+        source.append(&EVENTS);
+        layer.jobs().submit(batch(views), Trigger::Cli).expect("submit");
+        layer.work_once().await;
+    }
+    let ends = layer.archivers()["events"].log_ends().await.expect("ends");
+    source.log.retain("events", Retention { age: None, bytes: Some(0) }, &ends).expect("retain");
+    drop(layer);
+
+    let layer = open(dir.path(), &source).await;
+    let (jobs, versions) = (layer.jobs(), layer.versions());
+    let number = |view: &str| versions.get(view).expect("a version").published.version;
+    assert_eq!((number("ever"), number("hopping")), (1, 2));
+    let shutdown = CancellationToken::new();
+    let runs = tokio::spawn(layer.run(shutdown.clone()));
+    let mut ever = versions.0["ever"].clone();
+    let is_new =
+        |version: &Option<Arc<Version>>| version.as_ref().is_some_and(|version| version.published.version == 2);
+    let version = ever.wait_for(is_new).await.expect("followed").clone().expect("a version");
+    assert_eq!(version.published.coverage.ends(), ends);
+    assert_eq!(jobs.list().expect("list")[0].views, ["ever"], "the other one needs none");
     shutdown.cancel();
     runs.await.expect("joined");
 }

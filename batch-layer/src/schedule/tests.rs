@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anabranch_shared::clock::{Clock, ManualClock, Micros, format_timestamp, parse_timestamp};
 use anabranch_shared::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
@@ -123,6 +124,27 @@ fn every_due_run_is_made_once_in_a_day_of_seconds() {
         ];
         assert_eq!(rig.until("16T05:59:00"), asked(&expected), "{catch_up:?}");
     }
+}
+
+#[test]
+fn a_run_that_ends_while_the_scheduler_looks_is_not_asked_for_again() {
+    let mut rig = Rig::new("* * * * *", CatchUp::All, "15T00:00:00");
+    rig.set("15T01:00:00");
+    let (jobs, now, done) = (rig.running.as_ref().expect("started").0.clone(), rig.clock.now(), AtomicBool::new(false));
+    let mut asked = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                jobs.end_all(JobState::Succeeded, now);
+            }
+        });
+        while jobs.standing("one").expect("followed").dealt < now {
+            asked.extend(rig.due());
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+    let minutes: Vec<String> = (1..=60).map(|minute| format!("15T{:02}:{:02}", minute / 60, minute % 60)).collect();
+    assert_eq!(asked, minutes);
 }
 
 #[test]
