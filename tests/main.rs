@@ -25,3 +25,4 @@ mod s3;
 mod scenarios;
 mod stream;
 mod support;
+mod upgrade;
