@@ -28,3 +28,4 @@ mod s3;
 mod scenarios;
 mod stream;
 mod support;
+mod upgrade;

@@ -10,6 +10,7 @@
 //! folder that were both written to know different ones.
 
 mod commit;
+mod damage;
 mod read;
 mod store;
 #[cfg(test)]
@@ -27,8 +28,9 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use uuid::Uuid;
 
 use self::commit::{Committer, Request};
+use self::damage::Damage;
 use self::read::EmbeddedReader;
-use self::store::{Change, Fields, PartitionState, Store, StoredEpoch, is_full};
+use self::store::{Change, Fields, PartitionState, Store, StoredEpoch, is_damage, is_full};
 use super::lineage::{Epoch, Lineage, Mark};
 use super::{Append, Appended, Log, LogError, LogReader, Retention};
 use crate::clock::Clock;
@@ -110,7 +112,7 @@ impl State {
     }
 
     fn load(store: &Store) -> fjall::Result<Self> {
-        let unreadable = |what| fjall::Error::Io(std::io::Error::other(format!("{what} can't be understood")));
+        let unreadable = |what| fjall::Error::Io(Damage::error(format!("{what} can't be understood")));
         let mut topics = BTreeMap::new();
         for guard in store.prefix(b"t") {
             let (key, value) = guard.into_inner()?;
@@ -157,7 +159,7 @@ impl Topic {
 #[derive(Debug, Clone)]
 enum CommitError {
     Full { path: String, free_bytes: u64, reserve_bytes: u64 },
-    Failed { step: String, source: Arc<fjall::Error> },
+    Failed { step: String, source: Arc<dyn std::error::Error + Send + Sync> },
 }
 
 impl From<CommitError> for LogError {
@@ -175,7 +177,7 @@ impl Shared {
     fn free_bytes(&self) -> Result<u64, CommitError> {
         fs4::available_space(&self.path).map_err(|error| {
             let step = format!("asking for the free space of `{}`", self.path.display());
-            CommitError::Failed { step, source: Arc::new(error.into()) }
+            CommitError::Failed { step, source: Arc::new(error) }
         })
     }
 
@@ -244,7 +246,12 @@ fn open_error(path: &Path, error: fjall::Error) -> CommitError {
         fjall::Error::Locked => format!("opening the log in `{}`, which another process has open,", path.display()),
         _ => format!("opening the log in `{}`", path.display()),
     };
-    CommitError::Failed { step, source: Arc::new(error) }
+    let source = match error {
+        error if is_damage(&error) => Damage::error(error.to_string()),
+        fjall::Error::Io(error) => error,
+        error => std::io::Error::other(error),
+    };
+    CommitError::Failed { step, source: Arc::new(source) }
 }
 
 impl EmbeddedLog {

@@ -14,6 +14,7 @@
 //! size and time stand in its key, so that retention reads no values. Its CRC covers its key too.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use fjall::{
 };
 use uuid::Uuid;
 
+use super::damage::{self, Damage};
 use crate::clock::Micros;
 use crate::log::Payloads;
 use crate::position::{Offset, Partition};
@@ -54,6 +56,7 @@ pub(super) struct Store {
 
 impl Store {
     pub(super) fn open(path: &Path) -> fjall::Result<Self> {
+        let ends = damage::check(path)?;
         // Compressed blobs take a third of the room (JSON) for a quarter of the scan's speed. The journal is short-lived,
         // and compressing it would only make appends wait.
         let db = Database::builder(path)
@@ -64,6 +67,15 @@ impl Store {
         let options = || KeyspaceCreateOptions::default().with_kv_separation(Some(blobs));
         let keyspace = db.keyspace("log", options)?;
         let store = Self { db, keyspace };
+        for (key, end) in ends {
+            let held = store.get(&key)?.and_then(|state| PartitionState::decode(&state)).unwrap_or_default().end;
+            if held < end {
+                let path = path.display();
+                let what =
+                    format!("a partition ends at offset {end} by the journals in `{path}`, and opened at {held}");
+                return Err(Damage::error(what).into());
+            }
+        }
         match store.get(b"v")? {
             None => store.write(&[(b"v".into(), Some([LAYOUT].into()))])?,
             Some(layout) if layout[..] == [LAYOUT] => {}
@@ -145,14 +157,19 @@ impl Store {
 
 /// Whether what was read can't be what was written.
 pub(super) fn is_damage(error: &fjall::Error) -> bool {
-    let fjall::Error::Storage(error) = error else { return matches!(error, fjall::Error::Decompress(_)) };
-    !matches!(error, LsmError::Io(_) | LsmError::Unrecoverable)
+    match error {
+        fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error)) => {
+            error.kind() == ErrorKind::UnexpectedEof
+        }
+        fjall::Error::Poisoned | fjall::Error::Locked => false,
+        _ => true,
+    }
 }
 
 /// Whether an error says that the file system is full.
 pub(super) fn is_full(error: &fjall::Error) -> bool {
     let (fjall::Error::Io(error) | fjall::Error::Storage(LsmError::Io(error))) = error else { return false };
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 /// Takes numbers off the front of a stored value.

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 
 use super::store::{BatchKey, Store};
-use super::{EmbeddedLog, EmbeddedOptions};
+use super::{EmbeddedLog, EmbeddedOptions, damage};
 use crate::clock::{Clock, ManualClock, Micros, SystemClock};
 use crate::log::tests::{Open, all_behaviours, append, drain, part, read_all, strings};
 use crate::log::{Append, Extras, Idempotency, Log, LogError, Payloads, ReadLimit, Retention};
@@ -469,6 +469,206 @@ fn a_file_that_isnt_what_was_written_is_damage() {
     }
     assert_eq!(found, 1, "one file holds the second batch");
     expect_damage_of_the_second(dir.path());
+}
+
+/// Copies what is in a folder, folders too.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("directory");
+    for entry in from.read_dir().expect("directory").map(|entry| entry.expect("entry").path()) {
+        let to = to.join(entry.file_name().expect("name"));
+        if entry.is_dir() {
+            copy(&entry, &to);
+        } else {
+            std::fs::copy(&entry, to).expect("copied");
+        }
+    }
+}
+
+/// What a log holds; or why it can't be opened.
+fn held(path: &Path) -> Result<BTreeMap<Partition, Vec<String>>, String> {
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
+    match EmbeddedLog::open(path, options, Arc::new(SystemClock)) {
+        Ok(log) => read(&log).map_err(|error| error.to_string()),
+        Err(LogError::Backend { step, source }) => Err(format!("{step}: {source}")),
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+fn read(log: &EmbeddedLog) -> Result<BTreeMap<Partition, Vec<String>>, LogError> {
+    let mut reader = log.reader("t", &Positions::from([(0, 0), (1, 0)]))?;
+    let mut read = BTreeMap::<_, Vec<_>>::new();
+    while let Some(batch) = reader.poll(MANY, Duration::ZERO)? {
+        read.entry(batch.partition).or_default().extend(strings(&batch));
+    }
+    Ok(read)
+}
+
+/// A log whose journal isn't larger than what was written, as it was opened again. Returns the journal.
+fn with_journal(path: &Path) -> PathBuf {
+    open(path).create_topic("t", 2).expect("create");
+    append_some(path, 0..3);
+    path.join("0.jnl")
+}
+
+/// Appends records that are named after their appends, with idempotency keys.
+fn append_some(path: &Path, appends: std::ops::Range<usize>) {
+    let log = open(path);
+    for i in appends {
+        let idempotency = Some(Idempotency { key: format!("key {i}"), ..Idempotency::default() });
+        let [first, second] = [format!("first {i}"), format!("second {i}")];
+        let append = Append { idempotency, ..part(i as Partition % 2, &[&first, &second]) };
+        log.append("t", append).expect("append");
+    }
+}
+
+#[test]
+fn no_flipped_bit_of_a_journal_loses_an_acknowledged_record() {
+    let dir = tempfile::tempdir().expect("directory");
+    let journal = with_journal(dir.path());
+    let older = std::fs::read(&journal).expect("read");
+    let check_all = |cut: usize, expected: &BTreeMap<Partition, Vec<String>>| {
+        let whole = std::fs::read(&journal).expect("read")[cut..].to_vec();
+        let mut accepted = 0;
+        for bit in 0..whole.len() * 8 {
+            let mut damaged = whole.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            std::fs::write(&journal, &damaged).expect("write");
+            if let Err(error) = damage::check(dir.path()) {
+                assert!(error.to_string().contains(journal.to_str().expect("path")), "{error}");
+                continue;
+            }
+            assert_eq!(
+                std::fs::metadata(&journal).expect("there").len(),
+                whole.len() as u64,
+                "bit {bit}: it was cut off"
+            );
+            accepted += 1;
+            let opened = tempfile::tempdir().expect("directory");
+            copy(dir.path(), opened.path());
+            match held(opened.path()) {
+                Ok(held) => assert_eq!(held, *expected, "bit {bit}"),
+                Err(said) => assert!(said.contains("anabranch log adopt"), "bit {bit}: {said}"),
+            }
+        }
+        std::fs::write(&journal, &whole).expect("write");
+        assert!(accepted < 200, "{accepted} flips went through, more than those of sequence numbers");
+    };
+    let expected = held(dir.path()).expect("whole");
+    assert_eq!((expected[&0].len(), expected[&1].len()), (4, 2));
+    check_all(0, &expected);
+
+    // Its first batch is behind what is in tables, as after an older journal was deleted.
+    Store::open(dir.path()).and_then(|store| store.flush()).expect("flush");
+    append_some(dir.path(), 3..5);
+    let expected = held(dir.path()).expect("whole");
+    assert_eq!((expected[&0].len(), expected[&1].len()), (6, 4));
+    check_all(older.len(), &expected);
+    assert_eq!(held(dir.path()).expect("whole"), expected);
+}
+
+#[test]
+fn a_journal_that_a_crash_cut_off_in_its_last_commit_opens_with_all_before_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let journal = with_journal(dir.path());
+    let (before, begins) = (held(dir.path()).expect("whole"), std::fs::read(&journal).expect("read").len());
+    append_some(dir.path(), 3..4);
+    let (after, whole) = (held(dir.path()).expect("whole"), std::fs::read(&journal).expect("read"));
+    assert_eq!((before[&1].len(), after[&1].len()), (2, 4));
+    for ends in begins..=whole.len() {
+        // A file that was made larger beforehand goes on with zeros.
+        for zeros in [0, 10_000] {
+            let mut cut = whole[..ends].to_vec();
+            cut.resize(ends + zeros, 0);
+            std::fs::write(&journal, cut).expect("write");
+            let expected = if ends == whole.len() { &after } else { &before };
+            assert_eq!(held(dir.path()).as_ref(), Ok(expected), "{ends} of {} bytes, {zeros} zeros", whole.len());
+        }
+    }
+}
+
+#[test]
+fn a_page_that_is_missing_is_no_damage_in_the_last_commit_and_is_in_one_before_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let journal = with_journal(dir.path());
+    let (before, begins) = (held(dir.path()).expect("whole"), std::fs::read(&journal).expect("read").len());
+    append(&open(dir.path()), "t", 0, &["x".repeat(999).as_str(); 20]);
+    let ends = std::fs::read(&journal).expect("read").len();
+    for followed in [false, true] {
+        if followed {
+            append_some(dir.path(), 3..4);
+        }
+        let whole = std::fs::read(&journal).expect("read");
+        for page in begins / 4096..ends / 4096 {
+            let mut torn = whole.clone();
+            torn[(page * 4096).max(begins)..(page + 1) * 4096].fill(0);
+            std::fs::write(&journal, torn).expect("write");
+            match held(dir.path()) {
+                Ok(held) => assert!(!followed && held == before, "page {page}"),
+                Err(said) => {
+                    let place = format!("`{}` is damaged at byte {begins}", journal.display());
+                    assert!(followed && said.contains(&place), "page {page}: {said}");
+                }
+            }
+        }
+        std::fs::write(&journal, whole).expect("write");
+    }
+    assert_eq!(held(dir.path()).expect("whole")[&0].len(), before[&0].len() + 20);
+}
+
+#[test]
+fn a_manifest_with_a_flipped_bit_is_named_and_no_file_is_deleted() {
+    let dir = tempfile::tempdir().expect("directory");
+    with_journal(dir.path());
+    Store::open(dir.path()).and_then(|store| store.flush()).expect("flush");
+    let expected = held(dir.path()).expect("whole");
+    for keyspace in ["keyspaces/0", "keyspaces/1"] {
+        let folder = dir.path().join(keyspace);
+        let current = std::fs::read(folder.join("current")).expect("read");
+        let named = u64::from_le_bytes(*current.first_chunk().expect("a number"));
+        for file in [folder.join("current"), folder.join(format!("v{named}"))] {
+            let whole = std::fs::read(&file).expect("read");
+            for bit in 0..whole.len() * 8 {
+                let mut damaged = whole.clone();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                std::fs::write(&file, damaged).expect("write");
+                match damage::check(dir.path()) {
+                    Err(error) => assert!(error.to_string().contains(folder.to_str().expect("path")), "{error}"),
+                    // The kind of the digest, of which there is one.
+                    Ok(_) => assert!(file.ends_with("current") && bit / 8 == whole.len() - 1, "bit {bit} of {file:?}"),
+                }
+            }
+            std::fs::write(&file, whole).expect("write");
+        }
+    }
+    assert_eq!(held(dir.path()).expect("whole"), expected);
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_or_a_blob_file_is_an_error_or_changes_nothing() {
+    let dir = tempfile::tempdir().expect("directory");
+    with_journal(dir.path());
+    append(&open(dir.path()), "t", 0, &["x".repeat(100).as_str(); 20]);
+    Store::open(dir.path()).and_then(|store| store.flush()).expect("flush");
+    let expected = held(dir.path()).expect("whole");
+    for folder in ["keyspaces/0/tables", "keyspaces/1/tables", "keyspaces/1/blobs"] {
+        let files = dir.path().join(folder).read_dir().expect("directory").map(|entry| entry.expect("entry").path());
+        let mut refused = 0;
+        for file in files {
+            for bit in (0..std::fs::metadata(&file).expect("there").len() as usize * 8).step_by(97) {
+                let damaged = tempfile::tempdir().expect("directory");
+                copy(dir.path(), damaged.path());
+                let file = damaged.path().join(file.strip_prefix(dir.path()).expect("below"));
+                let mut content = std::fs::read(&file).expect("read");
+                content[bit / 8] ^= 1 << (bit % 8);
+                std::fs::write(&file, content).expect("write");
+                match held(damaged.path()) {
+                    Ok(held) => assert_eq!(held, expected, "bit {bit} of {file:?}"),
+                    Err(_) => refused += 1,
+                }
+            }
+        }
+        assert!(refused > 0, "{folder}");
+    }
 }
 
 #[derive(Debug, Clone)]
