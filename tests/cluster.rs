@@ -132,7 +132,7 @@ fn produce(doors: &[Server], stop: &AtomicBool, acknowledged: &AtomicUsize, ends
 fn check(serve: &Server, pieces: usize, ends: &BTreeMap<String, u64>) -> (Value, Value) {
     let is_covered = |detail: &Value| {
         let covered = |(partition, end): (&String, &u64)| {
-            let to = |layer: &str| detail["coverage"][layer]["offsets"][partition][1].as_u64();
+            let to = |layer: &str| detail["coverage"][layer]["offsets"]["events"][partition][1].as_u64();
             to("speed").or_else(|| to("batch")) >= Some(*end)
         };
         detail["lag"] == 0 && ends.iter().all(covered)

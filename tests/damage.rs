@@ -60,7 +60,7 @@ fn checked(answer: &Value) -> Option<Range<i64>> {
         return None;
     }
     let offsets = |layer: &str| {
-        let offset = |i: usize| answer["sources"][layer]["offsets"]["0"][i].as_i64();
+        let offset = |i: usize| answer["sources"][layer]["offsets"]["events"]["0"][i].as_i64();
         Some(offset(0)?..offset(1)?)
     };
     let events = match (offsets("batch"), offsets("speed")) {
@@ -123,7 +123,7 @@ fn look(project: &Project, kind: &str) -> Outcome {
     };
     let started = Instant::now();
     // A log that opens has all that was acknowledged.
-    assert_eq!(server.get("/v1/views/ever")["log_end"], json!({"0": ALL}));
+    assert_eq!(server.get("/v1/views/ever")["log_end"], json!({"events": {"0": ALL}}));
     let settled = loop {
         let answers = answers(&server);
         let exact = answers.iter().filter_map(checked).filter(|events| *events == (0..ALL)).count();

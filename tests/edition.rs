@@ -258,7 +258,7 @@ fn another_event_time_stops_its_table_alone_until_the_archive_is_rebuilt() {
     assert_eq!(reasons.len(), 2, "{reasons:?}");
     post(&server);
     let answer = server.get("/v1/views/of_moved/rows");
-    assert_eq!((&answer["exact"], &answer["missing"]), (&json!(false), &json!({"0": [0, 2]})), "{answer}");
+    assert_eq!((&answer["exact"], &answer["missing"]), (&json!(false), &json!({"moved": {"0": [0, 2]}})), "{answer}");
     assert!(answer["reason"].as_str().is_some_and(|reason| reason.contains(why)), "{answer}");
     server.batch("of_others");
     server.settle("of_others");

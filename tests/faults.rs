@@ -69,7 +69,7 @@ fn a_body_that_is_too_large_too_deep_or_not_text_is_refused_whole() {
         let request = server.request(Method::POST, "/v1/topics/clicks/events").body(body);
         assert_eq!(server.problem(request).0, status);
     }
-    assert_eq!(server.get("/v1/views/per_url")["log_end"], json!({"0": 0}), "nothing was stored");
+    assert_eq!(server.get("/v1/views/per_url")["log_end"], json!({"clicks": {"0": 0}}), "nothing was stored");
 }
 
 #[test]

@@ -143,7 +143,7 @@ fn works_again(project: &Project, expected: (u64, u64)) {
     let all = json(n + 10, ids + (1_000..1_010).sum::<u64>());
     assert_eq!(claims(&server, "ever")[0], all);
     assert_eq!(run(&server, "ever")["state"], "succeeded");
-    server.until("ever", |detail| detail["coverage"]["speed"]["offsets"]["0"][0] == detail["log_end"]["0"]);
+    server.until("ever", |detail| detail["coverage"]["speed"]["offsets"]["events"]["0"][0] == detail["log_end"]["events"]["0"]);
     assert_eq!(claims(&server, "ever")[..2], [all.clone(), all.clone()], "batch has the same");
     server.stop();
     let server = Server::start(project);
@@ -466,7 +466,7 @@ fn a_project_moves_from_the_embedded_log_to_kafka_by_adopting_it() {
         assert_eq!(run(&server, "ever")["state"], "succeeded");
         let version = server.until("ever", |detail| detail["coverage"]["batch"]["version"] == 3);
         let offsets: BTreeMap<String, [u64; 2]> =
-            serde_json::from_value(version["coverage"]["batch"]["offsets"].clone()).expect("offsets");
+            serde_json::from_value(version["coverage"]["batch"]["offsets"]["events"].clone()).expect("offsets");
         assert_eq!(offsets.values().map(|[from, to]| to - from).sum::<u64>(), 240 + events, "{offsets:?}");
         server.stop();
         let server = Server::start(&project);
@@ -501,6 +501,6 @@ CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM event
     let server = Server::start(&project);
     post(&server, "events", 20..80);
     let detail = server.settle("ever");
-    assert_eq!(detail["log_end"].as_object().expect("partitions").len(), 4, "{detail}");
+    assert_eq!(detail["log_end"]["events"].as_object().expect("partitions").len(), 4, "{detail}");
     assert_eq!(claims(&server, "ever")[0], sum(0..80));
 }

@@ -124,7 +124,7 @@ fn changes_and_tombstones_of_debezium_pass() {
         "2\tNULL".to_owned(),
     ];
     console_producer(&brokers, &topic(&project, "orders"), &records, &[]);
-    server.until("changes", |detail| detail["log_end"]["0"] == 5 && detail["lag"] == 0);
+    server.until("changes", |detail| detail["log_end"]["orders"]["0"] == 5 && detail["lag"] == 0);
     let answer = server.get("/v1/views/changes/rows");
     assert_eq!(answer["rejected"], 0, "{answer}");
     let rows: Vec<_> = answer["rows"].as_array().expect("rows").iter().map(|row| (&row["state"], &row["n"])).collect();
@@ -156,7 +156,7 @@ fn keys_and_headers_are_columns_in_both_layers() {
     // Over HTTP an event has no headers, and a key only where `partition_by` makes one.
     server.post("visits", visit("/e"));
     server.until("per_visitor", |detail| {
-        let ends = detail["log_end"].as_object().expect("ends").values();
+        let ends = detail["log_end"]["visits"].as_object().expect("ends").values();
         ends.map(|end| end.as_u64().expect("an offset")).sum::<u64>() == 7 && detail["lag"] == 0
     });
     let rows = |mode: &str| {
@@ -174,7 +174,7 @@ fn keys_and_headers_are_columns_in_both_layers() {
     assert_eq!(rows("batch"), expected);
     console_producer(&brokers, &topic(&project, "visits"), &records[..1], &["parse.headers=true"]);
     server.until("per_visitor", |detail| {
-        let ends = detail["log_end"].as_object().expect("ends").values();
+        let ends = detail["log_end"]["visits"].as_object().expect("ends").values();
         ends.map(|end| end.as_u64().expect("an offset")).sum::<u64>() == 8 && detail["lag"] == 0
     });
     assert_eq!(rows("merged")[0], json!(["ann", 3, 3, "2"]));
@@ -271,7 +271,7 @@ fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_t
     }
     producer.flush(Duration::from_secs(60)).expect("stored");
     let server = Server::start(&project);
-    let detail = server.until("per_minute", |detail| detail["log_end"]["0"] == 3 && detail["lag"] == 0);
+    let detail = server.until("per_minute", |detail| detail["log_end"]["taps"]["0"] == 3 && detail["lag"] == 0);
     assert_eq!(detail["watermark"], "2024-01-15T10:00:30Z");
     let check = |mode: &str| {
         let rows = server.get(&format!("/v1/views/per_minute/rows?mode={mode}"));

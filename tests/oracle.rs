@@ -126,10 +126,10 @@ fn serve(project: &Project, topic: &str, views: &[&str], events: &[String], fron
     server.post_lines(topic, &events[frontier..]);
     for view in views {
         let detail = server.settle(view);
-        let speed = &detail["coverage"]["speed"]["offsets"]["0"];
+        let speed = &detail["coverage"]["speed"]["offsets"][topic]["0"];
         assert_eq!(speed[1], events.len(), "{detail}");
         if frontier > 0 {
-            assert_eq!(detail["coverage"]["batch"]["offsets"]["0"][1], frontier, "{detail}");
+            assert_eq!(detail["coverage"]["batch"]["offsets"][topic]["0"][1], frontier, "{detail}");
             assert_eq!(speed[0], frontier, "the layers meet at the frontier: {detail}");
         }
     }

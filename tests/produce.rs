@@ -78,7 +78,7 @@ fn a_file_is_sent_and_what_became_of_it_is_said() {
     assert_eq!(output.status.code(), Some(3), "some records were rejected");
     assert!(String::from_utf8_lossy(&output.stderr).contains("line 2"));
     let server = Server::start(&project);
-    assert_eq!(server.settle("trending_hashtags")["log_end"], json!({"0": 12_119}));
+    assert_eq!(server.settle("trending_hashtags")["log_end"], json!({"tweets": {"0": 12_119}}));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn a_quiet_input_is_sent_before_it_ends() {
     let mut stdin = child.stdin.take().expect("stdin");
     let until_stored = |count: u64| {
         server.until("ever", |detail| {
-            let ends = detail["log_end"].as_object().expect("ends").values();
+            let ends = detail["log_end"]["taps"].as_object().expect("ends").values();
             ends.map(|end| end.as_u64().expect("an offset")).sum::<u64>() == count
         })
     };

@@ -71,21 +71,21 @@ fn a_view_stops_where_records_are_gone_and_goes_on_from_a_version_of_what_is_lef
     assert_eq!(metrics.sum("anabranch_ready", &[]), Some(0.0));
 
     // Whoever serves says so too, and answers with what there is.
-    let is_known = |detail: &Value| detail["coverage"]["speed"]["offsets"]["1"] == json!([0, 20]);
+    let is_known = |detail: &Value| detail["coverage"]["speed"]["offsets"]["events"]["1"] == json!([0, 20]);
     serve.until_stopped(why);
     serve.until("ever", is_known);
     let metrics = serve.metrics();
     assert_eq!(metrics.sum("anabranch_lost_offsets", &lost), Some(12.0), "{metrics:?}");
     assert_eq!(metrics.sum("anabranch_view_stopped", &[("view", "ever")]), Some(1.0));
     let answer = serve.get("/v1/views/ever/rows");
-    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"0": [0, 20]})), "{answer}");
+    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"events": {"0": [0, 20]}})), "{answer}");
     assert_eq!((&answer["rows"][0]["n"], &answer["rows"][0]["ids"]), (&json!(20), &json!(400)), "the odd ones");
 
     // What comes later is counted where nothing is missing, and nowhere else.
     post(&ingest, 40..50);
-    let detail = serve.until("ever", |detail| detail["coverage"]["speed"]["offsets"]["1"] == json!([0, 25]));
-    assert_eq!(detail["coverage"]["speed"]["offsets"]["0"], json!([0, 0]), "{detail}");
-    assert_eq!(serve.get("/v1/views/ever/rows")["missing"], json!({"0": [0, 25]}));
+    let detail = serve.until("ever", |detail| detail["coverage"]["speed"]["offsets"]["events"]["1"] == json!([0, 25]));
+    assert_eq!(detail["coverage"]["speed"]["offsets"]["events"]["0"], json!([0, 0]), "{detail}");
+    assert_eq!(serve.get("/v1/views/ever/rows")["missing"], json!({"events": {"0": [0, 25]}}));
 
     // It stays so when somebody else has the partition.
     speed.stop();
@@ -99,11 +99,11 @@ fn a_view_stops_where_records_are_gone_and_goes_on_from_a_version_of_what_is_lef
     serve.until("ever", is_whole);
     post(&ingest, 50..60);
     serve.until("ever", |detail| {
-        detail["coverage"]["speed"]["offsets"] == json!({"0": [25, 30], "1": [25, 30]}) && detail["lag"] == 0
+        detail["coverage"]["speed"]["offsets"]["events"] == json!({"0": [25, 30], "1": [25, 30]}) && detail["lag"] == 0
     });
     let answer = serve.get("/v1/views/ever/rows");
     assert_eq!(answer["incomplete"], false, "{answer}");
-    assert_eq!(answer["sources"]["batch"]["offsets"], json!({"0": [12, 25], "1": [0, 25]}), "what it is made of");
+    assert_eq!(answer["sources"]["batch"]["offsets"]["events"], json!({"0": [12, 25], "1": [0, 25]}), "what it is made of");
     assert_eq!(answer["rows"][0]["n"], 48, "all but the twelve");
     assert_eq!(speed.metrics().sum("anabranch_speed_stopped", &[]), Some(0.0));
 }

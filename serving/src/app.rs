@@ -379,7 +379,8 @@ pub(crate) fn rejected(rejects: &RejectLog, topic: &str) -> Result<u64, Problem>
     rejects.count(Some(topic)).map_err(|error| log_problem(&error))
 }
 
-/// Positions as the API writes them.
-pub(crate) fn positions_json(positions: &Positions) -> BTreeMap<String, Offset> {
-    positions.iter().map(|(partition, offset)| (partition.to_string(), *offset)).collect()
+/// Positions in a topic as the API writes them: `{"topic":{"0":next}}`.
+pub(crate) fn positions_json(topic: &str, positions: &Positions) -> BTreeMap<String, BTreeMap<String, Offset>> {
+    let of_topic = positions.iter().map(|(partition, offset)| (partition.to_string(), *offset)).collect();
+    [(topic.to_owned(), of_topic)].into()
 }

@@ -82,10 +82,10 @@ pub struct OutputDetail {
     columns: Vec<ViewColumn>,
     /// Where its records are.
     sink: OutputSink,
-    /// Up to where the topic's partitions are written; without those that were never begun.
-    positions: BTreeMap<String, u64>,
-    /// Where the topic's partitions end.
-    log_end: BTreeMap<String, u64>,
+    /// Up to where the topic's partitions are written, by topic; without those that were never begun.
+    positions: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Where the topic's partitions end, by topic.
+    log_end: BTreeMap<String, BTreeMap<String, u64>>,
     /// Records of the topic that aren't written yet.
     lag: u64,
     /// Records of the topic that were rejected.
@@ -168,8 +168,8 @@ pub(crate) fn detail(
             delivery: output.delivery.name(),
             partition_by: output.partition_by.map(|field| output.fields[field].name.clone()),
         },
-        positions: positions_json(&positions),
-        log_end: positions_json(&log_end),
+        positions: positions_json(&output.table.topic, &positions),
+        log_end: positions_json(&output.table.topic, &log_end),
         lag: progress.values().map(lag).sum(),
         rejected,
         stopped: stopped.map(|stopped| (stopped.partition.to_string(), stopped.why)).collect(),

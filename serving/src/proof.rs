@@ -1,5 +1,7 @@
 //! What every answer says beside its rows: how exact it is, and what it was made of.
 
+use std::collections::BTreeMap;
+
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::position::Coverage;
 use anabranch_shared::render::write_json_text;
@@ -43,7 +45,7 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
-            write_value(&self.sources.missing, out);
+            write_value(&Offsets::of(self.topic(), &self.sources.missing), out);
             if let Some(why) = self.sources.reason() {
                 out.extend_from_slice(b",\"reason\":");
                 write_json_text(&why, out);
@@ -56,12 +58,10 @@ impl Proof<'_> {
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.
     pub fn write_tail(&self, out: &mut Vec<u8>) {
-        let batch = self
-            .sources
-            .version
-            .as_ref()
-            .map(|version| json!({ "version": version.published.version, "offsets": version.published.coverage }));
-        let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": coverage }));
+        let offsets = |coverage| Offsets::of(self.topic(), coverage);
+        let version = self.sources.version.as_ref().map(|version| &version.published);
+        let batch = version.map(|it| json!({ "version": it.version, "offsets": offsets(&it.coverage) }));
+        let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": offsets(coverage) }));
         out.extend_from_slice(b"\"sources\":");
         write_value(&json!({ "batch": batch, "speed": speed }), out);
         out.extend_from_slice(b",\"watermark\":");
@@ -71,6 +71,10 @@ impl Proof<'_> {
         write_json_text(&self.view.definition, out);
         let Quality { certain, confidence, .. } = self.quality;
         out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
+    }
+
+    fn topic(&self) -> &str {
+        &self.view.table.topic
     }
 
     fn window(&self) -> Value {
@@ -95,11 +99,22 @@ impl Proof<'_> {
     }
 }
 
-/// Offsets as the API writes them: `{"0":[first,next]}`.
-#[derive(Debug, Serialize)]
-pub struct Offsets(pub Coverage);
+/// Offsets as the API writes them: `{"topic":{"0":[first,next]}}`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Offsets(BTreeMap<String, Ranges>);
 
-impl PartialSchema for Offsets {
+impl Offsets {
+    /// Those of one topic.
+    pub fn of(topic: &str, coverage: &Coverage) -> Self {
+        Self([(topic.to_owned(), Ranges(coverage.clone()))].into())
+    }
+}
+
+/// Offsets of a topic: `{"0":[first,next]}`.
+#[derive(Debug, Serialize)]
+pub struct Ranges(pub Coverage);
+
+impl PartialSchema for Ranges {
     fn schema() -> RefOr<Schema> {
         let range = ArrayBuilder::new().items(u64::schema()).min_items(Some(2)).max_items(Some(2));
         let description = "By partition the first offset, and the one after the last.";
@@ -107,7 +122,7 @@ impl PartialSchema for Offsets {
     }
 }
 
-impl ToSchema for Offsets {}
+impl ToSchema for Ranges {}
 
 /// A value in a row.
 #[derive(Debug, Serialize)]

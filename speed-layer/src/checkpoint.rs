@@ -102,8 +102,7 @@ struct ChunkMetadata {
 #[derive(Serialize, Deserialize)]
 struct PaneMetadata {
     late: BTreeMap<i32, u64>,
-    /// `down` and `up`.
-    slack: Option<(i64, i64)>,
+    slack: Option<Slack>,
 }
 
 impl Image {
@@ -178,7 +177,7 @@ struct Frames {
 const ROWS: usize = 262_144;
 
 fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetadata> {
-    let pane = |pane: &Pane| PaneMetadata { late: pane.late.clone(), slack: pane.slack.map(|s| (s.down, s.up)) };
+    let pane = |pane: &Pane| PaneMetadata { late: pane.late.clone(), slack: pane.slack };
     let panes = closed.chunk.panes.iter().map(|(&start, it)| (start, pane(it))).collect();
     let mut held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0).peekable();
     let mut place = None;
@@ -223,7 +222,6 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
     for (start, PaneMetadata { late, slack }) in chunk.panes {
         let empty = || DataFrame::empty_with_schema(&partial::schema(view));
         let partials = partials.remove(&start).unwrap_or_else(empty);
-        let slack = slack.map(|(down, up)| Slack { down, up });
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
     let (coverage, journal) = (chunk.coverage, Arc::new(chunk.journal));

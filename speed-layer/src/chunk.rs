@@ -76,15 +76,27 @@ impl Closed {
         Ok(Self::new(Chunk { coverage, panes }, Arc::new(journal)))
     }
 
+    /// How many rows degrading one of its panes (further) may save.
+    pub fn spare_rows(&self, start: Micros) -> usize {
+        let partials = self.chunk.panes.get(&start).map(|pane| &pane.partials);
+        partials.map_or(0, |partials| sketch::spare(sketch::rows_in_time(partials), partials.height()).0)
+    }
+
     /// Forgets the smaller half of one pane's keys. Whether it had before.
     pub fn degrade(&mut self, view: &View, start: Micros) -> Result<bool, SpeedError> {
         let Some(pane) = self.chunk.panes.get(&start) else { return Ok(false) };
         let again = pane.slack.is_some();
-        // The counts are upper ends: what was taken is in them, and stays in those that are left.
-        let cut = sketch::cut(&pane.partials).and_then(|(taken, left)| Ok((taken, compact(left)?)));
+        let (_, is_late) = sketch::spare(sketch::rows_in_time(&pane.partials), pane.partials.height());
+        let cut = sketch::cut_pane(&pane.partials, is_late).and_then(|(taken, left)| Ok((taken, compact(left)?)));
         let (taken, partials) = cut.map_err(failed(view, "forgetting keys"))?;
-        let taken = taken.max(pane.slack.map_or(0, |slack| slack.down));
-        let halved = Pane { partials, late: pane.late.clone(), slack: Some(Slack { down: taken, up: taken }) };
+        let mut slack = pane.slack.unwrap_or_default();
+        if is_late {
+            slack.late += taken;
+        } else {
+            let taken = taken.max(slack.down);
+            (slack.down, slack.up) = (taken, taken);
+        }
+        let halved = Pane { partials, late: pane.late.clone(), slack: Some(slack) };
         let mut chunk = Chunk::clone(&self.chunk);
         chunk.panes.insert(start, Arc::new(halved));
         *self = Self::new(chunk, self.journal.clone());
@@ -105,7 +117,7 @@ fn compact(frame: DataFrame) -> PolarsResult<DataFrame> {
 }
 
 /// The bytes of a frame. Texts are counted by their own lengths, as they may share memory with other panes'.
-fn bytes(frame: &DataFrame) -> usize {
+pub(crate) fn bytes(frame: &DataFrame) -> usize {
     let column = |column: &Column| match column {
         // It takes that only once it is looked at as a column.
         Column::Scalar(scalar) => scalar.len() * 8,
@@ -117,19 +129,20 @@ fn bytes(frame: &DataFrame) -> usize {
     frame.columns().iter().map(column).sum()
 }
 
-/// Adds up two parts of a pane. Where a sketch made them, each count is first brought down to its lower end, and the
-/// sum brought up by both errors: just as the sketches themselves would be merged.
+/// Adds up two parts of a pane. Where a sketch made them, each count of events in time is first brought down to its lower
+/// end, and the sum brought up by both errors: just as the sketches themselves would be merged.
 fn merge_panes(view: &View, one: &Pane, other: &Pane) -> Result<Pane, SpeedError> {
     let mut late = one.late.clone();
     for (&missed, &events) in &other.late {
         *late.entry(missed).or_default() += events;
     }
-    let error = |pane: &Pane| pane.slack.map_or(0, |slack| slack.down);
-    let sum = error(one) + error(other);
+    let slack = |pane: &Pane| pane.slack.unwrap_or_default();
+    let error = |pane: &Pane| slack(pane).down;
+    let (sum, lacking) = (error(one) + error(other), slack(one).late + slack(other).late);
     let lowered =
         |pane: &Pane| sketch::raise(&pane.partials, -error(pane)).map_err(failed(view, "merging degraded panes"));
     let partials = merge(view, vec![lowered(one)?, lowered(other)?])?;
-    let slack = (one.slack.is_some() || other.slack.is_some()).then_some(Slack { down: sum, up: sum });
+    let slack = (one.slack.is_some() || other.slack.is_some()).then_some(Slack { down: sum, up: sum, late: lacking });
     let partials = sketch::raise(&partials, sum).map_err(failed(view, "merging degraded panes"))?;
     Ok(Pane { partials, late, slack })
 }

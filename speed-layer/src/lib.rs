@@ -143,6 +143,7 @@ pub fn run_partition(
     if let Some(table) = context.catalog.tables.get(name).filter(|_| !views.is_empty()) {
         layer.start(context, table, views.clone(), Some(owned))?;
         let receiver = |view: Arc<View>| Some((view.clone(), layer.snapshots.0.get(&view.name)?.clone()));
+        let counters = layer.counters.get(name).cloned().unwrap_or_default();
         let publisher = Publisher {
             log: context.log.clone(),
             table: table.name.clone(),
@@ -150,6 +151,8 @@ pub fn run_partition(
             epoch: owned.epoch,
             views: views.into_iter().filter_map(receiver).collect(),
             interval: context.settings.snapshot_interval,
+            memory: context.memory.share(),
+            counters,
             shutdown: shutdown.clone(),
         };
         layer.threads.push(publisher.start()?);

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many bytes the pipelines of a process may take together: four fifths of them for state, the rest for records on their
-/// way and the process itself.
+/// How many bytes the pipelines of a process may take together: four fifths of them for state and for updates on their way to
+/// the processes that serve, the rest for records on their way and the process itself.
 #[derive(Debug, Clone)]
 pub struct Memory(Arc<Shared>);
 
@@ -20,13 +20,13 @@ impl Memory {
         Self(Arc::new(Shared { limit: limit - limit / 5, used: AtomicUsize::new(0) }))
     }
 
-    /// What a pipeline takes of it: nothing yet.
+    /// What a pipeline or a publisher takes of it: nothing yet.
     pub(crate) fn share(&self) -> Share {
         Share { memory: self.clone(), used: 0 }
     }
 }
 
-/// What one pipeline takes.
+/// What one pipeline or publisher takes.
 #[derive(Debug)]
 pub(crate) struct Share {
     memory: Memory,
@@ -34,7 +34,7 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// From now on it takes so much. Whether all pipelines together are within the limit then.
+    /// From now on it takes so much. Whether all together are within the limit then.
     pub fn take(&mut self, bytes: usize) -> bool {
         let Shared { limit, used } = &*self.memory.0;
         let others = used.fetch_sub(self.used, Ordering::Relaxed) - self.used;

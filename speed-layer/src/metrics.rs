@@ -42,7 +42,7 @@ pub struct SpeedMetrics {
     pub checkpoint_bytes: u64,
     /// Rows of state, over all views.
     pub state_rows: u64,
-    /// Bytes of state, over all views.
+    /// Bytes of state, over all views, and of the update that is on its way to the processes that serve.
     pub state_bytes: u64,
     /// The table's watermark.
     pub watermark: Option<Micros>,
@@ -71,6 +71,7 @@ pub(crate) struct Counters {
     pub checkpoint_bytes: AtomicU64,
     pub state_rows: AtomicU64,
     pub state_bytes: AtomicU64,
+    pub unsent_bytes: AtomicU64,
     pub watermark: AtomicI64,
     pub freshness: Histogram,
     pub stopped: Mutex<Option<Stop>>,
@@ -93,6 +94,7 @@ impl Default for Counters {
             checkpoint_bytes: AtomicU64::default(),
             state_rows: AtomicU64::default(),
             state_bytes: AtomicU64::default(),
+            unsent_bytes: AtomicU64::default(),
             watermark: AtomicI64::new(watermark::NONE),
             freshness: Histogram::new(FRESHNESS),
             stopped: Mutex::default(),
@@ -127,7 +129,7 @@ impl Counters {
             checkpoint_at: watermark::known(self.checkpoint_at.load(Ordering::Relaxed)),
             checkpoint_bytes: count(&self.checkpoint_bytes),
             state_rows: count(&self.state_rows),
-            state_bytes: count(&self.state_bytes),
+            state_bytes: count(&self.state_bytes) + count(&self.unsent_bytes),
             watermark: watermark::known(self.watermark.load(Ordering::Relaxed)),
             freshness: self.freshness.read(),
             stopped: stopped.as_ref().map(|stop| stop.reason.clone()),

@@ -11,7 +11,7 @@ use polars::prelude::*;
 
 use crate::error::SpeedError;
 use crate::fold::{Added, failed};
-use crate::sketch::{self, LEAST_ROWS};
+use crate::sketch;
 
 /// A pane of the open chunk.
 #[derive(Debug, Default)]
@@ -19,18 +19,11 @@ pub(crate) struct OpenPane {
     /// The groups by how many of the pane's windows their events had missed.
     groups: BTreeMap<i32, Groups>,
     late: BTreeMap<i32, u64>,
-    degraded: Option<Degraded>,
+    /// How far its counts are off, once memory has run out. A top-k by count goes on in a sketch ([`crate::sketch`]): its
+    /// groups are lower ends, which lack what was taken from them. Of another view, rows of groups that weren't there are refused.
+    slack: Option<Slack>,
     exported: Option<Arc<Pane>>,
     bytes: usize,
-}
-
-/// How a pane goes on once memory has run out.
-#[derive(Debug)]
-enum Degraded {
-    /// So much was taken from each count of events in time.
-    Sketch(i64),
-    /// Keys that weren't there are refused; so many rows were.
-    Refusing(i64),
 }
 
 impl OpenPane {
@@ -41,20 +34,30 @@ impl OpenPane {
             *self.late.entry(missed).or_default() += events;
         }
         for (missed, rows) in added.rows {
-            let mut rows = rows;
-            if let Some(Degraded::Refusing(refused)) = &mut self.degraded {
-                let known = self.groups.get(&0).map(|in_time| in_time.known(view, &rows)).transpose();
-                let known = known.map_err(failed(view, "looking for keys"))?;
-                let known = known.unwrap_or_else(|| BooleanChunked::full(PlSmallStr::EMPTY, false, rows.height()));
-                let taken = rows.filter(&known).map_err(failed(view, "refusing new keys"))?;
-                *refused += (rows.height() - taken.height()) as i64;
-                rows = taken;
+            let rows = self.taken(view, missed, rows).map_err(failed(view, "refusing new keys"))?;
+            if rows.height() == 0 {
+                continue;
             }
             let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view, Keep::Bounded));
             groups.absorb(view, &rows).map_err(failed(view, "aggregating a micro-batch"))?;
         }
         self.measure();
         Ok(())
+    }
+
+    /// Those of some rows that it takes: all, unless it refuses new groups. A group is a key and how many windows its events missed.
+    fn taken(&mut self, view: &View, missed: i32, rows: DataFrame) -> PolarsResult<DataFrame> {
+        let Some(slack) = self.slack.as_mut().filter(|_| !view.is_top_k_by_count()) else { return Ok(rows) };
+        let known = |missed: i32, rows: &DataFrame| match self.groups.get(&missed) {
+            Some(groups) => groups.known(view, rows),
+            None => Ok(BooleanChunked::full(PlSmallStr::EMPTY, false, rows.height())),
+        };
+        let is_taken = known(missed, &rows)?;
+        let refused = rows.filter(&!&is_taken)?;
+        let listed = known(0, &refused)?.sum().unwrap_or(0) as usize;
+        slack.late += listed as i64;
+        slack.up += (refused.height() - listed) as i64;
+        rows.filter(&is_taken)
     }
 
     /// The rows that it takes memory for.
@@ -72,36 +75,56 @@ impl OpenPane {
         self.bytes = 3 * self.groups.values().map(Groups::bytes).sum::<usize>();
     }
 
-    /// How many rows degrading it (further) may save: of a top-k those of events in time; none if it can save nothing.
+    /// How many rows degrading it (further) may save; none if it can save nothing.
     pub fn spare_rows(&self, view: &View) -> usize {
-        match &self.degraded {
+        match self.slack {
             _ if view.keys.is_empty() => 0,
-            Some(Degraded::Refusing(_)) => 0,
-            _ if !view.is_top_k_by_count() => self.rows(),
-            _ => Some(self.groups.get(&0).map_or(0, Groups::len)).filter(|&rows| rows >= LEAST_ROWS).unwrap_or(0),
+            _ if view.is_top_k_by_count() => sketch::spare(self.rows_in_time(), self.rows()).0,
+            Some(_) => 0,
+            None => self.rows(),
         }
+    }
+
+    fn rows_in_time(&self) -> usize {
+        self.groups.get(&0).map_or(0, Groups::len)
     }
 
     /// Gives up exactness to save memory. Whether it had before.
     pub fn degrade(&mut self, view: &View) -> Result<bool, SpeedError> {
         self.exported = None;
-        if !view.is_top_k_by_count() {
-            self.degraded = Some(Degraded::Refusing(0));
-            return Ok(false);
+        let again = self.slack.is_some();
+        let mut slack = self.slack.unwrap_or_default();
+        if view.is_top_k_by_count() {
+            let (_, is_late) = sketch::spare(self.rows_in_time(), self.rows());
+            let missed: Vec<i32> = self.groups.keys().copied().filter(|&missed| is_late == (missed > 0)).collect();
+            for missed in missed {
+                let taken = self.halve(view, missed)?;
+                if is_late {
+                    slack.late += taken;
+                } else {
+                    (slack.down, slack.up) = (slack.down + taken, slack.up + taken);
+                }
+            }
+            self.measure();
         }
-        let before = if let Some(Degraded::Sketch(taken)) = self.degraded { Some(taken) } else { None };
-        let Some(in_time) = self.groups.remove(&0) else { return Ok(false) };
-        let counts = partials(view, &in_time, 0, 0)?;
-        drop(in_time);
-        let cut = sketch::cut(&counts).and_then(|(taken, kept)| Ok((taken, sketch::raise(&kept, -taken)?)));
+        self.slack = Some(slack);
+        Ok(again)
+    }
+
+    /// Forgets the smaller half of the keys of events that missed so many windows. How much was taken from the others' counts.
+    fn halve(&mut self, view: &View, missed: i32) -> Result<i64, SpeedError> {
+        let Some(groups) = self.groups.remove(&missed) else { return Ok(0) };
+        let counts = partials(view, &groups, 0, missed)?;
+        drop(groups);
+        let cut = sketch::cut(&counts).and_then(|(taken, kept)| Ok((taken, sketch::lowered(&kept, taken)?)));
         let (taken, kept) = cut.map_err(failed(view, "forgetting keys"))?;
         drop(counts);
-        let mut groups = Groups::new(view, Keep::Bounded);
-        groups.merge(view, &kept).map_err(failed(view, "forgetting keys"))?;
-        self.groups.insert(0, groups);
-        self.degraded = Some(Degraded::Sketch(before.unwrap_or(0) + taken));
-        self.measure();
-        Ok(before.is_some())
+        if kept.height() > 0 {
+            let mut groups = Groups::new(view, Keep::Bounded);
+            groups.merge(view, &kept).map_err(failed(view, "forgetting keys"))?;
+            self.groups.insert(missed, groups);
+        }
+        Ok(taken)
     }
 
     /// The pane as others see it. The same `Arc` as the last time if nothing was added since.
@@ -115,13 +138,9 @@ impl OpenPane {
             groups.map(|(&missed, groups)| partials(view, groups, start, missed)).collect::<Result<_, _>>()?;
         // They differ in what was missed, so there is nothing to add up.
         pane.partials = stacked(view, &frames)?;
-        match self.degraded {
-            Some(Degraded::Sketch(taken)) => {
-                pane.slack = Some(Slack { down: taken, up: taken });
-                pane.partials = sketch::raise(&pane.partials, taken).map_err(failed(view, "listing groups"))?;
-            }
-            Some(Degraded::Refusing(refused)) => pane.slack = Some(Slack { down: 0, up: refused }),
-            None => {}
+        pane.slack = self.slack;
+        if let Some(Slack { down, .. }) = self.slack {
+            pane.partials = sketch::raise(&pane.partials, down).map_err(failed(view, "listing groups"))?;
         }
         let pane = Arc::new(pane);
         self.exported = Some(pane.clone());

@@ -1,6 +1,13 @@
 //! Shows a partition's snapshots to processes that serve: through the log, as [`anabranch_shared::snapshot::wire`] says.
+//!
+//! At most one update of a partition is on its way. The publisher's thread makes the next one once the log has stored the one
+//! before or has given it up, and makes it of the newest snapshots: those that came meanwhile have replaced each other, and
+//! nothing keeps them. The update counts toward the process's memory ([`crate::memory`]) until then. While it is made it counts
+//! twice what its panes take: what isn't written yet is still there, though the pipeline may have replaced it, and what is
+//! written is there twice. Then it counts twice its bytes, as the log's client keeps a copy.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,7 +18,10 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::chunk;
 use crate::error::{SpeedError, reason};
+use crate::memory::Share;
+use crate::metrics::Counters;
 
 /// How often a change is looked for.
 const LOOK: Duration = Duration::from_millis(10);
@@ -42,6 +52,9 @@ pub(crate) struct Publisher {
     pub views: Vec<(Arc<View>, watch::Receiver<Arc<Snapshot>>)>,
     /// The least time between two updates.
     pub interval: Duration,
+    /// What updates take on their way.
+    pub memory: Share,
+    pub counters: Arc<Counters>,
     pub shutdown: CancellationToken,
 }
 
@@ -76,7 +89,7 @@ impl Publisher {
             // Before its first snapshot a pipeline has nothing to say.
             if views.iter().all(|(_, snapshot)| snapshot.sequence > 0 || snapshot.stopped.is_some()) {
                 let is_full = full.is_none_or(|at| at.elapsed() >= FULL);
-                match self.tell(&topic, &mut encoder, &views, is_full) {
+                match self.tell(&topic, encoder.update(views, is_full)) {
                     Ok(first) if is_full => {
                         full = Some(Instant::now());
                         self.forget_before(&topic, first);
@@ -97,15 +110,20 @@ impl Publisher {
     }
 
     /// Publishes an update; returns where it begins.
-    fn tell(
-        &self,
-        topic: &str,
-        encoder: &mut wire::Encoder,
-        views: &[(Arc<View>, Arc<Snapshot>)],
-        full: bool,
-    ) -> Result<Offset, String> {
-        let records = encoder.encode(views, full).map_err(|error| reason(&error))?;
-        append(&*self.log, topic, self.partition, records).map_err(|error| reason(&error))
+    fn tell(&mut self, topic: &str, update: wire::Update) -> Result<Offset, String> {
+        self.take(2 * update.panes().map(|pane| chunk::bytes(&pane.partials)).sum::<usize>());
+        let told = update.encode().map_err(|error| reason(&error)).and_then(|records| {
+            self.take(2 * records.bytes().len());
+            append(&*self.log, topic, self.partition, records).map_err(|error| reason(&error))
+        });
+        self.take(0);
+        told
+    }
+
+    /// From now on the update takes so much. A pipeline that is over the limit then gives way.
+    fn take(&mut self, bytes: usize) {
+        self.memory.take(bytes);
+        self.counters.unsent_bytes.store(bytes as u64, Ordering::Relaxed);
     }
 
     /// Deletes what a full update has replaced. If that fails, the next full update's turn will do.

@@ -14,7 +14,6 @@ use crate::isolate::Mark;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
-use crate::sketch::{LEAST_ROWS, rows_in_time};
 use crate::watermark::{Met, Tracker};
 
 /// With more closed chunks, neighbours are merged.
@@ -170,11 +169,10 @@ impl ViewState {
     fn largest(&self) -> Option<(Option<usize>, Micros)> {
         let is_top_k = self.view.is_top_k_by_count();
         let closed = self.closed.iter().enumerate().filter(|_| is_top_k).flat_map(|(i, closed)| {
-            closed.chunk.panes.iter().map(move |(&start, pane)| (rows_in_time(&pane.partials), (Some(i), start)))
+            closed.chunk.panes.keys().map(move |&start| (closed.spare_rows(start), (Some(i), start)))
         });
-        let closed = closed.filter(|(rows, _)| *rows >= LEAST_ROWS);
         let open = self.open.panes.iter().map(|(&start, pane)| (pane.spare_rows(&self.view), (None, start)));
-        closed.chain(open.filter(|(rows, _)| *rows > 0)).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
+        closed.chain(open).filter(|(rows, _)| *rows > 0).max_by_key(|(rows, _)| *rows).map(|(_, pane)| pane)
     }
 
     /// All chunks, the open one as if it were closed.

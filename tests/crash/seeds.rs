@@ -7,6 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::RngExt;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::due::{Clock, Due};
@@ -112,7 +113,7 @@ fn is_claim(answer: &Value) -> bool {
 fn check_claim(answer: &Value, on_kafka: bool) {
     let (mut ends, mut offsets) = (BTreeMap::<&str, i64>::new(), 0);
     for layer in ["batch", "speed"] {
-        for (partition, range) in answer["sources"][layer]["offsets"].as_object().into_iter().flatten() {
+        for (partition, range) in answer["sources"][layer]["offsets"]["events"].as_object().into_iter().flatten() {
             let (from, to) = (range[0].as_i64().expect("an offset"), range[1].as_i64().expect("an offset"));
             if from < to {
                 let end = ends.insert(partition, to).unwrap_or(0);
@@ -415,7 +416,7 @@ impl Scenario {
             assert_eq!(counted(&answer), view.expected(self.pieces * PIECE), "{}: {answer}", view.name);
         }
         self.look(server).expect("it is there");
-        ok(server.try_get("/readyz").expect("an answer"));
+        ok(&Method::GET, server.try_get("/readyz").expect("an answer"));
         for view in VIEWS.iter().skip(STAY).filter(|view| !self.added.contains(view.name)) {
             let answer = server.try_get(&format!("/v1/views/{}", view.name)).expect("an answer");
             assert_eq!(answer.status(), 404, "{} was removed", view.name);

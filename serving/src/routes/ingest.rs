@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use crate::app::{Server, blocking, log_problem};
 use crate::patience::was_too_slow;
 use crate::problem::Problem;
-use crate::proof::Offsets;
+use crate::proof::Ranges;
 use crate::routes::ingest::coding::Coding;
 
 /// The longest `Idempotency-Key`.
@@ -38,7 +38,7 @@ pub struct EventsReceipt {
     /// How many it has not.
     rejected_count: u64,
     /// Where they are.
-    offsets: Offsets,
+    offsets: Ranges,
 }
 
 /// A record that was not accepted.

@@ -69,8 +69,8 @@ pub struct ViewDetail {
     partitions: Vec<ViewPartition>,
     /// How far each layer has come.
     coverage: ViewCoverage,
-    /// Where the topic's partitions end.
-    log_end: BTreeMap<String, u64>,
+    /// Where the topic's partitions end, by topic.
+    log_end: BTreeMap<String, BTreeMap<String, u64>>,
     /// Records that neither layer covers yet.
     lag: u64,
     /// Events that came too late for at least one of their windows.
@@ -291,6 +291,7 @@ fn describe_window(window: Window) -> ViewWindow {
 fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
+    let topic = view.table.topic.as_str();
     ViewDetail {
         name: view.name.clone(),
         sql: view.sql.clone(),
@@ -310,16 +311,16 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         coverage: ViewCoverage {
             batch: batch.map(|published| BatchCoverage {
                 version: published.version,
-                offsets: Offsets(published.coverage.clone()),
+                offsets: Offsets::of(topic, &published.coverage),
                 published: format_timestamp(published.published),
                 event_time: published.event_times.values().max().map(|&time| format_timestamp(time)),
             }),
             speed: layers
                 .snapshot
                 .as_ref()
-                .map(|snapshot| SpeedCoverage { offsets: Offsets(snapshot.coverage.clone()) }),
+                .map(|snapshot| SpeedCoverage { offsets: Offsets::of(topic, &snapshot.coverage) }),
         },
-        log_end: positions_json(log_end),
+        log_end: positions_json(topic, log_end),
         lag: lag(&sources, log_end),
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,

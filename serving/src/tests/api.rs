@@ -49,10 +49,10 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
         "watermark": "2017-08-27T00:01:20Z",
         "partitions": [{"partition": 0, "watermark": "2017-08-27T00:01:20Z", "idle": false, "stalled": false, "holds_back": false}],
         "coverage": {
-            "batch": {"version": 7, "offsets": {"0": [0, 1]}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
-            "speed": {"offsets": {"0": [1, 3]}},
+            "batch": {"version": 7, "offsets": {"posts": {"0": [0, 1]}}, "published": "2017-08-27T00:00:00Z", "event_time": "2017-08-27T00:00:10Z"},
+            "speed": {"offsets": {"posts": {"0": [1, 3]}}},
         },
-        "log_end": {"0": 5}, "lag": 2, "late": 0, "rejected": 0, "stopped": null,
+        "log_end": {"posts": {"0": 5}}, "lag": 2, "late": 0, "rejected": 0, "stopped": null,
         "schedule": "*/15 * * * *", "schedule_zone": "UTC", "catch_up": "last",
     });
     assert_eq!(detail.to_string(), expected.to_string());
@@ -87,7 +87,7 @@ async fn an_output_says_where_its_rows_are_and_how_far_it_is() {
         "kind": "output", "name": "big", "sql": "CREATE MATERIALIZED VIEW big …", "definition": "sha256:big", "topic": "posts", "table": "posts",
         "columns": [{"name": "label", "type": "TEXT", "role": "field"}],
         "sink": {"kind": "kafka", "topic": "labels", "delivery": "at_least_once", "partition_by": "label"},
-        "positions": {"0": 3}, "log_end": {"0": 5}, "lag": 2, "rejected": 0, "stopped": {"0": "no such offset"},
+        "positions": {"posts": {"0": 3}}, "log_end": {"posts": {"0": 5}}, "lag": 2, "rejected": 0, "stopped": {"0": "no such offset"},
     });
     let detail = platform.ok("/v1/views/big").await;
     assert_eq!(detail.to_string(), expected.to_string());
@@ -132,7 +132,7 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
     assert!(!headers.contains_key("idempotent-replayed"));
     let (_, headers, again) = platform.send(keyed()).await;
     assert_eq!((again, headers["idempotent-replayed"].as_bytes()), (first, &b"true"[..]));
-    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
+    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"posts": {"0": 8}}));
     let metrics = platform.ok("/metrics").await;
     for line in
         ["anabranch_events_ingested_total{topic=\"posts\"} 3.0", "anabranch_events_refused_total{topic=\"posts\"} 1.0"]
@@ -144,7 +144,7 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
     let (status, kind, detail) = platform.problem(other).await;
     assert_eq!((status, kind.as_str()), (422, "idempotency-key-reused"), "{detail}");
     assert!(detail.contains("`k1`") && detail.contains("`posts`"), "{detail}");
-    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"0": 8}));
+    assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"posts": {"0": 8}}));
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {

@@ -8,7 +8,7 @@ use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::log::{Log, Payloads};
 use anabranch_shared::position::Partition;
 use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
-use anabranch_shared::snapshot::{Chunk, Progress, Snapshot};
+use anabranch_shared::snapshot::{Chunk, Progress, Slack, Snapshot};
 use anabranch_shared::view::{Catalog, View};
 use tokio_util::sync::CancellationToken;
 
@@ -34,7 +34,7 @@ impl Wire {
     }
 
     fn encode(&self, encoder: &mut Encoder, snapshot: &Arc<Snapshot>, full: bool) -> Payloads {
-        encoder.encode(&[(self.view.clone(), snapshot.clone())], full).expect("encoded")
+        encoder.update(vec![(self.view.clone(), snapshot.clone())], full).encode().expect("encoded")
     }
 
     fn decode(&self, decoder: &mut Decoder, offset: u64, records: &Payloads) -> Option<Arc<Snapshot>> {
@@ -55,7 +55,7 @@ fn assert_same(got: &Snapshot, expected: &Snapshot) {
         assert_eq!(got.panes.keys().collect::<Vec<_>>(), expected.panes.keys().collect::<Vec<_>>());
         for (start, pane) in &got.panes {
             assert!(pane.partials.equals_missing(&expected.panes[start].partials));
-            assert_eq!(pane.late, expected.panes[start].late);
+            assert_eq!((&pane.late, pane.slack), (&expected.panes[start].late, expected.panes[start].slack));
         }
     }
 }
@@ -147,6 +147,25 @@ fn an_update_of_many_records_is_put_together() {
     assert!(wire.decode(&mut decoder, 2, &torn).is_none());
     assert_same(&wire.decode(&mut decoder, 3, &records).expect("a snapshot"), &large);
     assert!(wire.decode(&mut decoder, 3, &records).is_none(), "read again, it is old");
+}
+
+/// A pane that has forgotten no late event is told of as it was before those were forgotten.
+#[test]
+fn what_a_degraded_pane_lacks_goes_along() {
+    let wire = Wire::new();
+    for (slack, text) in [
+        (Slack { down: 1, up: 3, late: 0 }, "\"slack\":[1,3]}"),
+        (Slack { down: 1, up: 3, late: 2 }, "\"slack\":[1,3,2]}"),
+    ] {
+        let mut degraded = Snapshot::clone(&wire.snapshot(None, &[0, 10]));
+        let mut chunk = Chunk::clone(&degraded.chunks[0]);
+        chunk.panes.values_mut().for_each(|pane| Arc::make_mut(pane).slack = Some(slack));
+        degraded.chunks = vec![Arc::new(chunk)];
+        let degraded = Arc::new(degraded);
+        let records = wire.encode(&mut Encoder::new(5), &degraded, true);
+        assert!(String::from_utf8_lossy(records.get(0)).contains(text), "{text}");
+        assert_same(&wire.decode(&mut Decoder::default(), 6, &records).expect("a snapshot"), &degraded);
+    }
 }
 
 /// What is held of some partitions.

@@ -165,7 +165,7 @@ fn a_degraded_pane_widens_the_bounds_of_its_windows_only() {
     let mut shown = snapshot(&view, &events, None, &[0, 5]);
     let mut chunk = Chunk::clone(&shown.chunks[0]);
     let pane = Arc::make_mut(chunk.panes.get_mut(&T0).expect("the first pane"));
-    pane.slack = Some(Slack { down: 1, up: 3 });
+    pane.slack = Some(Slack { down: 1, up: 3, late: 0 });
     shown.chunks = vec![Arc::new(chunk)];
     let layers = layers(Some(shown), Vec::new());
 
@@ -189,13 +189,29 @@ fn a_degraded_pane_widens_the_bounds_of_its_windows_only() {
 }
 
 #[test]
+fn a_pane_that_forgot_late_events_widens_the_bounds_of_all_keys() {
+    let view = view("v", Some(hop()), true, None);
+    let events = [event(0, "a", 1), event(1, "a", 1), event(70, "b", 1)];
+    let mut shown = snapshot(&view, &events, None, &[0, 3]);
+    let mut chunk = Chunk::clone(&shown.chunks[0]);
+    let pane = Arc::make_mut(chunk.panes.get_mut(&T0).expect("the first pane"));
+    pane.slack = Some(Slack { down: 0, up: 0, late: 2 });
+    shown.chunks = vec![Arc::new(chunk)];
+    let (_, answer) = merged(&view, &layers(Some(shown), Vec::new()), Ask::End(T0 + 5 * MINUTE));
+    assert!(!answer.quality.exact);
+    let cell = |name: &str, i: usize| answer.rows.column(name).expect("a column").i64().expect("integers").get(i);
+    let row = |i: usize| ["mentions", "mentions_lower", "mentions_upper"].map(|name| cell(name, i));
+    assert_eq!([row(0), row(1)], [[Some(2), Some(2), Some(4)], [Some(1), Some(1), Some(3)]]);
+}
+
+#[test]
 fn a_key_named_twice_by_a_degraded_pane_has_its_slack_once() {
     let view = view("v", Some(hop()), true, None);
     let events = [event(0, "a", 1), event(1, "a", 1)];
     let mut chunk = Chunk::clone(&chunk(&view, &events, &[0, 1], 0..2));
     let pane = Arc::make_mut(chunk.panes.get_mut(&T0).expect("the pane"));
     assert_eq!(pane.partials.height(), 2);
-    pane.slack = Some(Slack { down: 1, up: 3 });
+    pane.slack = Some(Slack { down: 1, up: 3, late: 0 });
     let mut shown = snapshot(&view, &events, None, &[0, 2]);
     shown.chunks = vec![Arc::new(chunk)];
     let (_, answer) = merged(&view, &layers(Some(shown), Vec::new()), Ask::End(T0 + 5 * MINUTE));
@@ -358,7 +374,7 @@ fn a_degraded_pane_makes_absent_sessions_uncertain() {
     let view = view("v", Some(Window::Session { gap: MINUTE }), true, None);
     let mut shown = snapshot(&view, &[event(0, "a", 1)], None, &[0, 1]);
     let mut chunk = Chunk::clone(&shown.chunks[0]);
-    Arc::make_mut(chunk.panes.get_mut(&T0).expect("the pane")).slack = Some(Slack { down: 0, up: 3 });
+    Arc::make_mut(chunk.panes.get_mut(&T0).expect("the pane")).slack = Some(Slack { down: 0, up: 3, late: 0 });
     shown.chunks = vec![Arc::new(chunk)];
     let layers = layers(Some(shown), Vec::new());
     for ask in [Ask::End(T0 + 80_000_000), Ask::End(T0 + MINUTE), Ask::Latest] {

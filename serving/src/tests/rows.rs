@@ -52,7 +52,7 @@ async fn the_answer_is_exactly_what_the_design_says() {
             r#""rows":[{"tag":"a","mentions":3,"mentions_lower":3,"mentions_upper":3,"total":21,"total_lower":21,"total_upper":21},"#,
             r#"{"tag":"b","mentions":2,"mentions_lower":2,"mentions_upper":2,"total":34,"total_lower":34,"total_upper":34},"#,
             r#"{"tag":"c","mentions":1,"mentions_lower":1,"mentions_upper":1,"total":8,"total_lower":8,"total_upper":8}],"#,
-            r#""sources":{"batch":{"version":7,"offsets":{"0":[0,2]}},"speed":{"offsets":{"0":[2,6]}}},"#,
+            r#""sources":{"batch":{"version":7,"offsets":{"posts":{"0":[0,2]}}},"speed":{"offsets":{"posts":{"0":[2,6]}}}},"#,
             r#""watermark":"2017-08-27T00:04:35Z","late":0,"rejected":0,"definition":"sha256:trending","certain":true,"confidence":1.0,"truncated":false}"#,
         )
     );
@@ -68,10 +68,10 @@ async fn each_mode_takes_from_its_layers() {
     };
     let batch = platform.ok("/v1/views/trending/rows?mode=batch&window=2017-08-27T00:05:00Z").await;
     assert_eq!(counts(&batch), [("a".into(), 1), ("b".into(), 1)]);
-    assert_eq!(batch["sources"], json!({"batch": {"version": 7, "offsets": {"0": [0, 2]}}, "speed": null}));
+    assert_eq!(batch["sources"], json!({"batch": {"version": 7, "offsets": {"posts": {"0": [0, 2]}}}, "speed": null}));
     let speed = platform.ok("/v1/views/trending/rows?mode=speed&window=2017-08-27T00:05:00Z").await;
     assert_eq!(counts(&speed), [("a".into(), 2), ("b".into(), 1), ("c".into(), 1)]);
-    assert_eq!(speed["sources"], json!({"batch": null, "speed": {"offsets": {"0": [2, 6]}}}));
+    assert_eq!(speed["sources"], json!({"batch": null, "speed": {"offsets": {"posts": {"0": [2, 6]}}}}));
     let latest = platform.ok("/v1/views/trending/rows").await;
     assert_eq!(latest["window"]["start"], "2017-08-27T00:04:00Z");
     let closed = platform.ok("/v1/views/trending/rows?window=closed").await;
@@ -311,7 +311,7 @@ async fn late_events_and_missing_ranges_are_told() {
     platform.show(&view, shown);
     let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
     assert_eq!((&answer["late"], &answer["exact"]), (&json!(2), &json!(false)));
-    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"0": [4, 6]})));
+    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"posts": {"0": [4, 6]}})));
     assert_eq!(answer["window"]["state"], "closed");
     assert_eq!(
         answer["rows"],
@@ -365,7 +365,7 @@ async fn a_view_that_has_stopped_alone_is_incomplete_with_its_reason_and_its_nei
         (&answer["exact"], &answer["incomplete"], &answer["reason"]),
         (&json!(false), &json!(true), &json!(why))
     );
-    assert_eq!(answer["missing"], json!({"0": [2, 3]}));
+    assert_eq!(answer["missing"], json!({"posts": {"0": [2, 3]}}));
     let answer = platform.ok("/v1/views/beside/rows?window=2017-08-27T00:05:00Z").await;
     assert_eq!(
         (&answer["exact"], &answer["incomplete"], &answer["reason"]),

@@ -236,7 +236,7 @@ impl Growing {
 
     /// The offset after the last one that an answer has.
     fn covered(answer: &Value) -> u64 {
-        answer["sources"]["speed"]["offsets"]["0"][1].as_u64().unwrap_or(0)
+        answer["sources"]["speed"]["offsets"]["posts"]["0"][1].as_u64().unwrap_or(0)
     }
 
     /// Reads until an answer has all that is shown, and hands out each.
@@ -387,14 +387,14 @@ async fn an_answer_that_depends_on_the_logs_end_is_sent_anew_as_that_moves_on() 
     // No layer says a word.
     platform.log.fill("posts", 3);
     let next = stream.next().await.expect("an event");
-    assert_eq!((&next["exact"], &next["missing"]), (&json!(false), &json!({"0": [0, 3]})));
+    assert_eq!((&next["exact"], &next["missing"]), (&json!(false), &json!({"posts": {"0": [0, 3]}})));
     assert_eq!(next["rows"][0]["mentions_upper"], Value::Null);
     let stopped = Some("too many bad records".to_owned());
     let events = [event(1, "a", 1), event(2, "a", 1)];
     platform.show(&view, Snapshot { stopped, ..snapshot(&view, &events, None, &[0, 2]) });
-    while stream.next().await.expect("an event")["missing"] != json!({"0": [2, 3]}) {}
+    while stream.next().await.expect("an event")["missing"] != json!({"posts": {"0": [2, 3]}}) {}
     platform.log.fill("posts", 9);
-    assert_eq!(stream.next().await.expect("an event")["missing"], json!({"0": [2, 9]}));
+    assert_eq!(stream.next().await.expect("an event")["missing"], json!({"posts": {"0": [2, 9]}}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -205,7 +205,7 @@ proptest! {
         ];
         let frame = DataFrame::new(events.len(), columns).expect("alike").lazy();
         let partials = partials(&view, frame.with_column(col("ts").cast(polars_type(&Type::Timestamp))), false).expect("some");
-        let slack = slack.map(|up| Slack { down: up, up });
+        let slack = slack.map(|up| Slack { down: up, up, late: up });
         let parts = by_pane(&partials).expect("panes").into_iter().map(|(pane, partials)| Part { partials, slack: slack.map(|slack| (pane, slack)) });
         let parts: Vec<Part> = parts.collect();
         let pruned = windows(&view, &parts, Scope::All).expect("windows").rows;
@@ -599,7 +599,7 @@ fn a_degraded_pane_that_refused_everything_opens_the_bounds_of_its_window() {
     let refused = DataFrame::empty_with_schema(&schema(view));
     let parts = [
         Part { partials: partials(view, events, false).expect("partials"), slack: None },
-        Part { partials: refused, slack: Some((0, Slack { down: 0, up: 1 })) },
+        Part { partials: refused, slack: Some((0, Slack { down: 0, up: 1, late: 0 })) },
     ];
     for scope in [Scope::One(0), Scope::All] {
         let finished = windows(view, &parts, scope).expect("rows");

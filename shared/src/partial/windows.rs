@@ -140,7 +140,7 @@ struct Sums {
     all: Option<Vec<Box<dyn State>>>,
     /// Which groups have events that came in time.
     named: Vec<bool>,
-    /// How much of each group's count may be too much, and how much of the slack doesn't apply to it.
+    /// How much of each group's count may be too much, and how much of the `up` of all panes doesn't apply to it.
     down: Vec<i64>,
     up: Vec<i64>,
 }
@@ -166,7 +166,7 @@ impl Sums {
         if let Some(slack) = piece.slack {
             self.down.resize(len, 0);
             self.up.resize(len, 0);
-            // It is about rows that missed nothing.
+            // These are about events in time.
             for (&number, missed) in numbers.iter().zip(piece.rows.column(MISSED)?.i32()?.iter()) {
                 if missed == Some(0) {
                     self.down[number as usize] += slack.down;
@@ -192,7 +192,8 @@ impl Sums {
 fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finished> {
     let pieces = contenders(view, pieces)?;
     let slack = pieces.iter().any(|piece| piece.slack.is_some());
-    let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(|slack| slack.up).sum::<i64>());
+    let most = |slack: Slack| slack.up + slack.late;
+    let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(most).sum::<i64>());
     let Sums { in_time, all, named, mut down, mut up } = Sums::of(view, start, &pieces)?;
     let height = in_time.len();
     down.resize(height, 0);

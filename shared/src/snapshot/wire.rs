@@ -23,7 +23,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ pub fn topic(table: &str) -> String {
 /// The snapshots of a table's views, of one partition, by view.
 pub type Views = BTreeMap<String, Arc<Snapshot>>;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Metadata {
     full: bool,
     views: BTreeMap<String, ViewMetadata>,
@@ -58,7 +58,7 @@ struct Metadata {
     panes: BTreeMap<u64, PaneMetadata>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct ViewMetadata {
     definition: String,
     base: Option<u64>,
@@ -81,19 +81,19 @@ struct ViewMetadata {
     chunks: Vec<ChunkMetadata>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct ChunkMetadata {
     coverage: Coverage,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct PaneMetadata {
     /// None if the pane has no rows.
     place: Option<(usize, usize)>,
     late: BTreeMap<i32, u64>,
-    slack: Option<(i64, i64)>,
+    slack: Option<Slack>,
 }
 
 /// A claim to be the one who writes. Its offset becomes the epoch.
@@ -117,8 +117,9 @@ pub struct Encoder {
     epoch: u64,
     number: u64,
     next_pane: u64,
-    /// The panes of the last update by their address, which is theirs while they are held here.
-    sent: HashMap<usize, (u64, Arc<Pane>)>,
+    /// The panes of the last update by their address. Nothing else gets a pane's address while it is here, and the pane's
+    /// content isn't kept by it.
+    sent: HashMap<usize, (u64, Weak<Pane>)>,
 }
 
 impl Encoder {
@@ -127,11 +128,9 @@ impl Encoder {
         Self { epoch, number: 0, next_pane: 0, sent: HashMap::new() }
     }
 
-    /// The records of an update.
-    pub fn encode(&mut self, views: &[(Arc<View>, Arc<Snapshot>)], full: bool) -> PolarsResult<Payloads> {
-        let mut sent = HashMap::new();
-        let (mut panes, mut frames) = (BTreeMap::new(), Vec::new());
-        let mut all = BTreeMap::new();
+    /// An update to these snapshots. If it isn't published, the next one has to be full.
+    pub fn update(&mut self, views: Vec<(Arc<View>, Arc<Snapshot>)>, full: bool) -> Update {
+        let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), BTreeMap::new());
         for (view, snapshot) in views {
             let mut chunks = Vec::new();
             for chunk in &snapshot.chunks {
@@ -144,14 +143,14 @@ impl Encoder {
                         self.next_pane
                     });
                     if known.is_none() || full {
-                        panes.insert(id, encode_pane(pane, &mut frames)?);
+                        panes.push((id, pane.clone()));
                     }
-                    sent.insert(address, (id, pane.clone()));
+                    sent.insert(address, (id, Arc::downgrade(pane)));
                     named.insert(start, id);
                 }
                 chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
             }
-            let told = Snapshot::clone(snapshot);
+            let told = Snapshot::clone(&snapshot);
             let metadata = ViewMetadata {
                 definition: view.definition.clone(),
                 base: told.base,
@@ -169,13 +168,41 @@ impl Encoder {
             };
             all.insert(view.name.clone(), metadata);
         }
-        let metadata = serde_json::to_vec(&Metadata { full, views: all, panes })
+        (self.sent, self.number) = (sent, self.number + 1);
+        Update { epoch: self.epoch, number: self.number, full, views: all, panes }
+    }
+}
+
+/// An update that isn't yet bytes. Of the snapshots it holds only the panes that it brings.
+#[derive(Debug)]
+pub struct Update {
+    epoch: u64,
+    number: u64,
+    full: bool,
+    views: BTreeMap<String, ViewMetadata>,
+    panes: Vec<(u64, Arc<Pane>)>,
+}
+
+impl Update {
+    /// The panes that it brings.
+    pub fn panes(&self) -> impl Iterator<Item = &Pane> {
+        self.panes.iter().map(|(_, pane)| &**pane)
+    }
+
+    /// Its records. Each pane is let go once it is written, and there are never more than two copies of the bytes.
+    pub fn encode(self) -> PolarsResult<Payloads> {
+        let (mut panes, mut frames) = (BTreeMap::new(), Vec::new());
+        for (id, pane) in self.panes {
+            panes.insert(id, encode_pane(&pane, &mut frames)?);
+        }
+        let metadata = serde_json::to_vec(&Metadata { full: self.full, views: self.views, panes })
             .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
-        let mut body = (metadata.len() as u64).to_le_bytes().to_vec();
+        let mut body = Vec::with_capacity(8 + metadata.len() + frames.len() + 4);
+        body.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
         body.extend_from_slice(&metadata);
         body.extend_from_slice(&frames);
+        drop(frames);
         body.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        (self.sent, self.number) = (sent, self.number + 1);
         let parts = body.chunks(PART_BYTES);
         let count = parts.len() as u32;
         let record = |(i, part): (u32, &[u8])| [header(self.epoch, self.number, i, count).as_slice(), part].concat();
@@ -195,7 +222,7 @@ fn encode_pane(pane: &Pane, frames: &mut Vec<u8>) -> PolarsResult<PaneMetadata> 
             .finish(&mut partials)?;
         place = Some((start, frames.len() - start));
     }
-    Ok(PaneMetadata { place, late: pane.late.clone(), slack: pane.slack.map(|slack| (slack.down, slack.up)) })
+    Ok(PaneMetadata { place, late: pane.late.clone(), slack: pane.slack })
 }
 
 /// Turns one partition's updates back into snapshots.
@@ -320,6 +347,5 @@ fn decode_pane(view: &View, pane: &PaneMetadata, frames: &[u8]) -> PolarsResult<
             partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?
         }
     };
-    let slack = pane.slack.map(|(down, up)| Slack { down, up });
-    Ok(Pane { partials, late: pane.late.clone(), slack })
+    Ok(Pane { partials, late: pane.late.clone(), slack: pane.slack })
 }

@@ -3,15 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_shared::partial::{self, Part, Scope, windows};
 use anabranch_shared::position::Positions;
+use anabranch_shared::snapshot::wire::{Decoder, Encoder};
+use anabranch_shared::snapshot::{Slack, Snapshot};
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
+use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
-use super::kit::{Event, SECOND, event, micro_batch, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, event, micro_batch, sums, table, top};
 use super::pipeline::Rig;
 use crate::Memory;
-use crate::chunk::Closed;
+use crate::checkpoint::{Image, ViewImage};
+use crate::chunk::{Closed, Open};
+use crate::sketch::{rows_in_time, spare};
 use crate::state::ViewState;
 use crate::watermark::Tracker;
 
@@ -38,6 +44,7 @@ fn bounds(state: &mut ViewState) -> (BTreeMap<String, (i64, i64)>, i64) {
     let mut unnamed = 0;
     for Closed { chunk, .. } in state.chunks().expect("chunks") {
         for pane in chunk.panes.values() {
+            // In these streams nothing comes late.
             let slack = pane.slack.map_or((0, 0), |slack| (slack.down, slack.up));
             unnamed += slack.1;
             let keys = pane.partials.column("k0").expect("keys").str().expect("text").clone();
@@ -96,20 +103,71 @@ fn a_top_k_view_goes_on_in_a_sketch() {
     }
 }
 
+/// So many events of one second, each of a key of its own.
+fn distinct(second: i64, keys: usize) -> Vec<Event> {
+    (0..keys).map(|i| event(second, &format!("{second}-{i}"), 1)).collect()
+}
+
+fn slacks(state: &mut ViewState) -> BTreeMap<i64, Slack> {
+    let chunks = state.chunks().expect("chunks");
+    let panes = chunks.iter().flat_map(|closed| &closed.chunk.panes);
+    panes.filter_map(|(&start, pane)| Some((start, pane.slack?))).collect()
+}
+
 #[test]
-fn a_pane_of_late_events_keeps_no_other_from_giving_way() {
+fn a_pane_gives_way_by_its_late_events_where_these_are_more() {
     let table = table(0);
     let window = Some(Window::sliding(10 * SECOND, 10 * SECOND));
-    let of =
-        |second: i64, keys: usize| (0..keys).map(|i| event(second, &format!("{second}-{i}"), 1)).collect::<Vec<_>>();
     for close in [false, true] {
         // The first moves the watermark, so the others at second 1 are late.
-        let batches = [(of(1_000, 60), close), (of(1, 70), close)];
-        let state = folded(top(&table, window, 100), &batches);
-        let panes = state.closed.iter().flat_map(|closed| closed.chunk.panes.values());
-        assert!(state.rows() <= 100, "{} rows", state.rows());
-        assert_eq!(panes.filter(|pane| pane.slack.is_some()).count(), usize::from(close));
+        let late = [distinct(1, 70), vec![event(1, "heavy", 1); 5]].concat();
+        let batches = [(distinct(1_000, 60), close), (late, close)];
+        let mut state = folded(top(&table, window, 100), &batches);
+        assert_eq!(slacks(&mut state), [(0, Slack { down: 0, up: 0, late: 1 })].into());
+        assert_eq!(state.rows(), 61, "what came in time is there, and what came late often");
     }
+}
+
+#[test]
+fn a_closed_pane_gives_way_by_its_late_events_too() {
+    let table = table(0);
+    let window = Some(Window::sliding(10 * SECOND, 10 * SECOND));
+    let late = |second| [distinct(second, 70), vec![event(second, "heavy", 1); 5]].concat();
+    let batches = [(distinct(1_000, 1), false), (late(1), true), (distinct(1_000, 60), false)];
+    let mut state = folded(top(&table, window, 100), &batches);
+    assert_eq!(slacks(&mut state), [(0, Slack { down: 0, up: 0, late: 1 })].into());
+    assert_eq!(state.rows(), 62);
+}
+
+#[test]
+fn a_view_that_refuses_keys_refuses_new_rows_of_late_events_too() {
+    let table = table(0);
+    let window = Some(Window::sliding(10 * SECOND, 10 * SECOND));
+    // The pane has rows of late events of two of its keys, and of a key of late events alone, when there is no more room.
+    let late = vec![event(1, "1-0", 1), event(1, "1-1", 1), event(1, "late", 1)];
+    let again = vec![event(1, "1-0", 1), event(1, "1-2", 1), event(1, "later", 1), event(1, "late", 1)];
+    let batches = [
+        (distinct(1, 60), false),
+        (distinct(1_000, 1), false),
+        (late, false),
+        (distinct(2_000, 37), false),
+        (again, false),
+    ];
+    let mut view = sums(&table, window, 0);
+    view.max_rows = 100;
+    let mut state = folded(view.clone(), &batches);
+    assert_eq!(slacks(&mut state)[&0], Slack { down: 0, up: 1, late: 1 });
+    assert_eq!(state.rows(), 101);
+    let rows = windows(&view, &parts(&state.show(&Arc::new(Tracker::new(0, [0], 0)), None)), Scope::One(0));
+    let rows = rows.expect("rows").rows;
+    let column = |name: &str| rows.column(name).expect("a column").i64().expect("integers").iter().collect::<Vec<_>>();
+    let keys: Vec<_> =
+        rows.column("k").expect("keys").str().expect("text").iter().flatten().map(str::to_owned).collect();
+    let of = |key: &str| {
+        let at = keys.iter().position(|other| other == key).expect("the key");
+        ["n", "n_lower", "n_upper"].map(|name| column(name)[at].expect("a count"))
+    };
+    assert_eq!([of("1-0"), of("1-1"), of("1-2")], [[1, 1, 4], [1, 1, 3], [1, 1, 2]]);
 }
 
 #[test]
@@ -134,7 +192,8 @@ fn a_view_within_its_limit_is_exact() {
 /// One of them can only refuse keys, and it is the larger one.
 #[test]
 fn a_view_that_gives_nothing_back_keeps_no_other_from_it() {
-    const LIMIT: usize = 600_000;
+    // More than the larger view takes if its last micro-batch before it refuses keys is a whole one.
+    const LIMIT: usize = 620_000;
     let mut rig = Rig::new(1);
     rig.context.memory = Memory::new(LIMIT);
     let layer = rig.start();
@@ -151,6 +210,165 @@ fn a_view_that_gives_nothing_back_keeps_no_other_from_it() {
     Rig::wait_for_metrics(&layer, |metrics| metrics.events == 6_000 && metrics.state_bytes <= LIMIT as u64);
     assert!(is_degraded && named < 6_000, "{named} keys were named at once");
     layer.stop();
+}
+
+fn parts(snapshot: &Snapshot) -> Vec<Part> {
+    let panes = snapshot.chunks.iter().flat_map(|chunk| &chunk.panes);
+    let part = |(&start, pane): (&i64, &Arc<anabranch_shared::snapshot::Pane>)| Part {
+        partials: pane.partials.clone(),
+        slack: pane.slack.map(|slack| (start, slack)),
+    };
+    panes.map(part).collect()
+}
+
+/// A sixteenth of a second apart. Three in ten come up to 20 seconds late, fifty at a time.
+fn with_late(count: usize, seed: u64) -> Vec<Event> {
+    let late = |i: usize| {
+        let mixed = seed.wrapping_add(i as u64 / 50).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
+        if mixed % 10 < 3 { 5 + (mixed >> 8) as i64 % 15 } else { 0 }
+    };
+    let at = |i: usize| 1_000 * SECOND + i as i64 * SECOND / 16 - late(i) * SECOND;
+    skewed(count, seed).into_iter().enumerate().map(|(i, event)| Event { time: at(i), ..event }).collect()
+}
+
+/// What a checkpoint brings back of a state.
+fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
+    let view = state.view.clone();
+    let (positions, name) = (state.coverage().ends(), view.name.clone());
+    let images = [(name.clone(), state.image(None))].into();
+    let (editions, log, tails) = Default::default();
+    let image = Image { tracker: tracker.clone(), positions: positions.clone(), editions, views: images, log, tails };
+    let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
+    let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&view)).expect("decoded");
+    let ViewImage { base, chunks, late, .. } = image.views.remove(&name).expect("the view");
+    let mut again = ViewState::new(view, base, &positions, 0);
+    (again.closed, again.late, again.open) = (chunks, late, Open::new(&positions, 0));
+    again
+}
+
+/// The counts of a window's keys, of the events that came in time and of all.
+type Truth = BTreeMap<String, (i64, i64)>;
+
+fn count(truths: &mut BTreeMap<i64, Truth>, window: Window, event: &Event, missed: i32) {
+    let pane = window.pane_of(event.time);
+    for start in window.starts(event.time) {
+        let of = truths.entry(start).or_default().entry(event.key.clone().expect("a key")).or_default();
+        *of = (of.0 + i64::from(i64::from(missed) <= window.index_of(start, pane)), of.1 + 1);
+    }
+}
+
+/// That the bounds of a window's rows contain the counts of events in time and of all events, as they do those of keys that
+/// have no row, and that a certain answer names the right keys.
+fn check_window(view: &View, parts: &[Part], start: i64, truth: &Truth) -> Result<(), TestCaseError> {
+    let all = View { limit: None, ..view.clone() };
+    let answer = windows(&all, parts, Scope::One(start)).expect("a window");
+    let names = |rows: &DataFrame| -> Vec<String> {
+        rows.column("k").expect("keys").str().expect("text").iter().map(|key| key.expect("a key").to_owned()).collect()
+    };
+    let counts = |name: &str| -> Vec<i64> {
+        answer
+            .rows
+            .column(name)
+            .expect("a column")
+            .i64()
+            .expect("integers")
+            .iter()
+            .map(|n| n.expect("a count"))
+            .collect()
+    };
+    let (keys, lower, upper, value) = (names(&answer.rows), counts("n_lower"), counts("n_upper"), counts("n"));
+    for (i, key) in keys.iter().enumerate() {
+        let (in_time, all) = truth.get(key).copied().unwrap_or_default();
+        prop_assert!(lower[i] <= value[i] && value[i] <= upper[i], "{} of [{}, {}]", value[i], lower[i], upper[i]);
+        prop_assert!(lower[i] <= in_time, "{key} in {start}: {in_time} is below {}", lower[i]);
+        prop_assert!(all <= upper[i], "{key} in {start}: {all} is above {}", upper[i]);
+        prop_assert!(answer.is_degraded || in_time == value[i], "{key} in {start}: {in_time} isn't {}", value[i]);
+    }
+    let window = view.window.expect("a window");
+    let inside = |at: i64| (start..window.end_of(start)).contains(&at);
+    let slacks = parts.iter().filter_map(|part| part.slack).filter(|(at, _)| inside(*at));
+    let unlisted: i64 = slacks.map(|(_, slack)| slack.up + slack.late).sum();
+    for (key, (in_time, _)) in truth.iter().filter(|(key, _)| !keys.contains(key)) {
+        prop_assert!(*in_time <= unlisted, "{key} in {start} has no row and came {in_time} times in time");
+    }
+    let first = windows(view, parts, Scope::One(start)).expect("a window");
+    if let Some(limit) = view.limit.filter(|_| first.is_certain && first.is_degraded) {
+        let named = names(&first.rows);
+        prop_assert_eq!(named.len(), limit);
+        let least = named.iter().map(|key| truth[key].1).min();
+        let others = truth.iter().filter(|(key, _)| !named.contains(key)).map(|(_, (_, all))| *all).max();
+        prop_assert!(least > others, "{named:?} are not the first of {truth:?}");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// Of what the speed layer says alone, and together with what batch has of the events before.
+    #[test]
+    fn bounds_hold_where_late_events_are_forgotten(
+        sizes in prop::collection::vec((20..100_usize, prop::bool::weighted(0.6)), 2..28),
+        max_rows in 30..300_usize,
+        slides in 1..5_i64,
+        seed in any::<u64>(),
+        as_top in prop::bool::weighted(0.7),
+        archived in 0..200_usize,
+        restart in prop::option::of(0..28_usize),
+    ) {
+        let table = table(2 * SECOND);
+        let window = Window::sliding(slides * 5 * SECOND, 5 * SECOND);
+        let view = if as_top { top(&table, Some(window), max_rows) } else { sums(&table, Some(window), SECOND) };
+        let view = Arc::new(View { max_rows, ..view });
+        let mut events = with_late(archived + sizes.iter().map(|(size, _)| size).sum::<usize>(), seed);
+        let archive: Vec<Event> = events.drain(..archived).collect();
+
+        let (mut oracle, mut at) = (Oracle::new(1), 0);
+        let mut tracker = Tracker::new(table.watermark_delay, [0], 0);
+        let mut state = ViewState::new(view.clone(), None, &Positions::from([(0, 0)]), 0);
+        for (i, &(size, close)) in sizes.iter().enumerate() {
+            let batch = micro_batch(0, at as u64, &events[at..at + size]);
+            for (offset, event) in batch.offsets.iter().zip(&events[at..]) {
+                oracle.take(&view, 0, *offset, event);
+            }
+            let met = tracker.begin(0, 0);
+            state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
+            tracker.end(0, batch.newest().expect("events"));
+            at += size;
+            let chunks = state.chunks().expect("chunks");
+            let mut panes = chunks.iter().flat_map(|closed| closed.chunk.panes.values());
+            let is_small = panes.all(|pane| {
+                let in_time = rows_in_time(&pane.partials);
+                spare(in_time, pane.partials.height()).0 == 0
+            });
+            prop_assert!(!as_top || is_small || state.rows() <= max_rows, "{} rows", state.rows());
+            if close {
+                state.close_chunk(0, 0, 0, &tracker).expect("closed");
+            }
+            if restart == Some(i) {
+                state = restarted(&mut state, &tracker);
+            }
+        }
+
+        // As a process has it that serves.
+        let snapshot = Arc::new(Snapshot { sequence: 1, ..state.show(&Arc::new(tracker), None) });
+        let records = Encoder::new(5).update(vec![(view.clone(), snapshot)], true).encode().expect("encoded");
+        let (mut decoder, views) = (Decoder::default(), [(view.name.clone(), view.clone())].into());
+        let told = records.iter().filter_map(|record| decoder.take(6, record, &views)).last().expect("an update");
+        let speed = parts(&told[&view.name]);
+        let archived = partial::partials(&view, micro_batch(0, 0, &archive).events.lazy(), false).expect("partials");
+        let merged = [vec![Part { partials: archived, slack: None }], speed.clone()].concat();
+
+        let mut truths = BTreeMap::new();
+        oracle.seen.iter().for_each(|seen| count(&mut truths, window, &seen.event, seen.missed));
+        for (&start, truth) in &truths {
+            check_window(&view, &speed, start, truth)?;
+        }
+        archive.iter().for_each(|event| count(&mut truths, window, event, 0));
+        for (&start, truth) in &truths {
+            check_window(&view, &merged, start, truth)?;
+        }
+    }
 }
 
 proptest! {

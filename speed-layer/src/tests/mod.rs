@@ -7,4 +7,5 @@ mod log;
 mod output;
 mod pipeline;
 mod property;
+mod publish;
 mod trap;

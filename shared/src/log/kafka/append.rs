@@ -52,6 +52,8 @@ pub(super) fn config(options: &KafkaOptions, settings: &[(&str, &str)]) -> Clien
         // Above the largest record that ingest takes.
         ("message.max.bytes", "8388608"),
         ("queue.buffering.max.messages", "1000000"),
+        // What is sent waits for room in it.
+        ("queue.buffering.max.kbytes", "65536"),
     ];
     all.extend_from_slice(settings);
     options.client(&all)
@@ -123,9 +125,11 @@ pub(super) fn send(
                 record = record.key(key);
             }
             while let Err((error, again)) = producer.send(record) {
-                if error.rdkafka_error_code() != Some(RDKafkaErrorCode::QueueFull) {
+                // Once a record was given up, the others needn't be sent.
+                let waits = error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull);
+                if !waits || sent.state.lock().failed.is_some() {
                     sent.state.lock().waiting -= 1;
-                    refused = Some(error);
+                    refused = Some(error).filter(|_| !waits);
                     break 'parts;
                 }
                 std::thread::sleep(Duration::from_millis(1));

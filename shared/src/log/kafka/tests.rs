@@ -75,6 +75,17 @@ fn until_ends_at(log: &KafkaLog, end: u64) {
     }
 }
 
+/// There is room for 64 MiB.
+#[test]
+fn an_append_waits_for_room_in_the_producers_queue() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.create_topic("t", 1).expect("create");
+    let records: Payloads = std::iter::repeat_n(vec![b'x'; 512 << 10], 160).collect();
+    let appended = log.append("t", Append { parts: vec![(0, records)], ..Append::default() }).expect("stored");
+    assert_eq!(appended.offsets[&0], 0..160);
+}
+
 fn transactional(options: &KafkaOptions) -> BaseProducer {
     let id = uuid::Uuid::new_v4().to_string();
     let producer: BaseProducer = options.client(&[("transactional.id", &id)]).create().expect("a producer");
