@@ -143,7 +143,9 @@ fn works_again(project: &Project, expected: (u64, u64)) {
     let all = json(n + 10, ids + (1_000..1_010).sum::<u64>());
     assert_eq!(claims(&server, "ever")[0], all);
     assert_eq!(run(&server, "ever")["state"], "succeeded");
-    server.until("ever", |detail| detail["coverage"]["speed"]["offsets"]["events"]["0"][0] == detail["log_end"]["events"]["0"]);
+    server.until("ever", |detail| {
+        detail["coverage"]["speed"]["offsets"]["events"]["0"][0] == detail["log_end"]["events"]["0"]
+    });
     assert_eq!(claims(&server, "ever")[..2], [all.clone(), all.clone()], "batch has the same");
     server.stop();
     let server = Server::start(project);

@@ -281,4 +281,18 @@ fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_t
     server.batch("per_minute");
     check("batch");
     assert_eq!(server.get("/v1/rejects")["total"], 1);
+
+    // A clock that is an hour ahead: the archive may read this later, when it is an event.
+    let early = format_timestamp(SystemClock.now() + 3_600_000_000);
+    let tap = json!({"page": "/", "ts": early}).to_string();
+    producer.send(BaseRecord::<(), str>::to(&name).payload(&tap)).expect("queued");
+    producer.flush(Duration::from_secs(60)).expect("stored");
+    server.until("per_minute", |detail| detail["log_end"]["taps"]["0"] == 4 && detail["lag"] == 0);
+    let rows = server.get("/v1/views/per_minute/rows");
+    assert_eq!((&rows["exact"], &rows["missing"]), (&json!(false), &json!({"taps": {"0": [3, 4]}})), "{rows}");
+    assert!(rows["reason"].as_str().is_some_and(|why| why.contains("max_future")), "{rows}");
+    server.batch("per_minute");
+    let rows = server.get("/v1/views/per_minute/rows");
+    assert_eq!((&rows["exact"], &rows["incomplete"]), (&json!(true), &json!(false)), "{rows}");
+    assert_eq!(server.get("/v1/rejects")["total"], 2);
 }

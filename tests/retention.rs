@@ -78,7 +78,11 @@ fn a_view_stops_where_records_are_gone_and_goes_on_from_a_version_of_what_is_lef
     assert_eq!(metrics.sum("anabranch_lost_offsets", &lost), Some(12.0), "{metrics:?}");
     assert_eq!(metrics.sum("anabranch_view_stopped", &[("view", "ever")]), Some(1.0));
     let answer = serve.get("/v1/views/ever/rows");
-    assert_eq!((&answer["incomplete"], &answer["missing"]), (&json!(true), &json!({"events": {"0": [0, 20]}})), "{answer}");
+    assert_eq!(
+        (&answer["incomplete"], &answer["missing"]),
+        (&json!(true), &json!({"events": {"0": [0, 20]}})),
+        "{answer}"
+    );
     assert_eq!((&answer["rows"][0]["n"], &answer["rows"][0]["ids"]), (&json!(20), &json!(400)), "the odd ones");
 
     // What comes later is counted where nothing is missing, and nowhere else.
@@ -103,7 +107,11 @@ fn a_view_stops_where_records_are_gone_and_goes_on_from_a_version_of_what_is_lef
     });
     let answer = serve.get("/v1/views/ever/rows");
     assert_eq!(answer["incomplete"], false, "{answer}");
-    assert_eq!(answer["sources"]["batch"]["offsets"]["events"], json!({"0": [12, 25], "1": [0, 25]}), "what it is made of");
+    assert_eq!(
+        answer["sources"]["batch"]["offsets"]["events"],
+        json!({"0": [12, 25], "1": [0, 25]}),
+        "what it is made of"
+    );
     assert_eq!(answer["rows"][0]["n"], 48, "all but the twelve");
     assert_eq!(speed.metrics().sum("anabranch_speed_stopped", &[]), Some(0.0));
 }

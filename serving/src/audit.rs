@@ -113,7 +113,7 @@ fn in_time(
         }
         panes.insert(start, Arc::new(Pane { partials, slack: pane.slack, ..Pane::default() }));
     }
-    Ok(Arc::new(Chunk { coverage: chunk.coverage.clone(), panes }))
+    Ok(Arc::new(Chunk { panes, ..chunk.clone() }))
 }
 
 /// The rows of these windows. A session is known by the pane that it starts in.

@@ -181,6 +181,10 @@ impl LayerStore {
     }
 }
 
+/// Why an answer lacks records that came.
+const EARLY: &str = "records of the topic are further ahead of the clock than its table's `max_future` allows: whether they are \
+                     events is decided as they are archived, and the next run has them if they are";
+
 /// What one answer is made of.
 #[derive(Debug, Clone)]
 pub struct Sources {
@@ -200,6 +204,8 @@ pub struct Sources {
     pub other_log: bool,
     /// Why the speed layer goes on no further, if it has stopped; or why there is no batch part.
     pub stopped: Option<String>,
+    /// Whether some records may be events to the archive, and are none to the speed layer.
+    pub has_early: bool,
     /// What is wrong with a file of the version that was to be read, see [`Sources::partials`].
     pub damage: OnceLock<String>,
     /// No event with an earlier time is expected any more.
@@ -229,6 +235,7 @@ impl Sources {
             is_void: false,
             other_log,
             stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
+            has_early: false,
             damage: OnceLock::new(),
         };
         if mode != Mode::Batch
@@ -239,6 +246,7 @@ impl Sources {
         if mode == Mode::Merged && !layers.follow_the_log() {
             sources.name_missing(log_end);
         }
+        sources.name_early();
         let is_log_empty = !log_end.is_empty() && log_end.values().all(|&end| end == 0);
         sources.is_void = !is_log_empty && !sources.coverages().any(|coverage| !coverage.is_empty());
         sources
@@ -273,6 +281,14 @@ impl Sources {
         }
     }
 
+    /// Takes note of records that may be events to the archive, and are none to the speed layer.
+    fn name_early(&mut self) {
+        for (partition, range) in self.chunks.iter().flat_map(|chunk| chunk.early.iter()) {
+            self.missing.extend(partition, range.clone());
+            self.has_early = true;
+        }
+    }
+
     fn name_missing(&mut self, log_end: &Positions) {
         let missing = log_end.iter().filter_map(|(&p, &end)| {
             let covered = self.covered_to(p);
@@ -300,8 +316,9 @@ impl Sources {
 
     /// Why it hasn't, as far as there is a reason.
     pub fn reason(&self) -> Option<String> {
-        let reasons: Vec<&str> =
-            self.stopped.as_deref().into_iter().chain(self.damage.get().map(String::as_str)).collect();
+        let damage = self.damage.get().map(String::as_str);
+        let early = self.has_early.then_some(EARLY);
+        let reasons: Vec<&str> = self.stopped.as_deref().into_iter().chain(damage).chain(early).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }
 

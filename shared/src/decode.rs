@@ -62,6 +62,9 @@ pub const MAX_RECORD_BYTES: usize = 1 << 20;
 /// How many bytes of a reason are kept: it may quote the record, and there may be millions of them.
 const MAX_REASON_BYTES: usize = 400;
 
+/// Within this time all layers read a record: what is further ahead than this is ahead of all their clocks. 30 days.
+const READ_WITHIN: Micros = 30 * 86_400_000_000;
+
 /// Turns the records of one table into columns.
 #[derive(Debug)]
 pub struct Decoder {
@@ -95,6 +98,20 @@ pub struct Reject {
     pub index: u32,
     /// What is wrong with it.
     pub reason: String,
+    /// Whether it is ahead of its reader's clock, so that whoever reads it later may take it.
+    pub is_early: bool,
+}
+
+/// Why a record makes no row, as in [`Reject`].
+struct Refusal {
+    reason: String,
+    is_early: bool,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason, is_early: false }
+    }
 }
 
 impl Decoded {
@@ -204,7 +221,10 @@ impl Decoder {
                     .map_err(|e| format!("not UTF-8 at byte {}", e.valid_up_to())),
             };
             let beside = [keys, headers].map(|all| all.map_or(&[][..], |all| all.get(index as usize)));
-            match record.and_then(|record| self.row(record, (log_time, read_at), beside, &mut slots)) {
+            match record
+                .map_err(Refusal::from)
+                .and_then(|record| self.row(record, (log_time, read_at), beside, &mut slots))
+            {
                 Ok(false) => {}
                 Ok(true) => {
                     kept.push(index);
@@ -212,7 +232,10 @@ impl Decoder {
                         builder.append(slots[*column], &self.scratch);
                     }
                 }
-                Err(reason) => rejects.push(Reject { index, reason: shown(&reason, MAX_REASON_BYTES).into_owned() }),
+                Err(Refusal { reason, is_early }) => {
+                    let reason = shown(&reason, MAX_REASON_BYTES).into_owned();
+                    rejects.push(Reject { index, reason, is_early });
+                }
             }
         }
         let event_time = builders.iter().position(|(column, _)| *column == self.table.event_time).unwrap_or(0);
@@ -228,9 +251,9 @@ impl Decoder {
         (log_time, read_at): (Micros, Option<Micros>),
         [key, headers]: [&'a [u8]; 2],
         slots: &mut [Slot<'a>],
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Refusal> {
         if record.len() > MAX_RECORD_BYTES {
-            return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()));
+            return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()).into());
         }
         let row = match self.table.format {
             _ if record.is_empty() => None,
@@ -254,21 +277,23 @@ impl Decoder {
             *slot = fit(*slot, column, &self.scratch)?;
         }
         let Slot::Integer(time) = slots[self.table.event_time] else {
-            return Err(format!("column `{}`, the event time, is null or absent", self.table.event_time_column().name));
+            let name = &self.table.event_time_column().name;
+            return Err(format!("column `{name}`, the event time, is null or absent").into());
         };
         self.check_time(time, log_time, read_at)?;
         Ok(true)
     }
 
     /// Whether an event may have happened then. How late it is goes by the record's own time, so that every reading says the same.
-    fn check_time(&self, time: Micros, log_time: Micros, read_at: Option<Micros>) -> Result<(), String> {
+    /// But for what is ahead of its reader's clock, where records' times are their producers'.
+    fn check_time(&self, time: Micros, log_time: Micros, read_at: Option<Micros>) -> Result<(), Refusal> {
         let clock = read_at.unwrap_or(log_time);
         let is_ahead = |by: Micros| time > clock.saturating_add(by);
         let is_behind = |by: Micros| time < log_time.saturating_sub(by);
         let (by, option, side, clock) = if !EVENT_TIMES.contains(&time) {
             let name = &self.table.event_time_column().name;
             let time = format_timestamp(time);
-            return Err(format!("column `{name}`, the event time: {time} is outside the years 0200 to 9799"));
+            return Err(format!("column `{name}`, the event time: {time} is outside the years 0200 to 9799").into());
         } else if let Some(by) = self.table.max_future.filter(|&by| is_ahead(by)) {
             (by, "max_future", "ahead of", clock)
         } else if let Some(by) = self.table.max_past.filter(|&by| is_behind(by)) {
@@ -276,13 +301,15 @@ impl Decoder {
         } else {
             return Ok(());
         };
-        Err(format!(
+        let is_early = option == "max_future" && read_at.is_some() && !is_ahead(by.saturating_add(READ_WITHIN));
+        let reason = format!(
             "column `{}`: {} is more than {} s (`{option}`) {side} the clock, which showed {}",
             self.table.event_time_column().name,
             format_timestamp(time),
             by as f64 / 1e6,
             format_timestamp(clock),
-        ))
+        );
+        Err(Refusal { reason, is_early })
     }
 }
 

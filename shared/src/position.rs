@@ -132,6 +132,12 @@ impl Coverage {
         Ok(())
     }
 
+    /// Makes a partition's range reach over another one too, and over what lies between them.
+    pub fn extend(&mut self, partition: Partition, other: Range<Offset>) {
+        let range = self.0.entry(partition).or_insert_with(|| other.clone());
+        *range = range.start.min(other.start)..range.end.max(other.end);
+    }
+
     /// Adds another coverage that begins where this one ends, in every partition or in none.
     pub fn try_append(&mut self, other: &Coverage) -> Result<(), PositionError> {
         let mut sum = self.clone();

@@ -72,6 +72,9 @@ pub struct Chunk {
     pub coverage: Coverage,
     /// The panes that hold any of these events, by their start; 0 alone in a view without windows.
     pub panes: BTreeMap<Micros, Arc<Pane>>,
+    /// From the first to the last record that may be an event to whoever reads it later, see
+    /// [`Reject::is_early`](crate::decode::Reject::is_early).
+    pub early: Coverage,
 }
 
 /// A chunk's part of one pane.

@@ -93,6 +93,8 @@ struct ViewMetadata {
 #[derive(Serialize, Deserialize)]
 struct ChunkMetadata {
     coverage: Coverage,
+    #[serde(default, skip_serializing_if = "Coverage::is_empty")]
+    early: Coverage,
     journal: Vec<Entry>,
     panes: BTreeMap<Micros, PaneMetadata>,
     /// Where its Parquet file begins after the metadata, and how long it is.
@@ -207,8 +209,9 @@ fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetad
         frames.length += file.len();
         frames.pieces.push(file.into());
     }
-    let (coverage, journal) = (closed.chunk.coverage.clone(), closed.journal.to_vec());
-    Ok(ChunkMetadata { coverage, journal, panes, frame: place })
+    let (coverage, early, journal) =
+        (closed.chunk.coverage.clone(), closed.chunk.early.clone(), closed.journal.to_vec());
+    Ok(ChunkMetadata { coverage, early, journal, panes, frame: place })
 }
 
 fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
@@ -219,13 +222,13 @@ fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResul
         partials.extend(partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?)?);
     }
     let mut panes = BTreeMap::new();
-    for (start, PaneMetadata { late, slack }) in chunk.panes {
+    for (&start, PaneMetadata { late, slack }) in &chunk.panes {
         let empty = || DataFrame::empty_with_schema(&partial::schema(view));
         let partials = partials.remove(&start).unwrap_or_else(empty);
-        panes.insert(start, Arc::new(Pane { partials, late, slack }));
+        panes.insert(start, Arc::new(Pane { partials, late: late.clone(), slack: *slack }));
     }
-    let (coverage, journal) = (chunk.coverage, Arc::new(chunk.journal));
-    Ok(Closed::new(Chunk { coverage, panes }, journal))
+    let ChunkMetadata { coverage, early, journal, .. } = chunk;
+    Ok(Closed::new(Chunk { coverage, panes, early }, Arc::new(journal)))
 }
 
 #[cfg(test)]

@@ -72,8 +72,10 @@ impl Closed {
                 }
             }
         }
+        let mut early = self.chunk.early.clone();
+        next.chunk.early.iter().for_each(|(partition, range)| early.extend(partition, range.clone()));
         let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
-        Ok(Self::new(Chunk { coverage, panes }, Arc::new(journal)))
+        Ok(Self::new(Chunk { coverage, panes, early }, Arc::new(journal)))
     }
 
     /// How many rows degrading one of its panes (further) may save.
@@ -154,6 +156,8 @@ pub(crate) struct Open {
     pub coverage: Coverage,
     /// Its panes by their start.
     pub panes: BTreeMap<Micros, OpenPane>,
+    /// As in [`Chunk`].
+    pub early: Coverage,
     /// The micro-batches that it was folded from.
     pub journal: Vec<Entry>,
     /// When it was opened, by the clock.
@@ -201,7 +205,7 @@ impl Open {
         }
         let panes = self.panes.iter_mut().map(|(&start, pane)| Ok((start, pane.export(view, start)?)));
         let panes = panes.collect::<Result<_, SpeedError>>()?;
-        let chunk = Arc::new(Chunk { coverage: self.coverage.clone(), panes });
+        let chunk = Arc::new(Chunk { coverage: self.coverage.clone(), panes, early: self.early.clone() });
         (self.exported, self.is_stale) = (Some(chunk.clone()), false);
         Ok(chunk)
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::columnar::to_polars;
-use anabranch_shared::decode::Decoder;
+use anabranch_shared::decode::{Decoder, Reject};
 use anabranch_shared::log::Batch;
 use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::position::{Offset, Partition};
@@ -29,6 +29,8 @@ pub(crate) struct MicroBatch {
     pub taken: Vec<(Micros, u64)>,
     /// How many records were no rows.
     pub rejected: usize,
+    /// Offsets from the first to the last record that may be a row to whoever reads it later.
+    pub early: Option<Range<Offset>>,
     /// When it was read, by the clock.
     pub at: Micros,
     /// The last record, as the log has it.
@@ -41,6 +43,10 @@ impl MicroBatch {
     /// Decodes a batch that was read at `at`.
     pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
         let decoded = decoder.decode_batch(batch);
+        let mut early = decoded.rejects.iter().filter(|reject| reject.is_early);
+        let (first, last) = (early.next(), early.next_back());
+        let offset = |reject: &Reject| batch.offsets[reject.index as usize];
+        let early = first.map(|first| offset(first)..offset(last.unwrap_or(first)) + 1);
         let events = to_polars(&decoded.batch)
             .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
         Ok(Self {
@@ -51,6 +57,7 @@ impl MicroBatch {
             times: decoded.event_times().to_vec(),
             taken: batch.log_times.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u64)).collect(),
             rejected: decoded.rejects.len(),
+            early,
             at,
             tail: batch
                 .offsets

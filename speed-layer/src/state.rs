@@ -89,6 +89,9 @@ impl ViewState {
         self.open.add(&self.view, added)?;
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
+        if let Some(early) = batch.early.clone().filter(|early| range.start < early.end) {
+            self.open.early.extend(partition, early.start.max(range.start)..early.end);
+        }
         let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
         journal::push(&mut self.open.journal, entry, self.delay);
         self.limit()?;

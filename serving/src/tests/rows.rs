@@ -349,6 +349,27 @@ async fn empty_texts_and_nulls_are_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_ahead_of_the_clock_are_missing_until_the_archive_has_decided() {
+    let view = view("trending", Some(hop()), true, None);
+    let platform = Platform::new(std::slice::from_ref(&view));
+    let events = [event(10, "a", 1), event(20, "b", 1), event(30, "c", 1)];
+    platform.log.fill("posts", 3);
+    let mut early = snapshot(&view, &events, None, &[0, 3]);
+    Arc::make_mut(&mut early.chunks[0]).early.extend(0, 1..2);
+    platform.show(&view, early);
+    for (mode, incomplete) in [("merged", true), ("speed", true)] {
+        let answer = platform.ok(&format!("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&mode={mode}")).await;
+        assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(!incomplete), &json!(incomplete)), "{answer}");
+        assert_eq!(answer["missing"], json!({"posts": {"0": [1, 2]}}));
+        assert!(answer["reason"].as_str().is_some_and(|why| why.contains("max_future")), "{answer}");
+    }
+    assert_eq!(platform.ok("/v1/views/trending").await["stopped"], json!(null));
+    platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
+    let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!((&answer["exact"], &answer["reason"]), (&json!(true), &json!(null)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_has_stopped_alone_is_incomplete_with_its_reason_and_its_neighbours_are_not() {
     let view = view("trending", Some(hop()), true, None);
     let neighbour =

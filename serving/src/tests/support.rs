@@ -211,7 +211,7 @@ pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize
         panes.entry(start).or_insert_with(|| Arc::new(Pane { partials, late, slack: None }));
     }
     let coverage = [(0, offsets.start as u64..offsets.end as u64)].into_iter().collect();
-    Arc::new(Chunk { coverage, panes })
+    Arc::new(Chunk { coverage, panes, ..Chunk::default() })
 }
 
 /// A snapshot of chunks between these cuts.

@@ -84,6 +84,8 @@ struct ViewMetadata {
 #[derive(Debug, Serialize, Deserialize)]
 struct ChunkMetadata {
     coverage: Coverage,
+    #[serde(default, skip_serializing_if = "Coverage::is_empty")]
+    early: Coverage,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }
@@ -148,7 +150,8 @@ impl Encoder {
                     sent.insert(address, (id, Arc::downgrade(pane)));
                     named.insert(start, id);
                 }
-                chunks.push(ChunkMetadata { coverage: chunk.coverage.clone(), panes: named });
+                let (coverage, early) = (chunk.coverage.clone(), chunk.early.clone());
+                chunks.push(ChunkMetadata { coverage, early, panes: named });
             }
             let told = Snapshot::clone(&snapshot);
             let metadata = ViewMetadata {
@@ -314,7 +317,7 @@ impl Decoder {
                     named.insert(id, pane.clone());
                     panes.insert(start, pane);
                 }
-                chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes }));
+                chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes, early: chunk.early }));
             }
             let snapshot = Snapshot {
                 sequence: 0,

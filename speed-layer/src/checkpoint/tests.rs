@@ -6,6 +6,7 @@ use object_store::path::Path;
 
 use super::*;
 use crate::error::{SpeedError, reason};
+use crate::micro_batch::MicroBatch;
 use crate::state::ViewState;
 use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, rows, sums, table};
 
@@ -16,6 +17,7 @@ fn image(events: u64) -> (Arc<View>, Image) {
     let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(0, 7)]), 0);
     for i in 0..events {
         let batch = micro_batch(0, 7 + i, &[event(i as i64 * 3 % 40, if i % 2 == 0 { "a" } else { "b" }, 1)]);
+        let batch = MicroBatch { early: (i % 3 == 0).then_some(7 + i..8 + i), ..batch };
         let met = tracker.begin(0, 0);
         state.apply(&batch, met, &met.each(&batch.times, 0)).expect("folded");
         tracker.end(0, batch.newest().expect("events"));
@@ -60,8 +62,10 @@ fn a_checkpoint_is_read_as_it_was_written() {
         let (one, other) = (&read.views["sums"], &image.views["sums"]);
         assert_eq!((one.base, one.late, &one.coverage), (other.base, other.late, &other.coverage));
         assert_eq!(rows(chunks(&read)), rows(chunks(&image)));
+        assert_eq!(chunks(&read).any(|chunk| !chunk.early.is_empty()), events > 0);
         for (one, other) in one.chunks.iter().zip(&other.chunks) {
             assert_eq!((&one.journal, &one.chunk.coverage), (&other.journal, &other.chunk.coverage));
+            assert_eq!(one.chunk.early, other.chunk.early);
             assert!(one.chunk.panes.keys().eq(other.chunk.panes.keys()));
             assert!(one.chunk.panes.values().zip(other.chunk.panes.values()).all(|(a, b)| a.late == b.late));
         }

@@ -133,6 +133,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         times,
         taken: Vec::new(),
         rejected: 0,
+        early: None,
         at: 0,
         tail: None,
         records: None,

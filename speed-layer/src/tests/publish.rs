@@ -88,7 +88,7 @@ fn shown(view: &View, events: u64) -> (Arc<Snapshot>, Weak<Pane>) {
     let pane = Arc::new(Pane { partials, ..Pane::default() });
     let held = Arc::downgrade(&pane);
     let coverage: Coverage = [(0, 0..events)].into_iter().collect();
-    let chunks = vec![Arc::new(Chunk { coverage: coverage.clone(), panes: [(0, pane)].into() })];
+    let chunks = vec![Arc::new(Chunk { coverage: coverage.clone(), panes: [(0, pane)].into(), ..Chunk::default() })];
     (Arc::new(Snapshot { sequence: events, coverage, chunks, ..Snapshot::default() }), held)
 }
 
