@@ -26,11 +26,14 @@ pub fn check_event(path: &str, name: &str, data: &Value) {
 /// Stands for the media type of a stream where one event of it is checked.
 const EVENT: &str = "an event";
 
+/// The answers of an operation by status and media type: the schema of their content, if they have any.
+type Answers = BTreeMap<(u16, String), Option<SchemaIndex>>;
+
 /// What the description declares.
-pub struct Api {
+struct Api {
     schemas: Schemas,
-    /// Of each path and method the answers, by status and media type; the schema is none where there is no content.
-    operations: BTreeMap<(String, String), BTreeMap<(u16, String), Option<SchemaIndex>>>,
+    /// By path and method.
+    operations: BTreeMap<(String, String), Answers>,
     refusal: SchemaIndex,
 }
 
@@ -44,7 +47,7 @@ impl Api {
             let pointer: String = place.iter().map(|name| format!("/{}", name.replace('/', "~1"))).collect();
             compiler.compile(&format!("{ADDRESS}#{pointer}"), &mut schemas).expect("a schema")
         };
-        let mut operations = BTreeMap::<_, BTreeMap<_, _>>::new();
+        let mut operations = BTreeMap::<_, Answers>::new();
         let entries = |of: &Value| of.as_object().cloned().unwrap_or_default();
         for (path, item) in entries(&api["paths"]) {
             for (method, operation) in entries(&item) {
