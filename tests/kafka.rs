@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, TimeDelta};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -283,8 +284,9 @@ fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_t
     assert_eq!(server.get("/v1/rejects")["total"], 1);
 
     // A clock that is an hour ahead: the archive may read this later, when it is an event.
-    let early = format_timestamp(SystemClock.now() + 3_600_000_000);
-    let tap = json!({"page": "/", "ts": early}).to_string();
+    let now =
+        server.get("/v1/views")["time"].as_str().map(DateTime::parse_from_rfc3339).expect("a time").expect("a time");
+    let tap = json!({"page": "/", "ts": (now + TimeDelta::hours(1)).to_rfc3339()}).to_string();
     producer.send(BaseRecord::<(), str>::to(&name).payload(&tap)).expect("queued");
     producer.flush(Duration::from_secs(60)).expect("stored");
     server.until("per_minute", |detail| detail["log_end"]["taps"]["0"] == 4 && detail["lag"] == 0);

@@ -141,7 +141,8 @@ describe('bounds', () => {
 
 describe('offsets', () => {
   it('are listed in the order of partitions', () =>
-    expect(format.offsets({ '10': [0, 5], '2': [1000, 1200] })).toBe('2: 1,000–1,200 · 10: 0–5'))
+    expect(format.offsets({ a: { '10': [0, 5], '2': [1000, 1200] } })).toBe('2: 1,000–1,200 · 10: 0–5'))
+  it('name their topics if there are many', () => expect(format.offsets({ a: { '0': [0, 5] }, b: { '0': [1, 2] } })).toBe('a 0: 0–5 · b 0: 1–2'))
   it('may be none', () => expect(format.offsets(undefined)).toBe('none'))
 })
 

@@ -7,8 +7,8 @@ const covered = (topic: string, batch: number, speed: number) =>
   view({
     topic,
     coverage: {
-      batch: { version: 1, offsets: { '0': [0, batch] }, published: '', event_time: null },
-      speed: { offsets: { '0': [batch, speed] } },
+      batch: { version: 1, offsets: { [topic]: { '0': [0, batch] } }, published: '', event_time: null },
+      speed: { offsets: { [topic]: { '0': [batch, speed] } } },
     },
   })
 

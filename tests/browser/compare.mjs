@@ -115,8 +115,9 @@ function isBounds(text, lower, upper, type) {
 }
 
 const range = ([first, next]) => `${whole.format(first)}–${whole.format(next)}`
-const offsets = (ranges) =>
-  Object.entries(ranges ?? {})
+const offsets = (topics) =>
+  Object.values(topics ?? {})
+    .flatMap((ranges) => Object.entries(ranges))
     .map(([partition, both]) => `${partition}: ${range(both)}`)
     .join(' · ') || 'none'
 

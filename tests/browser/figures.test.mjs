@@ -133,7 +133,7 @@ function invent(at) {
     ends.map((end) => Object.assign(times(end), { rows: total }, ...columns.filter(({ additive }) => additive).map((column) => bounded(chance, column))))
   const range = () => ends.flatMap((end) => rows.map((row) => ({ ...row, ...times(end), ...Object.assign({}, ...columns.map((column) => bounded(chance, column))) })))
   const version = chance.random() < 0.6 ? 1 + chance.below(9) : null
-  const batch = version && { version, offsets: { 0: [0, 5] } }
+  const batch = version && { version, offsets: { tweets: { 0: [0, 5] } } }
   return {
     rows,
     merged: { totals: totals(), rows: range() },
@@ -146,7 +146,7 @@ function invent(at) {
       window: shape === 'all of time' ? null : { kind: 'tumble', size: 'PT1M', slide: 'PT1M' },
       order: shape === 'ranking' ? [{ column: 'f0', descending: true }] : [],
       limit: shape === 'ranking' ? 20 : null,
-      coverage: { batch: batch && { ...batch, published: '2024-01-15T10:00:00Z', event_time: '2024-01-15T10:00:00Z' }, speed: { offsets: { 0: [0, 10] } } },
+      coverage: { batch: batch && { ...batch, published: '2024-01-15T10:00:00Z', event_time: '2024-01-15T10:00:00Z' }, speed: { offsets: { tweets: { 0: [0, 10] } } } },
     }),
   }
 }

@@ -98,7 +98,7 @@ test('an output that has stopped says at which partition, and why', async (t) =>
     name: 'purchases',
     topic: 'events',
     sink: { kind: 'kafka', topic: 'purchases', delivery: 'exactly_once', partition_by: null },
-    positions: { 0: 1200, 1: 7 },
+    positions: { events: { 0: 1200, 1: 7 } },
     lag: 431,
     stopped: {},
   }

@@ -136,7 +136,7 @@ export const covers = (url, topic, receipts) =>
       views
         .filter((view) => view.topic === topic)
         .every(({ coverage: { batch, speed } }) => {
-          const next = (partition) => Math.max(batch?.offsets[partition]?.[1] ?? 0, speed?.offsets[partition]?.[1] ?? 0)
+          const next = (partition) => Math.max(batch?.offsets[topic]?.[partition]?.[1] ?? 0, speed?.offsets[topic]?.[partition]?.[1] ?? 0)
           return receipts.every(({ offsets }) => Object.entries(offsets).every(([partition, [, end]]) => next(partition) >= end))
         }),
   )

@@ -7,12 +7,11 @@ use std::os::unix::process::ExitStatusExt;
 
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use rand::RngExt;
-use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::due::{Clock, Due};
 use super::{EMBEDDED, KAFKA, LAYERS, PIECE, SETTINGS, SOON, event_time, most, post, submit};
-use crate::support::{Project, Server, kafka, ok, until};
+use crate::support::{Project, Server, kafka, until};
 
 const TABLE: &str = "
 CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
@@ -416,7 +415,7 @@ impl Scenario {
             assert_eq!(counted(&answer), view.expected(self.pieces * PIECE), "{}: {answer}", view.name);
         }
         self.look(server).expect("it is there");
-        ok(&Method::GET, server.try_get("/readyz").expect("an answer"));
+        until("it is ready", || server.try_get("/readyz").expect("an answer").status().is_success());
         for view in VIEWS.iter().skip(STAY).filter(|view| !self.added.contains(view.name)) {
             let answer = server.try_get(&format!("/v1/views/{}", view.name)).expect("an answer");
             assert_eq!(answer.status(), 404, "{} was removed", view.name);

@@ -148,11 +148,18 @@ export function partitions(all: Partition[]): string {
 export const confidence = (probability: number): string =>
   probability >= 1 ? 'hold for certain' : `each holds with a probability of ${number(100 * probability)} %`
 
-/** `0: 0–1,200 · 1: 0–1,187`: per partition, from the first offset up to, not including, the next. */
-export function offsets(ranges: Offsets | undefined): string {
-  const parts = Object.entries(ranges ?? {}).sort(([a], [b]) => Number(a) - Number(b))
-  if (parts.length === 0) return 'none'
-  return parts.map(([partition, [first, next]]) => `${partition}: ${whole.format(first)}–${whole.format(next)}`).join(' · ')
+/**
+ * `0: 0–1,200 · 1: 0–1,187`: per partition, from the first offset up to, not including, the next. Where there are many topics,
+ * each is named.
+ */
+export function offsets(offsets: Offsets | undefined): string {
+  const topics = Object.entries(offsets ?? {})
+  const parts = topics.flatMap(([topic, ranges]) => {
+    const ordered = Object.entries(ranges).sort(([a], [b]) => Number(a) - Number(b))
+    const place = (partition: string) => (topics.length > 1 ? `${topic} ${partition}` : partition)
+    return ordered.map(([partition, [first, next]]) => `${place(partition)}: ${whole.format(first)}–${whole.format(next)}`)
+  })
+  return parts.join(' · ') || 'none'
 }
 
 export interface Bounds {

@@ -5,11 +5,13 @@ import { span } from './format'
 /** Per `topic/partition`, the offset that either layer of any view has reached. */
 export function positions(views: ViewDetail[]): Map<string, number> {
   const reached = new Map<string, number>()
-  for (const { topic, coverage } of views) {
+  for (const { coverage } of views) {
     for (const layer of [coverage.batch, coverage.speed]) {
-      for (const [partition, [, next]] of Object.entries(layer?.offsets ?? {})) {
-        const at = `${topic}/${partition}`
-        reached.set(at, Math.max(reached.get(at) ?? 0, next))
+      for (const [topic, ranges] of Object.entries(layer?.offsets ?? {})) {
+        for (const [partition, [, next]] of Object.entries(ranges)) {
+          const at = `${topic}/${partition}`
+          reached.set(at, Math.max(reached.get(at) ?? 0, next))
+        }
       }
     }
   }

@@ -491,7 +491,7 @@ export interface components {
              */
             accepted: number;
             /** @description Where they are. */
-            offsets: components["schemas"]["Offsets"];
+            offsets: components["schemas"]["Ranges"];
             /** @description The first 100 of those that it has not. */
             rejected: components["schemas"]["EventRejected"][];
             /**
@@ -586,12 +586,9 @@ export interface components {
             /** @description The views to recompute; every view if empty or absent. */
             views?: string[];
         };
-        /** @description By partition the first offset, and the one after the last. */
+        /** @description Offsets as the API writes them: `{"topic":{"0":[first,next]}}`. */
         Offsets: {
-            [key: string]: [
-                number,
-                number
-            ];
+            [key: string]: components["schemas"]["Ranges"];
         };
         /** @description A view of plain rows, and how far they are written. */
         OutputDetail: {
@@ -604,15 +601,19 @@ export interface components {
              * @description Records of the topic that aren't written yet.
              */
             lag: number;
-            /** @description Where the topic's partitions end. */
+            /** @description Where the topic's partitions end, by topic. */
             log_end: {
-                [key: string]: number;
+                [key: string]: {
+                    [key: string]: number;
+                };
             };
             /** @description Its name. */
             name: string;
-            /** @description Up to where the topic's partitions are written; without those that were never begun. */
+            /** @description Up to where the topic's partitions are written, by topic; without those that were never begun. */
             positions: {
-                [key: string]: number;
+                [key: string]: {
+                    [key: string]: number;
+                };
             };
             /**
              * Format: int64
@@ -664,6 +665,13 @@ export interface components {
             title: string;
             /** @description `about:blank#` and the kind of problem. */
             type: string;
+        };
+        /** @description By partition the first offset, and the one after the last. */
+        Ranges: {
+            [key: string]: [
+                number,
+                number
+            ];
         };
         /** @description Whether this process is fit to answer. */
         Readiness: {
@@ -903,9 +911,11 @@ export interface components {
             late: number;
             /** @description How many rows of a window are kept. */
             limit: number | null;
-            /** @description Where the topic's partitions end. */
+            /** @description Where the topic's partitions end, by topic. */
             log_end: {
-                [key: string]: number;
+                [key: string]: {
+                    [key: string]: number;
+                };
             };
             /** @description Its name. */
             name: string;
