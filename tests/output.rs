@@ -99,7 +99,9 @@ fn after_a_death_at(failpoint: &str, brokers: &str, delivery: &str) -> (Vec<Stri
     let project = project(brokers, delivery);
     // So that positions are known, and the first write after this is that of the first events.
     let server = Server::start(&project);
-    server.until("big", |detail| detail["positions"].as_object().is_some_and(|all| all.len() == PARTITIONS as usize));
+    server.until("big", |detail| {
+        detail["positions"]["events"].as_object().is_some_and(|all| all.len() == PARTITIONS as usize)
+    });
     server.stop();
     let mut source = Source::new(brokers, topic(&project, "events"));
     source.write(100);
@@ -182,7 +184,8 @@ fn an_etl_job_filters_maps_and_flat_maps_and_views_go_on_from_it() {
     assert_eq!(detail["kind"], "output");
     let sink = json!({"kind": "kafka", "topic": "purchases", "delivery": "exactly_once", "partition_by": "category"});
     assert_eq!((&detail["sink"], &detail["stopped"]), (&sink, &json!({})));
-    let positions: u64 = detail["positions"].as_object().expect("positions").values().filter_map(Value::as_u64).sum();
+    let positions: u64 =
+        detail["positions"]["events"].as_object().expect("positions").values().filter_map(Value::as_u64).sum();
     assert_eq!(positions, 5, "{detail}");
 
     let bought = |id: u32, product: Value, category: &str, price: f64| {
@@ -235,7 +238,9 @@ fn a_lost_range_stops_an_output_and_is_said_wherever_one_looks() {
     let Some(brokers) = kafka() else { return };
     let project = project(&brokers, "exactly_once");
     let server = Server::start(&project);
-    server.until("big", |detail| detail["positions"].as_object().is_some_and(|all| all.len() == PARTITIONS as usize));
+    server.until("big", |detail| {
+        detail["positions"]["events"].as_object().is_some_and(|all| all.len() == PARTITIONS as usize)
+    });
     server.stop();
     Source::new(&brokers, topic(&project, "events")).write(10);
     let offsets = [json!({"topic": topic(&project, "events"), "partition": 1, "offset": 7})];

@@ -231,7 +231,7 @@ impl Default for Speed {
         Self {
             batch_records: 65_536,
             batch_wait: Duration::from_millis(20),
-            snapshot_interval: Duration::from_millis(100),
+            snapshot_interval: Duration::from_millis(5),
             checkpoint_interval: Duration::from_secs(10),
             chunk_interval: Duration::from_secs(30),
             idle_after: Duration::from_secs(10),

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{SpeedError, reason};
 use crate::fold::{Evaluator, failed};
 use crate::micro_batch::MicroBatch;
-use crate::reader::{pause, wait};
+use crate::wait::{pause, wait};
 
 /// How many of a topic's last records are looked through for where it ends, before more are.
 const TAIL: u64 = 1_000;

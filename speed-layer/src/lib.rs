@@ -36,6 +36,7 @@ mod settings;
 mod sketch;
 mod source;
 mod state;
+mod wait;
 mod watermark;
 mod writer;
 

@@ -1,13 +1,17 @@
 //! A micro-batch: consecutive records of one partition, decoded.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::columnar::to_polars;
 use anabranch_shared::decode::{Decoder, Reject};
-use anabranch_shared::log::Batch;
+use anabranch_shared::edition::Editions;
 use anabranch_shared::log::lineage::Tail;
+use anabranch_shared::log::{Batch, Extras};
 use anabranch_shared::position::{Offset, Partition};
+use anabranch_shared::schema::Table;
+use anabranch_shared::view::View;
 use polars::prelude::*;
 
 use crate::error::SpeedError;
@@ -91,4 +95,15 @@ impl MicroBatch {
     pub fn newest(&self) -> Option<Micros> {
         self.times.iter().copied().max()
     }
+}
+
+/// A decoder that makes what the views read, of each record by the definition that governs it.
+pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editions) -> Decoder {
+    Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
+}
+
+/// What records have to bring along for the views.
+pub(crate) fn extras(views: &[Arc<View>]) -> Extras {
+    let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
+    views.iter().map(|view| view.extras()).fold(Extras::default(), any)
 }

@@ -30,8 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
 use crate::micro_batch::MicroBatch;
-use crate::reader::{self, wait};
 use crate::settings::{Settings, micros};
+use crate::wait::{pause, wait};
 
 /// The least time from one write to the next, unless a micro-batch is full: each costs the brokers a commit.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -136,7 +136,7 @@ impl OutputWriter {
                 SpeedError::Output { source: LogError::Backend { .. }, .. }
                 | SpeedError::Log { source: LogError::Backend { .. }, .. } => {
                     tracing::warn!(view, partition, reason = reason(&error), "writing an output failed; trying again");
-                    wait(&self.shutdown, reader::pause(failures));
+                    wait(&self.shutdown, pause(failures));
                     failures += 1;
                 }
                 _ => return self.stop(partition, error.into()),

@@ -33,7 +33,10 @@ use crate::watermark::{self, Tracker};
 use crate::writer::Writer;
 
 /// A snapshot may take this share of the time: one part in so many.
-const SNAPSHOT_SHARE: u32 = 5;
+const SNAPSHOT_SHARE: u32 = 20;
+
+/// How often versions and what time brings about are looked at if no records come.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// What the reader tells the folder.
 pub(crate) enum Input {
@@ -389,15 +392,16 @@ impl Pipeline {
     /// How long until there is something to do if nothing comes.
     fn until_next(&self) -> Duration {
         let is_busy = self.behind.values().any(|behind| behind.is_fed);
-        if is_busy { Duration::ZERO } else { self.until_publishing() }
+        match (is_busy, self.changed) {
+            (true, _) => Duration::ZERO,
+            (false, true) => self.until_publishing(),
+            (false, false) => IDLE,
+        }
     }
 
     /// How long until the next snapshot may be made.
     fn until_publishing(&self) -> Duration {
         let interval = self.parts.settings.snapshot_interval;
-        if !self.changed {
-            return interval;
-        }
         interval.max(self.cost * SNAPSHOT_SHARE).saturating_sub(self.published.elapsed())
     }
 

@@ -6,6 +6,7 @@
 //! twice what its panes take: what isn't written yet is still there, though the pipeline may have replaced it, and what is
 //! written is there twice. Then it counts twice its bytes, as the log's client keeps a copy.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -22,9 +23,10 @@ use crate::chunk;
 use crate::error::{SpeedError, reason};
 use crate::memory::Share;
 use crate::metrics::Counters;
+use crate::wait::until_any;
 
-/// How often a change is looked for.
-const LOOK: Duration = Duration::from_millis(10);
+/// Telling may take this share of the time: one part in so many.
+const SHARE: u32 = 10;
 
 /// After so long without a change the last state is told again, so that readers know that its owner lives.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -71,16 +73,23 @@ impl Publisher {
         let topic = wire::topic(&self.table);
         let mut encoder = wire::Encoder::new(self.epoch);
         let (mut told, mut full): (Option<Instant>, Option<Instant>) = (None, None);
+        let mut cost = Duration::ZERO;
         loop {
             let ended = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().is_err());
             let stopped = self.views.iter().any(|(_, snapshot)| snapshot.borrow().stopped.is_some());
             let ended = ended && (!stopped || self.shutdown.is_cancelled());
             let changed = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().unwrap_or(false));
             let waited = told.map_or(Duration::MAX, |at| at.elapsed());
-            if !(ended || waited >= HEARTBEAT || (changed && waited >= self.interval)) {
-                std::thread::sleep(LOOK);
+            let apart = self.interval.max(cost * SHARE).min(HEARTBEAT);
+            if !ended && waited < apart {
+                std::thread::sleep(apart - waited);
                 continue;
             }
+            if !ended && !changed && waited < HEARTBEAT {
+                self.wait(HEARTBEAT - waited);
+                continue;
+            }
+            let begun = Instant::now();
             let views: Vec<_> = self
                 .views
                 .iter_mut()
@@ -102,11 +111,24 @@ impl Publisher {
                     }
                 }
             }
-            told = Some(Instant::now());
+            (told, cost) = (Some(Instant::now()), begun.elapsed());
             if ended {
                 return;
             }
         }
+    }
+
+    /// Waits for a change, or where a pipeline has ended for the shutdown.
+    fn wait(&mut self, time: Duration) {
+        let mut events: Vec<Pin<Box<dyn Future<Output = ()> + '_>>> = Vec::new();
+        for (_, snapshot) in &self.views {
+            let mut snapshot = snapshot.clone();
+            match snapshot.has_changed() {
+                Ok(_) => events.push(Box::pin(async move { drop(snapshot.changed().await) })),
+                Err(_) => events.push(Box::pin(self.shutdown.cancelled())),
+            }
+        }
+        until_any(events, time);
     }
 
     /// Publishes an update; returns where it begins.

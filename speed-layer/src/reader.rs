@@ -4,26 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
-use std::time::Duration;
 
 use anabranch_shared::clock::{Clock, Micros, has_passed};
-use anabranch_shared::decode::Decoder;
 use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Extras, Log, LogError, LogReader};
+use anabranch_shared::log::{Log, LogError, LogReader};
 use anabranch_shared::position::{Partition, Positions};
 use anabranch_shared::schema::Table;
 use anabranch_shared::view::{Late, View};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
-use crate::micro_batch::MicroBatch;
+use crate::micro_batch::{MicroBatch, decoder, extras};
 use crate::pipeline::Input;
 use crate::settings::{Settings, micros};
-
-/// How long a log that fails is left alone: at first so long, then twice as long with each failure, up to a limit. It may
-/// be away for as long as it takes; the lag shows it.
-const PAUSE: Duration = Duration::from_millis(10);
-const DOUBLINGS: u32 = 9;
+use crate::wait::{pause, wait};
 
 /// Reads one table's topic.
 pub(crate) struct Reader {
@@ -36,17 +30,6 @@ pub(crate) struct Reader {
     /// Whether the partitions are those that it begins with, for ever.
     pub fixed: bool,
     pub shutdown: CancellationToken,
-}
-
-/// A decoder that makes what the views read, of each record by the definition that governs it.
-pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editions) -> Decoder {
-    Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
-}
-
-/// What records have to bring along for the views.
-pub(crate) fn extras(views: &[Arc<View>]) -> Extras {
-    let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
-    views.iter().map(|view| view.extras()).fold(Extras::default(), any)
 }
 
 impl Reader {
@@ -166,21 +149,5 @@ impl Reader {
 
     fn failed(&self, source: LogError) -> Stop {
         SpeedError::Log { table: self.table.name.clone(), source }.into()
-    }
-}
-
-/// How long a log that has failed so often in a row is left alone.
-pub(crate) fn pause(failures: u32) -> Duration {
-    PAUSE * 2_u32.pow(failures.min(DOUBLINGS))
-}
-
-/// Waits, but not through a shutdown.
-pub(crate) fn wait(shutdown: &CancellationToken, time: Duration) {
-    let step = Duration::from_millis(10);
-    for _ in 0..time.as_millis() / step.as_millis() {
-        if shutdown.is_cancelled() {
-            break;
-        }
-        std::thread::sleep(step);
     }
 }

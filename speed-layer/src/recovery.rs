@@ -34,9 +34,9 @@ use crate::chunk::Open;
 use crate::error::{SpeedError, Stop, reason};
 use crate::isolate::CatchUp;
 use crate::late::LateWriter;
-use crate::reader::wait;
 use crate::refold::Replay;
 use crate::state::ViewState;
+use crate::wait::wait;
 use crate::watermark::Tracker;
 
 /// How long after a failure it is tried again to find out what there is.

@@ -29,8 +29,7 @@ use crate::error::SpeedError;
 use crate::fold::Evaluator;
 use crate::journal::{self, Entry};
 use crate::late::LateWriter;
-use crate::micro_batch::MicroBatch;
-use crate::reader::{decoder, extras};
+use crate::micro_batch::{MicroBatch, decoder, extras};
 use crate::state::ViewState;
 use crate::watermark::Tracker;
 

@@ -20,7 +20,8 @@ pub struct Settings {
     pub chunk_interval: Duration,
     /// A chunk takes about so many records.
     pub chunk_records: u64,
-    /// The time from one snapshot to the next while records come. Stretched to five times what a snapshot costs.
+    /// The least time from one snapshot to the next. Stretched to 20 times what a snapshot costs: after a pause what comes is shown
+    /// at once.
     pub snapshot_interval: Duration,
     /// The time from one checkpoint to the next while records come.
     pub checkpoint_interval: Duration,
@@ -35,7 +36,7 @@ impl Default for Settings {
             idle_after: Duration::from_secs(10),
             chunk_interval: Duration::from_secs(30),
             chunk_records: 8_000_000,
-            snapshot_interval: Duration::from_millis(100),
+            snapshot_interval: Duration::from_millis(5),
             checkpoint_interval: Duration::from_secs(10),
         }
     }

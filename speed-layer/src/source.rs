@@ -21,9 +21,10 @@ use crate::error::{SpeedError, Stop};
 use crate::late::LateWriter;
 use crate::metrics::Counters;
 use crate::pipeline::{self, Parts};
-use crate::reader::{Reader, wait};
+use crate::reader::Reader;
 use crate::recovery::{Bases, Origin};
 use crate::refold::Replay;
+use crate::wait::wait;
 use crate::writer::{Marker, Writer};
 use crate::{Context, Owned};
 

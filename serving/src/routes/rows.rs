@@ -70,7 +70,7 @@ pub struct RowsParameters {
     "window": {"start": "2017-08-27T00:00:00Z", "end": "2017-08-27T00:05:00Z", "state": "open"},
     "total": 1, "truncated": false,
     "rows": [{"hashtag": "#mcgregor", "mentions": 431, "mentions_lower": 431, "mentions_upper": 431}],
-    "sources": {"batch": {"version": 7, "offsets": {"0": [0, 1200]}}, "speed": {"offsets": {"0": [1200, 1532]}}},
+    "sources": {"batch": {"version": 7, "offsets": {"tweets": {"0": [0, 1200]}}}, "speed": {"offsets": {"tweets": {"0": [1200, 1532]}}}},
     "watermark": "2017-08-27T00:04:31Z", "late": 0, "rejected": 0, "definition": "sha256:…",
     "certain": true, "confidence": 1.0,
 }))]

@@ -165,7 +165,7 @@ fn a_field_that_is_not_declared_or_not_there_is_found_at_any_depth() {
         assert!(rows(&less).contains(&format!("'{field}'")), "{place}: {}", rows(&less));
     }
     let mut long = answer.clone();
-    long["sources"]["batch"]["offsets"]["posts"]["0"] = json!([0, 1, 2]);
+    long["sources"]["batch"]["offsets"]["tweets"]["0"] = json!([0, 1, 2]);
     assert_ne!(rows(&long), "");
     assert!(API.problem("GET", "/v1/views/a/rows", 418, "application/json", b"{}").is_some());
     assert!(API.problem("GET", "/v1/views/a/rows", 304, "", b"more").is_some());

@@ -390,7 +390,6 @@ impl Committer {
         Ok(compact)
     }
 
-    /// Deletes batches from a partition's start, as long as they may be, up to so many at once.
     /// The end of what a partition begins with that was taken while the clock was ahead, and is older than what is too old.
     fn taken_ahead(
         &self,
@@ -415,6 +414,7 @@ impl Committer {
         Ok(state.start)
     }
 
+    /// Deletes batches from a partition's start, as long as they may be, up to so many at once.
     fn delete_batches(
         &self,
         topic: &str,
