@@ -1,9 +1,8 @@
-//! Lets the binary and the tests find DuckDB's shared library: beside the executable, or where it was linked from.
+//! Lets the tests find DuckDB's shared library where it was linked from.
 
 fn main() {
     println!("cargo:rerun-if-env-changed=DUCKDB_LIB_DIR");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,$ORIGIN");
     if let Some(folder) = std::env::var_os("DUCKDB_LIB_DIR") {
-        println!("cargo:rustc-link-arg=-Wl,-rpath,{}", std::path::Path::new(&folder).display());
+        println!("cargo:rustc-link-arg-tests=-Wl,-rpath,{}", std::path::Path::new(&folder).display());
     }
 }

@@ -1,6 +1,7 @@
 //! The crates know each other only as `ARCHITECTURE.md` says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 
@@ -36,6 +37,30 @@ fn each_crate_depends_only_on_what_it_may() {
     }
     assert!(!edges["anabranch"].contains("duckdb"), "what the product is compared with isn't linked into it");
     assert_eq!(edges.len(), 6, "a new crate needs its edges here and in ARCHITECTURE.md: {:?}", edges.keys());
+}
+
+#[test]
+fn unsafe_code_stands_in_the_files_that_architecture_names_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let architecture = std::fs::read_to_string(root.join("ARCHITECTURE.md")).expect("read");
+    let (mut found, mut folders) = (BTreeSet::new(), vec![root.to_owned()]);
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if path.is_dir() && !name.starts_with('.') && !["target", "node_modules"].contains(&&*name) {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let source = std::fs::read_to_string(&path).expect("read");
+                // Each place has to be allowed by name, as the lint is denied.
+                if source.contains(concat!("expect(unsafe", "_code")) {
+                    found.insert(path.strip_prefix(root).expect("below").display().to_string());
+                }
+            }
+        }
+    }
+    assert!(!found.is_empty());
+    let unnamed: Vec<_> = found.iter().filter(|path| !architecture.contains(&format!("`{path}`"))).collect();
+    assert!(unnamed.is_empty(), "{unnamed:?}");
 }
 
 /// Each crate of a selection with the features that it is built with.

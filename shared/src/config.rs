@@ -135,7 +135,7 @@ pub struct Speed {
     /// How long a micro-batch waits for more records.
     #[serde(with = "value::duration")]
     pub batch_wait: Duration,
-    /// How often answers take up what is new.
+    /// The least time between two snapshots, by which answers take up what is new.
     #[serde(with = "value::duration")]
     pub snapshot_interval: Duration,
     /// How often state is saved.
