@@ -25,11 +25,10 @@ use anabranch_shared::audit::{AuditLog, Cause, Redefined};
 use anabranch_shared::clock::{Clock, Micros};
 use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
-use anabranch_shared::table::{
-    Change, CommittedVersion, DataFile, DeltaTable, Layout, Sweeper, TableError, committed_version, kept_versions,
-    set_aside, view_app_id, view_root,
+use anabranch_shared::table::{Change, DataFile, DeltaTable, Layout, Sweeper, TableError};
+use anabranch_shared::version::{
+    CommittedVersion, PaneFile, Published, Version, committed_version, kept_versions, set_aside, view_app_id, view_root,
 };
-use anabranch_shared::version::{PaneFile, Published, Version};
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use fail::fail_point;

@@ -32,7 +32,7 @@ use std::fmt::Debug;
 
 use polars::prelude::*;
 
-use crate::transform::polars_type;
+use crate::transform::{canonical, polars_type};
 use crate::view::{Aggregate, AggregateFunction};
 
 /// How much of a group is kept where values are many.
@@ -147,11 +147,6 @@ pub(crate) fn state(aggregate: &Aggregate, keep: Keep) -> Box<dyn State> {
 /// What is better, as the comparison with what was kept says it.
 fn better(largest: bool) -> Ordering {
     if largest { Ordering::Greater } else { Ordering::Less }
-}
-
-/// The one zero and the one NaN that stand for all.
-pub(crate) fn canonical(value: f64) -> f64 {
-    if value.is_nan() { f64::NAN } else { value + 0.0 }
 }
 
 /// A column that lies in memory as one piece.

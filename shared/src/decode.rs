@@ -53,7 +53,7 @@ use self::record::{Layout, Slot};
 pub(crate) use self::record::{describe, is_nested_deeper, is_too_deep, parse};
 use crate::clock::{EVENT_TIMES, Micros, format_timestamp};
 use crate::edition::Editions;
-use crate::log::{Batch, Payloads};
+use crate::log::{Batch, Extras, Payloads};
 use crate::schema::{Column, DataType, Format, Table};
 
 /// How many bytes a record may have.
@@ -64,6 +64,11 @@ const MAX_REASON_BYTES: usize = 400;
 
 /// Within this time all layers read a record: what is further ahead than this is ahead of all their clocks. 30 days.
 const READ_WITHIN: Micros = 30 * 86_400_000_000;
+
+/// What records have to bring along for a table's columns.
+pub fn extras(table: &Table) -> Extras {
+    Extras { keys: table.key.is_some(), headers: table.headers.is_some() }
+}
 
 /// Turns the records of one table into columns.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! Row expressions, typed. Made by [`crate::sql`], evaluated by [`crate::transform`] in every layer.
 
 use crate::clock::Micros;
-use crate::schema::DataType;
+use crate::data_type::DataType;
 
 /// An expression over the columns of one event.
 #[derive(Debug, Clone, PartialEq)]

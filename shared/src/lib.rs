@@ -8,6 +8,7 @@ pub mod audit;
 pub mod clock;
 pub mod columnar;
 pub mod config;
+pub mod data_type;
 pub mod decode;
 pub mod edition;
 pub mod expr;

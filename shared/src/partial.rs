@@ -20,6 +20,7 @@
 
 mod contender;
 pub(crate) mod session;
+mod slack;
 #[cfg(test)]
 mod tests;
 mod windows;
@@ -37,6 +38,7 @@ use crate::view::{Aggregate, View};
 use crate::window::Window;
 
 pub use session::whole_sessions;
+pub use slack::Slack;
 pub use windows::{Finished, Part, Scope, windows};
 
 /// The start of the pane, in microseconds.

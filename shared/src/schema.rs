@@ -1,45 +1,11 @@
 //! Tables: what an event of a topic looks like.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Micros;
 use crate::expr::Expr;
-use crate::log::Extras;
 
-/// The type of a column or an expression.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum DataType {
-    /// UTF-8 text.
-    Text,
-    /// A signed integer of 64 bits (`BIGINT`, `INTEGER`, `SMALLINT`).
-    BigInt,
-    /// A 64-bit floating-point number.
-    Double,
-    /// True or false.
-    Boolean,
-    /// Microseconds since the Unix epoch, UTC.
-    Timestamp,
-    /// Any JSON value, kept as its text; read with JSON paths.
-    Json,
-    /// A list, as made by `regexp_extract_all` and `string_split`; only `UNNEST` takes one.
-    List(Box<DataType>),
-}
-
-impl fmt::Display for DataType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text => f.write_str("TEXT"),
-            Self::BigInt => f.write_str("BIGINT"),
-            Self::Double => f.write_str("DOUBLE"),
-            Self::Boolean => f.write_str("BOOLEAN"),
-            Self::Timestamp => f.write_str("TIMESTAMP"),
-            Self::Json => f.write_str("JSON"),
-            Self::List(item) => write!(f, "{item}[]"),
-        }
-    }
-}
+pub use crate::data_type::DataType;
 
 /// A column of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,11 +63,6 @@ pub struct Table {
 }
 
 impl Table {
-    /// What has to be read beside the records' bytes.
-    pub fn extras(&self) -> Extras {
-        Extras { keys: self.key.is_some(), headers: self.headers.is_some() }
-    }
-
     /// The column that holds the event time.
     pub fn event_time_column(&self) -> &Column {
         &self.columns[self.event_time]

@@ -16,7 +16,6 @@ mod digest;
 pub(crate) mod durable;
 mod notes;
 mod sweep;
-mod versions;
 
 #[cfg(test)]
 mod tests;
@@ -44,14 +43,12 @@ use self::durable::{DAMAGED, Durable};
 use crate::schema::DataType;
 
 pub use commits::{Commit, commits};
+pub(crate) use digest::commit_damage;
 pub use digest::{Digesting, Written, damage, log_damage, write_digested};
 pub use durable::write_file;
+pub(crate) use notes::Notes;
 use notes::{newest_note, newest_version};
 pub use sweep::Sweeper;
-pub use versions::{
-    ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
-    set_aside, view_app_id, view_root,
-};
 
 /// The key of our note in a commit's `commitInfo`.
 const NOTE: &str = "anabranch";
@@ -257,7 +254,7 @@ pub struct DeltaTable {
     state: DeltaTableState,
 }
 
-fn name(root: &Path) -> String {
+pub(crate) fn name(root: &Path) -> String {
     root.display().to_string()
 }
 

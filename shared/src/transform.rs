@@ -24,6 +24,11 @@ pub fn start_threads() -> PolarsResult<()> {
     Ok(())
 }
 
+/// The one zero and the one NaN that stand for all.
+pub(crate) fn canonical(value: f64) -> f64 {
+    if value.is_nan() { f64::NAN } else { value + 0.0 }
+}
+
 /// How Polars holds a type. JSON is text; times are microseconds in UTC.
 pub fn polars_type(data_type: &DataType) -> polars::prelude::DataType {
     use polars::prelude::DataType as P;

@@ -7,6 +7,8 @@
 //! The table's own rows are the finished windows, for any reader of Delta tables. The partials stand beside them in
 //! `_panes/`, a folder that Delta readers pass over.
 
+mod committed;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,6 +24,11 @@ use crate::partial::{self, MISSED, PANE};
 use crate::position::{Coverage, Partition};
 use crate::table;
 use crate::view::View;
+
+pub use committed::{
+    ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
+    set_aside, view_app_id, view_root,
+};
 
 /// What a commit says of the version that it publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use crate::clock::Micros;
 use crate::expr::Expr;
-use crate::log::Extras;
 use crate::schedule::Schedule;
 use crate::schema::{DataType, Table};
 use crate::window::Window;
@@ -250,13 +249,6 @@ impl View {
         let values = self.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
         let rows = self.unnest.iter().map(|unnest| &unnest.list).chain(&self.filter);
         rows.chain(self.keys.iter().map(|key| &key.expr)).chain(values).any(|expr| expr.reads(column))
-    }
-
-    /// What has to be read beside the records' bytes: what late events are written with, too.
-    pub fn extras(&self) -> Extras {
-        let Extras { keys, headers } = self.table.extras();
-        let all = matches!(self.late, Late::Topic(_));
-        Extras { keys: keys || all, headers: headers || all }
     }
 
     /// The columns that tell a row of an answer from all others: the window's bounds, and the keys.

@@ -8,8 +8,9 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::partial::Slack;
 use anabranch_shared::position::{Coverage, Positions};
-use anabranch_shared::snapshot::{Chunk, Pane, Slack};
+use anabranch_shared::snapshot::{Chunk, Pane};
 use anabranch_shared::view::View;
 use polars::prelude::*;
 

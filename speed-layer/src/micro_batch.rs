@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
 use anabranch_shared::columnar::to_polars;
-use anabranch_shared::decode::{Decoder, Reject};
+use anabranch_shared::decode::{self, Decoder, Reject};
 use anabranch_shared::edition::Editions;
 use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::log::{Batch, Extras};
 use anabranch_shared::position::{Offset, Partition};
 use anabranch_shared::schema::Table;
-use anabranch_shared::view::View;
+use anabranch_shared::view::{Late, View};
 use polars::prelude::*;
 
 use crate::error::SpeedError;
@@ -102,8 +102,12 @@ pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editio
     Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
 }
 
-/// What records have to bring along for the views.
+/// What records have to bring along for the views: late events are written with all of it.
 pub(crate) fn extras(views: &[Arc<View>]) -> Extras {
+    let of_view = |view: &Arc<View>| match view.late {
+        Late::Topic(_) => Extras { keys: true, headers: true },
+        Late::Discard | Late::Rejects => decode::extras(&view.table),
+    };
     let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
-    views.iter().map(|view| view.extras()).fold(Extras::default(), any)
+    views.iter().map(of_view).fold(Extras::default(), any)
 }

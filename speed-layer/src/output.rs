@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::clock::{Clock, has_passed};
 use anabranch_shared::columnar::to_arrow;
-use anabranch_shared::decode::Decoder;
+use anabranch_shared::decode::{self, Decoder};
 use anabranch_shared::log::kafka::outlet::{Keys, Outlets, Parts};
 use anabranch_shared::log::{Log, LogError, Payloads};
 use anabranch_shared::partitioner;
@@ -151,7 +151,7 @@ impl OutputWriter {
         let reading = |source| SpeedError::Log { table: table.name.clone(), source };
         let (outlet, mut next) = self.outlets.open(&self.output, partition).map_err(writing)?;
         let mut reader = self.log.reader(&table.topic, &Positions::from([(partition, next)])).map_err(reading)?;
-        reader.bring(table.extras());
+        reader.bring(decode::extras(table));
         self.note(partition, |state| state.position = next);
         let (mut decoder, made) = (Decoder::new(table.clone()), row::Records::new(&self.output));
         let mut stored = self.clock.now();

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anabranch_shared::group::{Groups, Keep};
 use anabranch_shared::partial;
-use anabranch_shared::snapshot::{Pane, Slack};
+use anabranch_shared::partial::Slack;
+use anabranch_shared::snapshot::Pane;
 use anabranch_shared::view::View;
 use polars::prelude::*;
 

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anabranch_batch_layer::archive::preview;
 use anabranch_batch_layer::{BatchError, recompute};
 use anabranch_shared::row;
-use anabranch_shared::table::archive_root;
 use anabranch_shared::transform;
+use anabranch_shared::version::archive_root;
 use anabranch_shared::view::Catalog;
 
 use super::project::{load, no_events};

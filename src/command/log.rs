@@ -13,7 +13,7 @@ use anabranch_shared::audit::AuditLog;
 use anabranch_shared::clock::format_timestamp;
 use anabranch_shared::log::Log;
 use anabranch_shared::schema::Table;
-use anabranch_shared::table::{archive_root, view_root};
+use anabranch_shared::version::{archive_root, view_root};
 use tokio_util::sync::CancellationToken;
 
 use super::decision::agreed;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::decode::Decoder;
+use anabranch_shared::decode::{self, Decoder};
 use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::log::{Batch, LogReader, ReadLimit};
 use anabranch_shared::position::{Offset, Partition};
@@ -35,7 +35,7 @@ pub(super) fn gather(
     (target_rows, target_bytes): (usize, usize),
     mut wait: Duration,
 ) -> Result<(Box<dyn LogReader>, Gathered), BatchError> {
-    reader.bring(table.extras());
+    reader.bring(decode::extras(table));
     let mut decoder = Decoder::new(table.clone());
     let (mut batches, mut rejected, mut gaps) = (Vec::new(), Vec::new(), Vec::new());
     let (mut rows, mut records, mut bytes) = (0, 0, 0);

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use anabranch_shared::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::table::{Change, DataFile, DeltaTable, archive_root};
+use anabranch_shared::table::{Change, DataFile, DeltaTable};
+use anabranch_shared::version::archive_root;
 use anabranch_shared::window::Window;
 
 use super::BatchLayer;

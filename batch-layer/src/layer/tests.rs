@@ -3,8 +3,7 @@ use std::sync::Arc;
 
 use anabranch_shared::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
 use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::table::archive_root;
-use anabranch_shared::version::Version;
+use anabranch_shared::version::{Version, archive_root};
 use anabranch_shared::window::Window;
 use tokio_util::sync::CancellationToken;
 

@@ -13,7 +13,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use anabranch_shared::table::{ArchiveRead, Commit, CommittedVersion, commits};
+use anabranch_shared::table::{Commit, commits};
+use anabranch_shared::version::{ArchiveRead, CommittedVersion};
 
 use crate::archive::ArchiveSnapshot;
 use crate::day::parse_day;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use anabranch_shared::audit::Cause;
-use anabranch_shared::table::{ArchiveRead, Change, DataFile, DeltaTable, committed_version};
+use anabranch_shared::table::{Change, DataFile, DeltaTable};
+use anabranch_shared::version::{ArchiveRead, committed_version};
 use anabranch_shared::window::Window;
 use serde_json::json;
 

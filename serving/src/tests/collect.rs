@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::log::{Log, Payloads};
+use anabranch_shared::partial::Slack;
 use anabranch_shared::position::Partition;
 use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
-use anabranch_shared::snapshot::{Chunk, Progress, Slack, Snapshot};
+use anabranch_shared::snapshot::{Chunk, Progress, Snapshot};
 use anabranch_shared::view::{Catalog, View};
 use tokio_util::sync::CancellationToken;
 

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_shared::clock::Micros;
+use anabranch_shared::partial::Slack;
 use anabranch_shared::position::Positions;
-use anabranch_shared::snapshot::{Chunk, Slack, Snapshot};
+use anabranch_shared::snapshot::{Chunk, Snapshot};
 use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;

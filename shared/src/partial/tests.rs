@@ -4,7 +4,6 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::schema::DataType as Type;
-use crate::snapshot::Slack;
 use crate::sql;
 use crate::view::Catalog;
 

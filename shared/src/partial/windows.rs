@@ -4,11 +4,10 @@ use polars::prelude::*;
 
 use super::contender::contenders;
 use super::session::sessions;
-use super::{MISSED, by_pane};
+use super::{MISSED, Slack, by_pane};
 use crate::aggregate::{self, State};
 use crate::clock::Micros;
 use crate::group::{self, Groups, Keep};
-use crate::snapshot::Slack;
 use crate::transform::{lower, polars_type};
 use crate::view::{AggregateFunction, OutputColumn, View};
 use crate::window::Window;

@@ -28,11 +28,11 @@ use std::sync::{Arc, Weak};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Chunk, Pane, Progress, Slack, Snapshot};
+use super::{Chunk, Pane, Progress, Snapshot};
 use crate::clock::Micros;
 use crate::log::Payloads;
 use crate::log::lineage::Mark;
-use crate::partial;
+use crate::partial::{self, Slack};
 use crate::position::{Coverage, Partition};
 use crate::view::View;
 

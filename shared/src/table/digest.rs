@@ -102,7 +102,7 @@ pub(super) fn seal(commit: Vec<u8>) -> Vec<u8> {
 }
 
 /// What is wrong with a commit, if anything. One without a digest is right unless it is empty.
-pub(super) fn commit_damage(commit: &[u8]) -> Option<String> {
+pub(crate) fn commit_damage(commit: &[u8]) -> Option<String> {
     if commit.is_empty() {
         return Some("it is empty".to_owned());
     }

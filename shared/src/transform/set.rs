@@ -4,7 +4,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 use polars::prelude::*;
 
-use crate::aggregate::canonical;
+use super::canonical;
 use crate::expr::Literal;
 use crate::schema;
 

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anabranch_shared::partial::Slack;
 use anabranch_shared::partial::{self, Part, Scope, windows};
 use anabranch_shared::position::Positions;
+use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::snapshot::wire::{Decoder, Encoder};
-use anabranch_shared::snapshot::{Slack, Snapshot};
 use anabranch_shared::view::View;
 use anabranch_shared::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};

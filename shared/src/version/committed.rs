@@ -10,12 +10,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
-use super::digest::commit_damage;
-use super::notes::Notes;
-use super::{DataFile, DeltaTable, TableError, name};
+use super::{Published, Troubles, Version, Versions};
 use crate::clock::Micros;
 use crate::edition::{Reading, Readings};
-use crate::version::{Published, Troubles, Version, Versions};
+use crate::table::{DataFile, DeltaTable, Notes, TableError, commit_damage, name};
 use crate::view::Catalog;
 
 /// What of the archive a version was computed from.
