@@ -5,8 +5,8 @@ use polars::prelude::*;
 pub use crate::aggregate::Keep;
 use crate::aggregate::keys::Keys;
 use crate::aggregate::{self, State};
-use crate::partial;
-use crate::partial::session::{Fragments, spans};
+use crate::fragment::{Fragments, spans};
+use crate::frame;
 use crate::view::View;
 use crate::window::Window;
 
@@ -45,11 +45,11 @@ impl Groups {
         self.keys.bytes() + fragments + self.states.iter().map(|state| state.bytes()).sum::<usize>()
     }
 
-    /// Adds rows, as [`partial::rows`] makes them.
+    /// Adds rows, as `partial::rows` makes them.
     pub fn absorb(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<()> {
         let groups = self.number(view, rows)?;
         for (i, state) in self.states.iter_mut().enumerate() {
-            state.absorb(&groups, &partial::value_columns(view, rows, i)?)?;
+            state.absorb(&groups, &frame::value_columns(view, rows, i)?)?;
         }
         Ok(())
     }
@@ -94,16 +94,16 @@ impl Groups {
     pub fn partials(&self, view: &View, pane: i64, missed: i32) -> PolarsResult<DataFrame> {
         let height = self.len();
         let mut columns = vec![
-            Column::new_scalar(partial::PANE.into(), Scalar::from(pane), height),
-            Column::new_scalar(partial::MISSED.into(), Scalar::from(missed), height),
+            Column::new_scalar(frame::PANE.into(), Scalar::from(pane), height),
+            Column::new_scalar(frame::MISSED.into(), Scalar::from(missed), height),
         ];
         if let Some(fragments) = &self.fragments {
-            columns.push(Column::new(partial::FIRST.into(), fragments.first.as_slice()));
-            columns.push(Column::new(partial::LAST.into(), fragments.last.as_slice()));
+            columns.push(Column::new(frame::FIRST.into(), fragments.first.as_slice()));
+            columns.push(Column::new(frame::LAST.into(), fragments.last.as_slice()));
         }
         columns.extend(self.key_columns()?);
         for (i, state) in self.states.iter().enumerate() {
-            let names = partial::state_names(view, i);
+            let names = frame::state_names(view, i);
             columns.extend(state.columns()?.into_iter().zip(names).map(|(column, name)| column.with_name(name)));
         }
         DataFrame::new(height, columns)
@@ -117,7 +117,7 @@ impl Groups {
                 IdxCa::from_vec(PlSmallStr::EMPTY, fragments.group.iter().map(|&group| group as IdxSize).collect());
             columns = columns.iter().map(|column| column.take(&groups)).collect::<PolarsResult<_>>()?;
         }
-        Ok(columns.into_iter().enumerate().map(|(i, column)| column.with_name(partial::key(i).into())).collect())
+        Ok(columns.into_iter().enumerate().map(|(i, column)| column.with_name(frame::key(i).into())).collect())
     }
 
     /// The state of each aggregate.
@@ -141,7 +141,7 @@ pub(crate) fn merge(
 ) -> PolarsResult<()> {
     for (i, state) in states.iter_mut().enumerate() {
         state.grow(len);
-        let names = partial::state_names(view, i);
+        let names = frame::state_names(view, i);
         let columns = names.map(|name| partials.column(&name).cloned()).collect::<PolarsResult<Vec<_>>>()?;
         state.merge(groups, &columns)?;
     }
@@ -149,5 +149,5 @@ pub(crate) fn merge(
 }
 
 fn key_columns(view: &View, rows: &DataFrame) -> PolarsResult<Vec<Column>> {
-    (0..view.keys.len()).map(|i| rows.column(&partial::key(i)).cloned()).collect()
+    (0..view.keys.len()).map(|i| rows.column(&frame::key(i)).cloned()).collect()
 }

@@ -12,6 +12,8 @@ pub mod data_type;
 pub mod decode;
 pub mod edition;
 pub mod expr;
+mod fragment;
+mod frame;
 pub mod group;
 pub mod histogram;
 pub mod ingest;

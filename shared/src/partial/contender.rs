@@ -7,9 +7,10 @@
 
 use polars::prelude::*;
 
+use super::key;
 use super::windows::Piece;
-use super::{key, state_names};
 use crate::aggregate::keys::Keys;
+use crate::frame::state_names;
 use crate::view::{AggregateFunction, OutputColumn, View};
 
 /// With fewer rows there is nothing to gain, in multiples of the limit.
