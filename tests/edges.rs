@@ -80,3 +80,50 @@ fn the_product_alone_is_built_as_it_is_beside_the_benchmarks() {
     let other: Vec<_> = product.difference(&all).collect();
     assert!(other.is_empty(), "these would be built twice, see the comment in Cargo.toml: {other:#?}");
 }
+
+/// What stands in a folder of sources, by the name of the module at its top: the modules beside it that it names outside of comments.
+fn modules(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for path in std::fs::read_dir(next).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            let below = path.strip_prefix(folder).expect("below").to_owned();
+            if below.to_string_lossy().contains("tests") {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|it| it == "rs") {
+                let top = below.components().next().expect("a name").as_os_str().to_string_lossy();
+                let top = top.trim_end_matches(".rs").to_owned();
+                let source = std::fs::read_to_string(&path).expect("read");
+                let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+                let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+                let named = code
+                    .flat_map(|line| line.split("crate::").skip(1))
+                    .map(|rest| rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect::<String>());
+                let of_top = found.entry(top.clone()).or_default();
+                of_top.extend(named.filter(|name| *name != top));
+            }
+        }
+    }
+    let all: BTreeSet<String> = found.keys().cloned().collect();
+    found.values_mut().for_each(|named| named.retain(|name| all.contains(name)));
+    found
+}
+
+#[test]
+fn no_module_looks_up_to_one_that_looks_down_to_it() {
+    for of_crate in ["shared", "speed-layer", "batch-layer"] {
+        let mut left = modules(&Path::new(env!("CARGO_MANIFEST_DIR")).join(of_crate).join("src"));
+        assert!(left.values().any(|named| !named.is_empty()), "{of_crate} has modules that name others");
+        // What names nothing that is left is taken away, until nothing is left or all name each other.
+        while let Some(lowest) = left.iter().find(|(_, named)| named.is_empty()).map(|(name, _)| name.clone()) {
+            left.remove(&lowest);
+            for named in left.values_mut() {
+                named.remove(&lowest);
+            }
+        }
+        assert!(left.is_empty(), "modules of {of_crate} that are in a circle, or above one: {left:#?}");
+    }
+}

@@ -19,20 +19,11 @@ use crate::chunk::Open;
 use crate::error::{SpeedError, Stop, reason};
 use crate::late::LateWriter;
 use crate::refold::Replay;
-use crate::state::ViewState;
+use crate::state::{Mark, ViewState};
 use crate::watermark::Tracker;
 
 /// What a view says that catches up.
 const CATCHING_UP: &str = "it catches up with what it has missed, from where it had stopped";
-
-/// How far a state had come when its newest chunk was exported or closed.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Mark {
-    /// The watermarks; none before the first time.
-    pub tracker: Option<Arc<Tracker>>,
-    /// The events that had come too late.
-    pub late: u64,
-}
 
 impl ViewState {
     /// Does what evaluates the view. If that fails, or panics, the view stops: none then, and for a view that has stopped.

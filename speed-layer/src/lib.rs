@@ -17,8 +17,10 @@
 
 mod checkpoint;
 mod chunk;
+mod display;
 mod error;
 mod fold;
+mod input;
 mod isolate;
 mod journal;
 mod late;
@@ -68,10 +70,11 @@ pub use crate::output::{OutputStates, OutputStatus};
 pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
+use crate::display::Display;
 use crate::metrics::Counters;
 use crate::output::OutputWriter;
 use crate::publish::Publisher;
-use crate::source::{Display, Source};
+use crate::source::Source;
 
 /// What the speed layer works with.
 #[derive(Clone)]

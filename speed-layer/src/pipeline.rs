@@ -18,7 +18,9 @@ use anabranch_shared::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;
+use crate::display::Display;
 use crate::error::{Stop, reason};
+use crate::input::Input;
 use crate::isolate::{CatchUp, Step};
 use crate::late::LateWriter;
 use crate::memory::Share;
@@ -27,7 +29,6 @@ use crate::micro_batch::MicroBatch;
 use crate::recovery::{self, Bases, Found, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
-use crate::source::{Display, End, is_outdated};
 use crate::state::ViewState;
 use crate::watermark::{self, Tracker};
 use crate::writer::Writer;
@@ -38,16 +39,21 @@ const SNAPSHOT_SHARE: u32 = 20;
 /// How often versions and what time brings about are looked at if no records come.
 const IDLE: Duration = Duration::from_millis(100);
 
-/// What the reader tells the folder.
-pub(crate) enum Input {
-    /// Records.
-    Batch(MicroBatch),
-    /// At that time, these partitions held nothing unread.
-    CaughtUp(Vec<Partition>, Micros),
-    /// These partitions hold records and deliver none; all others don't stall.
-    Stalled(BTreeSet<Partition>),
-    /// The reader can't go on.
-    Failed(Stop),
+/// How a pipeline has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was shut down.
+    Shutdown,
+    /// It can't go on, and has said why.
+    Stopped,
+    /// The table is read otherwise by now.
+    Outdated,
+}
+
+/// Whether what is folded by the one reading isn't what would be folded by the other. A definition that is in force elsewhere is
+/// no reason: the one that was in force here is folded by as long as the process lives.
+pub(crate) fn is_outdated(own: &Reading, now: &Reading, table: &Table) -> bool {
+    own.rebuilds != now.rebuilds || (now.editions.refusal(table).is_none() && !own.editions.folds_as(&now.editions))
 }
 
 /// What a pipeline is made of.

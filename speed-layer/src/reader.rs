@@ -14,8 +14,8 @@ use anabranch_shared::view::{Late, View};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
+use crate::input::Input;
 use crate::micro_batch::{MicroBatch, decoder, extras};
-use crate::pipeline::Input;
 use crate::settings::{Settings, micros};
 use crate::wait::{pause, wait};
 

@@ -4,7 +4,6 @@
 //! definition was in force for a while. What was folded until then can't be added to what batch computes since, so it isn't shown
 //! any more. Under a definition that isn't in force, no pipeline begins.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
@@ -12,15 +11,14 @@ use std::time::Duration;
 use anabranch_shared::edition::Reading;
 use anabranch_shared::position::Partition;
 use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::view::View;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::{SpeedError, Stop};
+use crate::display::Display;
+use crate::error::SpeedError;
 use crate::late::LateWriter;
-use crate::metrics::Counters;
-use crate::pipeline::{self, Parts};
+use crate::pipeline::{self, End, Parts, is_outdated};
 use crate::reader::Reader;
 use crate::recovery::{Bases, Origin};
 use crate::refold::Replay;
@@ -33,64 +31,6 @@ const BATCHES_AHEAD: usize = 3;
 
 /// How often a source that has stopped looks whether its table is read otherwise.
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// Where a pipeline shows its state.
-#[derive(Clone)]
-pub(crate) struct Display {
-    pub counters: Arc<Counters>,
-    pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
-}
-
-impl Display {
-    /// Says why the source has stopped, beside what it has shown.
-    pub fn stop(&self, stop: &Stop) {
-        self.note(stop);
-        self.change(|snapshot| {
-            (snapshot.stopped, snapshot.alone, snapshot.lost) = (Some(stop.reason.clone()), false, stop.lost.clone());
-            snapshot.other_log = stop.other_log;
-        });
-    }
-
-    /// Says why the source has stopped where no snapshot says it.
-    pub fn note(&self, stop: &Stop) {
-        *self.counters.stopped.lock() = Some(stop.clone());
-    }
-
-    /// Shows nothing any more, and says why.
-    fn clear(&self, reading: &Reading, why: &str) {
-        self.note(&Stop::because(why.to_owned()));
-        self.change(|snapshot| {
-            let (rebuilds, stopped) = (reading.rebuilds, Some(why.to_owned()));
-            *snapshot = Snapshot { sequence: snapshot.sequence, rebuilds, stopped, ..Snapshot::default() };
-        });
-    }
-
-    fn change(&self, change: impl Fn(&mut Snapshot)) {
-        for sender in self.senders.values() {
-            let mut next = Snapshot::clone(&sender.borrow());
-            next.sequence += 1;
-            change(&mut next);
-            sender.send_replace(Arc::new(next));
-        }
-    }
-}
-
-/// How a pipeline has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum End {
-    /// It was shut down.
-    Shutdown,
-    /// It can't go on, and has said why.
-    Stopped,
-    /// The table is read otherwise by now.
-    Outdated,
-}
-
-/// Whether what is folded by the one reading isn't what would be folded by the other. A definition that is in force elsewhere is
-/// no reason: the one that was in force here is folded by as long as the process lives.
-pub(crate) fn is_outdated(own: &Reading, now: &Reading, table: &Table) -> bool {
-    own.rebuilds != now.rebuilds || (now.editions.refusal(table).is_none() && !own.editions.folds_as(&now.editions))
-}
 
 /// What a table's pipelines are made of.
 pub(crate) struct Source {

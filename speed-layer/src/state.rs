@@ -10,7 +10,6 @@ use anabranch_shared::view::{Late, View};
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};
 use crate::fold::Evaluator;
-use crate::isolate::Mark;
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
@@ -18,6 +17,15 @@ use crate::watermark::{Met, Tracker};
 
 /// With more closed chunks, neighbours are merged.
 const CLOSED_CHUNKS: usize = 8;
+
+/// How far a state had come when its newest chunk was exported or closed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mark {
+    /// The watermarks; none before the first time.
+    pub tracker: Option<Arc<Tracker>>,
+    /// The events that had come too late.
+    pub late: u64,
+}
 
 /// The state of one view.
 #[derive(Debug)]
