@@ -97,9 +97,8 @@ impl ViewState {
         self.open.add(&self.view, added)?;
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
-        if let Some(early) = batch.early.clone().filter(|early| range.start < early.end) {
-            self.open.early.extend(partition, early.start.max(range.start)..early.end);
-        }
+        let early = batch.early.iter().map(|early| early.start.max(range.start)..early.end.min(range.end));
+        early.filter(|early| !early.is_empty()).for_each(|early| self.open.early.extend(partition, early));
         let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
         journal::push(&mut self.open.journal, entry, self.delay);
         self.limit()?;
