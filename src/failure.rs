@@ -58,3 +58,18 @@ impl<E: Error> From<E> for Failure {
         Self::new(message)
     }
 }
+
+/// Does a program's work, and says on stderr why it failed, if it did.
+pub fn run(work: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
+    let outcome = tokio::runtime::Runtime::new().map(|runtime| {
+        let outcome = runtime.block_on(work);
+        // A blocking task that nobody waits for any more must not keep the process.
+        runtime.shutdown_background();
+        outcome
+    });
+    let failed = |error| Err(Failure::from(error).at("the runtime can't start"));
+    outcome.unwrap_or_else(failed).unwrap_or_else(|failure| {
+        eprintln!("anabranch: {failure}");
+        failure.exit_code()
+    })
+}

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anabranch::cli::Cli;
-use anabranch::command;
+use anabranch::{command, failure};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -32,23 +32,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     }
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("anabranch: the runtime can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(command::run(cli));
-    // A blocking task that nobody waits for any more must not keep the process.
-    runtime.shutdown_background();
-    match outcome {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("anabranch: {failure}");
-            failure.exit_code()
-        }
-    }
+    failure::run(command::run(cli))
 }
 
 /// For tests of crashes: `NAME:N` ends the process, as `kill -9` would, when it comes to the failpoint NAME for the

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use anabranch::failure::Failure;
 use anabranch_shared::clock::Micros;
 use anabranch_shared::group::Keep;
 use anabranch_shared::partial::{Partials, Rows, rows};
@@ -14,7 +15,6 @@ use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, LogNormal, Zipf};
 
 use super::stream::planned;
-use anabranch::failure::Failure;
 
 const BATCH: usize = 65_536;
 /// Batches that are made; then they come again, at later times.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch::failure::Failure;
 use anabranch_batch_layer::archive::ArchiveSnapshot;
 use anabranch_batch_layer::recompute::Recompute;
 use anabranch_batch_layer::scan::scan;
@@ -19,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
 use super::{millions, per_second, report};
-use anabranch::failure::Failure;
 
 /// How often each is run; the median counts.
 const ROUNDS: usize = 3;

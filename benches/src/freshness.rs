@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use anabranch::client::Client;
+use anabranch::failure::Failure;
+use anabranch::platform::Platform;
 use anabranch_shared::clock::{Clock, SystemClock, format_timestamp};
 use reqwest::Method;
 
 use super::report;
-use anabranch::client::Client;
-use anabranch::failure::Failure;
-use anabranch::platform::Platform;
 
 const SQL: &str = r"
 CREATE TABLE clicks (url TEXT, ts TIMESTAMP NOT NULL)

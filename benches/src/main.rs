@@ -16,7 +16,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch::failure::Failure;
+use anabranch::failure::{self, Failure};
 use anabranch_shared::clock::SystemClock;
 use anabranch_shared::log::Log;
 use anabranch_shared::reject::RejectLog;
@@ -24,7 +24,6 @@ use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::version::Versions;
 use anabranch_shared::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
-
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -108,26 +107,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_env("ANABRANCH_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
-    let runtime = match tokio::runtime::Runtime::new() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("anabranch: the runtime can't start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(run(cli.what));
-    runtime.shutdown_background();
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("anabranch: {failure}");
-            failure.exit_code()
-        }
-    }
+    failure::run(run(cli.what))
 }
 
 /// Runs a benchmark and prints its figures.
-async fn run(what: Bench) -> Result<(), Failure> {
+async fn run(what: Bench) -> Result<ExitCode, Failure> {
     match what {
         Bench::Speed { events } => {
             blocking(move || speed::run(events)).await?;
@@ -147,7 +131,7 @@ async fn run(what: Bench) -> Result<(), Failure> {
             serve::run(10).await?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn blocking(work: impl FnOnce() -> Result<(), Failure> + Send + 'static) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch::failure::Failure;
 use anabranch_shared::clock::SystemClock;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_shared::log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
@@ -16,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::planned;
 use super::{in_folder, millions, per_second, report, speed_context, timed};
-use anabranch::failure::Failure;
 
 const SQL: &str = r"
 CREATE TABLE clicks (k TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts');

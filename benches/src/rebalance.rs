@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use anabranch::client::Client;
+use anabranch::failure::Failure;
 use anabranch_shared::clock::{Clock, SystemClock, format_timestamp};
 use reqwest::Method;
 use serde_json::Value;
 
 use super::report;
-use anabranch::client::Client;
-use anabranch::failure::Failure;
 
 const SQL: &str = r"
 CREATE TABLE clicks (url TEXT, ts TIMESTAMP NOT NULL)

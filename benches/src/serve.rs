@@ -3,11 +3,12 @@
 use std::process::Command;
 use std::sync::Arc;
 
-use super::report;
-use super::stream::{SQL, Tweets};
 use anabranch::client::Client;
 use anabranch::failure::Failure;
 use anabranch::platform::Platform;
+
+use super::report;
+use super::stream::{SQL, Tweets};
 
 /// Measures and prints.
 pub async fn run(seconds: u32) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anabranch::failure::Failure;
 use anabranch_shared::clock::{Micros, SystemClock};
 use anabranch_shared::decode::Decoder;
 use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
@@ -21,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::stream::{Tweets, catalog};
 use super::{in_folder, millions, per_second, report, speed_context, timed};
-use anabranch::failure::Failure;
 
 const LIMIT: ReadLimit = ReadLimit { records: 65_536, bytes: 32 << 20 };
 

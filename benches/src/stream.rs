@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch::failure::Failure;
 use anabranch_shared::clock::{Micros, format_timestamp};
 use anabranch_shared::log::{Append, Log, Payloads};
 use anabranch_shared::sql;
@@ -9,8 +10,6 @@ use anabranch_shared::view::Catalog;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};
-
-use anabranch::failure::Failure;
 
 /// The view that is measured, over its table.
 pub const SQL: &str = r"

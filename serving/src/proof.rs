@@ -141,7 +141,7 @@ impl ToSchema for Cell {}
 
 /// A row, or some of its columns, by name.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Row(std::collections::BTreeMap<String, Cell>);
+pub struct Row(BTreeMap<String, Cell>);
 
 fn write_value(value: &impl Serialize, out: &mut Vec<u8>) {
     serde_json::to_writer(out, value).expect("a value is JSON");

@@ -204,8 +204,6 @@ pub struct Sources {
     pub other_log: bool,
     /// Why the speed layer goes on no further, if it has stopped; or why there is no batch part.
     pub stopped: Option<String>,
-    /// Whether some records may be events to the archive, and are none to the speed layer.
-    pub has_early: bool,
     /// What is wrong with a file of the version that was to be read, see [`Sources::partials`].
     pub damage: OnceLock<String>,
     /// No event with an earlier time is expected any more.
@@ -235,7 +233,6 @@ impl Sources {
             is_void: false,
             other_log,
             stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
-            has_early: false,
             damage: OnceLock::new(),
         };
         if mode != Mode::Batch
@@ -285,7 +282,6 @@ impl Sources {
     fn name_early(&mut self) {
         for (partition, range) in self.chunks.iter().flat_map(|chunk| chunk.early.iter()) {
             self.missing.extend(partition, range.clone());
-            self.has_early = true;
         }
     }
 
@@ -317,7 +313,7 @@ impl Sources {
     /// Why it hasn't, as far as there is a reason.
     pub fn reason(&self) -> Option<String> {
         let damage = self.damage.get().map(String::as_str);
-        let early = self.has_early.then_some(EARLY);
+        let early = self.chunks.iter().any(|chunk| !chunk.early.is_empty()).then_some(EARLY);
         let reasons: Vec<&str> = self.stopped.as_deref().into_iter().chain(damage).chain(early).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }

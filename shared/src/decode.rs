@@ -295,18 +295,18 @@ impl Decoder {
         let clock = read_at.unwrap_or(log_time);
         let is_ahead = |by: Micros| time > clock.saturating_add(by);
         let is_behind = |by: Micros| time < log_time.saturating_sub(by);
-        let (by, option, side, clock) = if !EVENT_TIMES.contains(&time) {
+        let (by, option, side, clock, is_early) = if !EVENT_TIMES.contains(&time) {
             let name = &self.table.event_time_column().name;
             let time = format_timestamp(time);
             return Err(format!("column `{name}`, the event time: {time} is outside the years 0200 to 9799").into());
         } else if let Some(by) = self.table.max_future.filter(|&by| is_ahead(by)) {
-            (by, "max_future", "ahead of", clock)
+            let is_early = read_at.is_some() && !is_ahead(by.saturating_add(READ_WITHIN));
+            (by, "max_future", "ahead of", clock, is_early)
         } else if let Some(by) = self.table.max_past.filter(|&by| is_behind(by)) {
-            (by, "max_past", "behind", log_time)
+            (by, "max_past", "behind", log_time, false)
         } else {
             return Ok(());
         };
-        let is_early = option == "max_future" && read_at.is_some() && !is_ahead(by.saturating_add(READ_WITHIN));
         let reason = format!(
             "column `{}`: {} is more than {} s (`{option}`) {side} the clock, which showed {}",
             self.table.event_time_column().name,

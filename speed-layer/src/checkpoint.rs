@@ -18,8 +18,7 @@ use std::sync::Arc;
 use anabranch_shared::clock::Micros;
 use anabranch_shared::edition::Editions;
 use anabranch_shared::log::lineage::{Mark, Tails};
-use anabranch_shared::partial;
-use anabranch_shared::partial::Slack;
+use anabranch_shared::partial::{self, Slack};
 use anabranch_shared::position::{Coverage, Positions};
 use anabranch_shared::snapshot::{Chunk, Pane};
 use anabranch_shared::view::View;
@@ -210,25 +209,25 @@ fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetad
         frames.length += file.len();
         frames.pieces.push(file.into());
     }
-    let (coverage, early, journal) =
-        (closed.chunk.coverage.clone(), closed.chunk.early.clone(), closed.journal.to_vec());
+    let Chunk { coverage, early, .. } = &*closed.chunk;
+    let (coverage, early, journal) = (coverage.clone(), early.clone(), closed.journal.to_vec());
     Ok(ChunkMetadata { coverage, early, journal, panes, frame: place })
 }
 
 fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
+    let ChunkMetadata { coverage, early, journal, panes: held, frame } = chunk;
     let mut partials = BTreeMap::new();
-    if let Some((start, length)) = chunk.frame {
+    if let Some((start, length)) = frame {
         let bytes = frames.get(start..start.saturating_add(length));
         let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
         partials.extend(partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?)?);
     }
     let mut panes = BTreeMap::new();
-    for (&start, PaneMetadata { late, slack }) in &chunk.panes {
+    for (start, PaneMetadata { late, slack }) in held {
         let empty = || DataFrame::empty_with_schema(&partial::schema(view));
         let partials = partials.remove(&start).unwrap_or_else(empty);
-        panes.insert(start, Arc::new(Pane { partials, late: late.clone(), slack: *slack }));
+        panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
-    let ChunkMetadata { coverage, early, journal, .. } = chunk;
     Ok(Closed::new(Chunk { coverage, panes, early }, Arc::new(journal)))
 }
 

@@ -1,8 +1,8 @@
 //! Sessions: what lies between two gaps in the events of a group.
 //!
 //! Partials hold *fragments*: some events of a group that follow each other with less than the gap between them, by the times
-//! of the first ([`super::FIRST`]) and of the last ([`super::LAST`]). Fragments of one session may lie in several panes and on both sides of
-//! the frontier. A session is what fragments with less than the gap between them make together.
+//! of the first ([`super::FIRST`]) and of the last ([`super::LAST`]). Fragments of one session may lie in several panes and on
+//! both sides of the frontier. A session is what fragments with less than the gap between them make together.
 
 use polars::prelude::*;
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{TableError, delta, existing_log, name};
 
 /// The newest of our notes up to a version, with the version that it is of; none if no commit that is still there has one.
-pub(crate) async fn newest_note<T: DeserializeOwned>(
+pub(super) async fn newest_note<T: DeserializeOwned>(
     store: &LogStoreRef,
     root: &Path,
     newest: u64,
@@ -31,7 +31,7 @@ pub(crate) async fn newest_note<T: DeserializeOwned>(
 }
 
 /// The newest version of a table, of which a version is known.
-pub(crate) async fn newest_version(store: &LogStoreRef, root: &Path, known: u64) -> Result<u64, TableError> {
+pub(super) async fn newest_version(store: &LogStoreRef, root: &Path, known: u64) -> Result<u64, TableError> {
     let failed = || delta(root, "looking for newer versions");
     let mut newest = known;
     while store.read_commit_entry(newest + 1).await.map_err(failed())?.is_some() {
