@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta};
+use chrono::{DateTime, FixedOffset, SecondsFormat, TimeDelta};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -286,15 +286,23 @@ fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_t
     // A clock that is an hour ahead: the archive may read this later, when it is an event.
     let now =
         server.get("/v1/views")["time"].as_str().map(DateTime::parse_from_rfc3339).expect("a time").expect("a time");
-    let tap = json!({"page": "/", "ts": (now + TimeDelta::hours(1)).to_rfc3339()}).to_string();
+    let ahead = now + TimeDelta::hours(1);
+    let tap = json!({"page": "/", "ts": ahead.to_rfc3339()}).to_string();
     producer.send(BaseRecord::<(), str>::to(&name).payload(&tap)).expect("queued");
     producer.flush(Duration::from_secs(60)).expect("stored");
     server.until("per_minute", |detail| detail["log_end"]["taps"]["0"] == 4 && detail["lag"] == 0);
-    let rows = server.get("/v1/views/per_minute/rows");
+    let around = |time: DateTime<FixedOffset>| {
+        let [from, to] = [-1, 1].map(|minutes| time + TimeDelta::minutes(minutes));
+        let [from, to] = [from, to].map(|time| time.to_utc().to_rfc3339_opts(SecondsFormat::Secs, true));
+        server.get(&format!("/v1/views/per_minute/rows?from={from}&to={to}"))
+    };
+    let rows = around(ahead - TimeDelta::minutes(1));
+    assert_eq!((&rows["exact"], &rows["incomplete"]), (&json!(true), &json!(false)), "{rows}");
+    let rows = around(ahead);
     assert_eq!((&rows["exact"], &rows["missing"]), (&json!(false), &json!({"taps": {"0": [3, 4]}})), "{rows}");
     assert!(rows["reason"].as_str().is_some_and(|why| why.contains("max_future")), "{rows}");
     server.batch("per_minute");
-    let rows = server.get("/v1/views/per_minute/rows");
+    let rows = around(ahead);
     assert_eq!((&rows["exact"], &rows["incomplete"]), (&json!(true), &json!(false)), "{rows}");
     assert_eq!(server.get("/v1/rejects")["total"], 2);
 }

@@ -88,7 +88,7 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
         ..old.clone()
     };
     let (said, in_time, known) = (rows(&old)?, rows(&all)?, rows(&new)?);
-    if [&old, &all, &new].into_iter().any(|sources| sources.damage.get().is_some()) {
+    if [&old, &all, &new].into_iter().any(|sources| sources.is_cut()) {
         return Ok(None);
     }
     let compared = compared(view, &said, &in_time, &known)?;

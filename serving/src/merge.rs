@@ -136,6 +136,7 @@ struct Doubt {
 impl Doubt {
     /// That of the panes that start in `[from, to)`.
     fn of(sources: &Sources, from: Micros, to: Micros) -> Self {
+        sources.about(to);
         let panes = || panes(sources, from, to).map(|(_, pane)| pane);
         Self {
             late: panes().flat_map(|pane| pane.late.values()).sum(),
@@ -283,6 +284,7 @@ fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
 
 /// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
 fn parts(view: &View, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
+    sources.about(to);
     let mut parts = Vec::new();
     let batch = match window {
         Some(_) => sources.window_partials(view, from, to),

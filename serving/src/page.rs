@@ -195,7 +195,7 @@ pub fn reading(query: u64, sources: &Sources, span: Span) -> u64 {
     let version = sources.version.as_ref().map(|version| (version.published.version, &version.published.coverage));
     let slack =
         sources.chunks.iter().flat_map(|chunk| chunk.panes.values()).filter(|pane| pane.slack.is_some()).count();
-    let read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.missing);
+    let read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.lacking());
     name(&read)
 }
 

@@ -45,7 +45,7 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
-            write_value(&Offsets::of(self.topic(), &self.sources.missing), out);
+            write_value(&Offsets::of(self.topic(), &self.sources.lacking()), out);
             if let Some(why) = self.sources.reason() {
                 out.extend_from_slice(b",\"reason\":");
                 write_json_text(&why, out);

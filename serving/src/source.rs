@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use anabranch_shared::clock::Micros;
 use anabranch_shared::log::lineage::Mark;
 use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::snapshot::{Chunk, Snapshot, Snapshots};
+use anabranch_shared::snapshot::{Chunk, Early, Snapshot, Snapshots};
 use anabranch_shared::version::{Version, Versions};
 use anabranch_shared::view::View;
 use parking_lot::Mutex;
@@ -198,6 +198,10 @@ pub struct Sources {
     pub speed: Option<Coverage>,
     /// What neither covers and the answer therefore lacks.
     pub missing: Coverage,
+    /// Records that may be events to the archive, and are none to the speed layer.
+    pub early: Early,
+    /// Set once the answer is about times of which those may be.
+    pub is_early: OnceLock<()>,
     /// Whether it is made of no record, although the log may hold some: then it says nothing of those.
     pub is_void: bool,
     /// Whether the log is another one than that which the layers have read: what the answer lacks can't be named.
@@ -230,6 +234,8 @@ impl Sources {
             chunks: Vec::new(),
             speed: None,
             missing: Coverage::new(),
+            early: Early::default(),
+            is_early: OnceLock::new(),
             is_void: false,
             other_log,
             stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
@@ -243,7 +249,10 @@ impl Sources {
         if mode == Mode::Merged && !layers.follow_the_log() {
             sources.name_missing(log_end);
         }
-        sources.name_early();
+        sources.chunks.iter().for_each(|chunk| sources.early.merge(&chunk.early));
+        if view.window.is_none() {
+            sources.about(Micros::MAX);
+        }
         let is_log_empty = !log_end.is_empty() && log_end.values().all(|&end| end == 0);
         sources.is_void = !is_log_empty && !sources.coverages().any(|coverage| !coverage.is_empty());
         sources
@@ -278,13 +287,6 @@ impl Sources {
         }
     }
 
-    /// Takes note of records that may be events to the archive, and are none to the speed layer.
-    fn name_early(&mut self) {
-        for (partition, range) in self.chunks.iter().flat_map(|chunk| chunk.early.iter()) {
-            self.missing.extend(partition, range.clone());
-        }
-    }
-
     fn name_missing(&mut self, log_end: &Positions) {
         let missing = log_end.iter().filter_map(|(&p, &end)| {
             let covered = self.covered_to(p);
@@ -302,7 +304,29 @@ impl Sources {
 
     /// Whether it lacks something that there is.
     pub fn is_incomplete(&self) -> bool {
-        !self.missing.is_empty() || self.other_log || self.damage.get().is_some()
+        !self.missing.is_empty() || self.other_log || self.is_cut()
+    }
+
+    /// Whether it lacks something of the times that it is about, as far as these are known yet: see [`Sources::about`] and
+    /// [`Sources::partials`].
+    pub fn is_cut(&self) -> bool {
+        self.damage.get().is_some() || self.is_early.get().is_some()
+    }
+
+    /// The answer is about times up to `end`: from then on these sources aren't whole if early records may be of those.
+    pub fn about(&self, end: Micros) {
+        if self.early.from.is_some_and(|from| from < end) {
+            self.is_early.get_or_init(|| ());
+        }
+    }
+
+    /// What the answer lacks.
+    pub fn lacking(&self) -> Coverage {
+        let mut lacking = self.missing.clone();
+        if self.is_early.get().is_some() {
+            self.early.offsets.iter().for_each(|(partition, range)| lacking.extend(partition, range.clone()));
+        }
+        lacking
     }
 
     /// Whether it has all that it is about.
@@ -313,7 +337,7 @@ impl Sources {
     /// Why it hasn't, as far as there is a reason.
     pub fn reason(&self) -> Option<String> {
         let damage = self.damage.get().map(String::as_str);
-        let early = self.chunks.iter().any(|chunk| !chunk.early.is_empty()).then_some(EARLY);
+        let early = self.is_early.get().map(|()| EARLY);
         let reasons: Vec<&str> = self.stopped.as_deref().into_iter().chain(damage).chain(early).collect();
         (!reasons.is_empty()).then(|| reasons.join("; "))
     }

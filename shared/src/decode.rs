@@ -103,19 +103,19 @@ pub struct Reject {
     pub index: u32,
     /// What is wrong with it.
     pub reason: String,
-    /// Whether it is ahead of its reader's clock, so that whoever reads it later may take it.
-    pub is_early: bool,
+    /// Its event time, if that is ahead of its reader's clock, so that whoever reads it later may take it.
+    pub early: Option<Micros>,
 }
 
 /// Why a record makes no row, as in [`Reject`].
 struct Refusal {
     reason: String,
-    is_early: bool,
+    early: Option<Micros>,
 }
 
 impl From<String> for Refusal {
     fn from(reason: String) -> Self {
-        Self { reason, is_early: false }
+        Self { reason, early: None }
     }
 }
 
@@ -237,9 +237,9 @@ impl Decoder {
                         builder.append(slots[*column], &self.scratch);
                     }
                 }
-                Err(Refusal { reason, is_early }) => {
+                Err(Refusal { reason, early }) => {
                     let reason = shown(&reason, MAX_REASON_BYTES).into_owned();
-                    rejects.push(Reject { index, reason, is_early });
+                    rejects.push(Reject { index, reason, early });
                 }
             }
         }
@@ -295,15 +295,15 @@ impl Decoder {
         let clock = read_at.unwrap_or(log_time);
         let is_ahead = |by: Micros| time > clock.saturating_add(by);
         let is_behind = |by: Micros| time < log_time.saturating_sub(by);
-        let (by, option, side, clock, is_early) = if !EVENT_TIMES.contains(&time) {
+        let (by, option, side, clock, early) = if !EVENT_TIMES.contains(&time) {
             let name = &self.table.event_time_column().name;
             let time = format_timestamp(time);
             return Err(format!("column `{name}`, the event time: {time} is outside the years 0200 to 9799").into());
         } else if let Some(by) = self.table.max_future.filter(|&by| is_ahead(by)) {
-            let is_early = read_at.is_some() && !is_ahead(by.saturating_add(READ_WITHIN));
-            (by, "max_future", "ahead of", clock, is_early)
+            let early = (read_at.is_some() && !is_ahead(by.saturating_add(READ_WITHIN))).then_some(time);
+            (by, "max_future", "ahead of", clock, early)
         } else if let Some(by) = self.table.max_past.filter(|&by| is_behind(by)) {
-            (by, "max_past", "behind", log_time, false)
+            (by, "max_past", "behind", log_time, None)
         } else {
             return Ok(());
         };
@@ -314,7 +314,7 @@ impl Decoder {
             by as f64 / 1e6,
             format_timestamp(clock),
         );
-        Err(Refusal { reason, is_early })
+        Err(Refusal { reason, early })
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod wire;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use polars::prelude::DataFrame;
@@ -15,7 +16,7 @@ use tokio::sync::watch;
 use crate::clock::Micros;
 use crate::log::lineage::Mark;
 use crate::partial::Slack;
-use crate::position::{Coverage, Partition};
+use crate::position::{Coverage, Offset, Partition};
 
 /// A view's speed state at one instant.
 #[derive(Debug, Clone, Default)]
@@ -73,9 +74,49 @@ pub struct Chunk {
     pub coverage: Coverage,
     /// The panes that hold any of these events, by their start; 0 alone in a view without windows.
     pub panes: BTreeMap<Micros, Arc<Pane>>,
-    /// From the first to the last record that may be an event to whoever reads it later, see
-    /// [`Reject::is_early`](crate::decode::Reject::is_early).
-    pub early: Coverage,
+    /// Its records that may be events to whoever reads them later.
+    pub early: Early,
+}
+
+/// Records that are ahead of their reader's clock, see [`Reject::early`](crate::decode::Reject::early).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Early {
+    /// The offsets from the first to the last of them.
+    pub offsets: Coverage,
+    /// The least of their event times; none without any.
+    pub from: Option<Micros>,
+}
+
+impl Early {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.offsets.is_empty()
+    }
+
+    /// Adds records of a partition, none of which is of a time before `from`.
+    pub fn add(&mut self, partition: Partition, offsets: Range<Offset>, from: Micros) {
+        if !offsets.is_empty() {
+            self.offsets.extend(partition, offsets);
+            self.from = Some(self.from.map_or(from, |least| least.min(from)));
+        }
+    }
+
+    /// Adds others.
+    pub fn merge(&mut self, other: &Self) {
+        let Some(from) = other.from else { return };
+        other.offsets.iter().for_each(|(partition, range)| self.add(partition, range.clone(), from));
+    }
+
+    /// Those of them with an offset in the partition's range.
+    pub fn within(&self, range: impl Fn(Partition) -> Range<Offset>) -> Self {
+        let mut left = Self::default();
+        for (partition, offsets) in self.offsets.iter() {
+            let range = range(partition);
+            let offsets = offsets.start.max(range.start)..offsets.end.min(range.end);
+            self.from.iter().for_each(|&from| left.add(partition, offsets.clone(), from));
+        }
+        left
+    }
 }
 
 /// A chunk's part of one pane.

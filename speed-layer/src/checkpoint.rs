@@ -20,7 +20,7 @@ use anabranch_shared::edition::Editions;
 use anabranch_shared::log::lineage::{Mark, Tails};
 use anabranch_shared::partial::{self, Slack};
 use anabranch_shared::position::{Coverage, Positions};
-use anabranch_shared::snapshot::{Chunk, Pane};
+use anabranch_shared::snapshot::{Chunk, Early, Pane};
 use anabranch_shared::view::View;
 use bytes::Bytes;
 use object_store::PutPayload;
@@ -93,8 +93,8 @@ struct ViewMetadata {
 #[derive(Serialize, Deserialize)]
 struct ChunkMetadata {
     coverage: Coverage,
-    #[serde(default, skip_serializing_if = "Coverage::is_empty")]
-    early: Coverage,
+    #[serde(default, skip_serializing_if = "Early::is_empty")]
+    early: Early,
     journal: Vec<Entry>,
     panes: BTreeMap<Micros, PaneMetadata>,
     /// Where its Parquet file begins after the metadata, and how long it is.

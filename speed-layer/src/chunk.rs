@@ -10,7 +10,7 @@ use std::sync::Arc;
 use anabranch_shared::clock::Micros;
 use anabranch_shared::partial::Slack;
 use anabranch_shared::position::{Coverage, Positions};
-use anabranch_shared::snapshot::{Chunk, Pane};
+use anabranch_shared::snapshot::{Chunk, Early, Pane};
 use anabranch_shared::view::View;
 use polars::prelude::*;
 
@@ -74,7 +74,7 @@ impl Closed {
             }
         }
         let mut early = self.chunk.early.clone();
-        next.chunk.early.iter().for_each(|(partition, range)| early.extend(partition, range.clone()));
+        early.merge(&next.chunk.early);
         let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
         Ok(Self::new(Chunk { coverage, panes, early }, Arc::new(journal)))
     }
@@ -158,7 +158,7 @@ pub(crate) struct Open {
     /// Its panes by their start.
     pub panes: BTreeMap<Micros, OpenPane>,
     /// As in [`Chunk`].
-    pub early: Coverage,
+    pub early: Early,
     /// The micro-batches that it was folded from.
     pub journal: Vec<Entry>,
     /// When it was opened, by the clock.

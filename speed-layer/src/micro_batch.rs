@@ -11,6 +11,7 @@ use anabranch_shared::log::lineage::Tail;
 use anabranch_shared::log::{Batch, Extras};
 use anabranch_shared::position::{Offset, Partition};
 use anabranch_shared::schema::Table;
+use anabranch_shared::snapshot::Early;
 use anabranch_shared::view::{Late, View};
 use polars::prelude::*;
 
@@ -33,8 +34,8 @@ pub(crate) struct MicroBatch {
     pub taken: Vec<(Micros, u64)>,
     /// How many records were no rows.
     pub rejected: usize,
-    /// Offsets from the first to the last record that may be a row to whoever reads it later.
-    pub early: Option<Range<Offset>>,
+    /// Its records that may be rows to whoever reads them later.
+    pub early: Early,
     /// When it was read, by the clock.
     pub at: Micros,
     /// The last record, as the log has it.
@@ -47,10 +48,11 @@ impl MicroBatch {
     /// Decodes a batch that was read at `at`.
     pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
         let decoded = decoder.decode_batch(batch);
-        let mut early = decoded.rejects.iter().filter(|reject| reject.is_early);
-        let (first, last) = (early.next(), early.next_back());
-        let offset = |reject: &Reject| batch.offsets[reject.index as usize];
-        let early = first.map(|first| offset(first)..offset(last.unwrap_or(first)) + 1);
+        let mut early = Early::default();
+        for Reject { index, early: time, .. } in &decoded.rejects {
+            let offset = batch.offsets[*index as usize];
+            time.iter().for_each(|&time| early.add(batch.partition, offset..offset + 1, time));
+        }
         let events = to_polars(&decoded.batch)
             .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
         Ok(Self {

@@ -97,8 +97,7 @@ impl ViewState {
             };
             let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
             let journal = Arc::new(entries.cloned().collect());
-            let early = closed.chunk.early.iter().filter(|(p, range)| at(*p) < range.end);
-            let early = early.map(|(p, range)| (p, range.start.max(at(p))..range.end)).collect();
+            let early = closed.chunk.early.within(|p| at(p)..Offset::MAX);
             kept.push(Closed::new(Chunk { coverage: above, panes, early }, journal));
         }
         let mut ends = self.open.coverage.ends();

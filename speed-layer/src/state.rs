@@ -97,8 +97,7 @@ impl ViewState {
         self.open.add(&self.view, added)?;
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
-        let early = batch.early.iter().map(|early| early.start.max(range.start)..early.end.min(range.end));
-        early.filter(|early| !early.is_empty()).for_each(|early| self.open.early.extend(partition, early));
+        self.open.early.merge(&batch.early.within(|_| range.clone()));
         let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
         journal::push(&mut self.open.journal, entry, self.delay);
         self.limit()?;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_shared::clock::parse_timestamp;
 use anabranch_shared::snapshot::Snapshot;
 use anabranch_shared::version::Version;
 use anabranch_shared::view::View;
@@ -354,16 +355,26 @@ async fn records_that_are_ahead_of_the_clock_are_missing_until_the_archive_has_d
     let platform = Platform::new(std::slice::from_ref(&view));
     let events = [event(10, "a", 1), event(20, "b", 1), event(30, "c", 1)];
     platform.log.fill("posts", 3);
-    let mut early = snapshot(&view, &events, None, &[0, 3]);
-    Arc::make_mut(&mut early.chunks[0]).early.extend(0, 1..2);
-    platform.show(&view, early);
-    for (mode, incomplete) in [("merged", true), ("speed", true)] {
+    let end = parse_timestamp("2017-08-27T00:05:00Z").expect("a time");
+    let show = |from| {
+        let mut early = snapshot(&view, &events, None, &[0, 3]);
+        Arc::make_mut(&mut early.chunks[0]).early.add(0, 1..2, from);
+        platform.show(&view, early);
+    };
+    show(end - 1);
+    for mode in ["merged", "speed"] {
         let answer = platform.ok(&format!("/v1/views/trending/rows?window=2017-08-27T00:05:00Z&mode={mode}")).await;
-        assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(!incomplete), &json!(incomplete)), "{answer}");
+        assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(false), &json!(true)), "{answer}");
         assert_eq!(answer["missing"], json!({"posts": {"0": [1, 2]}}));
         assert!(answer["reason"].as_str().is_some_and(|why| why.contains("max_future")), "{answer}");
     }
     assert_eq!(platform.ok("/v1/views/trending").await["stopped"], json!(null));
+    // What ends before their time is none of their concern.
+    show(end);
+    let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
+    assert_eq!((&answer["exact"], &answer["incomplete"]), (&json!(true), &json!(false)), "{answer}");
+    let answer = platform.ok("/v1/views/trending/rows?from=2017-08-27T00:00:00Z&to=2017-08-27T00:10:00Z").await;
+    assert_eq!((&answer["exact"], &answer["missing"]), (&json!(false), &json!({"posts": {"0": [1, 2]}})), "{answer}");
     platform.show(&view, snapshot(&view, &events, None, &[0, 3]));
     let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;
     assert_eq!((&answer["exact"], &answer["reason"]), (&json!(true), &json!(null)));

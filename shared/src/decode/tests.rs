@@ -696,7 +696,7 @@ fn where_records_have_their_producers_times_what_is_too_far_ahead_is_told_by_the
     let mut decoder = Decoder::new(table());
     let mut kept = |read_at| {
         let decoded = decoder.decode_batch(&batch(read_at));
-        let early = decoded.rejects.iter().filter(|reject| reject.is_early).map(|reject| reject.index);
+        let early = decoded.rejects.iter().filter(|reject| reject.early.is_some()).map(|reject| reject.index);
         (decoded.kept, early.collect::<Vec<_>>())
     };
     assert_eq!(kept(Some(LOG_TIME)), (vec![0, 1], vec![2]), "a later reader may take the third");

@@ -28,7 +28,7 @@ use std::sync::{Arc, Weak};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Chunk, Pane, Progress, Snapshot};
+use super::{Chunk, Early, Pane, Progress, Snapshot};
 use crate::clock::Micros;
 use crate::log::Payloads;
 use crate::log::lineage::Mark;
@@ -84,8 +84,8 @@ struct ViewMetadata {
 #[derive(Debug, Serialize, Deserialize)]
 struct ChunkMetadata {
     coverage: Coverage,
-    #[serde(default, skip_serializing_if = "Coverage::is_empty")]
-    early: Coverage,
+    #[serde(default, skip_serializing_if = "Early::is_empty")]
+    early: Early,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }

@@ -17,7 +17,11 @@ fn image(events: u64) -> (Arc<View>, Image) {
     let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(0, 7)]), 0);
     for i in 0..events {
         let batch = micro_batch(0, 7 + i, &[event(i as i64 * 3 % 40, if i % 2 == 0 { "a" } else { "b" }, 1)]);
-        let batch = MicroBatch { early: (i % 3 == 0).then_some(7 + i..8 + i), ..batch };
+        let mut early = Early::default();
+        if i % 3 == 0 {
+            early.add(0, 7 + i..8 + i, i as i64 * SECOND);
+        }
+        let batch = MicroBatch { early, ..batch };
         let met = tracker.begin(0, 0);
         state.apply(&batch, met, &met.each(&batch.times, 0)).expect("folded");
         tracker.end(0, batch.newest().expect("events"));

@@ -8,7 +8,7 @@ use anabranch_shared::expr::Expr;
 use anabranch_shared::partial::{self, MISSED, PANE};
 use anabranch_shared::position::{Offset, Partition, Positions};
 use anabranch_shared::schema::{Column as TableColumn, DataType as Type, Table};
-use anabranch_shared::snapshot::{Chunk, Snapshot};
+use anabranch_shared::snapshot::{Chunk, Early, Snapshot};
 use anabranch_shared::storage::{Location, Storage};
 use anabranch_shared::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
 use anabranch_shared::window::Window;
@@ -133,7 +133,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
         times,
         taken: Vec::new(),
         rejected: 0,
-        early: None,
+        early: Early::default(),
         at: 0,
         tail: None,
         records: None,
