@@ -36,7 +36,9 @@ impl Cli {
                 | Command::Archive(ArchiveCommand { command: None, .. })
                 | Command::Serve(_)
                 | Command::Batch(BatchCommand { command: None, .. }),
-            ) => "warn,anabranch=info,anabranch_shared=info,anabranch_speed_layer=info,anabranch_batch_layer=info",
+            ) => {
+                "warn,anabranch=info,anabranch_log=info,anabranch_store=info,anabranch_exchange=info,anabranch_speed_layer=info,anabranch_batch_layer=info"
+            }
             (0, _) => "warn",
             (1, _) => "info",
             _ => "debug",
@@ -161,7 +163,7 @@ pub struct Target {
 
 /// How long something may take.
 fn timeout(text: &str) -> Result<Duration, String> {
-    match anabranch_shared::unit::parse_duration(text)? {
+    match anabranch_plan::unit::parse_duration(text)? {
         0 => Err("it has to be longer than nothing, such as `60 s`".to_owned()),
         micros => Ok(Duration::from_micros(micros.unsigned_abs())),
     }

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_shared::clock::{Clock, Micros, SystemClock};
+use anabranch_log::clock::{Clock, SystemClock};
+use anabranch_plan::time::Micros;
 
 /// The machine's clock. For tests of clocks that jump, the environment variable ANABRANCH_CLOCK_AHEAD names a file that holds by
 /// how many microseconds the clock is ahead; it is read each time that the clock is.

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros, format_timestamp};
-use anabranch_shared::ingest::{Form, Ingest};
+use anabranch_exchange::ingest::{Form, Ingest};
+use anabranch_log::clock::Clock;
+use anabranch_plan::time::{Micros, format_timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};

@@ -3,8 +3,8 @@
 use anabranch_batch_layer::JobMetrics;
 use anabranch_batch_layer::archive::Archiver;
 use anabranch_batch_layer::jobs::JobQueue;
+use anabranch_log::position::Partition;
 use anabranch_serving::Measure;
-use anabranch_shared::position::Partition;
 use anabranch_speed_layer::{OutputStates, OutputStatus, SpeedMetrics};
 
 /// The numbers of one pipeline of the speed layer: of a table, or of one of its partitions.

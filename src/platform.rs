@@ -7,27 +7,25 @@ use std::time::Duration;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, anchor, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
+use anabranch_engine::transform;
+use anabranch_exchange::audit::AuditLog;
+use anabranch_exchange::ingest::Ingest;
+use anabranch_exchange::reading::Readings;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::snapshot::Snapshots;
+use anabranch_exchange::version::{Versions, archive_root};
+use anabranch_log::anchored::AnchoredLog;
+use anabranch_log::clock::Clock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::kafka::KafkaLog;
+use anabranch_log::kafka::outlet::Outlets;
+use anabranch_log::position::{Partition, Positions};
+use anabranch_log::{Log, LogError, Retention};
+use anabranch_plan::schema::Table;
+use anabranch_plan::view::{Catalog, Late, Output};
 use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
-use anabranch_shared::audit::AuditLog;
-use anabranch_shared::clock::Clock;
-use anabranch_shared::config::{self, Config};
-use anabranch_shared::edition::Readings;
-use anabranch_shared::ingest::Ingest;
-use anabranch_shared::log::anchored::AnchoredLog;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::kafka::KafkaLog;
-use anabranch_shared::log::kafka::outlet::Outlets;
-use anabranch_shared::log::{Log, LogError, Retention};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::project::{self, Project};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Snapshots;
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::transform;
-use anabranch_shared::version::{Versions, archive_root};
-use anabranch_shared::view::{Catalog, Late, Output};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
+use anabranch_store::storage::{Location, Storage};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -35,7 +33,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::clock;
+use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::project::{self, Project};
 use crate::{measure, nofile};
 
 /// How often old rejects are deleted.
@@ -441,7 +441,10 @@ pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readines
 
 /// How far the outputs are, for serving.
 pub fn outputs(outlets: Option<Outlets>, stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static) -> Outputs {
-    let positions = move |output: &Output| outlets.as_ref().map_or(Ok(Positions::new()), |all| all.positions(output));
+    let positions = move |output: &Output| {
+        let of = |all: &Outlets| all.positions(&output.name, &output.table.topic);
+        outlets.as_ref().map_or(Ok(Positions::new()), of)
+    };
     Outputs::new(positions, stopped)
 }
 

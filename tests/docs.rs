@@ -166,7 +166,7 @@ fn the_settings_and_the_json_of_every_page_can_be_read() {
 fn the_first_view_of_the_readme_gives_its_first_answer() {
     let page = Page::read(&repository().join("README.md"));
     let sql = page.blocks("sql").next().expect("a view");
-    let template = repository().join("shared/src/project/template/views/clicks.sql");
+    let template = repository().join("src/project/template/views/clicks.sql");
     let template = std::fs::read_to_string(template).expect("what `init` writes");
     let statements: Vec<&str> = template.lines().filter(|line| !line.starts_with("--")).collect();
     assert_eq!(sql, statements.join("\n"), "what `init` writes is what the page shows");
@@ -347,7 +347,7 @@ fn named_in(page: &str) -> BTreeSet<String> {
 #[test]
 fn every_setting_has_its_place_in_the_operations_page() {
     let template =
-        std::fs::read_to_string(repository().join("shared/src/project/template/anabranch.toml")).expect("the template");
+        std::fs::read_to_string(repository().join("src/project/template/anabranch.toml")).expect("the template");
     let settings = template.lines().filter_map(|line| line.strip_prefix("# ")?.split_once(" = ")).map(|(name, _)| name);
     let named = named_in("docs/operations.md");
     let missing: Vec<&str> = settings.filter(|name| !name.contains(' ') && !named.contains(*name)).collect();

@@ -1,6 +1,6 @@
 //! Days of event time, the unit of partitions and of recomputation: counted from 1970-01-01, in UTC.
 
-use anabranch_shared::clock::Micros;
+use anabranch_plan::time::Micros;
 use chrono::NaiveDate;
 
 /// A day in microseconds.

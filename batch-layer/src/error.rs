@@ -3,10 +3,10 @@
 use std::any::Any;
 use std::path::PathBuf;
 
-use anabranch_shared::edition::OtherEventTime;
-use anabranch_shared::log::LogError;
-use anabranch_shared::position::PositionError;
-use anabranch_shared::table::TableError;
+use anabranch_engine::edition::OtherEventTime;
+use anabranch_log::LogError;
+use anabranch_log::position::PositionError;
+use anabranch_store::table::TableError;
 use polars::prelude::PolarsError;
 
 /// What went wrong, by what the caller can do about it.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::clock::{ManualClock, Micros};
-use anabranch_shared::expr::Expr;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Append, Log, Payloads};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::{Column, DataType, Table};
-use anabranch_shared::table::DeltaTable;
-use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
-use anabranch_shared::window::Window;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_log::clock::ManualClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::{Append, Log, Payloads};
+use anabranch_plan::expr::Expr;
+use anabranch_plan::schema::{Column, DataType, Table};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::window::Window;
+use anabranch_store::table::DeltaTable;
 use polars::prelude::{AnyValue, DataFrame, LazyFrame, PlRefPath, ScanArgsParquet};
 
 pub const SECOND: Micros = 1_000_000;
@@ -25,7 +26,7 @@ pub fn table() -> Table {
     Table {
         name: "events".into(),
         topic: "events".into(),
-        format: anabranch_shared::schema::Format::Json,
+        format: anabranch_plan::schema::Format::Json,
         columns: vec![
             column("user", DataType::Text),
             column("value", DataType::BigInt),
@@ -72,7 +73,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit: None,
         allowed_lateness: 0,
-        late: anabranch_shared::view::Late::Discard,
+        late: anabranch_plan::view::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,
@@ -186,8 +187,8 @@ pub async fn read_table(root: &Path) -> DataFrame {
 }
 
 /// The view's rows by its partials.
-pub fn rows_of_partials(view: &View, version: &anabranch_shared::version::Version) -> Rows {
-    use anabranch_shared::partial::{Part, Scope, windows};
+pub fn rows_of_partials(view: &View, version: &anabranch_exchange::version::Version) -> Rows {
+    use anabranch_engine::partial::{Part, Scope, windows};
     let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").into_iter();
     let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
     rows(&windows(view, &parts, Scope::All).expect("windows").rows)
@@ -237,14 +238,14 @@ impl Other<'_> {
 }
 
 /// A file that another program removes from a table; with the rows that it held, or not.
-pub fn removed(file: &anabranch_shared::table::DataFile, data_change: bool) -> serde_json::Value {
+pub fn removed(file: &anabranch_store::table::DataFile, data_change: bool) -> serde_json::Value {
     let partition = serde_json::json!(file.partition);
     serde_json::json!({"remove": {"path": file.path, "dataChange": data_change, "deletionTimestamp": 0,
         "extendedFileMetadata": true, "partitionValues": partition, "size": file.size}})
 }
 
 /// A file that another program adds to a table.
-pub fn added(file: &anabranch_shared::table::DataFile, data_change: bool) -> serde_json::Value {
+pub fn added(file: &anabranch_store::table::DataFile, data_change: bool) -> serde_json::Value {
     serde_json::json!({"add": {"path": file.path, "dataChange": data_change, "modificationTime": file.modified_ms,
         "partitionValues": file.partition, "size": file.size, "stats": file.stats}})
 }

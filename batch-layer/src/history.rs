@@ -13,8 +13,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::job::Job;
+use anabranch_exchange::job::Job;
+use anabranch_plan::time::Micros;
 use serde::{Deserialize, Serialize};
 
 /// How many jobs are remembered.

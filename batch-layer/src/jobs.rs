@@ -10,19 +10,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, Micros, format_timestamp};
-use anabranch_shared::job::{self, Job, JobError, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::view::Catalog;
+use anabranch_exchange::job::{self, Job, JobError, JobRequest, JobState, Jobs, Trigger};
+use anabranch_log::clock::Clock;
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::Catalog;
 use async_trait::async_trait;
 use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use self::state::{Entry, State};
 use crate::error::BatchError;
 use crate::history::{Recorded, Standing};
 use crate::metrics::{JobMetrics, Runs, ScheduleMetrics};
-use state::{Entry, State};
 
 /// How often jobs are looked for whose process has ended.
 const LOOK: Duration = Duration::from_secs(5);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::histogram::{Counts, Histogram};
+use anabranch_exchange::histogram::{Counts, Histogram};
+use anabranch_plan::time::Micros;
 
 use crate::error::BatchError;
 

@@ -21,16 +21,18 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anabranch_shared::audit::{AuditLog, Cause, Redefined};
-use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::group::Keep;
-use anabranch_shared::partial::{self, PANE, Part, Partials, Scope};
-use anabranch_shared::table::{Change, DataFile, DeltaTable, Layout, Sweeper, TableError};
-use anabranch_shared::version::{
+use anabranch_engine::group::Keep;
+use anabranch_engine::partial::{self, PANE, Part, Partials, Scope};
+use anabranch_exchange::audit::{AuditLog, Cause, Redefined};
+use anabranch_exchange::version::{
     CommittedVersion, PaneFile, Published, Version, committed_version, kept_versions, set_aside, view_app_id, view_root,
 };
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_log::clock::Clock;
+use anabranch_plan::schema::Layout;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
+use anabranch_store::table::{Change, DataFile, DeltaTable, Sweeper, TableError};
 use fail::fail_point;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;

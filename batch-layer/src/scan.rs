@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{ColumnType, DataFile, Layout};
-use anabranch_shared::transform::polars_type;
+use anabranch_engine::transform::polars_type;
+use anabranch_plan::schema::Table;
+use anabranch_plan::schema::{ColumnType, Layout};
+use anabranch_store::table::DataFile;
 use polars::io::HiveOptions;
 use polars::prelude::*;
 
@@ -13,7 +14,7 @@ use crate::archive::{ArchiveSnapshot, LOG_TIME, OFFSET, PARTITION};
 /// The columns of the archive of a table, with the types that expressions over them expect.
 pub fn scan_schema(table: &Table) -> Schema {
     let columns = table.columns.iter().map(|column| (column.name.as_str(), polars_type(&column.data_type)));
-    let time = polars_type(&anabranch_shared::schema::DataType::Timestamp);
+    let time = polars_type(&anabranch_plan::schema::DataType::Timestamp);
     let own = [(PARTITION, DataType::Int32), (OFFSET, DataType::Int64), (LOG_TIME, time)];
     columns.chain(own).map(|(name, data_type)| Field::new(name.into(), data_type)).collect()
 }
@@ -63,7 +64,7 @@ pub(crate) fn polars_type_of(stored: ColumnType) -> DataType {
         ColumnType::BigInt => DataType::Int64,
         ColumnType::Double => DataType::Float64,
         ColumnType::Boolean => DataType::Boolean,
-        ColumnType::Timestamp => polars_type(&anabranch_shared::schema::DataType::Timestamp),
+        ColumnType::Timestamp => polars_type(&anabranch_plan::schema::DataType::Timestamp),
         ColumnType::Date => DataType::Date,
     }
 }

@@ -9,10 +9,11 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros, format_timestamp, has_passed};
-use anabranch_shared::job::{Job, JobKind, JobRequest, Trigger};
-use anabranch_shared::schedule::{CatchUp, Schedule};
-use anabranch_shared::view::Catalog;
+use anabranch_exchange::job::{Job, JobKind, JobRequest, Trigger};
+use anabranch_log::clock::{Clock, has_passed};
+use anabranch_plan::schedule::{CatchUp, Schedule};
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::Catalog;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::Standing;

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anabranch::failure::Failure;
-use anabranch_shared::clock::Micros;
-use anabranch_shared::group::Keep;
-use anabranch_shared::partial::{Partials, Rows, rows};
-use anabranch_shared::view::View;
+use anabranch_engine::group::Keep;
+use anabranch_engine::partial::{Partials, Rows, rows};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use polars::prelude::{Column, DataFrame, DataType, IntoLazy, TimeUnit};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};

@@ -9,12 +9,12 @@ use anabranch_batch_layer::archive::ArchiveSnapshot;
 use anabranch_batch_layer::recompute::Recompute;
 use anabranch_batch_layer::scan::scan;
 use anabranch_batch_layer::{BatchLayer, BatchSettings};
-use anabranch_shared::audit::AuditLog;
-use anabranch_shared::clock::{Clock, SystemClock};
-use anabranch_shared::log::Log;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::view::View;
+use anabranch_exchange::audit::AuditLog;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_log::Log;
+use anabranch_log::clock::{Clock, SystemClock};
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_plan::view::View;
 use polars::prelude::{Engine, col};
 use tokio_util::sync::CancellationToken;
 

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use anabranch::client::Client;
 use anabranch::failure::Failure;
 use anabranch::platform::Platform;
-use anabranch_shared::clock::{Clock, SystemClock, format_timestamp};
+use anabranch_log::clock::{Clock, SystemClock};
+use anabranch_plan::time::format_timestamp;
 use reqwest::Method;
 
 use super::report;
@@ -75,6 +76,6 @@ async fn measure(rate: u32, seconds: u32, folder: &std::path::Path) -> Result<()
 
 /// The end of the minute that a time is in.
 fn window_end(time: &str) -> String {
-    let micros = anabranch_shared::clock::parse_timestamp(time).unwrap_or_default();
+    let micros = anabranch_plan::time::parse_timestamp(time).unwrap_or_default();
     format_timestamp((micros.div_euclid(60_000_000) + 1) * 60_000_000)
 }

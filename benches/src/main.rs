@@ -17,13 +17,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch::failure::{self, Failure};
-use anabranch_shared::clock::SystemClock;
-use anabranch_shared::log::Log;
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::version::Versions;
-use anabranch_shared::view::Catalog;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::version::Versions;
+use anabranch_log::Log;
+use anabranch_log::clock::SystemClock;
+use anabranch_plan::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings};
+use anabranch_store::storage::{Location, Storage};
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -72,7 +72,7 @@ enum Bench {
         #[arg(long, default_value_t = 50_000_000)]
         keys: u64,
         /// How many bytes the process may take.
-        #[arg(long, default_value = "2 GiB", value_parser = anabranch_shared::unit::parse_bytes)]
+        #[arg(long, default_value = "2 GiB", value_parser = anabranch_plan::unit::parse_bytes)]
         limit: u64,
     },
     /// Recompute of a view from Parquet, beside DuckDB on the same files.

@@ -6,12 +6,12 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anabranch::failure::Failure;
-use anabranch_shared::clock::SystemClock;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
-use anabranch_shared::partial::{self, Part, Scope};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::snapshot::wire;
+use anabranch_engine::partial::{self, Part, Scope};
+use anabranch_exchange::snapshot::wire;
+use anabranch_log::clock::SystemClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
 use anabranch_speed_layer::{Memory, Owned};
 use tokio_util::sync::CancellationToken;
 

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use anabranch::client::Client;
 use anabranch::failure::Failure;
-use anabranch_shared::clock::{Clock, SystemClock, format_timestamp};
+use anabranch_log::clock::{Clock, SystemClock};
+use anabranch_plan::time::format_timestamp;
 use reqwest::Method;
 use serde_json::Value;
 

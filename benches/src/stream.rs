@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use anabranch::failure::Failure;
-use anabranch_shared::clock::{Micros, format_timestamp};
-use anabranch_shared::log::{Append, Log, Payloads};
-use anabranch_shared::sql;
-use anabranch_shared::view::Catalog;
+use anabranch_log::{Append, Log, Payloads};
+use anabranch_plan::sql;
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::Catalog;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rand_distr::{Distribution, Zipf};

@@ -9,10 +9,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::audit::{Audit, Cause, ColumnAudit, Compared, Deviation, Findings, MOST_CORRECTIONS, is_same};
-use anabranch_shared::clock::{Micros, format_timestamp};
-use anabranch_shared::position::Positions;
-use anabranch_shared::view::View;
+use anabranch_exchange::audit::{Audit, Cause, ColumnAudit, Compared, Deviation, Findings, MOST_CORRECTIONS, is_same};
+use anabranch_log::position::Positions;
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::View;
 use polars::prelude::*;
 
 use crate::app::Server;
@@ -70,7 +70,7 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
     if !is_comparable {
         return Ok(None);
     }
-    let starts = |layers: &anabranch_shared::snapshot::Snapshot| -> BTreeSet<Micros> {
+    let starts = |layers: &anabranch_exchange::snapshot::Snapshot| -> BTreeSet<Micros> {
         let panes = layers.chunks.iter().flat_map(|chunk| chunk.panes.keys().copied());
         panes.flat_map(|pane| view.window.map_or(vec![0], |window| window.starts(pane).collect())).collect()
     };
@@ -99,11 +99,11 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
 /// A chunk as if its events had all come in time.
 fn in_time(
     view: &View,
-    chunk: &anabranch_shared::snapshot::Chunk,
-) -> PolarsResult<Arc<anabranch_shared::snapshot::Chunk>> {
-    use anabranch_shared::group::Keep;
-    use anabranch_shared::partial::{self, MISSED};
-    use anabranch_shared::snapshot::{Chunk, Pane};
+    chunk: &anabranch_exchange::snapshot::Chunk,
+) -> PolarsResult<Arc<anabranch_exchange::snapshot::Chunk>> {
+    use anabranch_engine::group::Keep;
+    use anabranch_engine::partial::{self, MISSED};
+    use anabranch_exchange::snapshot::{Chunk, Pane};
     let mut panes = std::collections::BTreeMap::new();
     for (&start, pane) in &chunk.panes {
         let mut partials = pane.partials.clone();

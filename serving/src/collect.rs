@@ -1,5 +1,5 @@
 //! Snapshots of a table's views from the processes that each have some of its partitions: read from the log, where they
-//! are published as [`anabranch_shared::snapshot::wire`] says, and laid side by side.
+//! are published as [`anabranch_exchange::snapshot::wire`] says, and laid side by side.
 //!
 //! Partitions go over to a new batch version one after the other. An answer needs all of them on one version, so of each
 //! partition the newest snapshot on each of the last two versions is held, and the newest version that all have in common
@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::lineage::Lineage;
-use anabranch_shared::log::{Log, LogError, LogReader, ReadLimit};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::{Snapshot, Snapshots, wire};
-use anabranch_shared::view::{Catalog, View};
+use anabranch_exchange::snapshot::{Snapshot, Snapshots, wire};
+use anabranch_log::lineage::Lineage;
+use anabranch_log::position::{Partition, Positions};
+use anabranch_log::{Log, LogError, LogReader, ReadLimit};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Catalog, View};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -8,11 +8,11 @@ mod session;
 
 use std::sync::Arc;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{self, Finished, PANE, Part, Scope};
-use anabranch_shared::snapshot::Pane;
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::{self, Finished, PANE, Part, Scope};
+use anabranch_exchange::snapshot::Pane;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 pub use self::finals::{Final, finals};

@@ -5,9 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use anabranch_shared::audit::Audit;
-use anabranch_shared::histogram::{Counts, Histogram};
-use anabranch_shared::position::Coverage;
+use anabranch_exchange::audit::Audit;
+use anabranch_exchange::histogram::{Counts, Histogram};
+use anabranch_log::position::Coverage;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};

@@ -5,9 +5,9 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use anabranch_shared::log::LogError;
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::view::Output;
+use anabranch_log::LogError;
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_plan::view::Output;
 use serde::Serialize;
 use utoipa::ToSchema;
 

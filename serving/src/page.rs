@@ -9,10 +9,10 @@ use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_log::lineage::Mark;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

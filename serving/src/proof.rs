@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_shared::clock::format_timestamp;
-use anabranch_shared::position::Coverage;
-use anabranch_shared::render::write_json_text;
-use anabranch_shared::view::View;
+use anabranch_engine::render::write_json_text;
+use anabranch_log::position::Coverage;
+use anabranch_plan::time::format_timestamp;
+use anabranch_plan::view::View;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType};

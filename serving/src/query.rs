@@ -1,9 +1,9 @@
 //! What a request for rows asks, checked against the view.
 
-use anabranch_shared::clock::{Micros, TIMES, format_timestamp, parse_timestamp};
-use anabranch_shared::schema::DataType;
-use anabranch_shared::transform::{column, polars_type};
-use anabranch_shared::view::{OutputColumn, View};
+use anabranch_engine::transform::{column, polars_type};
+use anabranch_plan::schema::DataType;
+use anabranch_plan::time::{Micros, TIMES, format_timestamp, parse_timestamp};
+use anabranch_plan::view::{OutputColumn, View};
 use polars::prelude::{DataFrame, IntoLazy, PolarsResult, lit};
 use sha2::{Digest, Sha256};
 

@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::snapshot::{Chunk, Early, Snapshot, Snapshots};
-use anabranch_shared::version::{Version, Versions};
-use anabranch_shared::view::View;
+use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots};
+use anabranch_exchange::version::{Version, Versions};
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use parking_lot::Mutex;
 use polars::prelude::DataFrame;
 

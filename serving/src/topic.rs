@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use anabranch_shared::log::LogError;
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::view::View;
+use anabranch_log::LogError;
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_plan::view::View;
 
 use crate::app::{Server, log_problem};
 use crate::problem::Problem;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::schema::DataType as Type;
-use anabranch_shared::transform::polars_type;
-use anabranch_shared::view::{Aggregate, AggregateFunction, OutputColumn, View};
+use anabranch_engine::transform::polars_type;
+use anabranch_plan::schema::DataType as Type;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Aggregate, AggregateFunction, OutputColumn, View};
 use polars::prelude::*;
 
 use crate::merge::Quality;
@@ -23,7 +23,7 @@ pub fn totals(
     let beyond = beyond(view, rows, answer)?;
     let bounds =
         |name: &str| PolarsResult::Ok(rows.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect::<Vec<_>>());
-    let is_session = view.window.is_some_and(anabranch_shared::window::Window::is_session);
+    let is_session = view.window.is_some_and(anabranch_plan::window::Window::is_session);
     let is_split = !is_session && rows.get_column_index("window_end").is_some();
     let mut windows: BTreeMap<(Option<Micros>, Option<Micros>), Vec<usize>> = BTreeMap::new();
     if is_split {

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::sync::Arc;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::Slack;
-use anabranch_shared::position::{Coverage, Positions};
-use anabranch_shared::snapshot::{Chunk, Early, Pane};
-use anabranch_shared::view::View;
+use anabranch_engine::partial::Slack;
+use anabranch_exchange::snapshot::{Chunk, Early, Pane};
+use anabranch_log::position::{Coverage, Positions};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use polars::prelude::*;
 
 use crate::error::SpeedError;

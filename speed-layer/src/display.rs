@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::edition::Reading;
-use anabranch_shared::snapshot::Snapshot;
+use anabranch_engine::edition::Reading;
+use anabranch_exchange::snapshot::Snapshot;
 use tokio::sync::watch;
 
 use crate::error::Stop;

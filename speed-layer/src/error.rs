@@ -3,8 +3,8 @@
 use std::any::Any;
 use std::error::Error;
 
-use anabranch_shared::log::LogError;
-use anabranch_shared::position::{Coverage, PositionError};
+use anabranch_log::LogError;
+use anabranch_log::position::{Coverage, PositionError};
 use polars::prelude::PolarsError;
 
 /// Why the speed layer can't start or go on.

@@ -3,10 +3,10 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::group::Keep;
-use anabranch_shared::partial::{self, MISSED, Rows};
-use anabranch_shared::view::View;
+use anabranch_engine::group::Keep;
+use anabranch_engine::partial::{self, MISSED, Rows};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use polars::prelude::*;
 
 use crate::error::SpeedError;

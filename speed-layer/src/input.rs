@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::position::Partition;
+use anabranch_log::position::Partition;
+use anabranch_plan::time::Micros;
 
 use crate::error::Stop;
 use crate::micro_batch::MicroBatch;

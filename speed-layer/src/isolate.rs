@@ -10,9 +10,9 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use anabranch_shared::log::{Batch, LogReader};
-use anabranch_shared::position::{Coverage, Partition, Positions};
-use anabranch_shared::snapshot::Snapshot;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_log::position::{Coverage, Partition, Positions};
+use anabranch_log::{Batch, LogReader};
 
 use crate::checkpoint::ViewImage;
 use crate::chunk::Open;

@@ -1,7 +1,7 @@
 //! What has to be remembered of micro-batches to fold them again with the very same late decisions.
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::position::{Offset, Partition};
+use anabranch_log::position::{Offset, Partition};
+use anabranch_plan::time::Micros;
 use serde::{Deserialize, Serialize};
 
 use crate::watermark::Met;

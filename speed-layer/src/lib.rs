@@ -1,7 +1,7 @@
 //! The speed layer: what has happened since the last batch version, within a fraction of a second.
 //!
 //! One pipeline per table reads the table's topic, decodes each micro-batch once and folds it into every view of the
-//! table. A view's state is a list of chunks of partials ([`anabranch_shared::partial`]) whose coverages join without
+//! table. A view's state is a list of chunks of partials ([`anabranch_engine::partial`]) whose coverages join without
 //! a gap from the frontier of a batch version to the newest record; [`Snapshots`] shows it to the serving layer.
 //!
 //! ```text
@@ -49,16 +49,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use anabranch_shared::clock::Clock;
-use anabranch_shared::edition::Readings;
-use anabranch_shared::log::Log;
-use anabranch_shared::log::kafka::outlet::Outlets;
-use anabranch_shared::position::Partition;
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::{Snapshot, Snapshots};
-use anabranch_shared::version::Versions;
-use anabranch_shared::view::{Catalog, View};
+use anabranch_exchange::reading::Readings;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::snapshot::{Snapshot, Snapshots};
+use anabranch_exchange::version::Versions;
+use anabranch_log::Log;
+use anabranch_log::clock::Clock;
+use anabranch_log::kafka::outlet::Outlets;
+use anabranch_log::position::Partition;
+use anabranch_plan::schema::Table;
+use anabranch_plan::view::{Catalog, View};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::histogram::{Counts, Histogram};
-use anabranch_shared::position::Coverage;
+use anabranch_exchange::histogram::{Counts, Histogram};
+use anabranch_log::position::Coverage;
+use anabranch_plan::time::Micros;
 use parking_lot::Mutex;
 
 use crate::error::Stop;

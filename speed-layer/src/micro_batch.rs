@@ -3,16 +3,16 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::columnar::to_polars;
-use anabranch_shared::decode::{self, Decoder, Reject};
-use anabranch_shared::edition::Editions;
-use anabranch_shared::log::lineage::Tail;
-use anabranch_shared::log::{Batch, Extras};
-use anabranch_shared::position::{Offset, Partition};
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Early;
-use anabranch_shared::view::{Late, View};
+use anabranch_engine::columnar::to_polars;
+use anabranch_engine::decode::{self, Decoder, Reject};
+use anabranch_engine::edition::Editions;
+use anabranch_exchange::snapshot::Early;
+use anabranch_log::lineage::Tail;
+use anabranch_log::position::{Offset, Partition};
+use anabranch_log::{Batch, Extras};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Late, View};
 use polars::prelude::*;
 
 use crate::error::SpeedError;

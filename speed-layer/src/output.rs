@@ -13,17 +13,18 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, has_passed};
-use anabranch_shared::columnar::to_arrow;
-use anabranch_shared::decode::{self, Decoder};
-use anabranch_shared::log::kafka::outlet::{Keys, Outlets, Parts};
-use anabranch_shared::log::{Log, LogError, Payloads};
-use anabranch_shared::partitioner;
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::render::Rows;
-use anabranch_shared::row;
-use anabranch_shared::schema::DataType;
-use anabranch_shared::view::Output;
+use anabranch_engine::columnar::to_arrow;
+use anabranch_engine::decode::{self, Decoder};
+use anabranch_engine::partitioner;
+use anabranch_engine::render::Rows;
+use anabranch_engine::row;
+use anabranch_log::clock::{Clock, has_passed};
+use anabranch_log::kafka::outlet::{Commit, Keys, Outlets, Parts, Stream};
+use anabranch_log::key::by_key;
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::{Log, LogError, Payloads};
+use anabranch_plan::schema::DataType;
+use anabranch_plan::view::{Delivery, Output};
 use parking_lot::Mutex;
 use polars::prelude::{DataFrame, IntoLazy, PolarsError, PolarsResult};
 use tokio_util::sync::CancellationToken;
@@ -149,7 +150,7 @@ impl OutputWriter {
         let Output { name, table, topic, .. } = &*self.output;
         let writing = |source| SpeedError::Output { view: name.clone(), topic: topic.clone(), source };
         let reading = |source| SpeedError::Log { table: table.name.clone(), source };
-        let (outlet, mut next) = self.outlets.open(&self.output, partition).map_err(writing)?;
+        let (outlet, mut next) = self.outlets.open(&Arc::new(stream(&self.output)), partition).map_err(writing)?;
         let mut reader = self.log.reader(&table.topic, &Positions::from([(partition, next)])).map_err(reading)?;
         reader.bring(decode::extras(table));
         self.note(partition, |state| state.position = next);
@@ -199,6 +200,16 @@ impl OutputWriter {
     }
 }
 
+/// The stream that an output writes.
+fn stream(output: &Output) -> Stream {
+    let commit = match output.delivery {
+        Delivery::ExactlyOnce => Commit::WithRecords,
+        Delivery::AtLeastOnce => Commit::AfterRecords,
+        Delivery::AtMostOnce => Commit::BeforeRecords,
+    };
+    Stream { name: output.name.clone(), from: output.table.topic.clone(), to: output.topic.clone(), commit }
+}
+
 /// An output's rows of a partition as records, and their keys. Those without a key go to the partition of the
 /// events' own number, as far as there are so many: so they stay in order.
 fn records(output: &Output, rows: &DataFrame, partition: Partition, partitions: u32) -> PolarsResult<(Parts, Keys)> {
@@ -212,7 +223,7 @@ fn records(output: &Output, rows: &DataFrame, partition: Partition, partitions: 
     let key = |row: usize| keys.as_ref().and_then(|keys| keys[row].as_deref());
     let mut chosen = BTreeMap::<Partition, Vec<usize>>::new();
     for row in 0..rows.height() {
-        let place = key(row).map_or(partition % partitions, |key| partitioner::by_key(key.as_bytes(), partitions));
+        let place = key(row).map_or(partition % partitions, |key| by_key(key.as_bytes(), partitions));
         chosen.entry(place).or_default().push(row);
     }
     let is_json = |name: &str| {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::group::{Groups, Keep};
-use anabranch_shared::partial;
-use anabranch_shared::partial::Slack;
-use anabranch_shared::snapshot::Pane;
-use anabranch_shared::view::View;
+use anabranch_engine::group::{Groups, Keep};
+use anabranch_engine::partial;
+use anabranch_engine::partial::Slack;
+use anabranch_exchange::snapshot::Pane;
+use anabranch_plan::view::View;
 use polars::prelude::*;
 
 use crate::error::SpeedError;

@@ -7,14 +7,15 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, Micros, has_passed};
-use anabranch_shared::edition::Reading;
-use anabranch_shared::log::lineage::{Mark, Tails};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::version::Version;
-use anabranch_shared::view::View;
+use anabranch_engine::edition::Reading;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_exchange::version::Version;
+use anabranch_log::clock::{Clock, has_passed};
+use anabranch_log::lineage::{Mark, Tails};
+use anabranch_log::position::{Partition, Positions};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;

@@ -1,4 +1,4 @@
-//! Shows a partition's snapshots to processes that serve: through the log, as [`anabranch_shared::snapshot::wire`] says.
+//! Shows a partition's snapshots to processes that serve: through the log, as [`anabranch_exchange::snapshot::wire`] says.
 //!
 //! At most one update of a partition is on its way. The publisher's thread makes the next one once the log has stored the one
 //! before or has given it up, and makes it of the newest snapshots: those that came meanwhile have replaced each other, and
@@ -12,10 +12,10 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::log::{Append, Log, LogError, Payloads, Retention};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::snapshot::{Snapshot, wire};
-use anabranch_shared::view::View;
+use anabranch_exchange::snapshot::{Snapshot, wire};
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Append, Log, LogError, Payloads, Retention};
+use anabranch_plan::view::View;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

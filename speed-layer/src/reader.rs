@@ -5,12 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use anabranch_shared::clock::{Clock, Micros, has_passed};
-use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Log, LogError, LogReader};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::view::{Late, View};
+use anabranch_engine::edition::Editions;
+use anabranch_log::clock::{Clock, has_passed};
+use anabranch_log::position::{Partition, Positions};
+use anabranch_log::{Log, LogError, LogReader};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Late, View};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};

@@ -20,13 +20,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::log::{Log, LogError};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::version::{Published, Version, Versions};
-use anabranch_shared::view::View;
+use anabranch_exchange::version::{Published, Version, Versions};
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Log, LogError};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoints, Image, ViewImage};

@@ -15,14 +15,15 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::decode::Decoder;
-use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Batch, Extras, Log, LogError, LogReader, ReadLimit};
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Chunk;
-use anabranch_shared::view::{Late, View};
+use anabranch_engine::decode::Decoder;
+use anabranch_engine::edition::Editions;
+use anabranch_exchange::snapshot::Chunk;
+use anabranch_log::clock::Clock;
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::{Batch, Extras, Log, LogError, LogReader, ReadLimit};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::SpeedError;
@@ -179,7 +180,7 @@ impl Replay {
         journal: &[Entry],
         wanted: &Coverage,
         known: &BTreeMap<Partition, (Offset, Micros)>,
-    ) -> Result<BTreeMap<Micros, Arc<anabranch_shared::snapshot::Pane>>, SpeedError> {
+    ) -> Result<BTreeMap<Micros, Arc<anabranch_exchange::snapshot::Pane>>, SpeedError> {
         let mut open = Open::default();
         for (partition, range) in wanted.iter().filter(|(_, range)| !range.is_empty()) {
             let entries = journal::overlapping(journal, partition, range.start, range.end);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::ReadLimit;
+use anabranch_log::ReadLimit;
+use anabranch_plan::time::Micros;
 
 /// The speed layer's settings.
 #[derive(Debug, Clone)]

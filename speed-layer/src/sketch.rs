@@ -15,9 +15,9 @@
 //! Others see the counts of events in time raised by what was taken, as upper ends. Those of late events stay lower ends: a
 //! key has one row of events in time and several of late ones, and what it lacks can be added once for all of them.
 //!
-//! [`Slack::late`]: anabranch_shared::partial::Slack::late
+//! [`Slack::late`]: anabranch_engine::partial::Slack::late
 
-use anabranch_shared::partial::{self, MISSED};
+use anabranch_engine::partial::{self, MISSED};
 use polars::prelude::*;
 
 /// With fewer rows there is nothing to save.

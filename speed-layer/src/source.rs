@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use anabranch_shared::edition::Reading;
-use anabranch_shared::position::Partition;
-use anabranch_shared::schema::Table;
-use anabranch_shared::view::View;
+use anabranch_engine::edition::Reading;
+use anabranch_log::position::Partition;
+use anabranch_plan::schema::Table;
+use anabranch_plan::view::View;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::view::{Late, View};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Late, View};
 
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};

@@ -17,9 +17,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::position::Partition;
-use anabranch_shared::snapshot::Progress;
+use anabranch_exchange::snapshot::Progress;
+use anabranch_log::position::Partition;
+use anabranch_plan::time::Micros;
 use serde::{Deserialize, Serialize};
 
 /// Stands for "no watermark yet", and in checkpoints too: it is before every event.

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use anabranch_shared::clock::Clock;
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::log::{Log, LogError};
-use anabranch_shared::position::Positions;
+use anabranch_log::clock::Clock;
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::Positions;
+use anabranch_log::{Log, LogError};
 
 use crate::checkpoint::{Checkpoints, Image};
 use crate::error::{SpeedError, panicked, reason};

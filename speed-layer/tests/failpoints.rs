@@ -9,16 +9,16 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::ManualClock;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Append, Log, ReadLimit};
-use anabranch_shared::position::{Coverage, Positions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::sql;
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::version::{Published, Version, Versions};
-use anabranch_shared::view::Catalog;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::version::{Published, Version, Versions};
+use anabranch_log::clock::ManualClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::position::{Coverage, Positions};
+use anabranch_log::{Append, Log, ReadLimit};
+use anabranch_plan::sql;
+use anabranch_plan::view::Catalog;
 use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings, run};
+use anabranch_store::storage::{Location, Storage};
 use fail::FailScenario;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -143,7 +143,7 @@ fn child() {
         println!("ANSWER {} {:?} {sums:?}", snapshot.late, snapshot.watermark);
     }
     layer.stop();
-    println!("ANSWER late {:?} {:?}", told(&*log, "late"), told(&*log, anabranch_shared::reject::TOPIC));
+    println!("ANSWER late {:?} {:?}", told(&*log, "late"), told(&*log, anabranch_exchange::reject::TOPIC));
     scenario.teardown();
 }
 

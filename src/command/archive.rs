@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{Archive, ArchiveSnapshot, Rebuild, check_table};
 use anabranch_batch_layer::recompute::{Recompute, has_version};
-use anabranch_shared::audit::AuditLog;
-use anabranch_shared::version::{archive_root, view_root};
+use anabranch_exchange::audit::AuditLog;
+use anabranch_exchange::version::{archive_root, view_root};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli;

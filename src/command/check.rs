@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use anabranch_batch_layer::archive::preview;
 use anabranch_batch_layer::{BatchError, recompute};
-use anabranch_shared::row;
-use anabranch_shared::transform;
-use anabranch_shared::version::archive_root;
-use anabranch_shared::view::Catalog;
+use anabranch_engine::row;
+use anabranch_engine::transform;
+use anabranch_exchange::version::archive_root;
+use anabranch_plan::view::Catalog;
 
 use super::project::{load, no_events};
 use crate::failure::Failure;

@@ -9,11 +9,11 @@ use anabranch_batch_layer::archive::{
     Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare, renew,
 };
 use anabranch_batch_layer::recompute::{Recompute, has_version};
-use anabranch_shared::audit::AuditLog;
-use anabranch_shared::clock::format_timestamp;
-use anabranch_shared::log::Log;
-use anabranch_shared::schema::Table;
-use anabranch_shared::version::{archive_root, view_root};
+use anabranch_exchange::audit::AuditLog;
+use anabranch_exchange::version::{archive_root, view_root};
+use anabranch_log::Log;
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::format_timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::decision::agreed;

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anabranch_shared::partial;
-use anabranch_shared::project::Project;
-use anabranch_shared::row;
-use anabranch_shared::schema::Table;
-use anabranch_shared::transform::polars_type;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial;
+use anabranch_engine::row;
+use anabranch_engine::transform::polars_type;
+use anabranch_plan::schema::Table;
+use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
 
 use crate::cli::Format;
 use crate::failure::Failure;
 use crate::output;
+use crate::project::Project;
 
 pub(super) fn load(dir: &Path) -> Result<Project, Failure> {
     Project::load(dir, std::env::vars()).map_err(|error| Failure::usage(error.to_string()))

@@ -3,14 +3,14 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anabranch_shared::config::Config;
-use anabranch_shared::schedule::Schedule;
-use anabranch_shared::sql;
-use anabranch_shared::view::Catalog;
+use anabranch_plan::schedule::Schedule;
+use anabranch_plan::sql;
+use anabranch_plan::view::Catalog;
 
 use crate::cli::Up;
 use crate::client::ServerFile;
 use crate::command::interrupted;
+use crate::config::Config;
 use crate::demo;
 use crate::failure::Failure;
 use crate::platform::Platform;
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_demo_stands_beside_a_new_projects_own_views() {
         let folder = tempfile::tempdir().expect("a folder");
-        anabranch_shared::project::Project::init(folder.path()).expect("a project");
+        crate::project::Project::init(folder.path()).expect("a project");
         let own = Platform::load(folder.path()).expect("loaded");
         let names: Vec<String> = own.catalog.views.keys().cloned().collect();
         let platform = with_demo(Platform { dir: PathBuf::new(), ..own }).expect("joined");

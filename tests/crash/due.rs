@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use anabranch_shared::clock::{Clock as _, Micros, SystemClock, parse_timestamp};
+use anabranch_log::clock::{Clock as _, SystemClock};
+use anabranch_plan::time::{Micros, parse_timestamp};
 use serde_json::Value;
 
 const SECOND: Micros = 1_000_000;

@@ -10,18 +10,18 @@
 //! | another one                               |                           | the first record that it holds                 |
 //! | one without this partition                |                           | nothing, until it has one                      |
 //!
-//! From then on the log's offsets are moved so that they go on, see [`anabranch_shared::log::anchored`].
+//! From then on the log's offsets are moved so that they go on, see [`anabranch_log::anchored`].
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_shared::log::anchored::Anchor;
-use anabranch_shared::log::lineage::{Adoption, Epoch, Joint, Lineage, Tails};
-use anabranch_shared::log::{Log, LogError};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::DeltaTable;
-use anabranch_shared::version::Published;
+use anabranch_exchange::version::Published;
+use anabranch_log::anchored::Anchor;
+use anabranch_log::lineage::{Adoption, Epoch, Joint, Lineage, Tails};
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Log, LogError};
+use anabranch_plan::schema::Table;
+use anabranch_store::table::DeltaTable;
 
 use super::coverage::{archived, change};
 use super::file::layout;

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_shared::clock::ManualClock;
-use anabranch_shared::log::anchored::AnchoredLog;
-use anabranch_shared::log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_shared::log::{Append, Log, Payloads};
-use anabranch_shared::position::Positions;
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::Table;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_log::anchored::AnchoredLog;
+use anabranch_log::clock::ManualClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::position::Positions;
+use anabranch_log::{Append, Log, Payloads};
+use anabranch_plan::schema::Table;
 
 use super::{Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare};
 use crate::error::BatchError;

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anabranch_shared::table::{DeltaTable, damage, log_damage};
-use anabranch_shared::version::{PaneFile, committed_version};
+use anabranch_exchange::version::{PaneFile, committed_version};
+use anabranch_store::table::{DeltaTable, damage, log_damage};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
 use crate::error::{BatchError, blocking};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_shared::table::{Change, DataFile};
+use anabranch_store::table::{Change, DataFile};
 use fail::fail_point;
 
 use super::coverage::change;

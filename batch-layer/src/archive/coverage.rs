@@ -12,9 +12,9 @@
 //! An archive whose note is gone, or says something else than the transactions, isn't read and isn't written to. Only the
 //! archiver that has the very note in memory goes on, and commits it again.
 
-use anabranch_shared::position::Partition;
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, DataFile, DeltaTable, TableError, commits};
+use anabranch_log::position::Partition;
+use anabranch_plan::schema::Table;
+use anabranch_store::table::{Change, DataFile, DeltaTable, TableError, commits};
 
 use super::declare::grown;
 use super::{Archived, Archiver};

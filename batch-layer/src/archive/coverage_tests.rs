@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_shared::log::Log;
-use anabranch_shared::position::Coverage;
-use anabranch_shared::table::DeltaTable;
+use anabranch_log::Log;
+use anabranch_log::position::Coverage;
+use anabranch_store::table::DeltaTable;
 use serde_json::json;
 
 use super::tests::archive;
@@ -184,7 +184,7 @@ async fn columns_that_a_restore_took_away_are_there_again() {
     Other(&site.root()).commit("RESTORE", &[metadata]);
     assert_eq!(layout().await.columns.len(), before.columns.len() - 1);
     archiver.look().await.expect("look");
-    let names = |layout: anabranch_shared::table::Layout| {
+    let names = |layout: anabranch_plan::schema::Layout| {
         let mut names: Vec<String> = layout.columns.into_iter().map(|(name, _)| name).collect();
         names.sort();
         names

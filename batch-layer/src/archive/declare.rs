@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::edition::Editions;
-use anabranch_shared::log::{Log, LogError};
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{Change, ColumnType, DeltaTable, Layout, TableError};
+use anabranch_engine::edition::Editions;
+use anabranch_log::{Log, LogError};
+use anabranch_plan::schema::Table;
+use anabranch_plan::schema::{ColumnType, Layout};
+use anabranch_store::table::{Change, DeltaTable, TableError};
 
 use super::Archived;
 use super::anchor::note;

@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::columnar::to_polars;
-use anabranch_shared::decode::Decoder;
-use anabranch_shared::log::{Append, Appended, Batch, Log, LogError, LogReader, ReadLimit, Retention};
-use anabranch_shared::position::Positions;
-use anabranch_shared::schema::{Column, DataType, Table};
+use anabranch_engine::columnar::to_polars;
+use anabranch_engine::decode::Decoder;
+use anabranch_log::position::Positions;
+use anabranch_log::{Append, Appended, Batch, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_plan::schema::{Column, DataType, Table};
 use parking_lot::Mutex;
 use polars::prelude::{DataFrame, IntoLazy, col};
 use tokio::runtime::Handle;

@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::decode::{self, Decoder};
-use anabranch_shared::log::lineage::Tail;
-use anabranch_shared::log::{Batch, LogReader, ReadLimit};
-use anabranch_shared::position::{Offset, Partition};
-use anabranch_shared::reject::{RejectLog, Rejected};
-use anabranch_shared::schema::Table;
+use anabranch_engine::decode::{self, Decoder};
+use anabranch_exchange::reject::{RejectLog, Rejected};
+use anabranch_log::lineage::Tail;
+use anabranch_log::position::{Offset, Partition};
+use anabranch_log::{Batch, LogReader, ReadLimit};
+use anabranch_plan::schema::Table;
 use arrow::array::RecordBatch;
 
 use super::Archived;

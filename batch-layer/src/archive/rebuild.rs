@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::table::{Change, DataFile, DeltaTable, TableError};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_plan::time::Micros;
+use anabranch_store::table::{Change, DataFile, DeltaTable, TableError};
 use arrow::array::{AsArray, BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};

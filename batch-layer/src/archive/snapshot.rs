@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anabranch_shared::edition::Reading;
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{DataFile, DeltaTable, Layout};
+use anabranch_engine::edition::Reading;
+use anabranch_plan::schema::Layout;
+use anabranch_plan::schema::Table;
+use anabranch_store::table::{DataFile, DeltaTable};
 
 use super::Archived;
 use super::coverage::archived;

@@ -2,11 +2,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::position::Coverage;
-use anabranch_shared::schema::Table;
-use anabranch_shared::table::{DeltaTable, TableError};
+use anabranch_log::clock::Clock;
+use anabranch_log::position::Coverage;
+use anabranch_log::{Log, Retention};
+use anabranch_plan::schema::Table;
+use anabranch_plan::time::Micros;
+use anabranch_store::table::{DeltaTable, TableError};
 
 use super::{Archive, ArchiveSettings, Archived, Archiver};
 use crate::day::DAY;

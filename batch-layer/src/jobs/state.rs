@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
-use anabranch_shared::job::{Job, JobState, Trigger, is_full};
-use anabranch_shared::schedule::{CatchUp, Schedule};
+use anabranch_exchange::job::{Job, JobState, Trigger, is_full};
+use anabranch_plan::schedule::{CatchUp, Schedule};
+use anabranch_plan::time::{Micros, format_timestamp, parse_timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{self, Found, History, KEPT_JOBS, Line, Recorded, Standing};

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::clock::ManualClock;
-use anabranch_shared::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::table::TableError;
+use anabranch_exchange::job::{Job, JobError, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_log::clock::ManualClock;
+use anabranch_store::table::TableError;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tempfile::TempDir;

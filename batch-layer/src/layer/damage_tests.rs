@@ -4,11 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_shared::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::table::{Change, DataFile, DeltaTable};
-use anabranch_shared::version::archive_root;
-use anabranch_shared::window::Window;
+use anabranch_exchange::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_exchange::version::archive_root;
+use anabranch_log::{Log, Retention};
+use anabranch_plan::window::Window;
+use anabranch_store::table::{Change, DataFile, DeltaTable};
 
 use super::BatchLayer;
 use super::tests::{EVENTS, open};

@@ -1,10 +1,10 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anabranch_shared::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::log::{Log, Retention};
-use anabranch_shared::version::{Version, archive_root};
-use anabranch_shared::window::Window;
+use anabranch_exchange::job::{JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_exchange::version::{Version, archive_root};
+use anabranch_log::{Log, Retention};
+use anabranch_plan::window::Window;
 use tokio_util::sync::CancellationToken;
 
 use super::{BatchLayer, BatchSettings};

@@ -2,10 +2,10 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use anabranch_shared::expr::Expr;
-use anabranch_shared::partial::{self, Part, Scope, windows};
-use anabranch_shared::transform::polars_type;
-use anabranch_shared::view::View;
+use anabranch_engine::partial::{self, Part, Scope, windows};
+use anabranch_engine::transform::polars_type;
+use anabranch_plan::expr::Expr;
+use anabranch_plan::view::View;
 use polars::prelude::{Column, DataFrame, IntoLazy, NamedFrom, PolarsResult, Series, polars_ensure};
 
 use super::{output, partials};
@@ -52,8 +52,8 @@ fn compute(view: &View) -> PolarsResult<()> {
 mod tests {
     use std::sync::Arc;
 
-    use anabranch_shared::schema::DataType;
-    use anabranch_shared::window::Window;
+    use anabranch_plan::schema::DataType;
+    use anabranch_plan::window::Window;
 
     use super::*;
     use crate::fixture::{SECOND, table, view};

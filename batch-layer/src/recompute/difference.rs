@@ -13,8 +13,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use anabranch_shared::table::{Commit, commits};
-use anabranch_shared::version::{ArchiveRead, CommittedVersion};
+use anabranch_exchange::version::{ArchiveRead, CommittedVersion};
+use anabranch_store::table::{Commit, commits};
 
 use crate::archive::ArchiveSnapshot;
 use crate::day::parse_day;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::audit::Cause;
-use anabranch_shared::table::{Change, DataFile, DeltaTable};
-use anabranch_shared::version::{ArchiveRead, committed_version};
-use anabranch_shared::window::Window;
+use anabranch_exchange::audit::Cause;
+use anabranch_exchange::version::{ArchiveRead, committed_version};
+use anabranch_plan::window::Window;
+use anabranch_store::table::{Change, DataFile, DeltaTable};
 use serde_json::json;
 
 use super::Recompute;

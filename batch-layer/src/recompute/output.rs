@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{self, MISSED};
-use anabranch_shared::table::{ColumnType, DataFile, Layout, Written, write_digested};
-use anabranch_shared::view::{OutputColumn, View};
+use anabranch_engine::partial::{self, MISSED};
+use anabranch_plan::schema::{ColumnType, Layout};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{OutputColumn, View};
+use anabranch_store::table::{DataFile, Written, write_digested};
 use polars::prelude::*;
 
 use crate::day::{DAY, day_column, day_name};

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use anabranch_shared::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
-use anabranch_shared::table::DataFile;
-use anabranch_shared::view::View;
+use anabranch_exchange::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
+use anabranch_plan::view::View;
+use anabranch_store::table::DataFile;
 use polars::prelude::*;
 
 use crate::day::day_of;

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{Part, whole_sessions};
-use anabranch_shared::table::DataFile;
-use anabranch_shared::version::Version;
+use anabranch_engine::partial::{Part, whole_sessions};
+use anabranch_exchange::version::Version;
+use anabranch_plan::time::Micros;
+use anabranch_store::table::DataFile;
 use polars::prelude::{DataFrame, DataType, PolarsResult};
 
 use super::{Recompute, output};

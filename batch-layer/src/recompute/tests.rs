@@ -2,13 +2,14 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anabranch_shared::audit::{AuditLog, Cause};
-use anabranch_shared::clock::{Clock, Micros};
-use anabranch_shared::partial::{Part, Scope, windows};
-use anabranch_shared::table::{DeltaTable, Sweeper, TableError};
-use anabranch_shared::version::{Published, Version, committed_version};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::{Part, Scope, windows};
+use anabranch_exchange::audit::{AuditLog, Cause};
+use anabranch_exchange::version::{Published, Version, committed_version};
+use anabranch_log::clock::Clock;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
+use anabranch_store::table::{DeltaTable, Sweeper, TableError};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anabranch_shared::clock::{Clock, ManualClock, Micros, format_timestamp, parse_timestamp};
-use anabranch_shared::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::schedule::{CatchUp, Schedule};
-use anabranch_shared::view::Catalog;
+use anabranch_exchange::job::{Job, JobKind, JobRequest, JobState, Jobs, Trigger};
+use anabranch_log::clock::{Clock, ManualClock};
+use anabranch_plan::schedule::{CatchUp, Schedule};
+use anabranch_plan::time::{Micros, format_timestamp, parse_timestamp};
+use anabranch_plan::view::Catalog;
 
 use super::{Scheduler, pause};
 use crate::fixture::{SECOND, catalog, table, view};

@@ -3,9 +3,9 @@
 //! A window is final once no event can be in time for it any more: when the watermark has passed its end and the view's
 //! allowed lateness. A session is only after another gap, as until then an event in time may still join it.
 
-use anabranch_shared::clock::{Micros, format_timestamp, parse_timestamp};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_plan::time::{Micros, format_timestamp, parse_timestamp};
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 use super::{Answer, Span, holds_data, newest_before, oldest_pane, one, session};

@@ -1,9 +1,9 @@
 //! Sessions: windows that each group makes for itself.
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::{Finished, whole_sessions};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::{Finished, whole_sessions};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 use super::{Answer, Ask, Doubt, Final, Span, newest_pane, oldest_pane, parts, quality};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::audit::{Audit, AuditLog, Correction, Redefined};
+use anabranch_exchange::audit::{Audit, AuditLog, Correction, Redefined};
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};

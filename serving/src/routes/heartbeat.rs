@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::format_timestamp;
-use anabranch_shared::position::Positions;
-use anabranch_shared::view::View;
+use anabranch_log::position::Positions;
+use anabranch_plan::time::format_timestamp;
+use anabranch_plan::view::View;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt};
 use parking_lot::Mutex;

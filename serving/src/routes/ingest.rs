@@ -4,7 +4,7 @@ mod coding;
 
 use std::sync::Arc;
 
-use anabranch_shared::ingest::{Form, IngestError};
+use anabranch_exchange::ingest::{Form, IngestError};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Trigger, is_full};
+use anabranch_exchange::job::{Job, JobError, JobRequest, JobState, Trigger, is_full};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};

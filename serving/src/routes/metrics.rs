@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use anabranch_shared::log::Log;
-use anabranch_shared::position::Positions;
-use anabranch_shared::view::View;
+use anabranch_log::Log;
+use anabranch_log::position::Positions;
+use anabranch_plan::view::View;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};

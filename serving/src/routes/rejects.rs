@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::reject::Rejected;
+use anabranch_exchange::reject::Rejected;
 use axum::Json;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};

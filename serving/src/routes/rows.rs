@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use anabranch_shared::position::Positions;
-use anabranch_shared::render::Rows;
-use anabranch_shared::view::View;
+use anabranch_engine::render::Rows;
+use anabranch_log::position::Positions;
+use anabranch_plan::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};

@@ -22,10 +22,10 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::position::Positions;
-use anabranch_shared::render::Rows;
-use anabranch_shared::view::View;
+use anabranch_engine::render::Rows;
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::Positions;
+use anabranch_plan::view::View;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};

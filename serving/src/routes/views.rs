@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::clock::{Micros, format_timestamp};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::schema::DataType;
-use anabranch_shared::snapshot::{Progress, Snapshot};
-use anabranch_shared::view::{AggregateFunction, Output, OutputColumn, View};
-use anabranch_shared::window::Window;
+use anabranch_exchange::snapshot::{Progress, Snapshot};
+use anabranch_log::position::{Partition, Positions};
+use anabranch_plan::schema::DataType;
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::{AggregateFunction, Output, OutputColumn, View};
+use anabranch_plan::window::Window;
 use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use anabranch_shared::expr::Expr;
-use anabranch_shared::position::Positions;
-use anabranch_shared::schema::DataType;
-use anabranch_shared::view::{Catalog, Delivery, Field, Output};
+use anabranch_log::position::Positions;
+use anabranch_plan::expr::Expr;
+use anabranch_plan::schema::DataType;
+use anabranch_plan::view::{Catalog, Delivery, Field, Output};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};

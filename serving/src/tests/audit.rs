@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::audit::{Cause, Deviation};
-use anabranch_shared::window::Window;
+use anabranch_exchange::audit::{Cause, Deviation};
+use anabranch_plan::window::Window;
 use serde_json::json;
 
 use super::support::*;
@@ -11,16 +11,16 @@ use crate::audit::findings;
 use crate::source::{HeldVersion, Layers};
 
 /// The findings once batch covers all that the answers were about.
-fn found(view: &anabranch_shared::view::View, events: &[Event]) -> anabranch_shared::audit::Findings {
+fn found(view: &anabranch_plan::view::View, events: &[Event]) -> anabranch_exchange::audit::Findings {
     found_erased(view, events, &[])
 }
 
 /// The same where events of these days were erased from the archive.
 fn found_erased(
-    view: &anabranch_shared::view::View,
+    view: &anabranch_plan::view::View,
     events: &[Event],
     erased: &[i64],
-) -> anabranch_shared::audit::Findings {
+) -> anabranch_exchange::audit::Findings {
     let folder = tempfile::tempdir().expect("a folder");
     let all = events.len();
     let said = Layers { snapshot: Some(Arc::new(snapshot(view, events, None, &[0, 2, all]))), ..Layers::default() };

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::log::{Log, Payloads};
-use anabranch_shared::partial::Slack;
-use anabranch_shared::position::Partition;
-use anabranch_shared::snapshot::wire::{self, Decoder, Encoder, Views};
-use anabranch_shared::snapshot::{Chunk, Progress, Snapshot};
-use anabranch_shared::view::{Catalog, View};
+use anabranch_engine::partial::Slack;
+use anabranch_exchange::snapshot::wire::{self, Decoder, Encoder, Views};
+use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot};
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::Partition;
+use anabranch_log::{Log, Payloads};
+use anabranch_plan::view::{Catalog, View};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{Event, MemoryLog, event, hop, snapshot, view};
@@ -175,7 +175,7 @@ struct Partitions(BTreeMap<Partition, Held>);
 impl Partitions {
     fn told(&mut self, partition: Partition, snapshot: &Snapshot, change: impl FnOnce(&mut Snapshot)) {
         let mut moved = snapshot.clone();
-        let place = |coverage: &anabranch_shared::position::Coverage| {
+        let place = |coverage: &anabranch_log::position::Coverage| {
             coverage.iter().map(|(_, range)| (partition, range.clone())).collect()
         };
         moved.coverage = place(&snapshot.coverage);

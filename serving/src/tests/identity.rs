@@ -1,7 +1,7 @@
 //! Answers, cursors and event ids of another log than the one that is there.
 
-use anabranch_shared::log::lineage::Mark;
-use anabranch_shared::snapshot::Snapshot;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_log::lineage::Mark;
 use axum::body::Body;
 use axum::http::Request;
 use serde_json::json;

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::partial::Slack;
-use anabranch_shared::position::Positions;
-use anabranch_shared::snapshot::{Chunk, Snapshot};
-use anabranch_shared::version::Version;
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::Slack;
+use anabranch_exchange::snapshot::{Chunk, Snapshot};
+use anabranch_exchange::version::Version;
+use anabranch_log::position::Positions;
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 use super::support::*;
@@ -231,7 +231,7 @@ fn what_neither_layer_covers_is_named() {
     let choose = |snapshot: Option<Snapshot>, versions: &[&Arc<_>]| {
         let layers = layers(snapshot, versions.iter().map(|version| Arc::clone(version)).collect());
         let sources = Sources::choose(&view, Mode::Merged, &layers, &all);
-        let part = |coverage: &anabranch_shared::position::Coverage| coverage.to_string();
+        let part = |coverage: &anabranch_log::position::Coverage| coverage.to_string();
         let version = sources.version.as_ref().map(|version| version.published.version);
         (version, sources.speed.as_ref().map(part).unwrap_or_default(), part(&sources.missing))
     };

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use anabranch_shared::clock::format_timestamp;
-use anabranch_shared::expr::{BinaryOp, Expr, Literal};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_plan::expr::{BinaryOp, Expr, Literal};
+use anabranch_plan::time::format_timestamp;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::{Column, DataFrame};
 use serde_json::{Value, json};
 
@@ -132,7 +132,7 @@ impl Question {
              SELECT {bounds}tag{pitch}, count(*) AS mentions, sum(amount) AS total, arg_max({level}, ts) AS level
              FROM {from} GROUP BY {bounds}{keys} {by} {cut};"
         );
-        let catalog = anabranch_shared::sql::plan(&[("v.sql".to_owned(), sql.clone())]).expect("a view");
+        let catalog = anabranch_plan::sql::plan(&[("v.sql".to_owned(), sql.clone())]).expect("a view");
         let view = Arc::clone(&catalog.views["v"]);
         let time = events[random.below(events.len() as u64) as usize].time;
         let end = match view.window {

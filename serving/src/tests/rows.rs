@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::clock::parse_timestamp;
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::version::Version;
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_exchange::version::Version;
+use anabranch_plan::time::parse_timestamp;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};

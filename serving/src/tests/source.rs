@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::position::Positions;
-use anabranch_shared::snapshot::{Snapshot, Snapshots};
-use anabranch_shared::version::{Published, Version, Versions};
+use anabranch_exchange::snapshot::{Snapshot, Snapshots};
+use anabranch_exchange::version::{Published, Version, Versions};
+use anabranch_log::position::Positions;
 use tokio::sync::watch;
 
 use super::support::{Event, event, hop, snapshot, version, view};

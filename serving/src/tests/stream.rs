@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anabranch_shared::clock::{Micros, parse_timestamp};
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_plan::time::{Micros, parse_timestamp};
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures::StreamExt;

@@ -5,22 +5,21 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_shared::clock::{ManualClock, Micros};
-use anabranch_shared::expr::Expr;
-use anabranch_shared::ingest::Ingest;
-use anabranch_shared::job::{Job, JobError, JobRequest, JobState, Jobs, Trigger};
-use anabranch_shared::log::lineage::{Epoch, Lineage, Mark};
-use anabranch_shared::log::{
-    Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention,
-};
-use anabranch_shared::partial::{self, MISSED, PANE};
-use anabranch_shared::position::{Coverage, Offset, Partition, Positions};
-use anabranch_shared::schema::{Column as TableColumn, DataType, Table};
-use anabranch_shared::snapshot::{Chunk, Pane, Progress, Snapshot, Snapshots};
-use anabranch_shared::table::write_digested;
-use anabranch_shared::version::{PaneFile, Published, Version, Versions};
-use anabranch_shared::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::{self, MISSED, PANE};
+use anabranch_exchange::ingest::Ingest;
+use anabranch_exchange::job::{Job, JobError, JobRequest, JobState, Jobs, Trigger};
+use anabranch_exchange::snapshot::{Chunk, Pane, Progress, Snapshot, Snapshots};
+use anabranch_exchange::version::{PaneFile, Published, Version, Versions};
+use anabranch_log::clock::ManualClock;
+use anabranch_log::lineage::{Epoch, Lineage, Mark};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::{Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_plan::expr::Expr;
+use anabranch_plan::schema::{Column as TableColumn, DataType, Table};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::window::Window;
+use anabranch_store::table::write_digested;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, StatusCode};
@@ -58,7 +57,7 @@ pub fn table() -> Arc<Table> {
     Arc::new(Table {
         name: "posts".into(),
         topic: "posts".into(),
-        format: anabranch_shared::schema::Format::Json,
+        format: anabranch_plan::schema::Format::Json,
         columns: vec![
             column("ts", DataType::Timestamp, false),
             column("tag", DataType::Text, true),
@@ -115,8 +114,8 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit,
         allowed_lateness: MINUTE,
-        late: anabranch_shared::view::Late::Discard,
-        schedule: anabranch_shared::schedule::Schedule::utc("*/15 * * * *").ok(),
+        late: anabranch_plan::view::Late::Discard,
+        schedule: anabranch_plan::schedule::Schedule::utc("*/15 * * * *").ok(),
         max_rows: 1_000_000,
         memory: None,
     })
@@ -136,7 +135,7 @@ fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
     if let Some(missed) = missed {
         columns.push(Column::new(MISSED.into(), missed));
     }
-    let timestamp = anabranch_shared::transform::polars_type(&DataType::Timestamp);
+    let timestamp = anabranch_engine::transform::polars_type(&DataType::Timestamp);
     DataFrame::new(events.len(), columns).expect("a frame").lazy().with_column(col("ts").cast(timestamp))
 }
 
@@ -492,7 +491,7 @@ impl Platform {
             versions: newest_versions,
             outputs: crate::Outputs::default(),
             jobs: Arc::new(FixedJobs::default()),
-            audits: anabranch_shared::audit::AuditLog::new(folder.path().join("audit")),
+            audits: anabranch_exchange::audit::AuditLog::new(folder.path().join("audit")),
             measures: Measures::new(|| {
                 vec![Measure::gauge("anabranch_state_rows", "Rows of state", 12.0).of("view", "trending")]
             }),

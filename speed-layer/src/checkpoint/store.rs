@@ -7,8 +7,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use anabranch_shared::storage::Storage;
-use anabranch_shared::view::View;
+use anabranch_plan::view::View;
+use anabranch_store::storage::Storage;
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt, PutMode, PutPayload};

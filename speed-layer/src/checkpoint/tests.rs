@@ -1,6 +1,6 @@
-use anabranch_shared::log::lineage::{Mark, Tail};
-use anabranch_shared::storage::Location;
-use anabranch_shared::window::Window;
+use anabranch_log::lineage::{Mark, Tail};
+use anabranch_plan::window::Window;
+use anabranch_store::storage::Location;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 

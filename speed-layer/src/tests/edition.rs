@@ -1,10 +1,11 @@
 //! Records that another definition of their table governs.
 
-use anabranch_shared::edition::{Editions, Reading, Readings};
-use anabranch_shared::position::Positions;
-use anabranch_shared::schema::{DataType, Table};
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::table::Layout;
+use anabranch_engine::edition::{Editions, Reading};
+use anabranch_exchange::reading::Readings;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_log::position::Positions;
+use anabranch_plan::schema::Layout;
+use anabranch_plan::schema::{DataType, Table};
 use tokio::sync::watch;
 
 use super::kit::{event, rows_of};

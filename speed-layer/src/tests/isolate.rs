@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::expr::{Expr, Function};
-use anabranch_shared::log::Log;
-use anabranch_shared::position::Coverage;
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::view::{Catalog, Late, View};
-use anabranch_shared::window::Window;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_log::Log;
+use anabranch_log::position::Coverage;
+use anabranch_plan::expr::{Expr, Function};
+use anabranch_plan::view::{Catalog, Late, View};
+use anabranch_plan::window::Window;
 
 use super::kit::{SECOND, rows_of, sums};
 use super::pipeline::{Rig, stream};

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
-use anabranch_shared::clock::{Micros, format_timestamp};
-use anabranch_shared::expr::Expr;
-use anabranch_shared::partial::{self, MISSED, PANE};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::schema::{Column as TableColumn, DataType as Type, Table};
-use anabranch_shared::snapshot::{Chunk, Early, Snapshot};
-use anabranch_shared::storage::{Location, Storage};
-use anabranch_shared::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::{self, MISSED, PANE};
+use anabranch_exchange::snapshot::{Chunk, Early, Snapshot};
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_plan::expr::Expr;
+use anabranch_plan::schema::{Column as TableColumn, DataType as Type, Table};
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::window::Window;
+use anabranch_store::storage::{Location, Storage};
 use polars::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
@@ -43,7 +43,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
     Arc::new(Table {
         name: "clicks".to_owned(),
         topic: "clicks".to_owned(),
-        format: anabranch_shared::schema::Format::Json,
+        format: anabranch_plan::schema::Format::Json,
         columns: vec![
             column("ts", Type::Timestamp, false),
             column("k", Type::Text, true),
@@ -90,7 +90,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         order: vec![],
         limit: None,
         allowed_lateness,
-        late: anabranch_shared::view::Late::Discard,
+        late: anabranch_plan::view::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::clock::ManualClock;
-use anabranch_shared::log::{Append, Appended, Log, LogError, LogReader, ReadLimit, Retention};
-use anabranch_shared::position::{Offset, Partition, Positions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::version::Versions;
-use anabranch_shared::view::{Catalog, Late};
-use anabranch_shared::window::Window;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::version::Versions;
+use anabranch_log::clock::ManualClock;
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Append, Appended, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_plan::view::{Catalog, Late};
+use anabranch_plan::window::Window;
 use tokio_util::sync::CancellationToken;
 
 use super::kit::{SECOND, event, sums, table};

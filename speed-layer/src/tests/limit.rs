@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::partial::Slack;
-use anabranch_shared::partial::{self, Part, Scope, windows};
-use anabranch_shared::position::Positions;
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::snapshot::wire::{Decoder, Encoder};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_engine::partial::Slack;
+use anabranch_engine::partial::{self, Part, Scope, windows};
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_exchange::snapshot::wire::{Decoder, Encoder};
+use anabranch_log::position::Positions;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
@@ -216,7 +216,7 @@ fn a_view_that_gives_nothing_back_keeps_no_other_from_it() {
 
 fn parts(snapshot: &Snapshot) -> Vec<Part> {
     let panes = snapshot.chunks.iter().flat_map(|chunk| &chunk.panes);
-    let part = |(&start, pane): (&i64, &Arc<anabranch_shared::snapshot::Pane>)| Part {
+    let part = |(&start, pane): (&i64, &Arc<anabranch_exchange::snapshot::Pane>)| Part {
         partials: pane.partials.clone(),
         slack: pane.slack.map(|slack| (start, slack)),
     };

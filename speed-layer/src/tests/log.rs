@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use anabranch_shared::clock::Micros;
-use anabranch_shared::log::{Append, Appended, Batch, Log, LogError, LogReader, Payloads, ReadLimit, Retention};
-use anabranch_shared::position::{Offset, Partition, Positions};
+use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Append, Appended, Batch, Log, LogError, LogReader, Payloads, ReadLimit, Retention};
+use anabranch_plan::time::Micros;
 use parking_lot::{Condvar, Mutex};
 
 #[derive(Default)]

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{ManualClock, SystemClock};
-use anabranch_shared::log::kafka::{KafkaLog, KafkaOptions};
-use anabranch_shared::log::{Append, Log, ReadLimit, Retention};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::sql;
-use anabranch_shared::version::Versions;
-use anabranch_shared::view::Output;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::version::Versions;
+use anabranch_log::clock::{ManualClock, SystemClock};
+use anabranch_log::kafka::{KafkaLog, KafkaOptions};
+use anabranch_log::position::{Partition, Positions};
+use anabranch_log::{Append, Log, ReadLimit, Retention};
+use anabranch_plan::sql;
+use anabranch_plan::view::Output;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -181,19 +181,19 @@ fn a_position_is_not_forgotten_while_nothing_comes() {
     let layer = rig.own(0);
     rig.until(&layer, |state| state.position == 5);
     let (output, outlets) = (rig.output(), rig.context.outlets.clone().expect("outlets"));
-    assert_eq!(outlets.positions(&output).expect("positions"), Positions::from([(0, 5)]));
+    assert_eq!(outlets.positions(&output.name, &output.table.topic).expect("positions"), Positions::from([(0, 5)]));
     // As brokers do with a group that nobody has spoken for in a week.
     let admin = ClientConfig::new()
         .set("bootstrap.servers", &rig.options.brokers)
         .create::<AdminClient<DefaultClientContext>>();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let group = outlets.group(&output);
+    let group = outlets.group(&output.name);
     let deleted = runtime.block_on(admin.expect("a client").delete_groups(&[&group], &AdminOptions::new()));
     deleted.expect("answered").remove(0).expect("deleted");
-    assert_eq!(outlets.positions(&output).expect("positions"), Positions::new());
+    assert_eq!(outlets.positions(&output.name, &output.table.topic).expect("positions"), Positions::new());
     rig.clock.set(2 * 3_600 * SECOND);
     let begun = Instant::now();
-    while outlets.positions(&output).expect("positions") != Positions::from([(0, 5)]) {
+    while outlets.positions(&output.name, &output.table.topic).expect("positions") != Positions::from([(0, 5)]) {
         assert!(begun.elapsed() < PATIENCE);
     }
     layer.stop();

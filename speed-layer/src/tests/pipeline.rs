@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anabranch_shared::clock::{Clock, ManualClock};
-use anabranch_shared::log::Log;
-use anabranch_shared::position::{Coverage, Partition, Positions};
-use anabranch_shared::reject::RejectLog;
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Snapshot;
-use anabranch_shared::storage::Location;
-use anabranch_shared::version::{Published, Version, Versions};
-use anabranch_shared::view::{Catalog, View};
-use anabranch_shared::window::Window;
+use anabranch_exchange::reject::RejectLog;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_exchange::version::{Published, Version, Versions};
+use anabranch_log::Log;
+use anabranch_log::clock::{Clock, ManualClock};
+use anabranch_log::position::{Coverage, Partition, Positions};
+use anabranch_plan::schema::Table;
+use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::window::Window;
+use anabranch_store::storage::Location;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_shared::clock::ManualClock;
-use anabranch_shared::log::{Log, ReadLimit};
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::view::View;
-use anabranch_shared::window::Window;
+use anabranch_log::clock::ManualClock;
+use anabranch_log::position::{Partition, Positions};
+use anabranch_log::{Log, ReadLimit};
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
 use proptest::prelude::*;
 
 use super::kit::{Event, Oracle, Rows, SECOND, event, micro_batch, rows, sums, table};
@@ -161,7 +161,7 @@ impl World {
     fn rows(&mut self) -> Rows {
         let snapshot = self.state.show(&Arc::new(self.tracker.clone()), None);
         // Chunks join without a gap.
-        let mut joined = anabranch_shared::position::Coverage::starting_at(&snapshot.coverage.starts());
+        let mut joined = anabranch_log::position::Coverage::starting_at(&snapshot.coverage.starts());
         for chunk in &snapshot.chunks {
             joined.try_append(&chunk.coverage).expect("adjacent");
         }

@@ -5,12 +5,12 @@ use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use anabranch_shared::log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
-use anabranch_shared::partial;
-use anabranch_shared::position::{Coverage, Partition, Positions};
-use anabranch_shared::snapshot::wire::Decoder;
-use anabranch_shared::snapshot::{Chunk, Pane, Snapshot};
-use anabranch_shared::view::View;
+use anabranch_engine::partial;
+use anabranch_exchange::snapshot::wire::Decoder;
+use anabranch_exchange::snapshot::{Chunk, Pane, Snapshot};
+use anabranch_log::position::{Coverage, Partition, Positions};
+use anabranch_log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
+use anabranch_plan::view::View;
 use parking_lot::{Condvar, Mutex};
 use polars::prelude::IntoLazy;
 use tokio::sync::watch;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use anabranch_shared::position::{Partition, Positions};
-use anabranch_shared::schema::Table;
-use anabranch_shared::snapshot::Snapshot;
+use anabranch_exchange::snapshot::Snapshot;
+use anabranch_log::position::{Partition, Positions};
+use anabranch_plan::schema::Table;
 
 use super::kit::{Event, Rows, SECOND, event, rows_of, table};
 use super::pipeline::Rig;

@@ -1,0 +1,199 @@
+//! Sessions: what lies between two gaps in the events of a group.
+//!
+//! Partials hold *fragments*: some events of a group that follow each other with less than the gap between them, by the times
+//! of the first ([`super::FIRST`]) and of the last ([`super::LAST`]). Fragments of one session may lie in several panes and on
+//! both sides of the frontier. A session is what fragments with less than the gap between them make together.
+
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::View;
+use anabranch_plan::window::Window;
+use polars::prelude::*;
+
+use super::windows::{Piece, Shape, finish};
+use super::{Finished, MISSED, Part, Scope, key, windows};
+use crate::aggregate::keys::Keys;
+use crate::fragment::spans;
+use crate::group::{self, Keep};
+
+/// A row of a piece, on its way into a session.
+struct Fragment {
+    group: u32,
+    first: Micros,
+    last: Micros,
+    piece: usize,
+    row: usize,
+    is_late: bool,
+}
+
+/// Sessions, and which one each fragment belongs to; `u32::MAX` if to none.
+#[derive(Default)]
+struct Joined {
+    sessions: Vec<(u32, Micros, Micros)>,
+    of_fragment: Vec<u32>,
+}
+
+impl Joined {
+    /// Joins those fragments for which `is_taken` says so. They are in order of group and first event.
+    fn of(fragments: &[Fragment], gap: Micros, is_taken: impl Fn(&Fragment) -> bool) -> Self {
+        let mut joined = Self::default();
+        for fragment in fragments {
+            if !is_taken(fragment) {
+                joined.of_fragment.push(u32::MAX);
+                continue;
+            }
+            match joined.sessions.last_mut() {
+                Some((group, _, last)) if *group == fragment.group && fragment.first.saturating_sub(*last) < gap => {
+                    *last = fragment.last.max(*last);
+                }
+                _ => joined.sessions.push((fragment.group, fragment.first, fragment.last)),
+            }
+            joined.of_fragment.push(joined.sessions.len() as u32 - 1);
+        }
+        joined
+    }
+
+    /// Adds up the states of each session.
+    fn states(
+        &self,
+        view: &View,
+        fragments: &[Fragment],
+        pieces: &[Piece],
+    ) -> PolarsResult<Vec<Box<dyn crate::aggregate::State>>> {
+        let mut states = group::states(view, Keep::Everything);
+        let mut sessions: Vec<Vec<u32>> = pieces.iter().map(|piece| vec![u32::MAX; piece.rows.height()]).collect();
+        for (fragment, &session) in fragments.iter().zip(&self.of_fragment) {
+            sessions[fragment.piece][fragment.row] = session;
+        }
+        for (piece, sessions) in pieces.iter().zip(sessions) {
+            let taken: BooleanChunked = sessions.iter().map(|&session| session != u32::MAX).collect();
+            let sessions: Vec<u32> = sessions.into_iter().filter(|&session| session != u32::MAX).collect();
+            group::merge(view, &mut states, self.sessions.len(), &sessions, &piece.rows.filter(&taken)?)?;
+        }
+        Ok(states)
+    }
+}
+
+/// The sessions that pieces hold, in order of their ends. Those within a range are wholly inside it, as far as the pieces tell.
+pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope) -> PolarsResult<Finished> {
+    let mut keys = Keys::of(view);
+    let mut fragments = Vec::new();
+    for (i, piece) in pieces.iter().enumerate() {
+        let columns =
+            (0..view.keys.len()).map(|k| piece.rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let groups = keys.number(&columns, piece.rows.height())?;
+        let (first, last) = spans(&piece.rows)?;
+        let missed = piece.rows.column(MISSED)?.i32()?.iter();
+        for (row, (group, missed)) in groups.into_iter().zip(missed).enumerate() {
+            let is_late = missed > Some(0);
+            fragments.push(Fragment { group, first: first[row], last: last[row], piece: i, row, is_late });
+        }
+    }
+    fragments.sort_by_key(|fragment| (fragment.group, fragment.first));
+    let in_time = Joined::of(&fragments, gap, |fragment| !fragment.is_late);
+    let height = in_time.sessions.len();
+    let states = in_time.states(view, &fragments, pieces)?;
+    let in_time_finished = states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>()?;
+    let all = if pieces.iter().any(|piece| piece.has_missed) {
+        let all = Joined::of(&fragments, gap, |_| true);
+        // The session of all events that each session of those in time is a part of.
+        let mut whole = vec![0; height];
+        for (&part, &of) in in_time.of_fragment.iter().zip(&all.of_fragment).filter(|(part, _)| **part != u32::MAX) {
+            whole[part as usize] = of as IdxSize;
+        }
+        let whole = IdxCa::from_vec(PlSmallStr::EMPTY, whole);
+        let states = all.states(view, &fragments, pieces)?;
+        Some(states.iter().map(|state| state.finish()?.take(&whole)).collect::<PolarsResult<Vec<_>>>()?)
+    } else {
+        None
+    };
+    let of_session: Vec<IdxSize> = in_time.sessions.iter().map(|(group, ..)| *group as IdxSize).collect();
+    let of_session = IdxCa::from_vec(PlSmallStr::EMPTY, of_session);
+    let keys = keys.columns()?.iter().map(|column| column.take(&of_session)).collect::<PolarsResult<Vec<_>>>()?;
+    let shape = Shape {
+        starts: in_time.sessions.iter().map(|(_, first, _)| *first).collect(),
+        ends: in_time.sessions.iter().map(|(_, _, last)| last.saturating_add(gap)).collect(),
+        keys,
+        down: vec![0; height],
+        // How much a session lacks isn't known: an event that a pane refused may have held two of them together.
+        up: pieces.iter().any(|piece| piece.slack.is_some()).then(|| vec![0; height]),
+        named: None,
+    };
+    let mut finished = finish(view, shape, in_time_finished, all)?;
+    let inside = |start: Option<Micros>, end: Option<Micros>| match scope {
+        Scope::All => true,
+        Scope::One(wanted) => start == Some(wanted),
+        Scope::Range(from, to) => start >= Some(from) && end <= Some(to),
+    };
+    let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
+    let (starts, ends) = (micros("window_start")?, micros("window_end")?);
+    let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(|(start, end)| inside(start, end)).collect();
+    finished.rows = finished
+        .rows
+        .filter(&mask)?
+        .sort(["window_end", "window_start"], SortMultipleOptions::default().with_maintain_order(true))?;
+    Ok(finished)
+}
+
+/// From where to where the sessions of all events reach that overlap `[from, to)`.
+fn reach(
+    view: &View,
+    window: Window,
+    parts: &[Part],
+    (from, to): (Micros, Micros),
+) -> PolarsResult<Option<(Micros, Micros)>> {
+    let Window::Session { gap } = window else { return Ok(None) };
+    let mut keys = Keys::of(view);
+    let mut fragments = Vec::new();
+    for rows in parts.iter().map(|part| &part.partials) {
+        let columns = (0..view.keys.len()).map(|k| rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let groups = keys.number(&columns, rows.height())?;
+        let (first, last) = spans(rows)?;
+        fragments.extend(groups.into_iter().zip(first).zip(last).map(|((group, first), last)| (group, first, last)));
+    }
+    fragments.sort_unstable();
+    let mut sessions: Vec<(u32, Micros, Micros)> = Vec::new();
+    for (group, first, last) in fragments {
+        match sessions.last_mut() {
+            Some(before) if before.0 == group && first.saturating_sub(before.2) < gap => before.2 = before.2.max(last),
+            _ => sessions.push((group, first, last)),
+        }
+    }
+    let inside = sessions.iter().map(|&(_, first, last)| (first, last.saturating_add(gap)));
+    let inside = inside.filter(|&(start, end)| start < to && end > from);
+    Ok(inside.reduce(|one, other| (one.0.min(other.0), one.1.max(other.1))))
+}
+
+/// All sessions that overlap `[from, to)`, whole: as many panes are loaded on either side as it takes to see where they begin
+/// and end. `load` gives the partials of the panes that start in a range, `held` is where the first begins and the last ends.
+pub fn whole_sessions(
+    view: &View,
+    (from, to): (Micros, Micros),
+    held: (Micros, Micros),
+    load: impl Fn(Micros, Micros) -> PolarsResult<Vec<Part>>,
+) -> PolarsResult<Finished> {
+    let Some(window) = view.window.filter(|window| window.is_session()) else {
+        polars_bail!(ComputeError: "view `{}` has no sessions", view.name)
+    };
+    // A pane further than the gap from its neighbour can't be of the same session.
+    let margin = window.end_of(0);
+    let (mut before, mut after) = (margin, margin);
+    loop {
+        let (first, end) = (from.saturating_sub(before), to.saturating_add(after));
+        let parts = load(window.pane_of(first.max(held.0)), end)?;
+        // Late events belong to what must be whole, as the bounds are about them; and a HAVING must not see a part.
+        let reach = reach(view, window, &parts, (from, to))?;
+        let is_cut_before = first > held.0 && reach.is_some_and(|(start, _)| start < first.saturating_add(margin));
+        let is_cut_after = end < held.1 && reach.is_some_and(|(_, last)| last.saturating_add(margin) > end);
+        if !is_cut_before && !is_cut_after {
+            let mut finished = windows(view, &parts, Scope::All)?;
+            let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
+            let (starts, ends) = (micros("window_start")?, micros("window_end")?);
+            let overlaps = |(start, end): (Option<Micros>, Option<Micros>)| start < Some(to) && end > Some(from);
+            let mask: BooleanChunked = starts.iter().zip(ends.iter()).map(overlaps).collect();
+            finished.rows = finished.rows.filter(&mask)?;
+            return Ok(finished);
+        }
+        before = if is_cut_before { before.saturating_mul(4) } else { before };
+        after = if is_cut_after { after.saturating_mul(4) } else { after };
+    }
+}

@@ -1,0 +1,349 @@
+//! From partials to the rows of windows.
+
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::{AggregateFunction, OutputColumn, View};
+use anabranch_plan::window::Window;
+use polars::prelude::*;
+
+use super::contender::contenders;
+use super::session::sessions;
+use super::{MISSED, Slack, by_pane};
+use crate::aggregate::{self, State};
+use crate::group::{self, Groups, Keep};
+use crate::transform::{lower, polars_type};
+
+/// Partials of some panes from one source. A pane, a key and a number of missed windows are there once.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// As in [`crate::partial`], in order of their panes.
+    pub partials: DataFrame,
+    /// How far off their counts may be, if they are of one degraded pane, and where that starts: it may have refused everything.
+    pub slack: Option<(Micros, Slack)>,
+}
+
+/// Which windows are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All that hold data.
+    All,
+    /// The one that starts there.
+    One(Micros),
+    /// Those that start in `[from, to]`; of sessions, those wholly inside.
+    Range(Micros, Micros),
+}
+
+/// One source's part of one pane.
+#[derive(Debug, Clone)]
+pub(super) struct Piece {
+    pub pane: Micros,
+    pub rows: DataFrame,
+    /// Whether some of its rows missed a window.
+    pub has_missed: bool,
+    pub slack: Option<Slack>,
+}
+
+/// Finished windows.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// `window_start` and `window_end` (if the view has windows), then the keys and aggregates under their own names in the
+    /// order of the SELECT list, each aggregate followed by its bounds.
+    pub rows: DataFrame,
+    /// Whether some panes are degraded.
+    pub is_degraded: bool,
+    /// Whether some bounds are those of a sketch of values, which hold with the certainty that it states.
+    pub is_sketched: bool,
+    /// Whether the rows are surely those that belong into the answer: of a view with a limit, whether no row that was cut off
+    /// could be among the first by its bounds.
+    pub is_certain: bool,
+}
+
+/// Adds up partials to the windows asked for, finishes the aggregates, and puts each window's rows in the view's order,
+/// cut at its limit. Windows that hold no data have no rows, but a view without windows and keys has its one row always, as
+/// aggregates have it in SQL.
+pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finished> {
+    let mut pieces = Vec::new();
+    for part in parts {
+        pieces.extend(pieces_of(part)?);
+    }
+    pieces.sort_by_key(|piece| piece.pane);
+    let window = match view.window {
+        None => return rows_of(view, 0, &pieces),
+        Some(Window::Session { gap }) => return sessions(view, gap, &pieces, scope),
+        Some(window) => window,
+    };
+    let inside = |start: Micros| {
+        let end = window.end_of(start);
+        let first = pieces.partition_point(|piece| piece.pane < start);
+        let last = pieces.partition_point(|piece| piece.pane < end);
+        &pieces[first..last]
+    };
+    let mut starts: Vec<Micros> = match scope {
+        Scope::One(start) => vec![start],
+        _ => pieces.iter().flat_map(|piece| window.starts(piece.pane)).collect(),
+    };
+    if let Scope::Range(from, to) = scope {
+        starts.retain(|start| (from..=to).contains(start));
+    }
+    starts.sort_unstable();
+    starts.dedup();
+    let mut all = rows_of(view, 0, &[])?;
+    for one in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
+        all.rows.vstack_mut(&one.rows)?;
+        all.is_degraded |= one.is_degraded;
+        all.is_sketched |= one.is_sketched;
+        all.is_certain &= one.is_certain;
+    }
+    Ok(all)
+}
+
+/// Works on each item, in as many threads as there are cores, and gives the results in order. They are threads of no pool:
+/// one of a pool that waits for Polars' own would take up the next item meanwhile, and the next, until its stack is full.
+fn side_by_side<T: Send>(items: &[Micros], work: impl Fn(Micros) -> PolarsResult<T> + Sync) -> PolarsResult<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if items.len() < 2 || threads < 2 {
+        return items.iter().map(|&item| work(item)).collect();
+    }
+    let (work, share) = (&work, items.len().div_ceil(threads));
+    std::thread::scope(|scope| {
+        let shares: Vec<_> = items
+            .chunks(share)
+            .map(|items| scope.spawn(move || items.iter().map(|&item| work(item)).collect::<PolarsResult<Vec<_>>>()))
+            .collect();
+        let mut all = Vec::with_capacity(items.len());
+        for share in shares {
+            all.extend(share.join().map_err(|_| polars_err!(ComputeError: "adding up windows has failed"))??);
+        }
+        Ok(all)
+    })
+}
+
+fn pieces_of(part: &Part) -> PolarsResult<Vec<Piece>> {
+    let slack = part.slack.map(|(_, slack)| slack);
+    let piece = |(pane, rows): (Micros, DataFrame)| {
+        let has_missed = rows.column(MISSED)?.i32()?.iter().any(|missed| missed > Some(0));
+        Ok(Piece { pane, rows, has_missed, slack })
+    };
+    match part.slack {
+        Some((pane, _)) if part.partials.height() == 0 => {
+            Ok(vec![Piece { pane, rows: part.partials.clone(), has_missed: false, slack }])
+        }
+        _ => by_pane(&part.partials)?.into_iter().map(piece).collect(),
+    }
+}
+
+/// The sums of one window.
+struct Sums {
+    /// Over the events that came in time.
+    in_time: Groups,
+    /// Over all of them, if some came late.
+    all: Option<Vec<Box<dyn State>>>,
+    /// Which groups have events that came in time.
+    named: Vec<bool>,
+    /// How much of each group's count may be too much, and how much of the `up` of all panes doesn't apply to it.
+    down: Vec<i64>,
+    up: Vec<i64>,
+}
+
+impl Sums {
+    fn of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Self> {
+        let late = view.window.is_some() && pieces.iter().any(|piece| piece.has_missed);
+        let all = late.then(|| group::states(view, Keep::Everything));
+        let in_time = Groups::new(view, Keep::Everything);
+        let mut sums = Self { in_time, all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
+        if view.window.is_none() && view.keys.is_empty() {
+            sums.in_time.begin_whole();
+        }
+        for piece in pieces {
+            sums.add(view, start, piece)?;
+        }
+        Ok(sums)
+    }
+
+    fn add(&mut self, view: &View, start: Micros, piece: &Piece) -> PolarsResult<()> {
+        let numbers = self.in_time.number(view, &piece.rows)?;
+        let len = self.in_time.len();
+        if let Some(slack) = piece.slack {
+            self.down.resize(len, 0);
+            self.up.resize(len, 0);
+            // These are about events in time.
+            for (&number, missed) in numbers.iter().zip(piece.rows.column(MISSED)?.i32()?.iter()) {
+                if missed == Some(0) {
+                    self.down[number as usize] += slack.down;
+                    self.up[number as usize] += slack.up;
+                }
+            }
+        }
+        let Some(all) = &mut self.all else { return self.in_time.merge_numbered(view, &numbers, &piece.rows) };
+        group::merge(view, all, len, &numbers, &piece.rows)?;
+        self.named.resize(len, false);
+        // An event that missed the first windows of its pane is in time for those after them.
+        let index = view.window.map_or(0, |window| window.index_of(start, piece.pane));
+        let missed = piece.rows.column(MISSED)?.i32()?;
+        let in_time: BooleanChunked = missed.iter().map(|missed| i64::from(missed.unwrap_or(0)) <= index).collect();
+        let numbers: Vec<u32> =
+            numbers.iter().zip(in_time.iter()).filter(|(_, in_time)| *in_time == Some(true)).map(|(&n, _)| n).collect();
+        numbers.iter().for_each(|&number| self.named[number as usize] = true);
+        self.in_time.merge_numbered(view, &numbers, &piece.rows.filter(&in_time)?)
+    }
+}
+
+/// The rows of the window that starts there, in order.
+fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finished> {
+    let pieces = contenders(view, pieces)?;
+    let slack = pieces.iter().any(|piece| piece.slack.is_some());
+    let most = |slack: Slack| slack.up + slack.late;
+    let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(most).sum::<i64>());
+    let Sums { in_time, all, named, mut down, mut up } = Sums::of(view, start, &pieces)?;
+    let height = in_time.len();
+    down.resize(height, 0);
+    up.resize(height, 0);
+    let end = view.window.map_or(0, |window| window.end_of(start));
+    // What came too late alone is left out.
+    let is_whole = all.is_none() || named.iter().all(|named| *named);
+    let shape = Shape {
+        starts: vec![start; height],
+        ends: vec![end; height],
+        keys: in_time.key_columns()?,
+        down,
+        up: slack.map(|slack| up.iter().map(|up| slack - up).collect()),
+        named: all.is_some().then_some(named),
+    };
+    let finished =
+        |states: &[Box<dyn State>]| states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>();
+    let all = all.as_deref().map(finished).transpose()?;
+    let mut finished = finish(view, shape, finished(in_time.states())?, all)?;
+    let is_exact = finished.is_certain && slack.is_none() && !finished.is_sketched;
+    finished.is_certain = is_exact || (is_whole && is_certain(view, &finished.rows, slack.unwrap_or(0))?);
+    if let Some(limit) = view.limit {
+        finished.rows = finished.rows.head(Some(limit));
+    }
+    Ok(finished)
+}
+
+/// What rows have beside their aggregates.
+pub(super) struct Shape {
+    pub starts: Vec<Micros>,
+    pub ends: Vec<Micros>,
+    pub keys: Vec<Column>,
+    /// How much of each count may be too much.
+    pub down: Vec<i64>,
+    /// How many events each row may lack, if some pane is degraded.
+    pub up: Option<Vec<i64>>,
+    /// Which rows are of the answer; all if none.
+    pub named: Option<Vec<bool>>,
+}
+
+/// Puts rows together: of the aggregates over the events in time, and of those over all if some came late, which bound them.
+/// Such rows are certain if nothing came late.
+pub(super) fn finish(
+    view: &View,
+    shape: Shape,
+    in_time: Vec<aggregate::Finished>,
+    all: Option<Vec<aggregate::Finished>>,
+) -> PolarsResult<Finished> {
+    let Shape { starts, ends, keys, down, up, named } = shape;
+    let height = starts.len();
+    let (is_certain, is_degraded) = (all.is_none(), up.is_some());
+    let mut columns = Vec::new();
+    if view.window.is_some() {
+        let timestamp = polars_type(&anabranch_plan::schema::DataType::Timestamp);
+        columns.push(Column::new("window_start".into(), starts).cast(&timestamp)?);
+        columns.push(Column::new("window_end".into(), ends).cast(&timestamp)?);
+    }
+    let mut is_sketched = false;
+    for &column in &view.columns {
+        match column {
+            OutputColumn::WindowStart | OutputColumn::WindowEnd => {}
+            OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(view.keys[i].name.as_str().into())),
+            OutputColumn::Aggregate(i) => {
+                let aggregate::Finished { value, bounds } = in_time[i].clone();
+                is_sketched |= bounds.is_some();
+                let (mut least, mut most) = bounds.unwrap_or_else(|| (value.clone(), value.clone()));
+                if let Some(all) = &all {
+                    let aggregate::Finished { value, bounds } = all[i].clone();
+                    is_sketched |= bounds.is_some();
+                    let (all_least, all_most) = bounds.unwrap_or_else(|| (value.clone(), value));
+                    least = better(&least, &all_least, Expr::lt)?;
+                    most = better(&most, &all_most, Expr::gt)?;
+                }
+                if let Some(up) = &up {
+                    // An event that was refused may have held two sessions together.
+                    let is_session = view.window.is_some_and(Window::is_session);
+                    let is_count = view.aggregates[i].function == AggregateFunction::Count && !is_session;
+                    (least, most) = if is_count {
+                        let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
+                        ((least - moved(&down))?, (most + moved(up))?)
+                    } else {
+                        // Of keys that a degraded pane doesn't name it knows nothing but how many events they had.
+                        let unknown = Column::full_null(PlSmallStr::EMPTY, height, value.dtype());
+                        (unknown.clone(), unknown)
+                    };
+                }
+                let name = &view.aggregates[i].name;
+                let named = [(value, name.clone()), (least, format!("{name}_lower")), (most, format!("{name}_upper"))];
+                columns.extend(named.map(|(column, name)| column.with_name(name.into())));
+            }
+        }
+    }
+    let mut rows = DataFrame::new(height, columns)?;
+    if let Some(named) = named {
+        rows = rows.filter(&named.into_iter().collect::<BooleanChunked>())?;
+    }
+    if let Some(having) = &view.having {
+        rows = rows.lazy().filter(lower(having)).collect()?;
+    }
+    Ok(Finished { rows: ordered(view, rows)?, is_degraded, is_sketched, is_certain })
+}
+
+/// Whether no row after the limit, nor one that isn't named and may have had up to `unnamed` events, could be among those
+/// before it. Of a HAVING it can't be told.
+fn is_certain(view: &View, rows: &DataFrame, unnamed: i64) -> PolarsResult<bool> {
+    let (Some(limit), Some(first), None) = (view.limit, view.order.first(), &view.having) else {
+        return Ok(view.having.is_none() && unnamed == 0);
+    };
+    let OutputColumn::Aggregate(_) = first.column else { return Ok(unnamed == 0) };
+    let name = view.column_name(first.column);
+    let bound = |of: &DataFrame, which: &str| {
+        PolarsResult::Ok(of.column(&format!("{name}_{which}"))?.as_materialized_series().clone())
+    };
+    let (kept, rest) = (rows.head(Some(limit)), rows.slice(limit as i64, rows.height().saturating_sub(limit)));
+    if kept.height() < limit {
+        return Ok(unnamed == 0);
+    }
+    let (least, most) = if first.descending { ("lower", "upper") } else { ("upper", "lower") };
+    let (kept, rest) = (bound(&kept, least)?, bound(&rest, most)?);
+    if kept.null_count() + rest.null_count() > 0 {
+        return Ok(false);
+    }
+    let doubles = |series: Series| series.to_physical_repr().cast(&DataType::Float64);
+    let (kept, rest) = (doubles(kept)?, doubles(rest)?);
+    if first.descending {
+        let others = rest.max::<f64>()?.unwrap_or(f64::NEG_INFINITY).max(unnamed as f64);
+        Ok(kept.min::<f64>()?.is_some_and(|kept| kept > others))
+    } else {
+        let others = rest.min::<f64>()?.unwrap_or(f64::INFINITY);
+        Ok(unnamed == 0 && kept.max::<f64>()?.is_some_and(|kept| kept < others))
+    }
+}
+
+/// Of two bounds the one that is below or above the other: of the events in time and of all of them. Null where no value
+/// came in time: the bound is then that of what came late.
+fn better(in_time: &Column, all: &Column, is_better: fn(Expr, Expr) -> Expr) -> PolarsResult<Column> {
+    let columns = vec![in_time.clone().with_name("in_time".into()), all.clone().with_name("all".into())];
+    let (in_time, all) = (col("in_time"), col("all"));
+    let chosen = ternary_expr(is_better(all.clone(), in_time.clone()), all.clone(), in_time);
+    let bound = DataFrame::new(columns[0].len(), columns)?.lazy().select([coalesce(&[chosen, all]).alias("bound")]);
+    Ok(bound.collect()?.column("bound")?.clone())
+}
+
+/// Puts a window's rows in the view's order, ties by key.
+fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
+    let order = view.order.iter().map(|order| (view.column_name(order.column), order.descending));
+    let (by, descending): (Vec<&str>, Vec<bool>) =
+        order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
+    if by.is_empty() || rows.height() < 2 {
+        return Ok(rows);
+    }
+    let options = SortMultipleOptions::default().with_order_descending_multi(descending).with_nulls_last(true);
+    rows.sort(by, options)
+}

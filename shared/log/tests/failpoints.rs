@@ -1,0 +1,111 @@
+//! What is stored, and what is answered, when a step of the embedded log fails or its process dies there.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anabranch_log::clock::ManualClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::position::Positions;
+use anabranch_log::{Append, Appended, Idempotency, Log, LogError, ReadLimit, Retention};
+use fail::FailScenario;
+
+fn open(path: &Path) -> EmbeddedLog {
+    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
+    let log = EmbeddedLog::open(path, options, Arc::new(ManualClock::new(0))).expect("open");
+    log.create_topic("t", 2).expect("create");
+    log
+}
+
+/// Appends one record to each of two partitions, by a name.
+fn append(log: &EmbeddedLog, name: &str) -> Result<Appended, LogError> {
+    let parts = vec![(0, [name].iter().collect()), (1, [name].iter().collect())];
+    let idempotency = Some(Idempotency { key: name.to_owned(), ..Idempotency::default() });
+    log.append("t", Append { parts, idempotency, ..Append::default() })
+}
+
+fn records(log: &EmbeddedLog, partition: u32) -> Vec<String> {
+    let mut reader = log.reader("t", &Positions::from([(partition, 0)])).expect("reader");
+    let limit = ReadLimit { records: 100, bytes: 1000 };
+    let batches = std::iter::from_fn(|| reader.poll(limit, Duration::ZERO).expect("poll"));
+    batches
+        .flat_map(|batch| batch.payloads.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect::<Vec<_>>())
+        .collect()
+}
+
+fn holds(log: &EmbeddedLog, expected: &[&str]) {
+    assert_eq!(records(log, 0), expected);
+    assert_eq!(records(log, 1), expected);
+}
+
+#[test]
+fn a_full_disk_is_named_and_nothing_is_stored() {
+    let scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    append(&log, "a").expect("append");
+    fail::cfg("log::write", "return").expect("cfg");
+    assert!(matches!(append(&log, "b"), Err(LogError::StorageFull { .. })));
+    holds(&log, &["a"]);
+    fail::remove("log::write");
+    assert_eq!(append(&log, "b").expect("room again").repeated, None);
+    holds(&log, &["a", "b"]);
+    scenario.teardown();
+}
+
+#[test]
+fn a_write_that_failed_after_it_was_stored_is_answered_as_stored() {
+    let scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().expect("directory");
+    let log = open(dir.path());
+    append(&log, "a").expect("append");
+    fail::cfg("log::written", "return").expect("cfg");
+    assert_eq!(append(&log, "b").expect("it is stored").repeated, None);
+    fail::remove("log::written");
+    assert!(append(&log, "b").expect("again").repeated.is_some());
+    append(&log, "c").expect("append");
+    drop(log);
+    holds(&open(dir.path()), &["a", "b", "c"]);
+    scenario.teardown();
+}
+
+#[test]
+fn who_dies_before_the_commit_has_stored_nothing_and_afterwards_everything() {
+    let scenario = FailScenario::setup();
+    let dir = tempfile::tempdir().expect("directory");
+    for (step, stored) in [("log::before_commit", false), ("log::after_commit", true)] {
+        let log = open(dir.path());
+        fail::cfg(step, "panic").expect("cfg");
+        assert!(matches!(append(&log, step), Err(LogError::Closed)), "no answer");
+        fail::remove(step);
+        drop(log);
+        let log = open(dir.path());
+        assert_eq!(records(&log, 0).iter().any(|record| record == step), stored);
+        assert_eq!(append(&log, step).expect("retry").repeated.is_some(), stored);
+    }
+    holds(&open(dir.path()), &["log::before_commit", "log::after_commit"]);
+    scenario.teardown();
+}
+
+#[test]
+fn who_dies_in_retention_has_deleted_all_of_it_or_nothing() {
+    let scenario = FailScenario::setup();
+    for (step, held) in [("log::before_retain", 0..3), ("log::after_retain", 2..3)] {
+        let dir = tempfile::tempdir().expect("directory");
+        let log = open(dir.path());
+        for name in ["a", "b", "c"] {
+            append(&log, name).expect("append");
+        }
+        fail::cfg(step, "panic").expect("cfg");
+        let died = log.retain("t", Retention { age: None, bytes: Some(0) }, &Positions::from([(0, 2), (1, 0)]));
+        assert!(matches!(died, Err(LogError::Closed)));
+        fail::remove(step);
+        drop(log);
+        let log = open(dir.path());
+        assert_eq!(log.bounds("t").expect("bounds")[&0], held);
+        let mut reader = log.reader("t", &Positions::from([(0, held.start)])).expect("reader");
+        let batch = reader.poll(ReadLimit { records: 9, bytes: 99 }, Duration::ZERO).expect("poll").expect("a batch");
+        assert_eq!(batch.coverage, held);
+    }
+    scenario.teardown();
+}
