@@ -56,7 +56,7 @@ fn the_examples_load() {
         ("clicks", vec!["clicks_by_user", "clicks_per_url", "traffic"], vec![]),
         ("etl", vec!["revenue"], vec!["purchases", "words"]),
     ] {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(example);
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
         let project = load(&dir).unwrap_or_else(|error| panic!("{example}: {error}"));
         assert_eq!(project.catalog.views.keys().collect::<Vec<_>>(), views);
         assert_eq!(project.catalog.outputs.keys().collect::<Vec<_>>(), outputs);
