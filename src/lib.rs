@@ -13,3 +13,4 @@ mod output;
 pub mod platform;
 pub mod project;
 mod roles;
+mod signal;

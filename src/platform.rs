@@ -35,8 +35,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::clock;
 use crate::config::{self, Config};
 use crate::failure::Failure;
+use crate::measure;
+use crate::nofile;
 use crate::project::{self, Project};
-use crate::{measure, nofile};
 
 /// How often old rejects are deleted.
 const REJECTS_INTERVAL: Duration = Duration::from_secs(10);

@@ -39,10 +39,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Role, RoleKind};
-use crate::command::interrupted;
 use crate::failure::Failure;
 use crate::measure;
 use crate::platform::{self, Opened, Platform};
+use crate::signal::interrupted;
 
 /// How often the batch role looks for jobs.
 const JOBS_INTERVAL: Duration = Duration::from_millis(250);

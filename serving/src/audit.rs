@@ -15,8 +15,8 @@ use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_plan::view::View;
 use polars::prelude::*;
 
-use crate::app::Server;
 use crate::merge::{self, Ask};
+use crate::server::Server;
 use crate::source::{Layers, Mode, Sources};
 
 /// How many windows are scored at most: the newest.

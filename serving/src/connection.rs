@@ -22,7 +22,7 @@ use crate::app::Limits;
 use crate::metric::Connections;
 use crate::patience::Paced;
 use crate::problem::{MEDIA_TYPE, Problem};
-use crate::routes::stream::stopped;
+use crate::server::stopped;
 
 /// The longest head of a request, and how much of bodies a connection holds beside that.
 const BUFFER_BYTES: usize = 64 << 10;

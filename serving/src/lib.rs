@@ -8,9 +8,11 @@ mod admission;
 mod app;
 mod audit;
 mod cache;
+mod change;
 mod collect;
 mod connection;
 mod format;
+mod frame;
 mod leftover;
 mod merge;
 mod metric;
@@ -20,7 +22,9 @@ mod patience;
 mod problem;
 mod proof;
 mod query;
+mod rendered;
 mod routes;
+mod server;
 mod shape;
 mod source;
 mod topic;
@@ -51,10 +55,11 @@ pub use crate::collect::collect;
 pub use crate::metric::{Measure, Measures, Stops, Value};
 pub use crate::output::{Outputs, StoppedOutput};
 
-use crate::app::Server;
+use crate::problem::method_not_allowed;
 use crate::routes::{
     audit as audit_routes, dashboard, health, ingest, jobs, metrics, openapi, rejects, rows, stream, views,
 };
+use crate::server::Server;
 
 /// Serves until `shutdown`, then lets requests end for as long as the limits' grace. Needs a runtime of several threads,
 /// as Polars does.
@@ -129,7 +134,7 @@ fn routes(server: Arc<Server>) -> Router {
         Api::Ingest | Api::Probes => api.fallback(dashboard::nothing),
     };
     let pace = server.app.limits.transfer;
-    api.method_not_allowed_fallback(shape::method_not_allowed)
+    api.method_not_allowed_fallback(method_not_allowed)
         .with_state(Arc::clone(&server))
         .layer(CompressionLayer::new().gzip(true).compress_when(large))
         .layer(CatchPanicLayer::custom(shape::panicked))

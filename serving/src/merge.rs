@@ -4,11 +4,10 @@
 //! ([`crate::source`]), so laying them end to end and merging is the whole of it.
 
 mod finals;
+mod pane;
 mod session;
 
-use std::sync::Arc;
-
-use anabranch_engine::partial::{self, Finished, PANE, Part, Scope};
+use anabranch_engine::partial::{self, Finished, Part, Scope};
 use anabranch_exchange::snapshot::Pane;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::View;
@@ -16,6 +15,7 @@ use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 pub use self::finals::{Final, finals};
+use self::pane::{newest_before, newest_pane, oldest_pane, panes};
 use crate::source::Sources;
 
 /// Which windows are asked for.
@@ -192,11 +192,6 @@ fn quality(view: &View, sources: &Sources, finished: &Finished, late: u64) -> Po
     })
 }
 
-fn panes(sources: &Sources, from: Micros, to: Micros) -> impl Iterator<Item = (Micros, &Arc<Pane>)> {
-    let chunks = sources.chunks.iter().filter(move |_| from < to);
-    chunks.flat_map(move |chunk| chunk.panes.range(from..to).map(|(&start, pane)| (start, pane)))
-}
-
 /// The events that missed at least one of the windows that start in `[first, last]`.
 fn late(window: Window, sources: &Sources, first: Micros, last: Micros) -> u64 {
     let panes = panes(sources, first, window.end_of(last)).filter(|(_, pane)| !pane.late.is_empty());
@@ -210,44 +205,6 @@ fn late(window: Window, sources: &Sources, first: Micros, last: Micros) -> u64 {
         pane.late.iter().filter(|&(&missed, _)| missed > index).map(|(_, events)| events).sum::<u64>()
     });
     counts.sum()
-}
-
-/// The oldest pane with data.
-fn oldest_pane(sources: &Sources) -> Option<Micros> {
-    let speed = sources.chunks.iter().filter_map(|chunk| chunk.panes.keys().next().copied());
-    let batch = sources.version.iter().flat_map(|version| version.published.panes.iter().map(|file| file.first));
-    speed.chain(batch).min()
-}
-
-/// Whether a pane has rows, or had some that it refused.
-fn holds_data(pane: &Pane) -> bool {
-    pane.partials.height() > 0 || pane.slack.is_some()
-}
-
-/// The newest pane with data.
-fn newest_pane(view: &View, sources: &Sources) -> PolarsResult<Option<Micros>> {
-    newest_before(view, sources, Micros::MAX)
-}
-
-/// The newest pane with data that starts before `before`.
-fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsResult<Option<Micros>> {
-    let speed = sources.chunks.iter().filter_map(|chunk| {
-        let mut panes = chunk.panes.range(..before).rev();
-        panes.find(|(_, pane)| holds_data(pane)).map(|(&start, _)| start)
-    });
-    let mut newest = speed.max();
-    if let Some(version) = &sources.version {
-        let files = version.published.panes.iter().filter(|file| file.rows > 0 && file.first < before);
-        let (whole, cut): (Vec<_>, Vec<_>) = files.partition(|file| file.last < before);
-        newest = newest.max(whole.iter().map(|file| file.last).max());
-        let from = cut.iter().map(|file| file.first).min();
-        if let Some(from) = from.map(|from| newest.map_or(from, |newest| newest.max(from))) {
-            for partials in sources.partials(view, from, before) {
-                newest = newest.max(partials.column(PANE)?.i64()?.max());
-            }
-        }
-    }
-    Ok(newest)
 }
 
 fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult<Option<Micros>> {

@@ -17,11 +17,15 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::cache::Cache;
 use crate::merge::Span;
 use crate::source::Sources;
 
 /// The longest cursor that still fits into an address, in bytes before it is written as hexadecimal digits.
 const MAX_BYTES: usize = 24 << 10;
+
+/// How much is kept of what clients were sent, where the answer itself isn't kept.
+const SENT_BYTES: usize = 8 << 20;
 
 /// Where a page ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -233,5 +237,21 @@ impl Reading {
     /// The bytes that it takes.
     pub fn bytes(&self) -> usize {
         self.rows.estimated_size() + self.head.len() + self.tail.len()
+    }
+}
+
+/// What pages are made from.
+#[derive(Debug)]
+pub struct Pages {
+    /// The answers that they are cut from, by what they were read from.
+    pub readings: Cache<(), Reading>,
+    /// The rows that were sent up to a cursor, by what it was read from and how many rows of that come before.
+    pub sent: Cache<(), Sent>,
+}
+
+impl Pages {
+    /// Keeps so many bytes of answers.
+    pub fn new(bytes: usize) -> Self {
+        Self { readings: Cache::new(bytes), sent: Cache::new(SENT_BYTES) }
     }
 }

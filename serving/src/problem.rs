@@ -1,6 +1,8 @@
 //! Errors as clients see them: problem details of RFC 9457, each telling what would be right.
 
+use anabranch_log::LogError;
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -82,6 +84,48 @@ impl IntoResponse for Problem {
         }
         response
     }
+}
+
+/// A failure of the log as the client sees it.
+pub(crate) fn log_problem(error: &LogError) -> Problem {
+    match error {
+        LogError::UnknownTopic { topic, existing } => {
+            Problem::unknown("topic", topic, existing.iter().map(String::as_str))
+        }
+        LogError::StorageFull { .. } => {
+            let detail = format!("{error}; nothing of this request was stored");
+            Problem::new(StatusCode::INSUFFICIENT_STORAGE, "storage-full", detail).retry_after(30)
+        }
+        LogError::KeyReused { .. } => {
+            let detail = format!("{error}; nothing of this request was stored: give it another key");
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency-key-reused", detail)
+        }
+        LogError::TooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "record-too-large", error.to_string()),
+        LogError::Refused { .. } => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused-by-log", with_causes(error))
+        }
+        LogError::OtherLog { .. } => {
+            let detail = format!("{error}; nothing of this request was stored for sure");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other-log", detail)
+        }
+        LogError::Closed => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-closed", "the server is stopping").retry_after(5)
+        }
+        LogError::Backend { step, .. } => {
+            tracing::warn!(?error, "the log failed a request");
+            let detail = format!(
+                "the event log can't be reached or failed: {step} failed; try again, with the same Idempotency-Key if there was one"
+            );
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "log-unavailable", detail).retry_after(1)
+        }
+        other => Problem::internal(other),
+    }
+}
+
+/// A method that a resource doesn't have.
+pub(crate) async fn method_not_allowed(request: Request) -> Problem {
+    let detail = format!("`{}` doesn't take {}; `/docs` shows what there is", request.uri().path(), request.method());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
 /// An error and what is behind it, in one line.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_engine::render::write_json_text;
-use anabranch_log::position::Coverage;
+use anabranch_log::position::{Coverage, Offset, Positions};
 use anabranch_plan::time::format_timestamp;
 use anabranch_plan::view::View;
 use serde::Serialize;
@@ -123,6 +123,12 @@ impl PartialSchema for Ranges {
 }
 
 impl ToSchema for Ranges {}
+
+/// Positions in a topic as the API writes them: `{"topic":{"0":next}}`.
+pub(crate) fn positions_json(topic: &str, positions: &Positions) -> BTreeMap<String, BTreeMap<String, Offset>> {
+    let of_topic = positions.iter().map(|(partition, offset)| (partition.to_string(), *offset)).collect();
+    [(topic.to_owned(), of_topic)].into()
+}
 
 /// A value in a row.
 #[derive(Debug, Serialize)]

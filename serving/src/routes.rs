@@ -8,6 +8,7 @@ pub mod ingest;
 pub mod jobs;
 pub mod metrics;
 pub mod openapi;
+pub mod output;
 pub mod rejects;
 pub mod rows;
 pub mod stream;

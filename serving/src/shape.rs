@@ -4,13 +4,13 @@ use std::any::Any;
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::admission;
-use crate::app::Server;
 use crate::problem::{MEDIA_TYPE, Problem};
+use crate::server::Server;
 
 /// The content security policy of pages.
 const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
@@ -47,13 +47,6 @@ pub(crate) async fn shape(State(server): State<Arc<Server>>, request: Request, n
     finish(response)
 }
 
-/// Whether the client has what it asks for already, by this tag.
-pub(crate) fn is_known(headers: &HeaderMap, etag: &str) -> bool {
-    let strong = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|known| known.to_str().ok());
-    known.flat_map(|known| known.split(',')).any(|known| known.trim() == "*" || strong(known) == strong(etag))
-}
-
 fn finish(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
@@ -77,12 +70,6 @@ async fn as_problem(response: Response) -> Response {
     let kind = reason.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
     let detail = if detail.is_empty() { reason } else { detail };
     Problem::new(parts.status, &kind, detail).into_response()
-}
-
-/// A method that a resource doesn't have.
-pub(crate) async fn method_not_allowed(request: Request) -> Problem {
-    let detail = format!("`{}` doesn't take {}; `/docs` shows what there is", request.uri().path(), request.method());
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
 }
 
 /// A bug: told to the client as this server's fault.

@@ -86,6 +86,15 @@ impl Deref for HeldVersion {
     }
 }
 
+/// What an answer depends on: while it is the same, so is the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    snapshot: Option<u64>,
+    version: Option<u64>,
+    rejects: u64,
+    log_end: u64,
+}
+
 /// What both layers say of a view at one instant.
 #[derive(Debug, Clone, Default)]
 pub struct Layers {
@@ -106,10 +115,11 @@ impl Layers {
         self.snapshot.as_ref().and_then(|snapshot| snapshot.log.as_ref()).or_else(of_version)
     }
 
-    /// Changes whenever an answer made from these layers may change.
-    pub fn stamp(&self) -> (Option<u64>, Option<u64>) {
+    /// Changes whenever an answer made from these layers, the log's end and that many rejects may change.
+    pub fn stamp(&self, log_end: &Positions, rejects: u64) -> Stamp {
         let version = self.versions.first().map(|version| version.published.version);
-        (self.snapshot.as_ref().map(|snapshot| snapshot.sequence), version)
+        let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.sequence);
+        Stamp { snapshot, version, rejects, log_end: log_end.values().sum() }
     }
 
     /// Whether a live speed layer works on what the log still holds beyond its coverage.
@@ -369,6 +379,11 @@ impl Sources {
     /// The first offset that neither part covers.
     pub fn covered_to(&self, partition: Partition) -> Offset {
         self.coverages().map(|coverage| coverage.next(partition)).max().unwrap_or(0)
+    }
+
+    /// How many records there are up to the log's end that neither part covers.
+    pub fn lag(&self, log_end: &Positions) -> u64 {
+        log_end.iter().map(|(&partition, &end)| end.saturating_sub(self.covered_to(partition))).sum()
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod api;
 mod audit;
+mod change;
 mod collect;
 mod contract;
 mod edge;

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use anabranch_log::LogError;
+use anabranch_exchange::reject::RejectLog;
 use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::{Log, LogError};
 use anabranch_plan::view::View;
 
-use crate::app::{Server, log_problem};
-use crate::problem::Problem;
+use crate::problem::{Problem, log_problem};
 use crate::source::Layers;
 
 /// What the partitions of a topic hold.
@@ -16,7 +16,7 @@ pub(crate) type Bounds = BTreeMap<Partition, Range<Offset>>;
 
 /// The topics of one request.
 pub(crate) struct Topics<'a> {
-    server: &'a Server,
+    log: &'a dyn Log,
     asked: BTreeMap<String, Asked>,
 }
 
@@ -52,8 +52,8 @@ impl Asked {
 impl<'a> Topics<'a> {
     /// To be asked after how far layers and outputs are: so a lag may be overstated by what came between,
     /// never understated.
-    pub fn new(server: &'a Server) -> Self {
-        Self { server, asked: BTreeMap::new() }
+    pub fn new(log: &'a dyn Log) -> Self {
+        Self { log, asked: BTreeMap::new() }
     }
 
     /// What the partitions of a topic hold: of another one than its table has read, nothing.
@@ -68,9 +68,14 @@ impl<'a> Topics<'a> {
 
     fn ask(&mut self, topic: &str) -> Result<&Asked, Problem> {
         if !self.asked.contains_key(topic) {
-            let asked = Asked::of(self.server.app.log.bounds(topic))?;
+            let asked = Asked::of(self.log.bounds(topic))?;
             self.asked.insert(topic.to_owned(), asked);
         }
         Ok(&self.asked[topic])
     }
+}
+
+/// How many records of a topic were rejected.
+pub(crate) fn rejected(rejects: &RejectLog, topic: &str) -> Result<u64, Problem> {
+    rejects.count(Some(topic)).map_err(|error| log_problem(&error))
 }

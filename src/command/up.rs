@@ -9,11 +9,11 @@ use anabranch_plan::view::Catalog;
 
 use crate::cli::Up;
 use crate::client::ServerFile;
-use crate::command::interrupted;
 use crate::config::Config;
 use crate::demo;
 use crate::failure::Failure;
 use crate::platform::Platform;
+use crate::signal::interrupted;
 
 /// The topics that the demo feeds.
 const DEMO_TOPICS: [&str; 2] = ["tweets", "page_views"];

@@ -8,7 +8,8 @@ use anabranch_plan::view::View;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
-use super::{Answer, Span, holds_data, newest_before, oldest_pane, one, session};
+use super::pane::{newest_before, oldest_between, oldest_pane};
+use super::{Answer, Span, one, session};
 use crate::source::Sources;
 
 /// A window by its bounds. Finals are in this order.
@@ -77,27 +78,4 @@ fn next(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Op
     let Some(start) = pane else { return Ok(Some(Vec::new())) };
     let end = window.end_of(start);
     Ok(Some(vec![(Final { end, start }, one(view, sources, Span::One(start), start, end)?)]))
-}
-
-/// The oldest pane with data that starts in `[from, to)`.
-fn oldest_between(view: &View, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Option<Micros>> {
-    if from >= to {
-        return Ok(None);
-    }
-    let speed = sources.chunks.iter().filter_map(|chunk| {
-        let mut panes = chunk.panes.range(from..to);
-        panes.find(|(_, pane)| holds_data(pane)).map(|(&start, _)| start)
-    });
-    let mut oldest = speed.min();
-    if let Some(version) = &sources.version {
-        let files = version.published.panes.iter().filter(|file| file.rows > 0 && from <= file.last && file.first < to);
-        let (whole, cut): (Vec<_>, Vec<_>) = files.partition(|file| from <= file.first);
-        oldest = oldest.into_iter().chain(whole.iter().map(|file| file.first)).min();
-        if !cut.is_empty() {
-            for partials in sources.partials(view, from, oldest.unwrap_or(to)) {
-                oldest = oldest.into_iter().chain(partials.column(super::PANE)?.i64()?.min()).min();
-            }
-        }
-    }
-    Ok(oldest)
 }

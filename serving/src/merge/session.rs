@@ -6,7 +6,8 @@ use anabranch_plan::view::View;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
-use super::{Answer, Ask, Doubt, Final, Span, newest_pane, oldest_pane, parts, quality};
+use super::pane::{newest_pane, oldest_pane};
+use super::{Answer, Ask, Doubt, Final, Span, parts, quality};
 use crate::source::Sources;
 
 /// Merges what the sources hold of the sessions asked for.

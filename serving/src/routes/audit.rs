@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use crate::app::{Server, blocking};
 use crate::problem::{Problem, limited};
 use crate::proof::{Cell, Row};
+use crate::server::{Server, blocking};
 
 const DEFAULT_AUDITS: usize = 20;
 const MAX_AUDITS: usize = 500;

@@ -5,8 +5,8 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::problem::Problem;
-use crate::shape::{is_known, method_not_allowed};
+use crate::problem::{Problem, method_not_allowed};
+use crate::rendered::is_known;
 
 #[derive(RustEmbed)]
 #[folder = "../dashboards/dist"]

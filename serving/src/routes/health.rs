@@ -8,7 +8,8 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Readiness, Server};
+use crate::app::Readiness;
+use crate::server::Server;
 
 /// The process answers.
 #[derive(Serialize, ToSchema)]

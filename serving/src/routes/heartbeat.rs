@@ -2,28 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anabranch_log::position::Positions;
 use anabranch_plan::time::format_timestamp;
 use anabranch_plan::view::View;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt};
-use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::IntervalStream;
 use utoipa::ToSchema;
 
-use crate::app::Server;
-use crate::routes::rows::lag;
-use crate::source::{Layers, Mode, Sources};
-
-/// How old the log's ends may be of which streams tell, and how long asking for newer ones may hold a heartbeat up.
-const AGE: Duration = Duration::from_secs(1);
-
-/// Where topics ended a moment ago.
-pub(crate) type Ends = Mutex<BTreeMap<String, (Instant, Positions)>>;
+use crate::server::Server;
+use crate::source::{Mode, Sources};
 
 /// What a heartbeat says.
 #[derive(Serialize, ToSchema)]
@@ -63,27 +54,10 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Heartbeat {
     for view in views {
         // Coverage before the log's end, where that is asked for anew.
         let mut layers = server.layers.get(view);
-        let end = recent_log_end(server, view, &mut layers).await;
+        let end = server.recent_log_end(view, &mut layers).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
-        of_views.insert(view.name.clone(), ViewHeartbeat { watermark, lag: end.map(|end| lag(&sources, &end)) });
+        of_views.insert(view.name.clone(), ViewHeartbeat { watermark, lag: end.map(|end| sources.lag(&end)) });
     }
     Heartbeat { time: format_timestamp(server.app.clock.now()), views: of_views }
-}
-
-/// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
-pub(crate) async fn recent_log_end(server: &Server, view: &Arc<View>, layers: &mut Layers) -> Option<Positions> {
-    let topic = &view.table.topic;
-    let known = server.ends.lock().get(topic).cloned();
-    if let Some((asked, end)) = &known
-        && asked.elapsed() < AGE
-    {
-        return Some(end.clone());
-    }
-    let end = tokio::time::timeout(AGE, server.log_end(view, layers)).await;
-    let Ok(Ok(end)) = end else { return known.map(|(_, end)| end) };
-    if layers.other_log.is_none() {
-        server.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
-    }
-    Some(end)
 }

@@ -13,11 +13,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, log_problem};
 use crate::patience::was_too_slow;
-use crate::problem::Problem;
+use crate::problem::{Problem, log_problem};
 use crate::proof::Ranges;
 use crate::routes::ingest::coding::Coding;
+use crate::server::{Server, blocking};
 
 /// The longest `Idempotency-Key`.
 const MAX_KEY_BYTES: usize = 255;

@@ -12,9 +12,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, log_problem};
-use crate::problem::Problem;
+use crate::problem::{Problem, log_problem};
 use crate::routes::ingest::read_body;
+use crate::server::{Server, blocking};
 
 const MAX_REQUEST_BYTES: usize = 64 << 10;
 

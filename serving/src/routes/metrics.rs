@@ -10,12 +10,12 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::app::{Server, blocking, rejected};
 use crate::metric::Measure;
 use crate::output;
 use crate::problem::Problem;
+use crate::server::{Server, blocking};
 use crate::source::{Layers, Mode, Sources};
-use crate::topic::Topics;
+use crate::topic::{Topics, rejected};
 
 const CONTENT_TYPE: HeaderValue =
     HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -35,8 +35,8 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         measures.extend(own(&server));
         measures.extend(stalls(&*server.app.log));
         let views = server.app.catalog.views.values().map(|view| (view, server.layers.get(view))).collect::<Vec<_>>();
-        let outputs = output::positions(&server, server.app.catalog.outputs.values())?;
-        let mut topics = Topics::new(&server);
+        let outputs = server.app.outputs.positions(server.app.catalog.outputs.values())?;
+        let mut topics = Topics::new(&*server.app.log);
         for (view, mut layers) in views {
             let ends = topics.ends(view, &mut layers)?;
             measures.extend(of_view(&server, view, &layers, &ends));

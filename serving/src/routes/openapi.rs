@@ -9,8 +9,8 @@ use utoipa::openapi::path::Parameter;
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::{Content, OpenApi, Ref, RefOr, ResponseBuilder};
 
-use crate::app::Server;
 use crate::problem::MEDIA_TYPE;
+use crate::server::Server;
 
 /// The description of the API, but for its paths, which come with the handlers.
 #[derive(utoipa::OpenApi)]

@@ -8,8 +8,8 @@ use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::app::{Server, blocking, log_problem};
-use crate::problem::{Problem, limited};
+use crate::problem::{Problem, limited, log_problem};
+use crate::server::{Server, blocking};
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1_000;

@@ -12,18 +12,18 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use polars::prelude::{PolarsError, PolarsResult};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::app::{Pages, Rendered, Server, rejected};
 use crate::format::Format;
 use crate::merge::{self, Span};
-use crate::page::{self, Cursor, Reading};
+use crate::page::{self, Cursor, Pages, Reading};
 use crate::problem::{Problem, quoted};
 use crate::proof::{Offsets, Proof, Row};
 use crate::query::RowsQuery;
-use crate::shape::is_known;
+use crate::rendered::{Rendered, etag, is_known};
+use crate::server::Server;
 use crate::source::{Layers, Sources};
+use crate::topic::rejected;
 use crate::total;
 
 /// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.
@@ -378,18 +378,4 @@ fn render(
     let etag = etag(&body, &said);
     let proof = (format != Format::Json).then(|| HeaderValue::from_bytes(&said).ok()).flatten();
     Ok(Rendered { body: Bytes::from(body), etag, proof })
-}
-
-/// Weak, as the same answer may go out compressed. Definition, version and offsets are all in what is hashed.
-fn etag(body: &[u8], beside: &[u8]) -> HeaderValue {
-    let mut hash = Sha256::new();
-    hash.update(beside);
-    hash.update(body);
-    let hex: String = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::from_str(&format!("W/\"{hex}\"")).unwrap_or_else(|_| HeaderValue::from_static("W/\"0\""))
-}
-
-/// How many records there are up to the log's end that neither layer covers.
-pub(crate) fn lag(sources: &Sources, log_end: &Positions) -> u64 {
-    log_end.iter().map(|(&partition, &end)| end.saturating_sub(sources.covered_to(partition))).sum()
 }

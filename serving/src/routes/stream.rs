@@ -16,13 +16,12 @@
 
 mod event;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
-use anabranch_engine::render::Rows;
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Positions;
 use anabranch_plan::view::View;
@@ -31,20 +30,19 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::{FutureExt, Stream, StreamExt};
-use sha2::{Digest, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 use tokio_stream::StreamMap;
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use utoipa::IntoParams;
 
-use crate::app::{Server, Stamp, blocking, rejected};
-use crate::merge::{self, Answer, Ask, Final, Span};
+use crate::frame::{self, Finals, Frame, Shared};
+use crate::merge::Final;
 use crate::problem::{Problem, quoted};
-use crate::proof::Proof;
-use crate::routes::heartbeat::{heartbeats, recent_log_end};
+use crate::routes::heartbeat::heartbeats;
 use crate::routes::stream::event::StreamEvent;
-use crate::source::{Layers, Mode, Sources};
+use crate::server::{Server, blocking, stopped};
+use crate::topic::rejected;
 
 /// At most ten updates a second.
 const TICK: Duration = Duration::from_millis(100);
@@ -80,158 +78,6 @@ impl OutputMode {
             Self::Append => "append",
             Self::Complete => "complete",
         }
-    }
-}
-
-/// The newest answer of a view, cut into what a difference is made of.
-#[derive(Debug)]
-pub(crate) struct Frame {
-    head: Vec<u8>,
-    tail: Vec<u8>,
-    span: Span,
-    id: String,
-    /// Each row's key columns and the whole row, as JSON objects, in the view's order.
-    rows: Vec<(Arc<[u8]>, Vec<u8>)>,
-    index: HashMap<Arc<[u8]>, usize>,
-    /// The keys of the rows that the answer has beyond these.
-    beyond: HashSet<Arc<[u8]>>,
-    /// The id of the frame before it, which most streams were sent last, and what has changed since, put together once for them.
-    follows: Option<String>,
-    change: OnceLock<String>,
-}
-
-/// Of each view the newest answer that streams have, as long as one has it.
-pub(crate) type Frames = BTreeMap<String, tokio::sync::Mutex<Shared>>;
-
-/// An answer that all streams of its view send.
-#[derive(Debug, Default)]
-pub(crate) struct Shared {
-    frame: Weak<Frame>,
-    stamp: Option<Stamp>,
-    /// Until when it is good enough, though the layers have moved on.
-    due: Option<Instant>,
-}
-
-impl Frame {
-    fn compute(
-        view: &View,
-        layers: &Layers,
-        log_end: &Positions,
-        rejected: u64,
-        most: usize,
-        follows: Option<String>,
-    ) -> Result<Self, Problem> {
-        let internal = |error: polars::error::PolarsError| Problem::internal(&error);
-        let sources = Sources::choose(view, Mode::Merged, layers, log_end);
-        let answer = merge::answer(view, &sources, Ask::Current).map_err(internal)?;
-        let total = answer.rows.height();
-        let cells = Rows::of(&answer.rows).map_err(internal)?;
-        let (span, quality, late) = (answer.span, answer.quality, answer.late);
-        let proof = Proof { view, sources: &sources, span, quality, late, rejected, total };
-        let (mut head, mut tail) = (Vec::new(), Vec::new());
-        proof.write_head(&mut head);
-        head.extend_from_slice(format!(",\"truncated\":{}", most < total).as_bytes());
-        proof.write_tail(&mut tail);
-        let mut rows = Vec::with_capacity(cells.height());
-        let key = |i: usize| {
-            let mut key = Vec::new();
-            cells.write_json_object(i, |name| is_key(view, name), &mut key);
-            Arc::<[u8]>::from(key)
-        };
-        for i in 0..total.min(most) {
-            let (mut key, mut row) = (Vec::new(), Vec::new());
-            cells.write_json_object(i, |name| is_key(view, name), &mut key);
-            cells.write_json_object(i, |_| true, &mut row);
-            rows.push((Arc::from(key), row));
-        }
-        let beyond = (total.min(most)..total).map(key).collect();
-        let index = rows.iter().enumerate().map(|(i, (key, _))| (Arc::clone(key), i)).collect();
-        let mut hash = Sha256::new();
-        [&head, &tail].into_iter().chain(rows.iter().map(|(_, row)| row)).for_each(|part| hash.update(part));
-        let id = hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { head, tail, span, id, rows, index, beyond, follows, change: OnceLock::new() })
-    }
-
-    /// How long it is good enough, though the layers have moved on.
-    fn pace(&self) -> Duration {
-        TICK * u32::try_from(1 + (self.rows.len() + self.beyond.len()) / ROWS_A_TICK).unwrap_or(u32::MAX)
-    }
-
-    /// What has changed since `sent`, as the data of an event.
-    fn since(&self, sent: Option<&Frame>) -> String {
-        match sent {
-            Some(before) if self.follows.as_ref() == Some(&before.id) => {
-                self.change.get_or_init(|| self.difference(sent)).clone()
-            }
-            _ => self.difference(sent),
-        }
-    }
-
-    fn difference(&self, sent: Option<&Frame>) -> String {
-        let kept = sent.filter(|sent| sent.span == self.span);
-        let was = |key: &Arc<[u8]>| kept.and_then(|kept| kept.index.get(key).map(|&i| &kept.rows[i].1));
-        let changed: Vec<_> = self.rows.iter().filter(|(key, row)| was(key) != Some(row)).collect();
-        let gone = kept.map_or(&[][..], |kept| &kept.rows).iter().filter(|(key, _)| !self.index.contains_key(key));
-        let gone: Vec<_> = gone.collect();
-        let retracted = changed.iter().filter_map(|(key, _)| was(key)).chain(gone.iter().map(|(_, row)| row));
-        let mut data = self.head.clone();
-        data.extend_from_slice(b",\"rows\":[");
-        join(&mut data, changed.iter().map(|(_, row)| row.as_slice()));
-        data.extend_from_slice(b"],");
-        data.extend_from_slice(&self.tail);
-        data.extend_from_slice(format!(",\"reset\":{},\"removed\":[", kept.is_none()).as_bytes());
-        join(&mut data, gone.iter().map(|(key, _)| &**key));
-        data.extend_from_slice(b"],\"cut\":[");
-        join(&mut data, gone.iter().map(|(key, _)| &**key).filter(|key| self.beyond.contains(*key)));
-        data.extend_from_slice(b"],\"retracted\":[");
-        join(&mut data, retracted.map(Vec::as_slice));
-        data.extend_from_slice(b"]}");
-        String::from_utf8(data).expect("JSON is text")
-    }
-}
-
-/// Finals as they are sent: each window, and the data of its event.
-pub(crate) type Finals = Vec<(Final, String)>;
-
-/// The finals that come next after one, see [`merge::finals`]; none if that can't be told yet.
-fn compute_finals(
-    view: &View,
-    layers: &Layers,
-    log_end: &Positions,
-    after: Option<Final>,
-    rejected: u64,
-) -> Result<Option<Finals>, Problem> {
-    let sources = Sources::choose(view, Mode::Merged, layers, log_end);
-    let Some(finals) = merge::finals(view, &sources, after).map_err(|error| Problem::internal(&error))? else {
-        return Ok(None);
-    };
-    let data = |(window, Answer { span, rows, quality, late }): (Final, Answer)| {
-        let rows = Rows::of(&rows).map_err(|error| Problem::internal(&error))?;
-        let proof = Proof { view, sources: &sources, span, quality, late, rejected, total: rows.height() };
-        let mut data = Vec::with_capacity(512 + rows.height() * 64);
-        proof.write_head(&mut data);
-        data.extend_from_slice(b",\"truncated\":false,\"rows\":");
-        rows.write_json_array(&mut data);
-        data.push(b',');
-        proof.write_tail(&mut data);
-        data.push(b'}');
-        let data = String::from_utf8(data).map_err(|error| Problem::internal(&error))?;
-        Ok((window, data))
-    };
-    finals.into_iter().map(data).collect::<Result<_, _>>().map(Some)
-}
-
-/// What tells a row from others. Of one key there may be several sessions.
-fn is_key(view: &View, name: &str) -> bool {
-    name == "window_start" || view.keys.iter().any(|key| key.name == name)
-}
-
-fn join<'a>(out: &mut Vec<u8>, parts: impl Iterator<Item = &'a [u8]>) {
-    for (i, part) in parts.enumerate() {
-        if i > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(part);
     }
 }
 
@@ -530,7 +376,7 @@ impl Feed {
                 Sent::Answer(before) if self.mode == OutputMode::Update => Some(before),
                 _ => None,
             };
-            let is_long = frame.rows.len() > ROWS_A_TICK;
+            let is_long = frame.rows.iter().len() > ROWS_A_TICK;
             let since = move || frame.since(before.as_deref());
             let data = if is_long { blocking(since).await.ok()? } else { since() };
             room.send(self.event(data));
@@ -564,21 +410,13 @@ impl Feed {
     }
 }
 
-/// Waits until the server is to end.
-pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    if shutdown.wait_for(|stop| *stop).await.is_err() {
-        // Nobody is left who could say so.
-        std::future::pending().await
-    }
-}
-
 /// The newest answer, or one that is not older than its size allows, and when it is to be looked at again though no layer
 /// changes; none if there is none now. All streams of a view have the same, so it is computed once for them.
 async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, Option<Instant>)> {
     let mut shared = server.frames.get(&view.name)?.lock().await;
     let mut layers = server.layers.get(view);
     let (log_end, again) = if layers.need_log_end() {
-        (recent_log_end(server, view, &mut layers).await?, Some(Instant::now() + AGAIN))
+        (server.recent_log_end(view, &mut layers).await?, Some(Instant::now() + AGAIN))
     } else {
         (Positions::new(), None)
     };
@@ -597,11 +435,16 @@ async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, O
     let (of, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
     let frame = server.compute(move || {
         let rejected = rejected(&rejects, &of.table.topic)?;
-        Frame::compute(&of, &layers, &log_end, rejected, most, follows)
+        Frame::compute(&of, &layers, &log_end, rejected, most, follows).map_err(|error| Problem::internal(&error))
     });
     let frame = Arc::new(frame.await.ok()?);
-    *shared = Shared { frame: Arc::downgrade(&frame), stamp: Some(stamp), due: Some(Instant::now() + frame.pace()) };
+    *shared = Shared { frame: Arc::downgrade(&frame), stamp: Some(stamp), due: Some(Instant::now() + pace(&frame)) };
     Some((frame, again))
+}
+
+/// How long a frame is good enough, though the layers have moved on.
+fn pace(frame: &Frame) -> Duration {
+    TICK * u32::try_from(1 + frame.rows.total() / ROWS_A_TICK).unwrap_or(u32::MAX)
 }
 
 async fn next_finals(
@@ -618,7 +461,7 @@ async fn next_finals(
         let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
         server.compute(move || {
             let rejected = rejected(&rejects, &view.table.topic)?;
-            compute_finals(&view, &layers, &log_end, after, rejected)
+            frame::finals(&view, &layers, &log_end, after, rejected).map_err(|error| Problem::internal(&error))
         })
     };
     let weigh = |finals: &Option<Finals>| finals.iter().flatten().map(|(_, data)| data.len() + 64).sum();

@@ -14,13 +14,12 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{Server, blocking, positions_json, rejected};
-use crate::output::{self, OutputDetail};
 use crate::problem::Problem;
-use crate::proof::Offsets;
-use crate::routes::rows::lag;
+use crate::proof::{Offsets, positions_json};
+use crate::routes::output::{self, OutputDetail};
+use crate::server::{Server, blocking};
 use crate::source::{Layers, Mode, Sources};
-use crate::topic::Topics;
+use crate::topic::{Topics, rejected};
 
 /// All views.
 #[derive(Serialize, ToSchema)]
@@ -256,8 +255,8 @@ fn details<'a>(
     outputs: impl IntoIterator<Item = &'a Arc<Output>>,
 ) -> Result<Vec<Detail>, Problem> {
     let views: Vec<_> = views.into_iter().map(|view| (view, server.layers.get(view))).collect();
-    let outputs = output::positions(server, outputs)?;
-    let mut topics = Topics::new(server);
+    let outputs = server.app.outputs.positions(outputs)?;
+    let mut topics = Topics::new(&*server.app.log);
     let mut details = Vec::new();
     for (view, mut layers) in views {
         let ends = topics.ends(view, &mut layers)?;
@@ -321,7 +320,7 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
                 .map(|snapshot| SpeedCoverage { offsets: Offsets::of(topic, &snapshot.coverage) }),
         },
         log_end: positions_json(topic, log_end),
-        lag: lag(&sources, log_end),
+        lag: sources.lag(log_end),
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
         stopped: sources.stopped.clone(),

@@ -1,0 +1,206 @@
+//! What serving keeps while it runs, shared by all requests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::Positions;
+use anabranch_plan::view::{Catalog, View};
+use axum::http::StatusCode;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use crate::app::{Api, App, Readiness};
+use crate::cache::Cache;
+use crate::frame::{Finals, Frames};
+use crate::metric::Metrics;
+use crate::output::StoppedOutput;
+use crate::page::Pages;
+use crate::problem::{Problem, log_problem, with_causes};
+use crate::rendered::Rendered;
+use crate::source::{LayerStore, Layers, Stamp};
+use crate::topic::Asked;
+
+/// How old the log's ends may be of which streams tell, and how long asking for newer ones may hold one up.
+const AGE: Duration = Duration::from_secs(1);
+
+/// Everything that the handlers share.
+pub(crate) struct Server {
+    pub app: App,
+    pub layers: LayerStore,
+    pub metrics: Arc<Metrics>,
+    pub answers: Cache<Stamp, Rendered>,
+    /// What pages are made from.
+    pub pages: Arc<Pages>,
+    /// Of each view the newest answer that streams have, as long as one has it.
+    pub frames: Frames,
+    pub finals: Cache<Stamp, Option<Finals>>,
+    pub computing: Arc<Semaphore>,
+    pub streams: Arc<Semaphore>,
+    pub openapi: Bytes,
+    pub shutdown: watch::Receiver<bool>,
+    /// Where topics ended a moment ago.
+    ends: Mutex<BTreeMap<String, (Instant, Positions)>>,
+    rejects_seen: AtomicU64,
+}
+
+impl Server {
+    pub fn new(app: App, openapi: Bytes, shutdown: watch::Receiver<bool>) -> Self {
+        Self {
+            layers: LayerStore::new(app.snapshots.clone(), app.versions.clone()),
+            metrics: Arc::new(Metrics::default()),
+            answers: Cache::new(app.limits.cache_bytes),
+            pages: Arc::new(Pages::new(app.limits.cache_bytes / 2)),
+            frames: app.catalog.views.keys().map(|name| (name.clone(), Default::default())).collect(),
+            finals: Cache::new(app.limits.cache_bytes / 8),
+            computing: Arc::new(Semaphore::new(app.limits.computing)),
+            streams: Arc::new(Semaphore::new(app.limits.streams)),
+            openapi,
+            shutdown,
+            ends: Mutex::default(),
+            rejects_seen: AtomicU64::new(0),
+            app,
+        }
+    }
+
+    /// The view of that name, which has rows.
+    pub fn view(&self, name: &str) -> Result<&Arc<View>, Problem> {
+        let Catalog { views, outputs, .. } = &*self.app.catalog;
+        if let Some(output) = outputs.get(name) {
+            let detail =
+                format!("`{name}` keeps no rows here: they are in Kafka's topic `{}`, to be read there", output.topic);
+            return Err(Problem::new(StatusCode::NOT_FOUND, "rows-elsewhere", detail));
+        }
+        let names = || views.keys().chain(outputs.keys()).map(String::as_str);
+        views.get(name).ok_or_else(|| Problem::unknown("view", name, names()))
+    }
+
+    /// Whether everything has recovered and every source is running.
+    pub fn readiness(&self) -> Readiness {
+        let mut readiness = self.app.ready.borrow().clone();
+        let snapshots = self.layers.snapshots().0.iter();
+        let views = snapshots.filter_map(|(name, snapshot)| {
+            let snapshot = snapshot.borrow();
+            let why = snapshot.stopped.as_ref()?;
+            let what = if snapshot.alone { "it has stopped" } else { "its source has stopped" };
+            Some(format!("view `{name}`: {what}: {why}"))
+        });
+        let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
+            format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")
+        });
+        let accepts = matches!(self.app.api, Api::Whole | Api::Ingest);
+        let refused = accepts.then(|| self.app.log.accepts().err()).flatten();
+        let refused = refused.map(|error| format!("events can't be stored: {}", with_causes(&error)));
+        let unread = self.layers.versions().troubles();
+        for reason in views.chain(outputs).chain(unread).chain(self.app.stops.now()).chain(refused) {
+            readiness.ready = false;
+            if !readiness.reasons.contains(&reason) {
+                readiness.reasons.push(reason);
+            }
+        }
+        readiness
+    }
+
+    /// Takes note that a request had records rejected, which no snapshot tells of.
+    pub fn note_rejects(&self) {
+        self.rejects_seen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
+    pub async fn instant(&self, view: &Arc<View>) -> Result<(Layers, Positions, Stamp), Problem> {
+        let mut layers = self.layers.get(view);
+        let log_end = if layers.need_log_end() { self.log_end(view, &mut layers).await? } else { Positions::new() };
+        let stamp = self.stamp(&layers, &log_end);
+        Ok((layers, log_end, stamp))
+    }
+
+    /// The stamp of an answer made of these.
+    pub fn stamp(&self, layers: &Layers, log_end: &Positions) -> Stamp {
+        layers.stamp(log_end, self.rejects_seen.load(Ordering::Relaxed))
+    }
+
+    /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to them.
+    pub async fn log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Result<Positions, Problem> {
+        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+        let bounds = blocking(move || log.bounds(&topic)).await?;
+        Ok(Asked::of(bounds)?.ends(layers))
+    }
+
+    /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
+    pub async fn recent_log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Option<Positions> {
+        let topic = &view.table.topic;
+        let known = self.ends.lock().get(topic).cloned();
+        if let Some((asked, end)) = &known
+            && asked.elapsed() < AGE
+        {
+            return Some(end.clone());
+        }
+        let end = tokio::time::timeout(AGE, self.log_end(view, layers)).await;
+        let Ok(Ok(end)) = end else { return known.map(|(_, end)| end) };
+        if layers.other_log.is_none() {
+            self.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
+        }
+        Some(end)
+    }
+
+    /// Refuses what a client brings along that is of another log than the one that is there.
+    pub async fn check_log(
+        &self,
+        view: &Arc<View>,
+        layers: &Layers,
+        mark: &Mark,
+        what: &str,
+        way_out: &str,
+    ) -> Result<(), Problem> {
+        if layers.log().is_none_or(|log| log == mark) {
+            return Ok(());
+        }
+        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+        let lineage = blocking(move || log.lineage(&topic)).await?.map_err(|error| log_problem(&error))?;
+        if lineage.knows(mark) {
+            return Ok(());
+        }
+        let there = lineage.newest().map(Mark::to_string).unwrap_or_default();
+        let detail = format!("{what} is of the log {mark}, and view `{}` is of {there} now: {way_out}", view.name);
+        Err(Problem::new(StatusCode::GONE, "other-log", detail))
+    }
+
+    /// Runs work that may take long outside the reactor, a bounded number at once, and not for ever.
+    pub async fn compute<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let permits = Arc::clone(&self.computing);
+        let computing = async move {
+            let permit = permits.acquire_owned().await.map_err(|error| Problem::internal(&error))?;
+            blocking(move || {
+                let result = work();
+                drop(permit);
+                result
+            })
+            .await?
+        };
+        let seconds = self.app.limits.timeout.as_secs();
+        tokio::time::timeout(self.app.limits.timeout, computing).await.unwrap_or_else(|_| {
+            let detail = format!("no answer within {seconds} seconds; ask for fewer windows, or later");
+            Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", detail).retry_after(5))
+        })
+    }
+}
+
+/// Runs blocking work outside the reactor.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Problem::internal(&error))
+}
+
+/// Waits until the server is to end.
+pub(crate) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    if shutdown.wait_for(|stop| *stop).await.is_err() {
+        // Nobody is left who could say so.
+        std::future::pending().await
+    }
+}
