@@ -21,8 +21,9 @@ use anabranch_log::kafka::KafkaLog;
 use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, Retention};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, Late, Output};
+use anabranch_plan::view::{Catalog, Sent};
 use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
 use anabranch_store::storage::{Location, Storage};
@@ -150,9 +151,9 @@ impl Platform {
                 created => created?,
             }
         }
-        for view in catalog.views.values() {
-            let Late::Topic(topic) = &view.late else { continue };
-            match log.create_topic(topic, log.bounds(&view.table.topic)?.len() as u32) {
+        for view in catalog.kept() {
+            let Late::Topic(topic) = &view.aggregation().late else { continue };
+            match log.create_topic(topic, log.bounds(&view.table().topic)?.len() as u32) {
                 Err(LogError::FewerPartitions { .. }) => {}
                 created => created?,
             }
@@ -380,11 +381,11 @@ pub fn validate(config: &Config, catalog: &Catalog) -> Result<(), Failure> {
             "table `{name}` has `headers`, which records have on Kafka only: set `brokers` under [kafka], or leave it out"
         )));
     }
-    if let Some(output) = catalog.outputs.values().next() {
+    if let Some(output) = catalog.sent().next() {
         return Err(Failure::usage(format!(
             "view `{}` writes its rows to a topic of Kafka, and this project's log is the embedded one: set `brokers` \
              under [kafka], or leave the view out",
-            output.name
+            output.id.name
         )));
     }
     Ok(())
@@ -442,8 +443,8 @@ pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readines
 
 /// How far the outputs are, for serving.
 pub fn outputs(outlets: Option<Outlets>, stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static) -> Outputs {
-    let positions = move |output: &Output| {
-        let of = |all: &Outlets| all.positions(&output.name, &output.table.topic);
+    let positions = move |output: &Sent| {
+        let of = |all: &Outlets| all.positions(&output.id.name, &output.table().topic);
         outlets.as_ref().map_or(Ok(Positions::new()), of)
     };
     Outputs::new(positions, stopped)

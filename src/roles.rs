@@ -408,7 +408,7 @@ struct ArchiveMember {
 impl ArchiveMember {
     fn start(&mut self, topic: &str) {
         let Some(table) = self.catalog.table_of_topic(topic).cloned() else { return };
-        let views = self.catalog.views_of(&table.name).filter_map(|view| self.versions.0.get(&view.name).cloned());
+        let views = self.catalog.kept_of(&table.name).filter_map(|view| self.versions.0.get(&view.id.name).cloned());
         let views = views.collect();
         let (log, rejects, clock) = (self.log.clone(), self.rejects.clone(), self.clock.clone());
         let archive = Archive { root: archive_root(&self.data, &table.name), table, log, rejects, clock };

@@ -8,10 +8,11 @@ use anabranch_exchange::reject::RejectLog;
 use anabranch_log::clock::ManualClock;
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_log::{Append, Log, Payloads};
+use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
 use anabranch_plan::schema::{Column, DataType, Table};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::view::{Catalog, End, Kept, View, ViewId};
 use anabranch_plan::window::Window;
 use anabranch_store::table::DeltaTable;
 use polars::prelude::{AnyValue, DataFrame, LazyFrame, PlRefPath, ScanArgsParquet};
@@ -46,20 +47,15 @@ pub fn table() -> Table {
 }
 
 /// Count, sum, minimum, maximum and average of `value` by `user`.
-pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
+pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> Kept {
     let value = || Some(Expr::Column("value".into(), DataType::BigInt));
     let aggregate =
         |name: &str, function, argument| Aggregate { name: name.into(), function, argument, place: None, filter: None };
     let mut columns = vec![OutputColumn::Key(0)];
     columns.extend((0..5).map(OutputColumn::Aggregate));
-    View {
-        name: name.into(),
-        sql: String::new(),
-        definition: format!("sha256:{name}-{window:?}"),
-        table,
+    let id = ViewId { name: name.into(), definition: format!("sha256:{name}-{window:?}") };
+    let aggregation = Aggregation {
         window,
-        unnest: None,
-        filter: None,
         keys: vec![Key { name: "user".into(), expr: Expr::Column("user".into(), DataType::Text) }],
         aggregates: vec![
             aggregate("n", AggregateFunction::Count, None),
@@ -73,18 +69,32 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> View {
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit: None,
         allowed_lateness: 0,
-        late: anabranch_plan::view::Late::Discard,
+        late: anabranch_plan::aggregation::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,
-    }
+    };
+    let view = View {
+        id,
+        sql: String::new(),
+        rows: anabranch_plan::rows::Rows::Scan(table),
+        end: End::Keep(Box::new(aggregation)),
+    };
+    Kept::of(&Arc::new(view)).expect("it keeps an aggregation")
 }
 
-pub fn catalog(views: Vec<View>) -> Catalog {
+/// A view with something changed of what it keeps.
+pub fn with(view: &Kept, change: impl FnOnce(&mut Aggregation)) -> Kept {
+    let mut aggregation = view.aggregation().clone();
+    change(&mut aggregation);
+    view.keeping(aggregation)
+}
+
+pub fn catalog(views: Vec<Kept>) -> Catalog {
     let mut catalog = Catalog::default();
     for view in views {
-        catalog.tables.insert(view.table.name.clone(), view.table.clone());
-        catalog.views.insert(view.name.clone(), Arc::new(view));
+        catalog.tables.insert(view.table().name.clone(), view.table().clone());
+        catalog.views.insert(view.id.name.clone(), Arc::clone(&view));
     }
     catalog
 }
@@ -187,11 +197,12 @@ pub async fn read_table(root: &Path) -> DataFrame {
 }
 
 /// The view's rows by its partials.
-pub fn rows_of_partials(view: &View, version: &anabranch_exchange::version::Version) -> Rows {
+pub fn rows_of_partials(view: &Kept, version: &anabranch_exchange::version::Version) -> Rows {
     use anabranch_engine::partial::{Part, Scope, windows};
-    let partials = version.partials(view, Micros::MIN / 4, Micros::MAX / 4).expect("partials").into_iter();
+    let partials =
+        version.partials(view.aggregation(), Micros::MIN / 4, Micros::MAX / 4).expect("partials").into_iter();
     let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-    rows(&windows(view, &parts, Scope::All).expect("windows").rows)
+    rows(&windows(view.aggregation(), &parts, Scope::All).expect("windows").rows)
 }
 
 /// Another program that commits to a table: actions of Delta's, without a note of ours.

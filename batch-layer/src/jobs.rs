@@ -99,10 +99,11 @@ enum Failure {
 impl JobQueue {
     /// Opens the queue with its history below the data folder. Jobs that an ended process has left, waiting or at work, wait.
     pub fn open(data: &Path, catalog: &Catalog, clock: Arc<dyn Clock>, retry: Retry) -> Result<Self, JobError> {
-        let schedules = catalog.views.values().filter_map(|view| Some((view.name.clone(), view.schedule.clone()?)));
+        let schedules =
+            catalog.kept().filter_map(|view| Some((view.id.name.clone(), view.aggregation().schedule.clone()?)));
         let state = State::open(data, schedules.collect(), clock.now());
         let state = state.map_err(|source| JobError::History { step: "opened", source })?;
-        let runs = Runs::new(catalog.views.keys());
+        let runs = Runs::new(catalog.kept_names());
         let (catalog, state) = (catalog.clone(), Arc::new(Mutex::new(state)));
         let (timeout, notice, arrived) = (None, Duration::from_secs(60), Notify::new());
         Ok(Self { catalog, clock, retry, timeout, notice, state, runs, arrived })
@@ -118,7 +119,8 @@ impl JobQueue {
         let state = self.state.lock();
         let count = |wanted| state.jobs.values().filter(|entry| entry.recorded.job.state == wanted).count() as u64;
         let schedules = state.standings.values().filter_map(|standing| {
-            let schedule = self.catalog.views.get(&standing.view)?.schedule.as_ref()?;
+            let view = self.catalog.kept_view(&standing.view)?;
+            let schedule = view.aggregation().schedule.as_ref()?;
             let (view, failures) = (standing.view.clone(), standing.failures);
             Some(ScheduleMetrics { view, due: schedule.next_after(standing.dealt), failures })
         });
@@ -348,7 +350,7 @@ impl JobQueue {
         trigger: Trigger,
         scheduled: Option<Micros>,
     ) -> Result<Job, JobError> {
-        let request = request.check(self.catalog.views.keys())?;
+        let request = request.check(self.catalog.kept_names())?;
         let mut state = self.state.lock();
         let now = self.clock.now();
         let id = id.map_or_else(|| job::id_after(state.jobs.keys().next_back(), now), str::to_owned);

@@ -17,7 +17,7 @@ use anabranch_exchange::reject::RejectLog;
 use anabranch_exchange::version::{Publishers, Version, Versions, archive_root, open_versions};
 use anabranch_log::Log;
 use anabranch_log::clock::Clock;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use anabranch_store::table::Sweeper;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -138,9 +138,10 @@ impl BatchLayer {
     /// which ended too early to compute them, and those that would begin with records that the log has lost.
     async fn ask_for_wanted(worker: Arc<Worker>, queue: Arc<JobQueue>) {
         let mut views = Vec::new();
-        for (name, view) in &worker.catalog.views {
+        for view in worker.catalog.kept() {
+            let name = &view.id.name;
             let is_stale = worker.versions.newest(name).is_some_and(|version| version.is_stale);
-            let is_wanted = is_stale || worker.has_lost_its_start(view).await;
+            let is_wanted = is_stale || worker.has_lost_its_start(&view).await;
             // A job that waits since the last process does it, too.
             if is_wanted && !queue.is_busy(name) {
                 views.push(name.clone());
@@ -215,7 +216,7 @@ async fn open_archivers(
 ) -> Result<BTreeMap<String, Arc<Archiver>>, BatchError> {
     let mut archivers = BTreeMap::new();
     for table in catalog.tables.values() {
-        let views = catalog.views_of(&table.name).filter_map(|view| versions.0.get(&view.name).cloned()).collect();
+        let views = catalog.kept_of(&table.name).filter_map(|view| versions.0.get(&view.id.name).cloned()).collect();
         let archive = Archive {
             root: archive_root(data, &table.name),
             table: table.clone(),
@@ -245,9 +246,9 @@ struct Worker {
 #[async_trait]
 impl Work for Worker {
     async fn archive(&self, views: &[String]) -> Result<(), BatchError> {
-        let tables = views.iter().filter_map(|view| Some(&self.catalog.views.get(view)?.table.name));
+        let tables = views.iter().filter_map(|view| Some(self.catalog.kept_view(view)?.table().name.clone()));
         for table in tables.collect::<std::collections::BTreeSet<_>>() {
-            if let Some(archiver) = self.archivers.get(table) {
+            if let Some(archiver) = self.archivers.get(&table) {
                 archiver.archive_to(&archiver.log_ends().await?).await?;
             }
         }
@@ -260,14 +261,14 @@ impl Work for Worker {
         progress: Arc<dyn Fn(f64) + Send + Sync>,
         cancel: CancellationToken,
     ) -> Result<u64, BatchError> {
-        let view = self.catalog.views.get(&run.view).cloned();
-        let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table.name));
+        let view = self.catalog.kept_view(&run.view);
+        let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table().name));
         let (Some(view), Some(archiver)) = (view, archiver) else {
             return Err(BatchError::UnknownView(run.view));
         };
-        self.publishers.refresh_table(&view.table.name).await?;
-        if let Some(newest) = self.versions.newest(&view.name) {
-            archiver.verify_version(&view.name, &newest.published).await?;
+        self.publishers.refresh_table(&view.table().name).await?;
+        if let Some(newest) = self.versions.newest(&view.id.name) {
+            archiver.verify_version(&view.id.name, &newest.published).await?;
         }
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
         let recompute = Recompute {
@@ -284,10 +285,10 @@ impl Work for Worker {
         };
         let published = recompute.run().await;
         // Also after a failure: another process may have published, which is why this one failed.
-        self.publishers.refresh_table(&view.table.name).await?;
+        self.publishers.refresh_table(&view.table().name).await?;
         let version = match published? {
             Some(published) => published.version,
-            None => self.versions.newest(&view.name).map_or(0, |version| version.published.version),
+            None => self.versions.newest(&view.id.name).map_or(0, |version| version.published.version),
         };
         if let Err(error) = self.sweep(&run.view).await {
             tracing::warn!(view = run.view, error = error.chain(), "files of old versions weren't swept");
@@ -296,7 +297,7 @@ impl Work for Worker {
     }
 
     async fn tend(&self) {
-        for view in self.catalog.views.keys() {
+        for view in self.catalog.kept_names() {
             if let Err(error) = self.sweep(view).await {
                 tracing::warn!(view, error = error.chain(), "files that no version names weren't swept");
             }
@@ -306,24 +307,24 @@ impl Work for Worker {
 
 impl Worker {
     /// Whether the log no longer holds the records with which a view would begin: those behind its newest version, or all.
-    async fn has_lost_its_start(&self, view: &View) -> bool {
-        let table = &view.table.name;
+    async fn has_lost_its_start(&self, view: &Kept) -> bool {
+        let table = &view.table().name;
         let Some(archiver) = self.archivers.get(table) else { return false };
         let held = archiver.held().await.inspect_err(|error| {
             tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
         });
-        let fits = |version: &Arc<Version>| version.published.definition == view.definition;
-        let newest = self.versions.newest(&view.name).filter(fits);
+        let fits = |version: &Arc<Version>| version.published.definition == view.id.definition;
+        let newest = self.versions.newest(&view.id.name).filter(fits);
         let begins = |p| newest.as_ref().map_or(0, |version| version.published.coverage.next(p));
         held.is_ok_and(|held| held.iter().any(|(&partition, range)| begins(partition) < range.start))
     }
 
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {
-        let Some(view) = self.catalog.views.get(name) else { return Ok(()) };
+        let Some(view) = self.catalog.kept_view(name) else { return Ok(()) };
         let mut sweepers = self.sweepers.lock().await;
         let sweeper = sweepers.entry(name.to_owned()).or_default();
         let grace = i64::try_from(self.grace.as_micros()).unwrap_or(i64::MAX);
-        sweep(&self.views, view, sweeper, self.keep_versions, self.clock.now(), grace).await?;
+        sweep(&self.views, &view, sweeper, self.keep_versions, self.clock.now(), grace).await?;
         Ok(())
     }
 }

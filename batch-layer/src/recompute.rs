@@ -30,7 +30,7 @@ use anabranch_exchange::version::{
 use anabranch_log::clock::Clock;
 use anabranch_plan::schema::Layout;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use anabranch_store::table::{Change, DataFile, DeltaTable, Sweeper, TableError};
 use fail::fail_point;
@@ -55,7 +55,7 @@ const ATTEMPTS: usize = 20;
 #[derive(Clone)]
 pub struct Recompute {
     /// The view.
-    pub view: Arc<View>,
+    pub view: Kept,
     /// The folder of all views' tables.
     pub views: PathBuf,
     /// Where it is recorded what a new definition, or an erasure, changed.
@@ -104,7 +104,7 @@ impl Recompute {
     pub async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
         let mut attempts = 1;
         loop {
-            let archive = ArchiveSnapshot::open(&self.archive.root, &self.view.table).await?;
+            let archive = ArchiveSnapshot::open(&self.archive.root, self.view.table()).await?;
             let archive = archive.unwrap_or_else(|| self.archive.clone());
             match (Self { archive, ..self.clone() }).run().await {
                 Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Rebuilt { .. })
@@ -119,17 +119,17 @@ impl Recompute {
 
     /// Computes and publishes a version of the view; `None` if the newest version covers the same already.
     pub async fn run(self) -> Result<Option<Published>, BatchError> {
-        let root = view_root(&self.views, &self.view.name);
+        let root = view_root(&self.views, &self.view.id.name);
         let layout = output::layout(&self.view);
         let (mut table, newest, last) = open(&root, &layout, self.clock.now()).await?;
         // The transaction outlives the commits of versions, which log clean-up deletes.
-        let committed = table.transaction(&view_app_id(&self.view.name)).await?;
+        let committed = table.transaction(&view_app_id(&self.view.id.name)).await?;
         let version = last.max(committed.and_then(|last| u64::try_from(last).ok()).unwrap_or(0)) + 1;
         let difference = match &newest {
             Some(newest) => Difference::of(newest, &self.archive).await?,
             None => Difference::default(),
         };
-        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.definition;
+        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.id.definition;
         let cause = newest.as_ref().and_then(|newest| match same_definition(newest) {
             true => (!difference.erased.is_empty()).then_some(Cause::Erased),
             false => Some(Cause::Redefined),
@@ -142,7 +142,7 @@ impl Recompute {
             damaged = blocking("checking the panes", move || Ok(damaged_days(&known))).await?;
         }
         // Which sessions there were on a day that can't be read isn't known.
-        let is_session = self.view.window.is_some_and(Window::is_session);
+        let is_session = self.view.aggregation().window.is_some_and(Window::is_session);
         let previous = previous.filter(|_| !is_session || damaged.is_empty());
         let mut touched = self.touched(previous.is_some().then_some(&difference));
         touched.extend(damaged);
@@ -166,7 +166,7 @@ impl Recompute {
         self.archive.check().await?;
         let published = Published {
             version,
-            definition: self.view.definition.clone(),
+            definition: self.view.id.definition.clone(),
             coverage: self.archive.archived.coverage.clone(),
             event_times: self.archive.archived.event_times.clone(),
             published: self.clock.now(),
@@ -182,15 +182,15 @@ impl Recompute {
             version: table.version() + 1,
             source,
         })?;
-        let transactions = vec![(view_app_id(&self.view.name), i64::try_from(version).unwrap_or(i64::MAX))];
+        let transactions = vec![(view_app_id(&self.view.id.name), i64::try_from(version).unwrap_or(i64::MAX))];
         let layout = (table.layout().ok().as_ref() != Some(&layout)).then_some(layout);
         let change =
             Change { add: computed.add, remove: computed.remove, transactions, note, layout, ..Change::default() };
         table.commit(change).await?;
         if let Some(redefined) = &computed.redefined
-            && let Err(error) = self.audits.record_redefined(&self.view.name, version, redefined)
+            && let Err(error) = self.audits.record_redefined(&self.view.id.name, version, redefined)
         {
-            tracing::warn!(view = self.view.name, version, %error, "corrections can't be stored");
+            tracing::warn!(view = self.view.id.name, version, %error, "corrections can't be stored");
         }
         fail_point!("batch::after_publish", |_| Err(BatchError::Failpoint("batch::after_publish")));
         (self.progress)(1.0);
@@ -217,7 +217,7 @@ impl Recompute {
     }
 
     fn failed(&self, step: &'static str) -> impl FnOnce(polars::prelude::PolarsError) -> BatchError + '_ {
-        move |source| BatchError::Query { step, view: self.view.name.clone(), source }
+        move |source| BatchError::Query { step, view: self.view.id.name.clone(), source }
     }
 
     fn compute(&self, root: &std::path::Path, stem: &str, base: Base) -> Result<Computed, BatchError> {
@@ -233,7 +233,7 @@ impl Recompute {
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
         let version = Version::new(root.to_owned(), self.draft(panes), false);
-        let (add, remove) = if let Some(window) = self.view.window {
+        let (add, remove) = if let Some(window) = self.view.aggregation().window {
             let touched = is_partial.then_some(&touched);
             // Also the windows that there were before, and maybe aren't any more.
             let mut days = BTreeSet::new();
@@ -271,21 +271,21 @@ impl Recompute {
             Cause::Erased => difference.is_erased(days),
             _ => difference.is_same(days),
         };
-        if self.view.window.is_none() && !is_compared(i64::MIN..=i64::MAX) {
+        if self.view.aggregation().window.is_none() && !is_compared(i64::MIN..=i64::MAX) {
             return None;
         }
         if old.iter().any(|file| file_damage(root, file).is_ok_and(|found| found.is_some())) {
-            tracing::warn!(view = self.view.name, "corrections aren't known: the old rows are damaged");
+            tracing::warn!(view = self.view.id.name, "corrections aren't known: the old rows are damaged");
             return None;
         }
         let redefined = redefined::redefined(&self.view, root, (old, new), (&is_compared, cause));
-        redefined.inspect_err(|error| tracing::warn!(view = self.view.name, %error, "corrections aren't known")).ok()
+        redefined.inspect_err(|error| tracing::warn!(view = self.view.id.name, %error, "corrections aren't known")).ok()
     }
 
     fn draft(&self, panes: Vec<PaneFile>) -> Published {
         Published {
             version: 0,
-            definition: self.view.definition.clone(),
+            definition: self.view.id.definition.clone(),
             coverage: self.archive.archived.coverage.clone(),
             event_times: BTreeMap::new(),
             published: 0,
@@ -300,15 +300,15 @@ impl Recompute {
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
         let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
-        check_files(&self.archive.root, &self.view.table, files)?;
-        let partials = scan(&self.archive, &self.view.table, files)
+        check_files(&self.archive.root, self.view.table(), files)?;
+        let partials = scan(&self.archive, self.view.table(), files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
         if partials.height() == 0 {
             return Ok(None);
         }
         let mut by = vec![PANE.to_owned()];
-        by.extend((0..self.view.keys.len()).map(partial::key));
+        by.extend((0..self.view.aggregation().keys.len()).map(partial::key));
         let mut sorted = partials
             .select(output::pane_columns(&self.view))
             .and_then(|partials| partials.sort(by, SortMultipleOptions::default().with_nulls_last(true)))
@@ -324,7 +324,7 @@ impl Recompute {
     /// The days in which a window starts that holds a pane; with `touched`, a pane of these days. The panes of files
     /// are taken for all between their first and last: a day too many costs time only.
     fn window_days(&self, panes: &[PaneFile], touched: Option<&BTreeSet<i64>>) -> BTreeSet<i64> {
-        let Some(window) = self.view.window else { return BTreeSet::new() };
+        let Some(window) = self.view.aggregation().window else { return BTreeSet::new() };
         let mut days = BTreeSet::new();
         for file in panes.iter().filter(|file| touched.is_none_or(|touched| touched.contains(&file.day))) {
             days.extend(day_of(window.first_start(file.first))..=day_of(window.last_start(file.last)));
@@ -334,7 +334,7 @@ impl Recompute {
 
     /// Finishes the windows that start on these days and writes their rows, a file for each day.
     fn write_windows(&self, version: &Version, stem: &str, days: &BTreeSet<i64>) -> Result<Vec<DataFile>, BatchError> {
-        let Some(window) = self.view.window else { return Ok(Vec::new()) };
+        let Some(window) = self.view.aggregation().window else { return Ok(Vec::new()) };
         let mut files = Vec::new();
         let mut done = 0;
         for group in self.groups(&version.published.panes, days) {
@@ -361,14 +361,14 @@ impl Recompute {
 
     /// The rows of the windows asked for, by panes that start in a range.
     fn finished(&self, version: &Version, panes: Range<Micros>, scope: Scope) -> PolarsResult<DataFrame> {
-        let partials = version.partials(&self.view, panes.start, panes.end)?.into_iter();
+        let partials = version.partials(self.view.aggregation(), panes.start, panes.end)?.into_iter();
         let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-        partial::windows(&self.view, &parts, scope)?.rows.select(output::row_columns(&self.view))
+        partial::windows(self.view.aggregation(), &parts, scope)?.rows.select(output::row_columns(&self.view))
     }
 
     /// Neighbouring days that are finished together.
     fn groups(&self, panes: &[PaneFile], days: &BTreeSet<i64>) -> Vec<Range<i64>> {
-        let overlap = self.view.window.map_or(1, |window| window.overlap().unsigned_abs());
+        let overlap = self.view.aggregation().window.map_or(1, |window| window.overlap().unsigned_abs());
         let mut groups: Vec<(Range<i64>, u64)> = Vec::new();
         for &day in days {
             let rows = panes.iter().filter(|file| file.day == day).map(|file| file.rows * overlap).sum::<u64>();
@@ -441,13 +441,13 @@ fn damaged_days(version: &Version) -> Vec<i64> {
 }
 
 /// The partials of events, of which Polars evaluates a part while the part before it is added up.
-fn partials(view: &View, events: LazyFrame) -> PolarsResult<DataFrame> {
+fn partials(view: &Kept, events: LazyFrame) -> PolarsResult<DataFrame> {
     let (sender, evaluated) = std::sync::mpsc::sync_channel(2);
-    let rows = partial::rows(view, events, false);
+    let rows = partial::inputs(view, events, false);
     let rows = rows.sink_batches(PlanCallback::new(move |rows| Ok(sender.send(rows).is_err())), true, None)?;
     std::thread::scope(|scope| {
         let query = scope.spawn(move || rows.collect_with_engine(Engine::Streaming));
-        let mut partials = Partials::new(view, Keep::Everything);
+        let mut partials = Partials::new(view.aggregation(), Keep::Everything);
         evaluated.into_iter().try_for_each(|rows| partials.absorb(rows))?;
         query.join().map_err(|_| polars::prelude::polars_err!(ComputeError: "the query's thread has failed"))??;
         partials.into_frame()
@@ -457,13 +457,13 @@ fn partials(view: &View, events: LazyFrame) -> PolarsResult<DataFrame> {
 /// Deletes files that none of a view's newest `keep` versions names, once they have been so for the grace period.
 pub async fn sweep(
     views: &std::path::Path,
-    view: &View,
+    view: &Kept,
     sweeper: &mut Sweeper,
     keep: usize,
     now: Micros,
     grace: Micros,
 ) -> Result<usize, BatchError> {
-    let root = view_root(views, &view.name);
+    let root = view_root(views, &view.id.name);
     let Some(table) = DeltaTable::open(&root).await? else { return Ok(0) };
     let mut referenced: BTreeSet<String> = table.files().into_iter().map(|file| file.path).collect();
     let kept = kept_versions(&table, keep.max(1)).await?;
@@ -479,6 +479,6 @@ pub async fn sweep(
 }
 
 /// The layout of a view's table.
-pub fn table_layout(view: &View) -> Layout {
+pub fn table_layout(view: &Kept) -> Layout {
     output::layout(view)
 }

@@ -50,8 +50,9 @@ impl Scheduler {
     /// Follows the schedules of a catalog's views. One that is new, or has other times than before, begins now.
     pub fn new(catalog: &Catalog, jobs: Arc<JobQueue>, clock: Arc<dyn Clock>) -> Self {
         let mut entries = Vec::new();
-        for (name, view) in &catalog.views {
-            let Some(schedule) = view.schedule.clone() else { continue };
+        for view in catalog.kept() {
+            let name = &view.id.name;
+            let Some(schedule) = view.aggregation().schedule.clone() else { continue };
             let (standing, times) = (jobs.standing(name), schedule.to_string());
             match standing {
                 Some(standing) if standing.times == times => {}

@@ -140,7 +140,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
         let dir = tempfile::tempdir().expect("directory");
         let source = source(dir.path());
         let archiver = open(dir.path(), &source).await;
-        let view = Arc::new(view("sums", Arc::new(table()), Some(Window::sliding(5 * SECOND, 2 * SECOND))));
+        let view = view("sums", Arc::new(table()), Some(Window::sliding(5 * SECOND, 2 * SECOND)));
         let root = dir.path().join("views/sums");
         let recompute = async || {
             let archive = archiver.archive_to(&archiver.log_ends().await?).await?;
@@ -167,9 +167,9 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
         let is_new = failpoint == "batch::after_publish";
         let twice: Vec<Event> = EVENTS.into_iter().chain(EVENTS).collect();
         let held = if is_new { twice.as_slice() } else { EVENTS.as_slice() };
-        assert_eq!(rows(&read_table(&root).await), fold(view.window, held), "{failpoint}");
+        assert_eq!(rows(&read_table(&root).await), fold(view.aggregation().window, held), "{failpoint}");
         assert_eq!(recompute().await.expect("recompute").is_none(), is_new, "{failpoint}");
-        assert_eq!(rows(&read_table(&root).await), fold(view.window, &twice), "{failpoint}");
+        assert_eq!(rows(&read_table(&root).await), fold(view.aggregation().window, &twice), "{failpoint}");
         let table = DeltaTable::open(&root).await.expect("open").expect("table");
         let committed = committed_version(&table).await.expect("note").expect("a version");
         assert_eq!((committed.published.version, committed.published.coverage.len()), (2, 14));

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anabranch::failure::Failure;
 use anabranch_engine::group::Keep;
-use anabranch_engine::partial::{Partials, Rows, rows};
+use anabranch_engine::partial::{Inputs, Partials, inputs};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::{Column, DataFrame, DataType, IntoLazy, TimeUnit};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -69,21 +69,22 @@ impl Events {
     }
 
     /// Nanoseconds an event through the engine, and the bytes of a group.
-    fn engine(&self, view: &View, batches: usize) -> Result<(f64, f64), Failure> {
-        let mut partials = Partials::new(view, Keep::Bounded);
+    fn engine(&self, view: &Kept, batches: usize) -> Result<(f64, f64), Failure> {
+        let mut partials = Partials::new(view.aggregation(), Keep::Bounded);
         let mut took = Duration::ZERO;
         for batch in 0..batches {
             let frame = self.frame(batch)?;
             let started = Instant::now();
-            partials.absorb(rows(view, frame.lazy(), false).collect()?)?;
+            partials.absorb(inputs(view, frame.lazy(), false).collect()?)?;
             took += started.elapsed();
         }
         Ok((nanos(took, batches), partials.bytes() as f64 / partials.groups().max(1) as f64))
     }
 
     /// Nanoseconds a micro-batch of one event.
-    fn one_by_one(&self, view: &View) -> Result<f64, Failure> {
-        let (rows, mut partials, mut took) = (Rows::new(view), Partials::new(view, Keep::Bounded), Duration::ZERO);
+    fn one_by_one(&self, view: &Kept) -> Result<f64, Failure> {
+        let (rows, mut partials, mut took) =
+            (Inputs::new(view), Partials::new(view.aggregation(), Keep::Bounded), Duration::ZERO);
         let frame = self.frame(0)?;
         for event in 0..ONE_BY_ONE {
             let event = frame.slice(event, 1);
@@ -96,18 +97,19 @@ impl Events {
 
     /// Up to each so many million events: nanoseconds an event in one state that grows, in a state that begins anew with each
     /// million, and the bytes of a group. The two take turns in what they find in the caches.
-    fn growth(&self, view: &View, millions: usize) -> Result<Vec<(f64, f64, f64)>, Failure> {
+    fn growth(&self, view: &Kept, millions: usize) -> Result<Vec<(f64, f64, f64)>, Failure> {
         let of_million = 1_000_000 / BATCH;
-        let (mut grows, mut took, mut all) = (Partials::new(view, Keep::Bounded), [Duration::ZERO; 2], Vec::new());
+        let (mut grows, mut took, mut all) =
+            (Partials::new(view.aggregation(), Keep::Bounded), [Duration::ZERO; 2], Vec::new());
         for million in 0..millions {
-            let mut begins = Partials::new(view, Keep::Bounded);
+            let mut begins = Partials::new(view.aggregation(), Keep::Bounded);
             for batch in million * of_million..(million + 1) * of_million {
                 let frame = self.frame(batch)?;
                 for turn in [batch % 2, 1 - batch % 2] {
                     let frame = frame.clone();
                     let partials = if turn == 0 { &mut grows } else { &mut begins };
                     let started = Instant::now();
-                    partials.absorb(rows(view, frame.lazy(), false).collect()?)?;
+                    partials.absorb(inputs(view, frame.lazy(), false).collect()?)?;
                     took[turn] += started.elapsed();
                 }
             }
@@ -172,13 +174,13 @@ fn nanos(took: Duration, batches: usize) -> f64 {
     took.as_nanos() as f64 / (batches * BATCH) as f64
 }
 
-fn view(from: &str, aggregates: &str) -> Result<View, Failure> {
+fn view(from: &str, aggregates: &str) -> Result<Kept, Failure> {
     let bounds = if from.contains('(') { "window_start, window_end, " } else { "" };
     let sql = format!(
         "CREATE TABLE events (k TEXT, v BIGINT, d DOUBLE, e DOUBLE, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
          CREATE MATERIALIZED VIEW view AS SELECT {bounds}k, {aggregates} FROM {from} GROUP BY {bounds}k;"
     );
-    Ok(View::clone(&planned(&sql)?.views["view"]))
+    planned(&sql)?.kept_view("view").ok_or_else(|| Failure::new("no such view"))
 }
 
 /// Prints the tables.

@@ -14,7 +14,7 @@ use anabranch_exchange::reject::RejectLog;
 use anabranch_log::Log;
 use anabranch_log::clock::{Clock, SystemClock};
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::{Engine, col};
 use tokio_util::sync::CancellationToken;
 
@@ -40,10 +40,11 @@ pub async fn run(events: u64, keep: Option<PathBuf>) -> Result<(), Failure> {
 
 async fn measure(events: u64, folder: &Path) -> Result<(), Failure> {
     let catalog = catalog()?;
-    let view = &catalog.views["trending_hashtags"];
+    let view = &catalog.kept_view("trending_hashtags").ok_or_else(|| Failure::new("no such view"))?;
     let archive = folder.join("archive/tweets");
-    let kept =
-        ArchiveSnapshot::open(&archive, &view.table).await?.filter(|archive| archive.archived.coverage.len() == events);
+    let kept = ArchiveSnapshot::open(&archive, view.table())
+        .await?
+        .filter(|archive| archive.archived.coverage.len() == events);
     let snapshot = match kept {
         Some(snapshot) => snapshot,
         None => fill(events, folder).await?,
@@ -99,18 +100,18 @@ async fn fill(events: u64, folder: &Path) -> Result<ArchiveSnapshot, Failure> {
     Ok(ArchiveSnapshot::open(&folder.join("archive/tweets"), archiver.table()).await?.unwrap_or(snapshot))
 }
 
-fn bare_scan(archive: &ArchiveSnapshot, view: &View) -> Result<Duration, Failure> {
+fn bare_scan(archive: &ArchiveSnapshot, view: &Kept) -> Result<Duration, Failure> {
     let files: Vec<_> = archive.days.values().flatten().cloned().collect();
     let started = Instant::now();
     let columns =
-        scan(archive, &view.table, &files)?.select([col("timestamp").max(), col("text").str().len_bytes().max()]);
+        scan(archive, view.table(), &files)?.select([col("timestamp").max(), col("text").str().len_bytes().max()]);
     columns.collect_with_engine(Engine::Streaming)?;
     Ok(started.elapsed())
 }
 
-async fn recompute(archive: &ArchiveSnapshot, view: &Arc<View>, views: &Path) -> Result<Duration, Failure> {
+async fn recompute(archive: &ArchiveSnapshot, view: &Kept, views: &Path) -> Result<Duration, Failure> {
     let recompute = Recompute {
-        view: Arc::clone(view),
+        view: view.clone(),
         views: views.to_owned(),
         audits: AuditLog::new(views.join("audit")),
         archive: archive.clone(),

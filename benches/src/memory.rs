@@ -114,6 +114,7 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
 
         let catalog = planned(SQL)?;
         let memory = Memory::new(usize::try_from(limit).unwrap_or(usize::MAX));
+        let view = catalog.kept_view("top").ok_or_else(|| Failure::new("no such view"))?;
         let context = speed_context(folder, Arc::new(Unread(log)), &catalog, memory)?;
         // From here on its own peak counts.
         std::fs::write("/proc/self/clear_refs", "5")?;
@@ -153,8 +154,7 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
             })
             .collect();
         for (hour, what) in [(0, "of the hour with late events"), (1, "of the hour without")] {
-            let answer =
-                partial::windows(&catalog.views["top"], &parts, Scope::One(HOURS[hour].cast_signed() * 1_000))?;
+            let answer = partial::windows(view.aggregation(), &parts, Scope::One(HOURS[hour].cast_signed() * 1_000))?;
             let column = |name: &str| Ok::<_, Failure>(answer.rows.column(name)?.i64()?.clone());
             let (lower, upper) = (column("n_lower")?, column("n_upper")?);
             let named = answer.rows.column("k")?.str()?.clone();

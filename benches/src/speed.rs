@@ -15,7 +15,7 @@ use anabranch_log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_log::position::Positions;
 use anabranch_log::{Log, ReadLimit};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_speed_layer::Memory;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{ClientConfig, Message, Offset, TopicPartitionList};
@@ -113,7 +113,7 @@ fn measure(
     let shutdown = CancellationToken::new();
     let started = Instant::now();
     let layer = anabranch_speed_layer::run(&context, &shutdown)?;
-    let view = &catalog.views["trending_hashtags"];
+    let view = &catalog.kept_view("trending_hashtags").ok_or_else(|| Failure::new("no such view"))?;
     let snapshots = layer.snapshots();
     let mut receiver = snapshots.0["trending_hashtags"].clone();
     let mut answers = 0;
@@ -143,8 +143,8 @@ fn measure(
 }
 
 /// The rows of the first hundred of the newest window.
-fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
-    let window = view.window.expect("the benchmark's view has windows");
+fn newest_window(view: &Kept, snapshot: &Snapshot) -> Result<usize, Failure> {
+    let window = view.aggregation().window.expect("the benchmark's view has windows");
     let Some(last) = snapshot.chunks.iter().filter_map(|chunk| chunk.panes.keys().next_back()).max() else {
         return Ok(0);
     };
@@ -153,10 +153,10 @@ fn newest_window(view: &View, snapshot: &Snapshot) -> Result<usize, Failure> {
 }
 
 /// How many rows some windows have, whose panes start in a range.
-fn ranked(view: &View, snapshot: &Snapshot, scope: Scope, panes: Range<Micros>) -> Result<usize, Failure> {
+fn ranked(view: &Kept, snapshot: &Snapshot, scope: Scope, panes: Range<Micros>) -> Result<usize, Failure> {
     let panes = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.range(panes.clone()));
     let parts: Vec<_> = panes
         .map(|(&start, pane)| Part { partials: pane.partials.clone(), slack: pane.slack.map(|slack| (start, slack)) })
         .collect();
-    Ok(partial::windows(view, &parts, scope)?.rows.height())
+    Ok(partial::windows(view.aggregation(), &parts, scope)?.rows.height())
 }

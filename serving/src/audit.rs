@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anabranch_exchange::audit::{Audit, Cause, ColumnAudit, Compared, Deviation, Findings, MOST_CORRECTIONS, is_same};
 use anabranch_log::position::Positions;
 use anabranch_plan::time::{Micros, format_timestamp};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::merge::{self, Ask};
@@ -23,9 +23,9 @@ use crate::source::{Layers, Mode, Sources};
 const MOST_WINDOWS: usize = 10_000;
 
 /// Follows a view's snapshots, and scores each that is the last on its version.
-pub(crate) async fn follow(server: Arc<Server>, view: Arc<View>) {
+pub(crate) async fn follow(server: Arc<Server>, view: Kept) {
     let layers = server.layers.get(&view);
-    let Some(mut snapshots) = server.layers.snapshots().0.get(&view.name).cloned() else { return };
+    let Some(mut snapshots) = server.layers.snapshots().0.get(&view.id.name).cloned() else { return };
     let mut before = layers;
     while snapshots.changed().await.is_ok() {
         snapshots.borrow_and_update();
@@ -33,7 +33,7 @@ pub(crate) async fn follow(server: Arc<Server>, view: Arc<View>) {
         let base = |layers: &Layers| layers.snapshot.as_ref().and_then(|snapshot| snapshot.base);
         if base(&after).is_some() && base(&after) != base(&before) {
             let (said, known) = (before.clone(), after.clone());
-            let (server, view) = (Arc::clone(&server), Arc::clone(&view));
+            let (server, view) = (Arc::clone(&server), view.clone());
             let scored = tokio::task::spawn_blocking(move || score(&server, &view, &said, &known)).await;
             if let Err(error) = scored {
                 tracing::error!(%error, "scoring answers has failed");
@@ -43,21 +43,21 @@ pub(crate) async fn follow(server: Arc<Server>, view: Arc<View>) {
     }
 }
 
-fn score(server: &Server, view: &View, said: &Layers, known: &Layers) {
+fn score(server: &Server, view: &Kept, said: &Layers, known: &Layers) {
     let now = format_timestamp(server.app.clock.now());
     match findings(view, said, known, now) {
-        Ok(Some(findings)) => match server.app.audits.record(&view.name, &findings) {
-            Ok(true) => server.metrics.audited(&view.name, &findings.audit),
+        Ok(Some(findings)) => match server.app.audits.record(&view.id.name, &findings) {
+            Ok(true) => server.metrics.audited(&view.id.name, &findings.audit),
             Ok(false) => {}
-            Err(error) => tracing::warn!(view = view.name, %error, "what an audit found can't be stored"),
+            Err(error) => tracing::warn!(view = view.id.name, %error, "what an audit found can't be stored"),
         },
         Ok(None) => {}
-        Err(error) => tracing::warn!(view = view.name, %error, "answers can't be scored"),
+        Err(error) => tracing::warn!(view = view.id.name, %error, "answers can't be scored"),
     }
 }
 
 /// Compares what was said with what is known; none if no window has become exact.
-pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -> PolarsResult<Option<Findings>> {
+pub(crate) fn findings(view: &Kept, said: &Layers, known: &Layers, at: String) -> PolarsResult<Option<Findings>> {
     let (Some(before), Some(after)) = (&said.snapshot, &known.snapshot) else { return Ok(None) };
     let Some(version) = after.base else { return Ok(None) };
     let nowhere = Positions::new();
@@ -72,15 +72,17 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
     }
     let starts = |layers: &anabranch_exchange::snapshot::Snapshot| -> BTreeSet<Micros> {
         let panes = layers.chunks.iter().flat_map(|chunk| chunk.panes.keys().copied());
-        panes.flat_map(|pane| view.window.map_or(vec![0], |window| window.starts(pane).collect())).collect()
+        panes
+            .flat_map(|pane| view.aggregation().window.map_or(vec![0], |window| window.starts(pane).collect()))
+            .collect()
     };
     let open = starts(after);
     let exact: BTreeSet<Micros> = starts(before).into_iter().filter(|start| !open.contains(start)).collect();
     let exact: BTreeSet<Micros> = exact.into_iter().rev().take(MOST_WINDOWS).collect();
     let (Some(&first), Some(&last)) = (exact.first(), exact.last()) else { return Ok(None) };
     let rows = |sources: &Sources| {
-        let to = view.window.map_or(1, |window| window.end_of(last));
-        let ask = if view.window.is_some() { Ask::Range { from: first, to } } else { Ask::Latest };
+        let to = view.aggregation().window.map_or(1, |window| window.end_of(last));
+        let ask = if view.aggregation().window.is_some() { Ask::Range { from: first, to } } else { Ask::Latest };
         inside(view, merge::answer(view, sources, ask)?.rows, &exact)
     };
     let all = Sources {
@@ -98,7 +100,7 @@ pub(crate) fn findings(view: &View, said: &Layers, known: &Layers, at: String) -
 
 /// A chunk as if its events had all come in time.
 fn in_time(
-    view: &View,
+    view: &Kept,
     chunk: &anabranch_exchange::snapshot::Chunk,
 ) -> PolarsResult<Arc<anabranch_exchange::snapshot::Chunk>> {
     use anabranch_engine::group::Keep;
@@ -109,7 +111,7 @@ fn in_time(
         let mut partials = pane.partials.clone();
         if !pane.late.is_empty() && partials.height() > 0 {
             partials.replace(MISSED, Column::new_scalar(MISSED.into(), Scalar::from(0_i32), partials.height()))?;
-            partials = partial::merge(view, [partials], Keep::Everything)?;
+            partials = partial::merge(view.aggregation(), [partials], Keep::Everything)?;
         }
         panes.insert(start, Arc::new(Pane { partials, slack: pane.slack, ..Pane::default() }));
     }
@@ -117,8 +119,8 @@ fn in_time(
 }
 
 /// The rows of these windows. A session is known by the pane that it starts in.
-fn inside(view: &View, rows: DataFrame, starts: &BTreeSet<Micros>) -> PolarsResult<DataFrame> {
-    let Some(window) = view.window else { return Ok(rows) };
+fn inside(view: &Kept, rows: DataFrame, starts: &BTreeSet<Micros>) -> PolarsResult<DataFrame> {
+    let Some(window) = view.aggregation().window else { return Ok(rows) };
     let times = rows.column("window_start")?.cast(&DataType::Int64)?;
     let wanted = times.i64()?.iter().map(|start| start.is_some_and(|start| starts.contains(&window.last_start(start))));
     rows.filter(&wanted.collect())
@@ -129,17 +131,17 @@ const SAID: &str = "__said";
 const ALL: &str = "__all";
 const TRUE: &str = "";
 
-fn compared(view: &View, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -> PolarsResult<Compared> {
-    let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.as_str());
+fn compared(view: &Kept, said: &DataFrame, all: &DataFrame, truth: &DataFrame) -> PolarsResult<Compared> {
+    let aggregates = view.aggregation().aggregates.iter().map(|aggregate| aggregate.name.as_str());
     let values: Vec<String> =
         aggregates.flat_map(|name| ["", "_lower", "_upper"].map(|suffix| format!("{name}{suffix}"))).collect();
-    Compared::of(view.identity(), &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
+    Compared::of(view.aggregation().identity(), &values, &[(TRUE, truth), (SAID, said), (ALL, all)])
 }
 
 /// Which rows are of windows with events of a day of which events were erased.
-fn is_erased(view: &View, compared: &Compared, erased: &BTreeSet<i64>) -> PolarsResult<Vec<bool>> {
+fn is_erased(view: &Kept, compared: &Compared, erased: &BTreeSet<i64>) -> PolarsResult<Vec<bool>> {
     const DAY: Micros = 86_400_000_000;
-    if erased.is_empty() || view.window.is_none() {
+    if erased.is_empty() || view.aggregation().window.is_none() {
         return Ok(vec![!erased.is_empty(); compared.height()]);
     }
     let micros = |name: &str, row: usize| -> PolarsResult<Option<Micros>> {
@@ -154,7 +156,7 @@ fn is_erased(view: &View, compared: &Compared, erased: &BTreeSet<i64>) -> Polars
 }
 
 fn scored(
-    view: &View,
+    view: &Kept,
     compared: &Compared,
     (version, base): (u64, Option<u64>),
     windows: u64,
@@ -163,7 +165,7 @@ fn scored(
 ) -> PolarsResult<Findings> {
     let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
     let (mut columns, mut corrections, mut total) = (Vec::new(), Vec::new(), 0);
-    for aggregate in &view.aggregates {
+    for aggregate in &view.aggregation().aggregates {
         let (score, changes) = score_column(compared, &aggregate.name, (&is_true, &was_said), erased)?;
         columns.push(score);
         total += changes.len() as u64;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use anabranch_engine::render::Rows;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::PolarsResult;
 
 use crate::merge::{Answer, Span};
@@ -41,7 +41,7 @@ pub struct Change<'a> {
 
 impl KeyedRows {
     /// The first `most` rows of an answer; of those beyond them only the keys.
-    pub fn of(view: &View, answer: &Answer, most: usize) -> PolarsResult<Self> {
+    pub fn of(view: &Kept, answer: &Answer, most: usize) -> PolarsResult<Self> {
         let cells = Rows::of(&answer.rows)?;
         let object = |i: usize, is_wanted: &dyn Fn(&str) -> bool| {
             let mut object = Vec::new();
@@ -85,6 +85,6 @@ impl KeyedRows {
 }
 
 /// What tells a row from others. Of one key there may be several sessions.
-fn is_key(view: &View, name: &str) -> bool {
-    name == "window_start" || view.keys.iter().any(|key| key.name == name)
+fn is_key(view: &Kept, name: &str) -> bool {
+    name == "window_start" || view.aggregation().keys.iter().any(|key| key.name == name)
 }

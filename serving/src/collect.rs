@@ -16,7 +16,7 @@ use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, LogReader, ReadLimit};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -46,8 +46,8 @@ pub fn collect(
     let mut snapshots = Snapshots::default();
     let mut threads = Vec::new();
     for table in catalog.tables.values() {
-        let views: BTreeMap<String, Arc<View>> =
-            catalog.views_of(&table.name).map(|view| (view.name.clone(), view.clone())).collect();
+        let views: BTreeMap<String, Kept> =
+            catalog.kept_of(&table.name).map(|view| (view.id.name.clone(), view.clone())).collect();
         if views.is_empty() {
             continue;
         }
@@ -78,7 +78,7 @@ pub fn collect(
 struct Collector {
     log: Arc<dyn Log>,
     table: Arc<Table>,
-    views: BTreeMap<String, Arc<View>>,
+    views: BTreeMap<String, Kept>,
     senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
     partitions: BTreeMap<Partition, Held>,
     sequence: u64,

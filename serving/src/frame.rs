@@ -5,7 +5,7 @@ use std::sync::{OnceLock, Weak};
 
 use anabranch_engine::render::Rows;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::PolarsResult;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ pub struct Shared {
 impl Frame {
     /// The newest answer that these layers make; of its rows the first `most`.
     pub fn compute(
-        view: &View,
+        view: &Kept,
         layers: &Layers,
         log_end: &Positions,
         rejected: u64,
@@ -111,7 +111,7 @@ pub type Finals = Vec<(Final, String)>;
 
 /// The finals that come next after one, see [`merge::finals`]; none if that can't be told yet.
 pub fn finals(
-    view: &View,
+    view: &Kept,
     layers: &Layers,
     log_end: &Positions,
     after: Option<Final>,

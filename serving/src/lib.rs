@@ -148,9 +148,9 @@ fn routes(server: Arc<Server>) -> Router {
 fn follow_versions(server: &Arc<Server>) -> JoinSet<()> {
     let mut followers = JoinSet::new();
     for (name, versions) in &server.layers.versions().0 {
-        let Some(view) = server.app.catalog.views.get(name).cloned() else { continue };
+        let Some(view) = server.app.catalog.kept_view(name) else { continue };
         let (server, mut versions) = (Arc::clone(server), versions.clone());
-        followers.spawn(audit::follow(Arc::clone(&server), Arc::clone(&view)));
+        followers.spawn(audit::follow(Arc::clone(&server), view.clone()));
         followers.spawn(async move {
             loop {
                 server.layers.get(&view);

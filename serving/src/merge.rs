@@ -10,7 +10,7 @@ mod session;
 use anabranch_engine::partial::{self, Finished, Part, Scope};
 use anabranch_exchange::snapshot::Pane;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -95,17 +95,17 @@ pub struct Quality {
 const SKETCH_CONFIDENCE: f64 = 0.99;
 
 /// Whether a window may still change.
-pub fn state(view: &View, end: Micros, watermark: Option<Micros>) -> &'static str {
+pub fn state(view: &Kept, end: Micros, watermark: Option<Micros>) -> &'static str {
     match watermark {
-        Some(watermark) if watermark >= end.saturating_add(view.allowed_lateness) => "closed",
+        Some(watermark) if watermark >= end.saturating_add(view.aggregation().allowed_lateness) => "closed",
         Some(watermark) if watermark >= end => "closing",
         _ => "open",
     }
 }
 
 /// Merges what the sources hold of the windows asked for.
-pub fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
-    let window = match view.window {
+pub fn answer(view: &Kept, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
+    let window = match view.aggregation().window {
         None => return one(view, sources, Span::Everything, 0, 1),
         Some(Window::Session { .. }) => return session::answer(view, sources, ask),
         Some(window) => window,
@@ -147,21 +147,22 @@ impl Doubt {
 
 /// There is no such window among the events that came in time. Late events, or those that a degraded pane refused, may have
 /// made one; and without a watermark it can't be told which windows are closed.
-fn nothing(view: &View, sources: &Sources, span: Span, doubt: Doubt) -> PolarsResult<Answer> {
+fn nothing(view: &Kept, sources: &Sources, span: Span, doubt: Doubt) -> PolarsResult<Answer> {
     let is_told = sources.watermark.is_some() || oldest_pane(sources).is_none();
     let exact = sources.is_whole() && doubt.late == 0 && !doubt.is_degraded && is_told;
     let quality = Quality { exact, certain: exact, confidence: 1.0 };
-    let mut rows = partial::windows(view, &[], Scope::All)?.rows;
-    if !view.window.is_some_and(Window::is_session) {
+    let mut rows = partial::windows(view.aggregation(), &[], Scope::All)?.rows;
+    if !view.aggregation().window.is_some_and(Window::is_session) {
         rows = rows.drop_many(["window_start", "window_end"]);
     }
     Ok(Answer { span, rows, quality, late: doubt.late })
 }
 
-fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
-    let late = view.window.map_or(0, |window| late(window, sources, from, from));
-    let mut finished = partial::windows(view, &parts(view, sources, Some(from), from, to)?, Scope::One(from))?;
-    if view.window.is_some() {
+fn one(view: &Kept, sources: &Sources, span: Span, from: Micros, to: Micros) -> PolarsResult<Answer> {
+    let late = view.aggregation().window.map_or(0, |window| late(window, sources, from, from));
+    let mut finished =
+        partial::windows(view.aggregation(), &parts(view, sources, Some(from), from, to)?, Scope::One(from))?;
+    if view.aggregation().window.is_some() {
         finished.rows = finished.rows.drop_many(["window_start", "window_end"]);
     } else if sources.is_void {
         // The one row that a view without keys has of nothing.
@@ -171,16 +172,17 @@ fn one(view: &View, sources: &Sources, span: Span, from: Micros, to: Micros) -> 
     Ok(Answer { span, rows: finished.rows, quality, late })
 }
 
-fn range(view: &View, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
+fn range(view: &Kept, window: Window, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Answer> {
     let (first, last) = window.inside(from, to);
     let (late, end) =
         if first <= last { (late(window, sources, first, last), window.end_of(last)) } else { (0, first) };
-    let finished = partial::windows(view, &parts(view, sources, None, first, end)?, Scope::Range(first, last))?;
+    let finished =
+        partial::windows(view.aggregation(), &parts(view, sources, None, first, end)?, Scope::Range(first, last))?;
     let quality = quality(view, sources, &finished, late)?;
     Ok(Answer { span: Span::Range { from, to }, rows: finished.rows, quality, late })
 }
 
-fn quality(view: &View, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
+fn quality(view: &Kept, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
     let is_whole = sources.is_whole();
     let is_tight = !finished.is_degraded && !finished.is_sketched && is_tight(view, &finished.rows)?;
     let exact = is_whole && late == 0 && is_tight;
@@ -207,7 +209,7 @@ fn late(window: Window, sources: &Sources, first: Micros, last: Micros) -> u64 {
     counts.sum()
 }
 
-fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult<Option<Micros>> {
+fn newest_closed(view: &Kept, window: Window, sources: &Sources) -> PolarsResult<Option<Micros>> {
     let Some(watermark) = sources.watermark else { return Ok(None) };
     let (_, last_closed) = window.inside(Micros::MIN / 2, watermark);
     let newest = newest_before(view, sources, window.end_of(last_closed))?;
@@ -215,8 +217,8 @@ fn newest_closed(view: &View, window: Window, sources: &Sources) -> PolarsResult
 }
 
 /// The rows, of whose values nothing is known.
-fn without_bounds(view: &View, mut rows: DataFrame) -> PolarsResult<DataFrame> {
-    for aggregate in &view.aggregates {
+fn without_bounds(view: &Kept, mut rows: DataFrame) -> PolarsResult<DataFrame> {
+    for aggregate in &view.aggregation().aggregates {
         for bound in ["lower", "upper"].map(|bound| format!("{}_{bound}", aggregate.name)) {
             let unknown = Column::full_null(bound.as_str().into(), rows.height(), rows.column(&bound)?.dtype());
             rows.replace(&bound, unknown)?;
@@ -226,8 +228,8 @@ fn without_bounds(view: &View, mut rows: DataFrame) -> PolarsResult<DataFrame> {
 }
 
 /// Whether every bound is the value itself.
-fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
-    for aggregate in &view.aggregates {
+fn is_tight(view: &Kept, rows: &DataFrame) -> PolarsResult<bool> {
+    for aggregate in &view.aggregation().aggregates {
         let value = rows.column(&aggregate.name)?;
         for bound in ["lower", "upper"] {
             let bound = rows.column(&format!("{}_{bound}", aggregate.name))?;
@@ -240,7 +242,7 @@ fn is_tight(view: &View, rows: &DataFrame) -> PolarsResult<bool> {
 }
 
 /// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
-fn parts(view: &View, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
+fn parts(view: &Kept, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
     sources.about(to);
     let mut parts = Vec::new();
     let batch = match window {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anabranch_log::LogError;
 use anabranch_log::position::{Offset, Partition, Positions};
-use anabranch_plan::view::Output;
+use anabranch_plan::view::Sent;
 
 use crate::metric::Measure;
 use crate::problem::{Problem, log_problem};
@@ -24,7 +24,7 @@ pub struct StoppedOutput {
     pub why: String,
 }
 
-type Ask<T> = Arc<dyn Fn(&Output) -> Result<T, LogError> + Send + Sync>;
+type Ask<T> = Arc<dyn Fn(&Sent) -> Result<T, LogError> + Send + Sync>;
 
 /// What is known of the outputs.
 #[derive(Clone)]
@@ -43,18 +43,15 @@ impl Outputs {
     /// `positions` asks the cluster up to where an output's partitions are written, `stopped` which of this process have
     /// stopped.
     pub fn new(
-        positions: impl Fn(&Output) -> Result<Positions, LogError> + Send + Sync + 'static,
+        positions: impl Fn(&Sent) -> Result<Positions, LogError> + Send + Sync + 'static,
         stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static,
     ) -> Self {
         Self { positions: Arc::new(positions), stopped: Arc::new(stopped) }
     }
 
     /// Up to where outputs are written.
-    pub(crate) fn positions<'a>(
-        &self,
-        outputs: impl IntoIterator<Item = &'a Arc<Output>>,
-    ) -> Result<Vec<(&'a Arc<Output>, Positions)>, Problem> {
-        let asked = outputs.into_iter().map(|output| Ok((output, (self.positions)(output)?)));
+    pub(crate) fn positions(&self, outputs: impl IntoIterator<Item = Sent>) -> Result<Vec<(Sent, Positions)>, Problem> {
+        let asked = outputs.into_iter().map(|output| (self.positions)(&output).map(|positions| (output, positions)));
         asked.collect::<Result<_, LogError>>().map_err(|error| log_problem(&error))
     }
 
@@ -74,8 +71,8 @@ impl Default for Outputs {
 pub(crate) type Progress = BTreeMap<Partition, (Option<Offset>, Range<Offset>)>;
 
 /// How far an output is written that has these positions.
-pub(crate) fn progress(output: &Output, positions: &Positions, topics: &mut Topics<'_>) -> Result<Progress, Problem> {
-    let held = topics.bounds(&output.table.topic)?.clone();
+pub(crate) fn progress(output: &Sent, positions: &Positions, topics: &mut Topics<'_>) -> Result<Progress, Problem> {
+    let held = topics.bounds(&output.table().topic)?.clone();
     Ok(held.into_iter().map(|(p, held)| (p, (positions.get(&p).copied(), held))).collect())
 }
 
@@ -85,15 +82,11 @@ pub(crate) fn lag((position, held): &(Option<Offset>, Range<Offset>)) -> u64 {
 }
 
 /// An output's numbers.
-pub(crate) fn measures(
-    output: &Output,
-    positions: Positions,
-    topics: &mut Topics<'_>,
-) -> Result<Vec<Measure>, Problem> {
+pub(crate) fn measures(output: &Sent, positions: Positions, topics: &mut Topics<'_>) -> Result<Vec<Measure>, Problem> {
     let help = "Records that aren't written to the topic yet";
     let measure = |(partition, progress): (&Partition, _)| {
         let measure = Measure::gauge("anabranch_output_lag_records", help, lag(progress) as f64);
-        measure.of("view", &output.name).of("partition", partition)
+        measure.of("view", &output.id.name).of("partition", partition)
     };
     Ok(progress(output, &positions, topics)?.iter().map(measure).collect())
 }

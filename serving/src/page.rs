@@ -11,7 +11,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anabranch_log::lineage::Mark;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -109,14 +109,19 @@ impl Cursor {
 
 /// The columns by which an answer's rows are in order, each with whether the largest come first. Of sessions, which are each
 /// key's own, the order asked for goes over all of them; else it is within each window.
-pub fn order(view: &View, asked: Option<&(String, bool)>, rows: &DataFrame) -> Vec<(String, bool)> {
-    let is_session = view.window.is_some_and(Window::is_session);
+pub fn order(view: &Kept, asked: Option<&(String, bool)>, rows: &DataFrame) -> Vec<(String, bool)> {
+    let is_session = view.aggregation().window.is_some_and(Window::is_session);
     let windows = ["window_end", "window_start"].map(|name| (name.to_owned(), false)).into_iter();
     let by: Vec<(String, bool)> = match asked {
         Some(asked) => vec![asked.clone()],
-        None => view.order.iter().map(|by| (view.column_name(by.column).to_owned(), by.descending)).collect(),
+        None => view
+            .aggregation()
+            .order
+            .iter()
+            .map(|by| (view.aggregation().column_name(by.column).to_owned(), by.descending))
+            .collect(),
     };
-    let keys = view.keys.iter().map(|key| (key.name.clone(), false));
+    let keys = view.aggregation().keys.iter().map(|key| (key.name.clone(), false));
     let all: Vec<_> = if is_session && asked.is_some() {
         by.into_iter().chain(windows).chain(keys).collect()
     } else {
@@ -169,8 +174,8 @@ pub fn behind(rows: &DataFrame, order: &[(String, bool)], last: &[Place]) -> Pol
 pub type Sent = HashSet<u64>;
 
 /// Each row's identity: its window's start and its keys.
-pub fn identities(view: &View, rows: &DataFrame) -> PolarsResult<Vec<u64>> {
-    let names = ["window_start"].into_iter().chain(view.keys.iter().map(|key| key.name.as_str()));
+pub fn identities(view: &Kept, rows: &DataFrame) -> PolarsResult<Vec<u64>> {
+    let names = ["window_start"].into_iter().chain(view.aggregation().keys.iter().map(|key| key.name.as_str()));
     let columns: Vec<&Column> = names.filter_map(|name| rows.column(name).ok()).collect();
     let identity = |row: usize| {
         let mut hash = DefaultHasher::new();
@@ -183,15 +188,15 @@ pub fn identities(view: &View, rows: &DataFrame) -> PolarsResult<Vec<u64>> {
 }
 
 /// The rows that weren't sent.
-pub fn unsent(view: &View, rows: &DataFrame, sent: &Sent) -> PolarsResult<DataFrame> {
+pub fn unsent(view: &Kept, rows: &DataFrame, sent: &Sent) -> PolarsResult<DataFrame> {
     let mask = identities(view, rows)?.into_iter().map(|row| !sent.contains(&row));
     rows.filter(&mask.collect())
 }
 
 /// Whether rows keep their places whatever their values become. A session doesn't that goes on: it ends later then.
-pub fn is_by_key(view: &View, order: &[(String, bool)]) -> bool {
-    let identity = view.identity();
-    !view.window.is_some_and(Window::is_session) && order.iter().all(|(name, _)| identity.contains(name))
+pub fn is_by_key(view: &Kept, order: &[(String, bool)]) -> bool {
+    let identity = view.aggregation().identity();
+    !view.aggregation().window.is_some_and(Window::is_session) && order.iter().all(|(name, _)| identity.contains(name))
 }
 
 /// What an answer was read from, as a number: the query, the version, and the offsets of both layers.

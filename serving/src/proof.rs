@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anabranch_engine::render::write_json_text;
 use anabranch_log::position::{Coverage, Offset, Positions};
 use anabranch_plan::time::format_timestamp;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, SchemaType};
@@ -19,7 +19,7 @@ use crate::source::Sources;
 #[derive(Debug)]
 pub struct Proof<'a> {
     /// The view.
-    pub view: &'a View,
+    pub view: &'a Kept,
     /// What the answer was made of.
     pub sources: &'a Sources,
     /// What it is about.
@@ -38,7 +38,7 @@ impl Proof<'_> {
     /// Writes what comes before the rows, from `{"view":` on, without a comma at its end.
     pub fn write_head(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(b"{\"view\":");
-        write_json_text(&self.view.name, out);
+        write_json_text(&self.view.id.name, out);
         out.extend_from_slice(b",\"mode\":");
         write_json_text(self.sources.mode.name(), out);
         let incomplete = self.sources.is_incomplete();
@@ -68,17 +68,17 @@ impl Proof<'_> {
         write_value(&self.sources.watermark.map(format_timestamp), out);
         out.extend_from_slice(format!(",\"late\":{},\"rejected\":{}", self.late, self.rejected).as_bytes());
         out.extend_from_slice(b",\"definition\":");
-        write_json_text(&self.view.definition, out);
+        write_json_text(&self.view.id.definition, out);
         let Quality { certain, confidence, .. } = self.quality;
         out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
     }
 
     fn topic(&self) -> &str {
-        &self.view.table.topic
+        &self.view.table().topic
     }
 
     fn window(&self) -> Value {
-        match (self.span, self.view.window) {
+        match (self.span, self.view.aggregation().window) {
             (Span::One(start), Some(window)) => {
                 let end = window.end_of(start);
                 let state = merge::state(self.view, end, self.sources.watermark);

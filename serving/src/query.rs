@@ -1,9 +1,10 @@
 //! What a request for rows asks, checked against the view.
 
 use anabranch_engine::transform::{column, polars_type};
+use anabranch_plan::aggregation::OutputColumn;
 use anabranch_plan::schema::DataType;
 use anabranch_plan::time::{Micros, TIMES, format_timestamp, parse_timestamp};
-use anabranch_plan::view::{OutputColumn, View};
+use anabranch_plan::view::Kept;
 use polars::prelude::{DataFrame, IntoLazy, PolarsResult, lit};
 use sha2::{Digest, Sha256};
 
@@ -60,7 +61,7 @@ pub enum KeyValue {
 
 impl RowsQuery {
     /// Reads the parameters of a request.
-    pub fn parse(view: &View, parameters: &[(String, String)]) -> Result<Self, Problem> {
+    pub fn parse(view: &Kept, parameters: &[(String, String)]) -> Result<Self, Problem> {
         for (name, _) in parameters {
             if !PARAMETERS.contains(&name.as_str()) && !name.starts_with("key.") {
                 let known = quoted(PARAMETERS.into_iter().chain(["key.<column>"]));
@@ -162,9 +163,10 @@ fn format(text: &str) -> Result<Format, Problem> {
 }
 
 /// The column of an answer that is to be ranked by. Aggregates come largest first unless it is said otherwise.
-fn ranked(view: &View, text: &str) -> Result<(String, bool), Problem> {
-    let names = view.columns.iter().flat_map(|&column| {
-        let (name, is_aggregate) = (view.column_name(column), matches!(column, OutputColumn::Aggregate(_)));
+fn ranked(view: &Kept, text: &str) -> Result<(String, bool), Problem> {
+    let names = view.aggregation().columns.iter().flat_map(|&column| {
+        let (name, is_aggregate) =
+            (view.aggregation().column_name(column), matches!(column, OutputColumn::Aggregate(_)));
         let bounds = ["_lower", "_upper"].into_iter().filter(move |_| is_aggregate).map(move |b| format!("{name}{b}"));
         std::iter::once(name.to_owned()).chain(bounds).map(move |name| (name, is_aggregate))
     });
@@ -181,12 +183,12 @@ fn ranked(view: &View, text: &str) -> Result<(String, bool), Problem> {
 }
 
 /// What a query asks, but for the page: the same for all pages, different for all other queries and definitions.
-fn fingerprint(view: &View, parameters: &[(String, String)]) -> u64 {
+fn fingerprint(view: &Kept, parameters: &[(String, String)]) -> u64 {
     let mut parts: Vec<&(String, String)> =
         parameters.iter().filter(|(name, _)| !matches!(name.as_str(), "cursor" | "limit" | "format")).collect();
     parts.sort();
     let mut hash = Sha256::new();
-    hash.update(view.definition.as_bytes());
+    hash.update(view.id.definition.as_bytes());
     for (name, value) in parts {
         for part in [name, value] {
             hash.update((part.len() as u64).to_be_bytes());
@@ -209,11 +211,14 @@ fn time(name: &str, text: &str) -> Result<Micros, Problem> {
     })
 }
 
-fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Ask, Problem> {
-    let Some(window) = view.window else {
+fn ask(view: &Kept, named: Option<&str>, from: Option<&str>, to: Option<&str>) -> Result<Ask, Problem> {
+    let Some(window) = view.aggregation().window else {
         return match (named, from, to) {
             (None | Some("latest" | "current"), None, None) => Ok(Ask::Latest),
-            _ => Err(Problem::bad_request("no-windows", format!("view `{}` has no windows to choose from", view.name))),
+            _ => Err(Problem::bad_request(
+                "no-windows",
+                format!("view `{}` has no windows to choose from", view.id.name),
+            )),
         };
     };
     match (named, from, to) {
@@ -237,7 +242,7 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
             let nearest = [before, after].into_iter().filter(|end| TIMES.contains(end)).map(format_timestamp);
             let detail = format!(
                 "no window of `{}` ends at {}; the nearest end at {}",
-                view.name,
+                view.id.name,
                 format_timestamp(end),
                 nearest.collect::<Vec<_>>().join(" and ")
             );
@@ -261,10 +266,10 @@ fn ask(view: &View, named: Option<&str>, from: Option<&str>, to: Option<&str>) -
     }
 }
 
-fn key_values(view: &View, parameters: &[(String, String)]) -> Result<Vec<(String, KeyValue)>, Problem> {
+fn key_values(view: &Kept, parameters: &[(String, String)]) -> Result<Vec<(String, KeyValue)>, Problem> {
     let wanted = parameters.iter().filter_map(|(name, value)| name.strip_prefix("key.").map(|column| (column, value)));
     let values = wanted.map(|(column, text)| {
-        let is_key = |name: &str| view.keys.iter().any(|key| key.name == name);
+        let is_key = |name: &str| view.aggregation().keys.iter().any(|key| key.name == name);
         if let Some(base) = column.strip_suffix(".null").filter(|base| !is_key(column) && is_key(base)) {
             if text != "true" || parameters.iter().any(|(name, _)| name.strip_prefix("key.") == Some(base)) {
                 let detail = format!("`key.{column}` can be `true`, without a value of `key.{base}` beside it");
@@ -272,10 +277,10 @@ fn key_values(view: &View, parameters: &[(String, String)]) -> Result<Vec<(Strin
             }
             return Ok((base.to_owned(), KeyValue::Null));
         }
-        let key = view.keys.iter().find(|key| key.name == column).ok_or_else(|| {
-            let names = quoted(view.keys.iter().map(|key| key.name.as_str()));
+        let key = view.aggregation().keys.iter().find(|key| key.name == column).ok_or_else(|| {
+            let names = quoted(view.aggregation().keys.iter().map(|key| key.name.as_str()));
             let there_are = if names.is_empty() { "there are none".into() } else { format!("there are {names}") };
-            let detail = format!("view `{}` has no key column `{column}`; {there_are}", view.name);
+            let detail = format!("view `{}` has no key column `{column}`; {there_are}", view.id.name);
             Problem::bad_request("unknown-key", detail)
         })?;
         let data_type = key.expr.data_type();

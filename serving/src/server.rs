@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept, Sent};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -68,15 +68,14 @@ impl Server {
     }
 
     /// The view of that name, which has rows.
-    pub fn view(&self, name: &str) -> Result<&Arc<View>, Problem> {
-        let Catalog { views, outputs, .. } = &*self.app.catalog;
-        if let Some(output) = outputs.get(name) {
-            let detail =
-                format!("`{name}` keeps no rows here: they are in Kafka's topic `{}`, to be read there", output.topic);
-            return Err(Problem::new(StatusCode::NOT_FOUND, "rows-elsewhere", detail));
-        }
-        let names = || views.keys().chain(outputs.keys()).map(String::as_str);
-        views.get(name).ok_or_else(|| Problem::unknown("view", name, names()))
+    pub fn view(&self, name: &str) -> Result<Kept, Problem> {
+        let Catalog { views, .. } = &*self.app.catalog;
+        let view = views.get(name).ok_or_else(|| Problem::unknown("view", name, views.keys().map(String::as_str)))?;
+        Kept::of(view).ok_or_else(|| {
+            let to = Sent::of(view).map(|view| view.sink().topic.clone()).unwrap_or_default();
+            let detail = format!("`{name}` keeps no rows here: they are in Kafka's topic `{to}`, to be read there");
+            Problem::new(StatusCode::NOT_FOUND, "rows-elsewhere", detail)
+        })
     }
 
     /// Whether everything has recovered and every source is running.
@@ -111,7 +110,7 @@ impl Server {
     }
 
     /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
-    pub async fn instant(&self, view: &Arc<View>) -> Result<(Layers, Positions, Stamp), Problem> {
+    pub async fn instant(&self, view: &Kept) -> Result<(Layers, Positions, Stamp), Problem> {
         let mut layers = self.layers.get(view);
         let log_end = if layers.need_log_end() { self.log_end(view, &mut layers).await? } else { Positions::new() };
         let stamp = self.stamp(&layers, &log_end);
@@ -124,15 +123,15 @@ impl Server {
     }
 
     /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to them.
-    pub async fn log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Result<Positions, Problem> {
-        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+    pub async fn log_end(&self, view: &Kept, layers: &mut Layers) -> Result<Positions, Problem> {
+        let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());
         let bounds = blocking(move || log.bounds(&topic)).await?;
         Ok(Asked::of(bounds)?.ends(layers))
     }
 
     /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
-    pub async fn recent_log_end(&self, view: &Arc<View>, layers: &mut Layers) -> Option<Positions> {
-        let topic = &view.table.topic;
+    pub async fn recent_log_end(&self, view: &Kept, layers: &mut Layers) -> Option<Positions> {
+        let topic = &view.table().topic;
         let known = self.ends.lock().get(topic).cloned();
         if let Some((asked, end)) = &known
             && asked.elapsed() < AGE
@@ -150,7 +149,7 @@ impl Server {
     /// Refuses what a client brings along that is of another log than the one that is there.
     pub async fn check_log(
         &self,
-        view: &Arc<View>,
+        view: &Kept,
         layers: &Layers,
         mark: &Mark,
         what: &str,
@@ -159,13 +158,13 @@ impl Server {
         if layers.log().is_none_or(|log| log == mark) {
             return Ok(());
         }
-        let (log, topic) = (Arc::clone(&self.app.log), view.table.topic.clone());
+        let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());
         let lineage = blocking(move || log.lineage(&topic)).await?.map_err(|error| log_problem(&error))?;
         if lineage.knows(mark) {
             return Ok(());
         }
         let there = lineage.newest().map(Mark::to_string).unwrap_or_default();
-        let detail = format!("{what} is of the log {mark}, and view `{}` is of {there} now: {way_out}", view.name);
+        let detail = format!("{what} is of the log {mark}, and view `{}` is of {there} now: {way_out}", view.id.name);
         Err(Problem::new(StatusCode::GONE, "other-log", detail))
     }
 

@@ -14,7 +14,7 @@ use anabranch_exchange::version::{Version, Versions};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use parking_lot::Mutex;
 use polars::prelude::DataFrame;
 
@@ -63,12 +63,12 @@ impl HeldVersion {
     }
 
     /// The partials of one window's panes, which start in `[from, to)`, and what is wrong with those that can't be read.
-    fn window_partials(&self, view: &View, from: Micros, to: Micros) -> (Vec<DataFrame>, Option<String>) {
+    fn window_partials(&self, view: &Kept, from: Micros, to: Micros) -> (Vec<DataFrame>, Option<String>) {
         let kept = self.read.lock().iter().find(|part| (part.0, part.1) == (from, to)).map(|part| part.2.clone());
         if let Some(partials) = kept {
             return (partials, None);
         }
-        let (partials, damage) = self.version.whole_partials(view, from, to);
+        let (partials, damage) = self.version.whole_partials(view.aggregation(), from, to);
         if damage.is_none() && partials.iter().map(DataFrame::estimated_size).sum::<usize>() <= MAX_KEPT_BYTES {
             let mut read = self.read.lock();
             read.push_front((from, to, partials.clone()));
@@ -153,14 +153,14 @@ impl LayerStore {
 
     /// What the layers say of a view now. Versions of another definition are no versions of this view, and what was read before
     /// the archive was rebuilt can't be added to what was read since.
-    pub fn get(&self, view: &View) -> Layers {
+    pub fn get(&self, view: &Kept) -> Layers {
         // In this order: the version that a snapshot stands on was published before the snapshot was.
-        let snapshot = self.snapshots.get(&view.name);
-        let newest = self.versions.get(&view.name);
+        let snapshot = self.snapshots.get(&view.id.name);
+        let newest = self.versions.get(&view.id.name);
         let mut versions = Vec::new();
-        if let Some(kept) = self.kept.get(&view.name) {
+        if let Some(kept) = self.kept.get(&view.id.name) {
             let mut kept = kept.lock();
-            if let Some(newest) = newest.filter(|version| version.published.definition == view.definition) {
+            if let Some(newest) = newest.filter(|version| version.published.definition == view.id.definition) {
                 if kept.front().is_none_or(|known| !Arc::ptr_eq(&known.version, &newest)) {
                     kept.retain(|known| known.published.version != newest.published.version);
                     kept.push_front(Arc::new(HeldVersion::new(newest)));
@@ -176,7 +176,7 @@ impl LayerStore {
         let goes_along = |snapshot: &Arc<Snapshot>| {
             Some(snapshot.rebuilds) == rebuilds || (snapshot.stopped.is_some() && snapshot.chunks.is_empty())
         };
-        let unread = self.versions.trouble(&view.name).map(|why| format!("the batch versions can't be read: {why}"));
+        let unread = self.versions.trouble(&view.id.name).map(|why| format!("the batch versions can't be read: {why}"));
         Layers { snapshot: snapshot.filter(goes_along), versions, other_log: None, unread }
     }
 
@@ -227,7 +227,7 @@ pub struct Sources {
 impl Sources {
     /// Chooses what a view's answer is made of. `log_end` matters only where [`Layers::need_log_end`] says so; unknown, it is
     /// empty.
-    pub fn choose(view: &View, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
+    pub fn choose(view: &Kept, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
         let snapshot = layers.snapshot.as_deref();
         let other_log = snapshot.is_some_and(|snapshot| snapshot.other_log) || layers.other_log.is_some();
         let stopped = snapshot.and_then(|snapshot| snapshot.stopped.clone()).or_else(|| layers.other_log.clone());
@@ -260,7 +260,7 @@ impl Sources {
             sources.name_missing(log_end);
         }
         sources.chunks.iter().for_each(|chunk| sources.early.merge(&chunk.early));
-        if view.window.is_none() {
+        if view.aggregation().window.is_none() {
             sources.about(Micros::MAX);
         }
         let is_log_empty = !log_end.is_empty() && log_end.values().all(|&end| end == 0);
@@ -354,12 +354,12 @@ impl Sources {
 
     /// The batch part of the panes that start in `[from, to)`. If a file of it can't be read, the answer lacks it, and from then on
     /// these sources aren't whole.
-    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> Vec<DataFrame> {
-        self.noting(self.version.as_ref().map(|version| version.whole_partials(view, from, to)))
+    pub fn partials(&self, view: &Kept, from: Micros, to: Micros) -> Vec<DataFrame> {
+        self.noting(self.version.as_ref().map(|version| version.whole_partials(view.aggregation(), from, to)))
     }
 
     /// The same of the panes of one window.
-    pub fn window_partials(&self, view: &View, from: Micros, to: Micros) -> Vec<DataFrame> {
+    pub fn window_partials(&self, view: &Kept, from: Micros, to: Micros) -> Vec<DataFrame> {
         self.noting(self.version.as_ref().map(|version| version.window_partials(view, from, to)))
     }
 
@@ -403,12 +403,12 @@ fn base(layers: &Layers) -> Option<&Arc<HeldVersion>> {
     }
 }
 
-fn watermark(view: &View, layers: &Layers) -> Option<Micros> {
+fn watermark(view: &Kept, layers: &Layers) -> Option<Micros> {
     match &layers.snapshot {
         Some(snapshot) => snapshot.watermark,
         None => {
             let newest = layers.versions.first()?;
-            newest.published.event_times.values().min().map(|time| time - view.table.watermark_delay)
+            newest.published.event_times.values().min().map(|time| time - view.table().watermark_delay)
         }
     }
 }

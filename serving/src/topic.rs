@@ -6,7 +6,7 @@ use std::ops::Range;
 use anabranch_exchange::reject::RejectLog;
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Log, LogError};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 
 use crate::problem::{Problem, log_problem};
 use crate::source::Layers;
@@ -62,8 +62,8 @@ impl<'a> Topics<'a> {
     }
 
     /// Where the partitions of a view's topic end, as [`Asked::ends`] has it.
-    pub fn ends(&mut self, view: &View, layers: &mut Layers) -> Result<Positions, Problem> {
-        Ok(self.ask(&view.table.topic)?.ends(layers))
+    pub fn ends(&mut self, view: &Kept, layers: &mut Layers) -> Result<Positions, Problem> {
+        Ok(self.ask(&view.table().topic)?.ends(layers))
     }
 
     fn ask(&mut self, topic: &str) -> Result<&Asked, Problem> {

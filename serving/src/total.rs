@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, HashSet};
 
 use anabranch_engine::transform::polars_type;
+use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, OutputColumn};
 use anabranch_plan::schema::DataType as Type;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Aggregate, AggregateFunction, OutputColumn, View};
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::merge::Quality;
@@ -15,15 +16,15 @@ use crate::merge::Quality;
 /// A bound is null where some row's is, or where it isn't sure that these are all the rows. `answer` gives the same rows of
 /// another view of the same state.
 pub fn totals(
-    view: &View,
+    view: &Kept,
     rows: &DataFrame,
     quality: Quality,
-    answer: impl FnOnce(&View) -> PolarsResult<DataFrame>,
+    answer: impl FnOnce(&Kept) -> PolarsResult<DataFrame>,
 ) -> PolarsResult<DataFrame> {
     let beyond = beyond(view, rows, answer)?;
     let bounds =
         |name: &str| PolarsResult::Ok(rows.column(name)?.cast(&DataType::Int64)?.i64()?.iter().collect::<Vec<_>>());
-    let is_session = view.window.is_some_and(anabranch_plan::window::Window::is_session);
+    let is_session = view.aggregation().window.is_some_and(anabranch_plan::window::Window::is_session);
     let is_split = !is_session && rows.get_column_index("window_end").is_some();
     let mut windows: BTreeMap<(Option<Micros>, Option<Micros>), Vec<usize>> = BTreeMap::new();
     if is_split {
@@ -65,9 +66,9 @@ pub fn totals(
 }
 
 /// The aggregates that an answer has.
-fn shown(view: &View) -> impl Iterator<Item = &Aggregate> {
-    view.columns.iter().filter_map(|column| match column {
-        OutputColumn::Aggregate(i) => Some(&view.aggregates[*i]),
+fn shown(view: &Kept) -> impl Iterator<Item = &Aggregate> {
+    view.aggregation().columns.iter().filter_map(|column| match column {
+        OutputColumn::Aggregate(i) => Some(&view.aggregation().aggregates[*i]),
         _ => None,
     })
 }
@@ -75,9 +76,9 @@ fn shown(view: &View) -> impl Iterator<Item = &Aggregate> {
 /// Which sums are null because they are beyond 64 bits, by aggregate and row, rather than because there was no value: those
 /// whose values have an average, which is made of the same state.
 fn beyond<'a>(
-    view: &'a View,
+    view: &'a Kept,
     rows: &DataFrame,
-    answer: impl FnOnce(&View) -> PolarsResult<DataFrame>,
+    answer: impl FnOnce(&Kept) -> PolarsResult<DataFrame>,
 ) -> PolarsResult<HashSet<(&'a str, usize)>> {
     let is_whole = |of: &Aggregate| of.function == AggregateFunction::Sum && of.data_type() == Type::BigInt;
     let mut unclear = Vec::new();
@@ -89,13 +90,13 @@ fn beyond<'a>(
     if unclear.is_empty() {
         return Ok(HashSet::new());
     }
-    let mut means = View { having: None, order: Vec::new(), limit: None, ..view.clone() };
+    let mut means = Aggregation { having: None, order: Vec::new(), limit: None, ..view.aggregation().clone() };
     for aggregate in means.aggregates.iter_mut().filter(|aggregate| is_whole(aggregate)) {
         aggregate.function = AggregateFunction::Avg;
     }
-    let keys = view.keys.iter().map(|key| key.name.as_str()).chain(["window_start", "window_end"]);
+    let keys = view.aggregation().keys.iter().map(|key| key.name.as_str()).chain(["window_start", "window_end"]);
     let keys: Vec<&str> = keys.filter(|name| rows.get_column_index(name).is_some()).collect();
-    let mut means = answer(&means)?.select(keys.iter().chain(&unclear).copied())?;
+    let mut means = answer(&view.keeping(means))?.select(keys.iter().chain(&unclear).copied())?;
     // A view without keys and windows has one row.
     if !keys.is_empty() {
         let (how, on) = (JoinArgs::new(JoinType::Left), keys.iter().map(|key| col(*key)).collect::<Vec<_>>());

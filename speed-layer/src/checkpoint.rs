@@ -21,7 +21,7 @@ use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::lineage::{Mark, Tails};
 use anabranch_log::position::{Coverage, Positions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use bytes::Bytes;
 use object_store::PutPayload;
 use polars::prelude::*;
@@ -135,7 +135,7 @@ impl Image {
 
     /// Reads a checkpoint of a table: those of its views that are still defined as they were. Says what is wrong with
     /// it otherwise.
-    pub fn decode(bytes: &[u8], table: &str, views: &[Arc<View>]) -> Result<Self, String> {
+    pub fn decode(bytes: &[u8], table: &str, views: &[Kept]) -> Result<Self, String> {
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or("it is cut off")?;
         if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
             return Err("its checksum doesn't match".to_owned());
@@ -154,12 +154,12 @@ impl Image {
         }
         let mut images = BTreeMap::new();
         for (name, image) in std::mem::take(&mut metadata.views) {
-            let Some(view) = views.iter().find(|v| v.name == name && v.definition == image.definition) else {
+            let Some(view) = views.iter().find(|v| v.id.name == name && v.id.definition == image.definition) else {
                 continue;
             };
             let chunks =
                 image.chunks.into_iter().map(|chunk| decode_chunk(view, chunk, frames)).collect::<Result<_, _>>();
-            let chunks = chunks.map_err(|error: PolarsError| error.to_string())?;
+            let chunks = chunks.map_err(|error: PolarsError| format!("view `{name}`: {error}"))?;
             let ViewMetadata { definition, base, late, coverage, tracker, .. } = image;
             images.insert(name, ViewImage { definition, base, late, coverage, tracker, chunks });
         }
@@ -214,17 +214,20 @@ fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetad
     Ok(ChunkMetadata { coverage, early, journal, panes, frame: place })
 }
 
-fn decode_chunk(view: &View, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
+fn decode_chunk(view: &Kept, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
     let ChunkMetadata { coverage, early, journal, panes: held, frame } = chunk;
     let mut partials = BTreeMap::new();
     if let Some((start, length)) = frame {
         let bytes = frames.get(start..start.saturating_add(length));
         let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
-        partials.extend(partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?)?);
+        partials.extend(partial::by_pane(&partial::checked(
+            view.aggregation(),
+            ParquetReader::new(Cursor::new(bytes)).finish()?,
+        )?)?);
     }
     let mut panes = BTreeMap::new();
     for (start, PaneMetadata { late, slack }) in held {
-        let empty = || DataFrame::empty_with_schema(&partial::schema(view));
+        let empty = || DataFrame::empty_with_schema(&partial::schema(view.aggregation()));
         let partials = partials.remove(&start).unwrap_or_else(empty);
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }

@@ -11,7 +11,7 @@ use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::position::{Coverage, Positions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::error::SpeedError;
@@ -56,11 +56,11 @@ impl Closed {
     }
 
     /// The sum of this chunk and the next.
-    pub fn merge(&self, next: &Closed, view: &View) -> Result<Closed, SpeedError> {
+    pub fn merge(&self, next: &Closed, view: &Kept) -> Result<Closed, SpeedError> {
         let mut coverage = self.chunk.coverage.clone();
         coverage
             .try_append(&next.chunk.coverage)
-            .map_err(|source| SpeedError::Position { view: view.name.clone(), source })?;
+            .map_err(|source| SpeedError::Position { view: view.id.name.clone(), source })?;
         let mut panes = self.chunk.panes.clone();
         for (&start, pane) in &next.chunk.panes {
             match panes.entry(start) {
@@ -86,7 +86,7 @@ impl Closed {
     }
 
     /// Forgets the smaller half of one pane's keys. Whether it had before.
-    pub fn degrade(&mut self, view: &View, start: Micros) -> Result<bool, SpeedError> {
+    pub fn degrade(&mut self, view: &Kept, start: Micros) -> Result<bool, SpeedError> {
         let Some(pane) = self.chunk.panes.get(&start) else { return Ok(false) };
         let again = pane.slack.is_some();
         let (_, is_late) = sketch::spare(sketch::rows_in_time(&pane.partials), pane.partials.height());
@@ -134,7 +134,7 @@ pub(crate) fn bytes(frame: &DataFrame) -> usize {
 
 /// Adds up two parts of a pane. Where a sketch made them, each count of events in time is first brought down to its lower
 /// end, and the sum brought up by both errors: just as the sketches themselves would be merged.
-fn merge_panes(view: &View, one: &Pane, other: &Pane) -> Result<Pane, SpeedError> {
+fn merge_panes(view: &Kept, one: &Pane, other: &Pane) -> Result<Pane, SpeedError> {
     let mut late = one.late.clone();
     for (&missed, &events) in &other.late {
         *late.entry(missed).or_default() += events;
@@ -176,7 +176,7 @@ impl Open {
     }
 
     /// Adds what some events make.
-    pub fn add(&mut self, view: &View, added: BTreeMap<Micros, Added>) -> Result<(), SpeedError> {
+    pub fn add(&mut self, view: &Kept, added: BTreeMap<Micros, Added>) -> Result<(), SpeedError> {
         self.is_stale = true;
         for (start, added) in added {
             self.panes.entry(start).or_default().add(view, added)?;
@@ -200,7 +200,7 @@ impl Open {
     }
 
     /// The chunk as others see it.
-    pub fn export(&mut self, view: &View) -> Result<Arc<Chunk>, SpeedError> {
+    pub fn export(&mut self, view: &Kept) -> Result<Arc<Chunk>, SpeedError> {
         if let Some(exported) = self.exported.as_ref().filter(|_| !self.is_stale) {
             return Ok(exported.clone());
         }
@@ -212,7 +212,7 @@ impl Open {
     }
 
     /// Closes it, and begins another behind it. After an error it is as it was.
-    pub fn close(&mut self, view: &View, now: Micros) -> Result<Closed, SpeedError> {
+    pub fn close(&mut self, view: &Kept, now: Micros) -> Result<Closed, SpeedError> {
         let chunk = self.export(view)?;
         let next = Self::new(&self.coverage.ends(), now);
         Ok(Closed::of(chunk, Arc::new(std::mem::replace(self, next).journal)))

@@ -34,7 +34,7 @@ impl ViewState {
         let done = catch_unwind(AssertUnwindSafe(|| work(self)));
         match done {
             Ok(Ok(done)) => return Some(done),
-            Ok(Err(error)) => self.stop(Stop::of_view(&self.view.name, error)),
+            Ok(Err(error)) => self.stop(Stop::of_view(&self.view.id.name, error)),
             Err(panic) => self.stop(Stop::panicked(&*panic)),
         }
         None
@@ -42,7 +42,7 @@ impl ViewState {
 
     /// Goes back to the last chunk that is whole, and stays there.
     pub fn stop(&mut self, stop: Stop) {
-        tracing::error!(view = self.view.name, reason = stop.reason, "the view has stopped; others go on");
+        tracing::error!(view = self.view.id.name, reason = stop.reason, "the view has stopped; others go on");
         let mut ends = self.open.coverage.starts();
         let broken = std::mem::take(&mut self.open);
         let since = broken.since;
@@ -88,7 +88,7 @@ impl ViewState {
         let chunks = self.attempt(Self::chunks).unwrap_or_else(|| self.closed.clone());
         let tracker = if self.stopped.is_some() { self.mark.tracker.as_deref().cloned() } else { own.cloned() };
         ViewImage {
-            definition: self.view.definition.clone(),
+            definition: self.view.id.definition.clone(),
             base: self.base,
             late: self.late,
             coverage: self.coverage(),
@@ -142,7 +142,7 @@ impl CatchUp {
             }
             Ok(None) => false,
             Err(error) if error.may_pass() => {
-                tracing::warn!(view = state.view.name, reason = reason(&error), "reading failed; trying again");
+                tracing::warn!(view = state.view.id.name, reason = reason(&error), "reading failed; trying again");
                 self.reader = None;
                 false
             }

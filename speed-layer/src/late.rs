@@ -14,9 +14,10 @@ use anabranch_engine::row::ROW;
 use anabranch_exchange::reject::{RejectLog, Rejected};
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Append, Batch, Log, LogError, Payloads, ReadLimit};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::{Micros, format_timestamp};
-use anabranch_plan::view::{Late, View};
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
@@ -43,7 +44,7 @@ pub(crate) struct LateEvent {
 /// Those of a micro-batch's `events`, which are its `rows`, that had missed windows and that the view makes rows of.
 /// `each` is what the rows of the micro-batch met.
 pub(crate) fn events(
-    view: &View,
+    view: &Kept,
     evaluator: &Evaluator,
     mut events: DataFrame,
     missed: &[i32],
@@ -80,11 +81,11 @@ impl LateWriter {
     }
 
     /// Writes the events of a micro-batch that came late for a view, where the view wants them. Blocks until they are stored.
-    pub fn write(&mut self, view: &View, batch: &MicroBatch, late: &[LateEvent]) -> Result<(), SpeedError> {
+    pub fn write(&mut self, view: &Kept, batch: &MicroBatch, late: &[LateEvent]) -> Result<(), SpeedError> {
         let Some(records) = batch.records.as_ref().filter(|_| !late.is_empty()) else { return Ok(()) };
         let mut failures = 0;
         loop {
-            let written = match &view.late {
+            let written = match &view.aggregation().late {
                 Late::Discard => Ok(()),
                 Late::Rejects => self.reject(view, batch, records, late),
                 Late::Topic(topic) => self.send(topic, view, batch, records, late),
@@ -92,17 +93,21 @@ impl LateWriter {
             fail::fail_point!("speed::after_late");
             let Err(source) = written else { return Ok(()) };
             let may_pass = matches!(source, LogError::Backend { .. } | LogError::StorageFull { .. });
-            let error = SpeedError::Late { view: view.name.clone(), source };
+            let error = SpeedError::Late { view: view.id.name.clone(), source };
             if !may_pass || self.shutdown.is_cancelled() {
                 return Err(error);
             }
-            tracing::warn!(view = view.name, reason = reason(&error), "late events wait to be written; trying again");
+            tracing::warn!(
+                view = view.id.name,
+                reason = reason(&error),
+                "late events wait to be written; trying again"
+            );
             wait(&self.shutdown, pause(failures));
             failures += 1;
         }
     }
 
-    fn reject(&self, view: &View, batch: &MicroBatch, records: &Batch, late: &[LateEvent]) -> Result<(), LogError> {
+    fn reject(&self, view: &Kept, batch: &MicroBatch, records: &Batch, late: &[LateEvent]) -> Result<(), LogError> {
         let rejected = late.iter().map(|event| {
             let told = Told::of(view, batch, records, event);
             let reason = match told.windows {
@@ -112,7 +117,7 @@ impl LateWriter {
             Rejected {
                 partition: Some(batch.partition),
                 offset: Some(told.offset),
-                view: Some(view.name.clone()),
+                view: Some(view.id.name.clone()),
                 behind_ms: Some(told.behind_ms),
                 ..self.rejects.rejected(&self.table.topic, reason, records.payloads.get(told.index))
             }
@@ -123,14 +128,14 @@ impl LateWriter {
     fn send(
         &mut self,
         topic: &str,
-        view: &View,
+        view: &Kept,
         batch: &MicroBatch,
         records: &Batch,
         late: &[LateEvent],
     ) -> Result<(), LogError> {
         let partitions = self.log.bounds(topic)?.len().max(1) as u32;
         let place = batch.partition % partitions;
-        let of = (view.name.clone(), batch.partition);
+        let of = (view.id.name.clone(), batch.partition);
         let written = match self.written.get(&of) {
             Some(written) => *written,
             None => self.highest(topic, place, view, batch.partition)?,
@@ -164,10 +169,10 @@ impl LateWriter {
     }
 
     /// What a topic says of a late event.
-    fn record(&self, view: &View, batch: &MicroBatch, records: &Batch, told: &Told) -> Vec<u8> {
+    fn record(&self, view: &Kept, batch: &MicroBatch, records: &Batch, told: &Told) -> Vec<u8> {
         let Told { index, offset, time, behind_ms, windows, event } = *told;
         let mut record = b"{\"view\":".to_vec();
-        write_json_text(&view.name, &mut record);
+        write_json_text(&view.id.name, &mut record);
         record.extend_from_slice(b",\"topic\":");
         write_json_text(&self.table.topic, &mut record);
         let (partition, missed) = (batch.partition, event.missed);
@@ -193,7 +198,7 @@ impl LateWriter {
     }
 
     /// The highest offset of a partition that the topic of a view has.
-    fn highest(&self, topic: &str, place: Partition, view: &View, of: Partition) -> Result<Option<Offset>, LogError> {
+    fn highest(&self, topic: &str, place: Partition, view: &Kept, of: Partition) -> Result<Option<Offset>, LogError> {
         let held = self.log.bounds(topic)?.remove(&place).unwrap_or(0..0);
         let (mut tail, mut end, mut highest) = (TAIL, held.end, None);
         while highest.is_none() && end > held.start {
@@ -203,7 +208,7 @@ impl LateWriter {
             while let Some(batch) = reader.poll(limit, Duration::from_secs(1))? {
                 let origins = batch.payloads.iter().filter_map(|record| serde_json::from_slice::<Origin>(record).ok());
                 let ours = origins.filter(|origin| {
-                    (origin.view == view.name) && (origin.topic == self.table.topic) && origin.partition == of
+                    (origin.view == view.id.name) && (origin.topic == self.table.topic) && origin.partition == of
                 });
                 highest = ours.map(|origin| origin.offset).max().max(highest);
                 if batch.coverage.end >= end {
@@ -238,10 +243,10 @@ struct Told<'a> {
 }
 
 impl<'a> Told<'a> {
-    fn of(view: &View, batch: &MicroBatch, records: &Batch, event: &'a LateEvent) -> Self {
+    fn of(view: &Kept, batch: &MicroBatch, records: &Batch, event: &'a LateEvent) -> Self {
         let (offset, time) = (batch.offsets[event.row], batch.times[event.row]);
         let index = records.offsets.partition_point(|&other| other < offset);
-        let windows = view.window.map_or(0, |window| window.starts(time).count());
+        let windows = view.aggregation().window.map_or(0, |window| window.starts(time).count());
         Self { index, offset, time, behind_ms: (event.met - time) / 1_000, windows, event }
     }
 

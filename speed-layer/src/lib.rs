@@ -58,7 +58,7 @@ use anabranch_log::clock::Clock;
 use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::position::Partition;
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -116,7 +116,7 @@ pub struct SpeedLayer {
 pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
     for table in context.catalog.tables.values() {
-        let views: Vec<Arc<View>> = context.catalog.views_of(&table.name).cloned().collect();
+        let views: Vec<Kept> = context.catalog.kept_of(&table.name).collect();
         if !views.is_empty() {
             layer.start(context, table, views, None)?;
         }
@@ -143,10 +143,10 @@ pub fn run_partition(
     shutdown: &CancellationToken,
 ) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    let views: Vec<Arc<View>> = context.catalog.views_of(name).cloned().collect();
+    let views: Vec<Kept> = context.catalog.kept_of(name).collect();
     if let Some(table) = context.catalog.tables.get(name).filter(|_| !views.is_empty()) {
         layer.start(context, table, views.clone(), Some(owned))?;
-        let receiver = |view: Arc<View>| Some((view.clone(), layer.snapshots.0.get(&view.name)?.clone()));
+        let receiver = |view: Kept| Some((view.clone(), layer.snapshots.0.get(&view.id.name)?.clone()));
         let counters = layer.counters.get(name).cloned().unwrap_or_default();
         let publisher = Publisher {
             log: context.log.clone(),
@@ -207,7 +207,7 @@ impl SpeedLayer {
         &mut self,
         context: &Context,
         table: &Arc<Table>,
-        views: Vec<Arc<View>>,
+        views: Vec<Kept>,
         owned: Option<Owned>,
     ) -> Result<(), SpeedError> {
         let counters = Arc::new(Counters::default());
@@ -215,8 +215,8 @@ impl SpeedLayer {
         let mut senders = BTreeMap::new();
         for view in &views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-            self.snapshots.0.insert(view.name.clone(), receiver);
-            senders.insert(view.name.clone(), sender);
+            self.snapshots.0.insert(view.id.name.clone(), receiver);
+            senders.insert(view.id.name.clone(), sender);
         }
         let (context, table, shutdown) = (context.clone(), table.clone(), self.shutdown.clone());
         let display = Display { counters, senders };
@@ -227,7 +227,7 @@ impl SpeedLayer {
     /// Starts the outputs that read a table, for one of its partitions or for all.
     fn start_outputs(&mut self, context: &Context, table: &str, only: Option<Partition>) -> Result<(), SpeedError> {
         let Some(outlets) = &context.outlets else { return Ok(()) };
-        for output in context.catalog.outputs_of(table) {
+        for output in context.catalog.sent_of(table) {
             let writer = OutputWriter {
                 log: context.log.clone(),
                 outlets: outlets.clone(),
@@ -239,7 +239,7 @@ impl SpeedLayer {
             };
             match only {
                 Some(partition) => self.threads.push(writer.start(partition)?),
-                None => self.spawn(format!("write-{}", output.name), move || writer.run_all())?,
+                None => self.spawn(format!("write-{}", output.id.name), move || writer.run_all())?,
             }
         }
         Ok(())

@@ -10,9 +10,10 @@ use anabranch_exchange::snapshot::Early;
 use anabranch_log::lineage::Tail;
 use anabranch_log::position::{Offset, Partition};
 use anabranch_log::{Batch, Extras};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Late, View};
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::error::SpeedError;
@@ -100,15 +101,15 @@ impl MicroBatch {
 }
 
 /// A decoder that makes what the views read, of each record by the definition that governs it.
-pub(crate) fn decoder(table: &Arc<Table>, views: &[Arc<View>], editions: &Editions) -> Decoder {
+pub(crate) fn decoder(table: &Arc<Table>, views: &[Kept], editions: &Editions) -> Decoder {
     Decoder::reading(table.clone(), |column| views.iter().any(|view| view.reads(column))).by(editions)
 }
 
 /// What records have to bring along for the views: late events are written with all of it.
-pub(crate) fn extras(views: &[Arc<View>]) -> Extras {
-    let of_view = |view: &Arc<View>| match view.late {
+pub(crate) fn extras(views: &[Kept]) -> Extras {
+    let of_view = |view: &Kept| match view.aggregation().late {
         Late::Topic(_) => Extras { keys: true, headers: true },
-        Late::Discard | Late::Rejects => decode::extras(&view.table),
+        Late::Discard | Late::Rejects => decode::extras(view.table()),
     };
     let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
     views.iter().map(of_view).fold(Extras::default(), any)

@@ -23,8 +23,9 @@ use anabranch_log::kafka::outlet::{Commit, Keys, Outlets, Parts, Stream};
 use anabranch_log::key::by_key;
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
 use anabranch_log::{Log, LogError, Payloads};
-use anabranch_plan::schema::DataType;
-use anabranch_plan::view::{Delivery, Output};
+use anabranch_plan::schema::{Column, DataType};
+use anabranch_plan::sink::{Delivery, Sink};
+use anabranch_plan::view::Sent;
 use parking_lot::Mutex;
 use polars::prelude::{DataFrame, IntoLazy, PolarsError, PolarsResult};
 use tokio_util::sync::CancellationToken;
@@ -76,7 +77,7 @@ impl OutputStates {
 pub(crate) struct OutputWriter {
     pub log: Arc<dyn Log>,
     pub outlets: Outlets,
-    pub output: Arc<Output>,
+    pub output: Sent,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub states: OutputStates,
@@ -88,7 +89,7 @@ impl OutputWriter {
     pub fn run_all(self) {
         let mut threads = BTreeMap::new();
         while !self.shutdown.is_cancelled() {
-            match self.log.bounds(&self.output.table.topic) {
+            match self.log.bounds(&self.output.table().topic) {
                 Ok(bounds) => {
                     for partition in bounds.into_keys().filter(|p| !threads.contains_key(p)).collect::<Vec<_>>() {
                         match self.clone().start(partition) {
@@ -100,7 +101,7 @@ impl OutputWriter {
                     }
                 }
                 Err(error) => {
-                    let view = &self.output.name;
+                    let view = &self.output.id.name;
                     tracing::warn!(view, reason = reason(&error), "its partitions can't be listed; trying again");
                 }
             }
@@ -108,20 +109,20 @@ impl OutputWriter {
         }
         for (partition, thread) in threads {
             if thread.join().is_err() {
-                tracing::error!(view = self.output.name, partition, "a thread that writes an output has failed");
+                tracing::error!(view = self.output.id.name, partition, "a thread that writes an output has failed");
             }
         }
     }
 
     /// Starts a thread that writes what one partition gives until shutdown.
     pub fn start(self, partition: Partition) -> Result<JoinHandle<()>, SpeedError> {
-        let name = format!("write-{}-{partition}", self.output.name);
+        let name = format!("write-{}-{partition}", self.output.id.name);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || self.run(partition));
         thread.map_err(|source| SpeedError::Thread { name, source })
     }
 
     fn run(&self, partition: Partition) {
-        let (view, mut failures) = (&self.output.name, 0);
+        let (view, mut failures) = (&self.output.id.name, 0);
         while !self.shutdown.is_cancelled() {
             let error = match catch_unwind(AssertUnwindSafe(|| self.write(partition, &mut failures))) {
                 Ok(Ok(())) => return,
@@ -147,14 +148,14 @@ impl OutputWriter {
 
     /// Opens the outlet, and goes on from where it says until something fails.
     fn write(&self, partition: Partition, failures: &mut u32) -> Result<(), SpeedError> {
-        let Output { name, table, topic, .. } = &*self.output;
+        let (name, table, topic) = (&self.output.id.name, self.output.table(), &self.output.sink().topic);
         let writing = |source| SpeedError::Output { view: name.clone(), topic: topic.clone(), source };
         let reading = |source| SpeedError::Log { table: table.name.clone(), source };
         let (outlet, mut next) = self.outlets.open(&Arc::new(stream(&self.output)), partition).map_err(writing)?;
         let mut reader = self.log.reader(&table.topic, &Positions::from([(partition, next)])).map_err(reading)?;
         reader.bring(decode::extras(table));
         self.note(partition, |state| state.position = next);
-        let (mut decoder, made) = (Decoder::new(table.clone()), row::Records::new(&self.output));
+        let (mut decoder, made) = (Decoder::new(table.clone()), row::Records::new(&self.output.rows));
         let mut stored = self.clock.now();
         while !self.shutdown.is_cancelled() {
             let (begun, now) = (Instant::now(), self.clock.now());
@@ -170,7 +171,8 @@ impl OutputWriter {
             let decoded = MicroBatch::decode(&mut decoder, &batch, now)?;
             let partitions = outlet.partitions().map_err(writing)?;
             let rows = made.of(decoded.events.lazy()).collect();
-            let written = rows.and_then(|rows| records(&self.output, &rows, partition, partitions));
+            let written = rows
+                .and_then(|rows| records(self.output.sink(), &self.output.rows.schema(), &rows, partition, partitions));
             let (parts, keys) = written.map_err(|source| SpeedError::Evaluate {
                 view: name.clone(),
                 step: "making records of a micro-batch",
@@ -191,29 +193,36 @@ impl OutputWriter {
     }
 
     fn note(&self, partition: Partition, note: impl FnOnce(&mut OutputStatus)) {
-        note(self.states.0.lock().entry((self.output.name.clone(), partition)).or_default());
+        note(self.states.0.lock().entry((self.output.id.name.clone(), partition)).or_default());
     }
 
     fn stop(&self, partition: Partition, Stop { reason, lost, .. }: Stop) {
-        tracing::error!(view = self.output.name, partition, reason, "an output has stopped");
+        tracing::error!(view = self.output.id.name, partition, reason, "an output has stopped");
         self.note(partition, |state| (state.stopped, state.lost) = (Some(reason), lost));
     }
 }
 
 /// The stream that an output writes.
-fn stream(output: &Output) -> Stream {
-    let commit = match output.delivery {
+fn stream(output: &Sent) -> Stream {
+    let Sink { topic, delivery, .. } = output.sink();
+    let commit = match delivery {
         Delivery::ExactlyOnce => Commit::WithRecords,
         Delivery::AtLeastOnce => Commit::AfterRecords,
         Delivery::AtMostOnce => Commit::BeforeRecords,
     };
-    Stream { name: output.name.clone(), from: output.table.topic.clone(), to: output.topic.clone(), commit }
+    Stream { name: output.id.name.clone(), from: output.table().topic.clone(), to: topic.clone(), commit }
 }
 
-/// An output's rows of a partition as records, and their keys. Those without a key go to the partition of the
+/// Rows of a partition with these columns as records, and their keys. Those without a key go to the partition of the
 /// events' own number, as far as there are so many: so they stay in order.
-fn records(output: &Output, rows: &DataFrame, partition: Partition, partitions: u32) -> PolarsResult<(Parts, Keys)> {
-    let keys = match output.partition_by {
+fn records(
+    sink: &Sink,
+    columns: &[Column],
+    rows: &DataFrame,
+    partition: Partition,
+    partitions: u32,
+) -> PolarsResult<(Parts, Keys)> {
+    let keys = match sink.partition_by {
         None => None,
         Some(field) => {
             let batch = to_arrow(rows).map_err(|error| PolarsError::ComputeError(error.to_string().into()))?;
@@ -227,8 +236,8 @@ fn records(output: &Output, rows: &DataFrame, partition: Partition, partitions: 
         chosen.entry(place).or_default().push(row);
     }
     let is_json = |name: &str| {
-        let of_name = output.fields.iter().find(|field| field.name == name);
-        of_name.is_some_and(|field| field.expr.data_type() == DataType::Json)
+        let of_name = columns.iter().find(|column| column.name == name);
+        of_name.is_some_and(|column| column.data_type == DataType::Json)
     };
     let cells = Rows::of(rows)?.with_json(is_json);
     let record = |&row: &usize| {

@@ -7,7 +7,7 @@ use anabranch_engine::group::{Groups, Keep};
 use anabranch_engine::partial;
 use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::Pane;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::error::SpeedError;
@@ -29,7 +29,7 @@ pub(crate) struct OpenPane {
 
 impl OpenPane {
     /// Adds what some events make.
-    pub fn add(&mut self, view: &View, added: Added) -> Result<(), SpeedError> {
+    pub fn add(&mut self, view: &Kept, added: Added) -> Result<(), SpeedError> {
         self.exported = None;
         for (missed, events) in added.late {
             *self.late.entry(missed).or_default() += events;
@@ -39,18 +39,20 @@ impl OpenPane {
             if rows.height() == 0 {
                 continue;
             }
-            let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view, Keep::Bounded));
-            groups.absorb(view, &rows).map_err(failed(view, "aggregating a micro-batch"))?;
+            let groups = self.groups.entry(missed).or_insert_with(|| Groups::new(view.aggregation(), Keep::Bounded));
+            groups.absorb(view.aggregation(), &rows).map_err(failed(view, "aggregating a micro-batch"))?;
         }
         self.measure();
         Ok(())
     }
 
     /// Those of some rows that it takes: all, unless it refuses new groups. A group is a key and how many windows its events missed.
-    fn taken(&mut self, view: &View, missed: i32, rows: DataFrame) -> PolarsResult<DataFrame> {
-        let Some(slack) = self.slack.as_mut().filter(|_| !view.is_top_k_by_count()) else { return Ok(rows) };
+    fn taken(&mut self, view: &Kept, missed: i32, rows: DataFrame) -> PolarsResult<DataFrame> {
+        let Some(slack) = self.slack.as_mut().filter(|_| !view.aggregation().is_top_k_by_count()) else {
+            return Ok(rows);
+        };
         let known = |missed: i32, rows: &DataFrame| match self.groups.get(&missed) {
-            Some(groups) => groups.known(view, rows),
+            Some(groups) => groups.known(view.aggregation(), rows),
             None => Ok(BooleanChunked::full(PlSmallStr::EMPTY, false, rows.height())),
         };
         let is_taken = known(missed, &rows)?;
@@ -77,10 +79,10 @@ impl OpenPane {
     }
 
     /// How many rows degrading it (further) may save; none if it can save nothing.
-    pub fn spare_rows(&self, view: &View) -> usize {
+    pub fn spare_rows(&self, view: &Kept) -> usize {
         match self.slack {
-            _ if view.keys.is_empty() => 0,
-            _ if view.is_top_k_by_count() => sketch::spare(self.rows_in_time(), self.rows()).0,
+            _ if view.aggregation().keys.is_empty() => 0,
+            _ if view.aggregation().is_top_k_by_count() => sketch::spare(self.rows_in_time(), self.rows()).0,
             Some(_) => 0,
             None => self.rows(),
         }
@@ -91,11 +93,11 @@ impl OpenPane {
     }
 
     /// Gives up exactness to save memory. Whether it had before.
-    pub fn degrade(&mut self, view: &View) -> Result<bool, SpeedError> {
+    pub fn degrade(&mut self, view: &Kept) -> Result<bool, SpeedError> {
         self.exported = None;
         let again = self.slack.is_some();
         let mut slack = self.slack.unwrap_or_default();
-        if view.is_top_k_by_count() {
+        if view.aggregation().is_top_k_by_count() {
             let (_, is_late) = sketch::spare(self.rows_in_time(), self.rows());
             let missed: Vec<i32> = self.groups.keys().copied().filter(|&missed| is_late == (missed > 0)).collect();
             for missed in missed {
@@ -113,7 +115,7 @@ impl OpenPane {
     }
 
     /// Forgets the smaller half of the keys of events that missed so many windows. How much was taken from the others' counts.
-    fn halve(&mut self, view: &View, missed: i32) -> Result<i64, SpeedError> {
+    fn halve(&mut self, view: &Kept, missed: i32) -> Result<i64, SpeedError> {
         let Some(groups) = self.groups.remove(&missed) else { return Ok(0) };
         let counts = partials(view, &groups, 0, missed)?;
         drop(groups);
@@ -121,15 +123,15 @@ impl OpenPane {
         let (taken, kept) = cut.map_err(failed(view, "forgetting keys"))?;
         drop(counts);
         if kept.height() > 0 {
-            let mut groups = Groups::new(view, Keep::Bounded);
-            groups.merge(view, &kept).map_err(failed(view, "forgetting keys"))?;
+            let mut groups = Groups::new(view.aggregation(), Keep::Bounded);
+            groups.merge(view.aggregation(), &kept).map_err(failed(view, "forgetting keys"))?;
             self.groups.insert(missed, groups);
         }
         Ok(taken)
     }
 
     /// The pane as others see it. The same `Arc` as the last time if nothing was added since.
-    pub fn export(&mut self, view: &View, start: i64) -> Result<Arc<Pane>, SpeedError> {
+    pub fn export(&mut self, view: &Kept, start: i64) -> Result<Arc<Pane>, SpeedError> {
         if let Some(exported) = &self.exported {
             return Ok(exported.clone());
         }
@@ -149,15 +151,15 @@ impl OpenPane {
     }
 }
 
-fn partials(view: &View, groups: &Groups, start: i64, missed: i32) -> Result<DataFrame, SpeedError> {
-    groups.partials(view, start, missed).map_err(failed(view, "listing groups"))
+fn partials(view: &Kept, groups: &Groups, start: i64, missed: i32) -> Result<DataFrame, SpeedError> {
+    groups.partials(view.aggregation(), start, missed).map_err(failed(view, "listing groups"))
 }
 
-fn stacked(view: &View, frames: &[DataFrame]) -> Result<DataFrame, SpeedError> {
+fn stacked(view: &Kept, frames: &[DataFrame]) -> Result<DataFrame, SpeedError> {
     if let [frame] = frames {
         return Ok(frame.clone());
     }
-    let mut all = DataFrame::empty_with_schema(&partial::schema(view));
+    let mut all = DataFrame::empty_with_schema(&partial::schema(view.aggregation()));
     for frame in frames {
         all.vstack_mut(frame).map_err(failed(view, "listing groups"))?;
     }

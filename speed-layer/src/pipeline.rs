@@ -15,7 +15,7 @@ use anabranch_log::lineage::{Mark, Tails};
 use anabranch_log::position::{Partition, Positions};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;
@@ -60,7 +60,7 @@ pub(crate) fn is_outdated(own: &Reading, now: &Reading, table: &Table) -> bool {
 /// What a pipeline is made of.
 pub(crate) struct Parts {
     pub table: Arc<Table>,
-    pub views: Vec<Arc<View>>,
+    pub views: Vec<Kept>,
     pub versions: Bases,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
@@ -215,7 +215,7 @@ impl Pipeline {
             let state = &mut states[i];
             let step = state.attempt(|state| one.step(state, positions, &mut parts.replay, &mut parts.late, records));
             if step == Some(Step::Done) {
-                tracing::info!(view = state.view.name, "has caught up with the table's other views");
+                tracing::info!(view = state.view.id.name, "has caught up with the table's other views");
             }
             (*changed, *since_checkpoint) = (true, true);
             step == Some(Step::Lacking)
@@ -297,7 +297,7 @@ impl Pipeline {
             let view = self.states[i].view.clone();
             let Some(version) = self.parts.versions.fitting(&view) else { continue };
             let number = version.published.version;
-            if self.states[i].base == Some(number) || self.seen.get(&view.name) == Some(&number) {
+            if self.states[i].base == Some(number) || self.seen.get(&view.id.name) == Some(&number) {
                 continue;
             }
             let frontier = version.published.coverage.ends();
@@ -308,17 +308,17 @@ impl Pipeline {
                 frontier.iter().all(|(p, &offset)| self.positions.get(p).is_some_and(|&next| offset <= next));
             let goes_on = place == Place::Ahead && is_behind && is_reached;
             if place == Place::Ahead && !goes_on {
-                if self.waiting.insert(view.name.clone(), number) != Some(number) {
+                if self.waiting.insert(view.id.name.clone(), number) != Some(number) {
                     tracing::info!(
-                        view = view.name,
+                        view = view.id.name,
                         version = number,
                         "a version is ahead; waiting to have read as far"
                     );
                 }
                 continue;
             }
-            self.waiting.remove(&view.name);
-            self.seen.insert(view.name.clone(), number);
+            self.waiting.remove(&view.id.name);
+            self.seen.insert(view.id.name.clone(), number);
             match place {
                 Place::Ahead => self.begin_anew(i, &version, &frontier),
                 Place::Start => self.states[i].base = Some(number),
@@ -330,7 +330,7 @@ impl Pipeline {
                 Place::Before => self.rebuild(i, &version, &frontier),
             }
             fail::fail_point!("speed::after_drop");
-            tracing::info!(view = view.name, version = number, %version.published.coverage, "stands on a version");
+            tracing::info!(view = view.id.name, version = number, %version.published.coverage, "stands on a version");
             (self.changed, self.since_checkpoint) = (true, true);
             // The serving layer changes over with this snapshot: not a moment to wait.
             self.publish();
@@ -344,10 +344,15 @@ impl Pipeline {
         let advanced = catch_unwind(AssertUnwindSafe(|| state.advance(number, frontier, newest, replay)));
         let stop = match advanced {
             Ok(Ok(())) => return true,
-            Ok(Err(error)) if error.is_of_view() => Stop::of_view(&state.view.name, error),
+            Ok(Err(error)) if error.is_of_view() => Stop::of_view(&state.view.id.name, error),
             Ok(Err(error)) => {
                 let reason = reason(&error);
-                tracing::warn!(view = state.view.name, version = number, reason, "the state stays on its old version");
+                tracing::warn!(
+                    view = state.view.id.name,
+                    version = number,
+                    reason,
+                    "the state stays on its old version"
+                );
                 return false;
             }
             Err(panic) => Stop::panicked(&*panic),
@@ -373,7 +378,7 @@ impl Pipeline {
     /// Has a view that had stopped go on from the frontier of a version.
     fn begin_anew(&mut self, i: usize, version: &Version, frontier: &Positions) {
         let (state, tracker) = self.standing_on(i, version, frontier);
-        tracing::info!(view = state.view.name, version = state.base, "goes on from the frontier of a version");
+        tracing::info!(view = state.view.id.name, version = state.base, "goes on from the frontier of a version");
         self.states[i] = state;
         self.behind.insert(i, CatchUp::new(tracker));
     }
@@ -381,7 +386,7 @@ impl Pipeline {
     /// Folds a view's state anew from the frontier of a version that begins before it. If that fails, the view stops as it was.
     fn rebuild(&mut self, i: usize, version: &Version, frontier: &Positions) {
         let (mut state, tracker) = self.standing_on(i, version, frontier);
-        let (view, number) = (&state.view.name, version.published.version);
+        let (view, number) = (&state.view.id.name, version.published.version);
         tracing::warn!(view, version = number, "a version begins before the state, which is folded anew");
         let Parts { replay, late, settings, .. } = &mut self.parts;
         let (positions, records) = (&self.positions, settings.chunk_records);
@@ -428,8 +433,9 @@ impl Pipeline {
                 ..state.show(&tracker, own)
             };
             rows += state.rows() as u64;
-            stopped.insert(state.view.name.clone(), snapshot.stopped.clone());
-            shown.extend(self.parts.display.senders.get(&state.view.name).map(|sender| (sender, Arc::new(snapshot))));
+            stopped.insert(state.view.id.name.clone(), snapshot.stopped.clone());
+            shown
+                .extend(self.parts.display.senders.get(&state.view.id.name).map(|sender| (sender, Arc::new(snapshot))));
         }
         *self.parts.display.counters.views.lock() = stopped;
         for (sender, snapshot) in shown {
@@ -454,7 +460,7 @@ impl Pipeline {
         let mut views = BTreeMap::new();
         for (i, state) in self.states.iter_mut().enumerate() {
             let image = state.image(self.behind.get(&i).map(|behind| &behind.tracker));
-            views.insert(state.view.name.clone(), image);
+            views.insert(state.view.id.name.clone(), image);
         }
         let editions = self.parts.replay.editions().clone();
         let (tracker, positions, log) = (self.tracker.clone(), self.positions.clone(), self.log.clone());

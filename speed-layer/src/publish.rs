@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anabranch_exchange::snapshot::{Snapshot, wire};
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Append, Log, LogError, Payloads, Retention};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,7 @@ pub(crate) struct Publisher {
     pub table: String,
     pub partition: Partition,
     pub epoch: u64,
-    pub views: Vec<(Arc<View>, watch::Receiver<Arc<Snapshot>>)>,
+    pub views: Vec<(Kept, watch::Receiver<Arc<Snapshot>>)>,
     /// The least time between two updates.
     pub interval: Duration,
     /// What updates take on their way.

@@ -9,9 +9,10 @@ use anabranch_engine::edition::Editions;
 use anabranch_log::clock::{Clock, has_passed};
 use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, LogReader};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Late, View};
+use anabranch_plan::view::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{SpeedError, Stop, reason};
@@ -26,7 +27,7 @@ pub(crate) struct Reader {
     pub table: Arc<Table>,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
-    pub views: Vec<Arc<View>>,
+    pub views: Vec<Kept>,
     pub editions: Editions,
     /// Whether the partitions are those that it begins with, for ever.
     pub fixed: bool,
@@ -49,7 +50,7 @@ impl Reader {
     fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
         let Some(mut reader) = self.open(&positions)? else { return Ok(()) };
         let mut decoder = decoder(&self.table, &self.views, &self.editions);
-        let keeps_records = self.views.iter().any(|view| view.late != Late::Discard);
+        let keeps_records = self.views.iter().any(|view| view.aggregation().late != Late::Discard);
         let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();

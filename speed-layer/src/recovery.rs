@@ -26,7 +26,7 @@ use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Log, LogError};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoints, Image, ViewImage};
@@ -60,12 +60,7 @@ pub(crate) struct Origin {
 impl Origin {
     /// The newest checkpoint, and what the log holds. A storage or a log that can't be reached is waited for, and `tell`
     /// is told why. None at a shutdown. A checkpoint, or a version of a view, that is of another log is an error.
-    pub fn find(
-        &self,
-        views: &[Arc<View>],
-        versions: &Bases,
-        tell: impl Fn(String),
-    ) -> Result<Option<Found>, SpeedError> {
+    pub fn find(&self, views: &[Kept], versions: &Bases, tell: impl Fn(String)) -> Result<Option<Found>, SpeedError> {
         loop {
             match self.look(views, versions) {
                 Err(error) if error.may_pass() => {
@@ -83,7 +78,7 @@ impl Origin {
         }
     }
 
-    fn look(&self, views: &[Arc<View>], versions: &Bases) -> Result<Option<Found>, SpeedError> {
+    fn look(&self, views: &[Kept], versions: &Bases) -> Result<Option<Found>, SpeedError> {
         let mut image = None;
         if let Some(checkpoints) = &self.checkpoints {
             let load = self.shutdown.run_until_cancelled(checkpoints.load(&self.name, views));
@@ -106,7 +101,7 @@ impl Origin {
         for view in views {
             let Some(version) = versions.fitting(view).or_else(|| versions.outdated(view)) else { continue };
             let Published { version, log: mark, coverage, .. } = &version.published;
-            let carrier = format!("version {version} of view `{}`", view.name);
+            let carrier = format!("version {version} of view `{}`", view.id.name);
             log = verify(&carrier, mark.as_ref(), &coverage.ends())?;
         }
         Ok(Some(Found { image, bounds, log }))
@@ -142,19 +137,19 @@ pub(crate) struct Bases {
 
 impl Bases {
     /// The version of a view that its definition is of, as far as it speaks of the pipeline's partitions.
-    pub fn fitting(&self, view: &View) -> Option<Arc<Version>> {
+    pub fn fitting(&self, view: &Kept) -> Option<Arc<Version>> {
         self.newest(view).filter(|version| version.published.rebuilds == self.rebuilds)
     }
 
     /// Such a version from before the archive was rebuilt, if there is none from since.
-    pub fn outdated(&self, view: &View) -> Option<Arc<Version>> {
+    pub fn outdated(&self, view: &Kept) -> Option<Arc<Version>> {
         self.newest(view).filter(|version| version.published.rebuilds != self.rebuilds)
     }
 
-    fn newest(&self, view: &View) -> Option<Arc<Version>> {
-        let version = self.versions.newest(&view.name)?;
+    fn newest(&self, view: &Kept) -> Option<Arc<Version>> {
+        let version = self.versions.newest(&view.id.name)?;
         let Version { root, published, is_stale, .. } = &*version;
-        if published.definition != view.definition {
+        if published.definition != view.id.definition {
             return None;
         }
         let Some(only) = self.only else { return Some(version) };
@@ -178,7 +173,7 @@ impl Bases {
 
 /// Finds out where to begin, and folds what views lack that begin before the others.
 pub(crate) fn recover(
-    views: &[Arc<View>],
+    views: &[Kept],
     versions: &Bases,
     image: Option<Image>,
     bounds: &Bounds,
@@ -199,7 +194,7 @@ pub(crate) fn recover(
     let (mut states, mut behind) = (Vec::new(), BTreeMap::new());
     for view in views {
         let version = versions.fitting(view);
-        let restored = image.as_mut().and_then(|image| image.views.remove(&view.name));
+        let restored = image.as_mut().and_then(|image| image.views.remove(&view.id.name));
         let restored = restored.filter(|image| image.base.is_none() || version.is_some());
         let state = match (restored, &version) {
             (_, None) if versions.outdated(view).is_some() => {
@@ -209,7 +204,7 @@ pub(crate) fn recover(
                 state
             }
             (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
-                tracing::info!(view = view.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
+                tracing::info!(view = view.id.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
                 if let Some(own) = &image.tracker {
                     behind.insert(states.len(), CatchUp::new(own.clone()));
                 }
@@ -217,12 +212,12 @@ pub(crate) fn recover(
             }
             (_, Some(version)) => {
                 let number = version.published.version;
-                tracing::warn!(view = view.name, version = number, "begins at the frontier of a batch version");
+                tracing::warn!(view = view.id.name, version = number, "begins at the frontier of a batch version");
                 ViewState::new(view.clone(), Some(number), &with(&zero, &version.published.coverage.ends()), now)
             }
             _ => {
                 // A view that is new, or has changed, has nothing else to begin with.
-                tracing::debug!(view = view.name, "begins at the start of the log");
+                tracing::debug!(view = view.id.name, "begins at the start of the log");
                 ViewState::new(view.clone(), None, &zero, now)
             }
         };
@@ -259,21 +254,21 @@ pub(crate) fn recover(
 fn lost(state: &ViewState, topic: &str, bounds: &Bounds) -> Option<SpeedError> {
     let gone = bounds.iter().map(|(&p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
     gone.map(|(partition, wanted, held)| SpeedError::Log {
-        table: state.view.table.name.clone(),
+        table: state.view.table().name.clone(),
         source: LogError::OutOfRange { topic: topic.to_owned(), partition, wanted, held: held.clone() },
     })
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to
 /// come cover at least as much.
-fn frontiers(zero: &Positions, views: &[Arc<View>], versions: &Bases) -> Positions {
+fn frontiers(zero: &Positions, views: &[Kept], versions: &Bases) -> Positions {
     let outdated: Vec<_> = views.iter().filter_map(|view| versions.outdated(view)).collect();
     let least = |p: Partition| outdated.iter().map(|version| version.published.coverage.next(p)).min().unwrap_or(0);
     zero.keys().map(|&p| (p, least(p))).collect()
 }
 
 /// Takes up the newest event times below these positions from the versions whose frontiers lie there.
-fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Arc<View>], versions: &Bases) {
+fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Kept], versions: &Bases) {
     for version in views.iter().filter_map(|view| versions.fitting(view)) {
         for (&partition, &newest) in &version.published.event_times {
             if version.published.coverage.next(partition) <= positions.get(&partition).copied().unwrap_or(0) {
@@ -294,7 +289,7 @@ fn is_beyond(version: &Version, image: &ViewImage) -> bool {
         && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
 }
 
-fn restore(view: &Arc<View>, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {
+fn restore(view: &Kept, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {
     let positions = with(zero, &image.coverage.ends());
     let mut state = ViewState::new(view.clone(), image.base, &positions, now);
     state.open = Open::new(&positions, now);

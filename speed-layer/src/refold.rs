@@ -21,9 +21,10 @@ use anabranch_exchange::snapshot::Chunk;
 use anabranch_log::clock::Clock;
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
 use anabranch_log::{Batch, Extras, Log, LogError, LogReader, ReadLimit};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Late, View};
+use anabranch_plan::view::Kept;
 
 use crate::chunk::{Closed, Open};
 use crate::error::SpeedError;
@@ -127,7 +128,7 @@ impl Replay {
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
         table: Arc<Table>,
-        (views, editions): (&[Arc<View>], Editions),
+        (views, editions): (&[Kept], Editions),
         limit: ReadLimit,
     ) -> Self {
         Self { log, clock, decoder: decoder(&table, views, &editions), editions, extras: extras(views), limit }
@@ -176,7 +177,7 @@ impl Replay {
     /// a micro-batch began, or from an offset whose newest event time is known.
     fn refold(
         &mut self,
-        (view, evaluator): (&View, &Evaluator),
+        (view, evaluator): (&Kept, &Evaluator),
         journal: &[Entry],
         wanted: &Coverage,
         known: &BTreeMap<Partition, (Offset, Micros)>,
@@ -193,7 +194,7 @@ impl Replay {
                 let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..range.end))?;
                 next = batch.coverage.end;
                 let batch = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?.until(range.end);
-                let each = met.each(&batch, view.table.watermark_delay);
+                let each = met.each(&batch, view.table().watermark_delay);
                 let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
                 let rows = batch.rows(range);
                 let events = batch.events.slice(rows.start as i64, rows.len());
@@ -243,7 +244,10 @@ impl Replay {
     ) -> Result<(), SpeedError> {
         let decoded = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?;
         let decoded = decoded.until(end.unwrap_or(Offset::MAX));
-        let batch = MicroBatch { records: (state.view.late != Late::Discard).then(|| Box::new(batch)), ..decoded };
+        let batch = MicroBatch {
+            records: (state.view.aggregation().late != Late::Discard).then(|| Box::new(batch)),
+            ..decoded
+        };
         let met = tracker.begin(batch.partition, batch.at);
         let events = state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
         late.write(&state.view, &batch, &events)?;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anabranch_engine::edition::Reading;
 use anabranch_log::position::Partition;
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Source {
     pub context: Context,
     pub table: Arc<Table>,
-    pub views: Vec<Arc<View>>,
+    pub views: Vec<Kept>,
     pub owned: Option<Owned>,
     pub display: Display,
     pub shutdown: CancellationToken,

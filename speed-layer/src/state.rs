@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Late, View};
+use anabranch_plan::view::Kept;
 
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};
@@ -31,7 +32,7 @@ pub(crate) struct Mark {
 #[derive(Debug)]
 pub(crate) struct ViewState {
     /// The view.
-    pub view: Arc<View>,
+    pub view: Kept,
     /// What evaluates it.
     pub evaluator: Evaluator,
     /// The batch version that it stands on.
@@ -52,8 +53,8 @@ pub(crate) struct ViewState {
 
 impl ViewState {
     /// A state that covers nothing yet and begins at these positions.
-    pub fn new(view: Arc<View>, base: Option<u64>, from: &Positions, now: Micros) -> Self {
-        let (delay, evaluator) = (view.table.watermark_delay, Evaluator::new(&view));
+    pub fn new(view: Kept, base: Option<u64>, from: &Positions, now: Micros) -> Self {
+        let (delay, evaluator) = (view.table().watermark_delay, Evaluator::new(&view));
         let (mark, open) = (Mark::default(), Open::new(from, now));
         Self { view, evaluator, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
     }
@@ -84,13 +85,15 @@ impl ViewState {
         let mut coverage = self.open.coverage.clone();
         coverage
             .try_apply(partition, range.clone())
-            .map_err(|source| SpeedError::Position { view: self.view.name.clone(), source })?;
+            .map_err(|source| SpeedError::Position { view: self.view.id.name.clone(), source })?;
         let rows = batch.rows(&range);
         let events = batch.events.slice(rows.start as i64, rows.len());
         let Self { view, evaluator, .. } = self;
         let (added, missed) = evaluator.fold(view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?;
         let late = match missed {
-            Some(missed) if view.late != Late::Discard => late::events(view, evaluator, events, &missed, rows, each)?,
+            Some(missed) if view.aggregation().late != Late::Discard => {
+                late::events(view, evaluator, events, &missed, rows, each)?
+            }
             _ => Vec::new(),
         };
         self.late += added.values().flat_map(|added| added.late.values()).sum::<u64>();
@@ -147,7 +150,8 @@ impl ViewState {
     /// Keeps to the view's limits.
     pub fn limit(&mut self) -> Result<(), SpeedError> {
         let is_over = |state: &Self| {
-            state.rows() > state.view.max_rows || state.view.memory.is_some_and(|memory| state.bytes() > memory)
+            state.rows() > state.view.aggregation().max_rows
+                || state.view.aggregation().memory.is_some_and(|memory| state.bytes() > memory)
         };
         while is_over(self) && self.degrade()? {}
         Ok(())
@@ -166,9 +170,15 @@ impl ViewState {
             }
         };
         if again {
-            tracing::debug!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded further");
+            tracing::debug!(view = self.view.id.name, pane = start, rows, bytes, "a pane was degraded further");
         } else {
-            tracing::warn!(view = self.view.name, pane = start, rows, bytes, "a pane was degraded: memory has run out");
+            tracing::warn!(
+                view = self.view.id.name,
+                pane = start,
+                rows,
+                bytes,
+                "a pane was degraded: memory has run out"
+            );
         }
         Ok(self.rows() < rows || self.bytes() < bytes)
     }
@@ -176,7 +186,7 @@ impl ViewState {
     /// The pane with most rows to save, and the closed chunk that it is in. A closed pane takes no keys, so there is none to
     /// refuse; only a sketch makes it smaller.
     fn largest(&self) -> Option<(Option<usize>, Micros)> {
-        let is_top_k = self.view.is_top_k_by_count();
+        let is_top_k = self.view.aggregation().is_top_k_by_count();
         let closed = self.closed.iter().enumerate().filter(|_| is_top_k).flat_map(|(i, closed)| {
             closed.chunk.panes.keys().map(move |&start| (closed.spare_rows(start), (Some(i), start)))
         });

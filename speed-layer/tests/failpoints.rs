@@ -79,7 +79,7 @@ fn child() {
     std::panic::set_hook(Box::new(|_| std::process::abort()));
     let scenario = FailScenario::setup();
     let catalog = catalog();
-    let definition = catalog.views["sums"].definition.clone();
+    let definition = catalog.views["sums"].id.definition.clone();
     let (versions, receiver) = watch::channel(None);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new()).expect("a folder");

@@ -38,9 +38,9 @@ async fn check(table: Option<String>, project: &Path) -> Result<ExitCode, Failur
         // What is archived can't be told without them, by no command either.
         let of_commits =
             "put back a copy of it, or move the archive's folder away: a new one begins with what the log still holds";
-        let views = platform.catalog.views_of(name).map(|view| {
-            let way_out = format!("`anabranch batch run {} --full` computes it anew", view.name);
-            (format!("view `{}`", view.name), view_root(&data.join("views"), &view.name), way_out)
+        let views = platform.catalog.kept_of(name).map(|view| {
+            let way_out = format!("`anabranch batch run {} --full` computes it anew", view.id.name);
+            (format!("view `{}`", view.id.name), view_root(&data.join("views"), &view.id.name), way_out)
         });
         for (of, root, way_out) in std::iter::once(archive.clone()).chain(views) {
             let Some(checked) = check_table(&root).await.map_err(|error| Failure::new(error.chain()))? else {
@@ -87,11 +87,11 @@ async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode
     plan.description().iter().for_each(|line| eprintln!("table `{name}`: {line}"));
     let views = opened.data.join("views");
     let mut versioned = Vec::new();
-    for view in platform.catalog.views_of(&name) {
-        if has_version(&views, &view.name).await {
+    for view in platform.catalog.kept_of(&name) {
+        if has_version(&views, &view.id.name).await {
             eprintln!(
                 "view `{}`: a version is computed from it; until then answers lack what versions cover",
-                view.name
+                view.id.name
             );
             versioned.push(view.clone());
         }
@@ -102,7 +102,7 @@ async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode
     let failed = |error: BatchError| Failure::new(error.chain());
     plan.run().await.map_err(failed)?;
     for view in versioned {
-        let Some(archive) = ArchiveSnapshot::open(&root, &view.table).await.map_err(failed)? else { continue };
+        let Some(archive) = ArchiveSnapshot::open(&root, view.table()).await.map_err(failed)? else { continue };
         let recompute = Recompute {
             view: view.clone(),
             views: views.clone(),
@@ -117,7 +117,7 @@ async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode
         };
         let published = recompute.run_from_newest().await.map_err(failed)?;
         let version = published.map_or(0, |published| published.version);
-        eprintln!("view `{}`: version {version} is computed from it", view.name);
+        eprintln!("view `{}`: version {version} is computed from it", view.id.name);
     }
     eprintln!("table `{name}` is archived anew");
     Ok(ExitCode::SUCCESS)

@@ -21,12 +21,17 @@ pub async fn check(dir: &Path) -> Result<ExitCode, Failure> {
     let catalog = project.catalog;
     let tried = catalog.clone();
     tokio::task::spawn_blocking(move || try_out(&tried)).await??;
-    let Catalog { tables, views, outputs } = catalog;
+    let tables = &catalog.tables;
     for table in tables.values() {
         let changes = preview(&archive_root(&dir.join(".anabranch"), &table.name), table).await.map_err(refused)?;
         changes.iter().for_each(|change| eprintln!("{change}"));
     }
-    eprintln!("{} tables, {} views and {} outputs are right", tables.len(), views.len(), outputs.len());
+    eprintln!(
+        "{} tables, {} views and {} outputs are right",
+        tables.len(),
+        catalog.kept().count(),
+        catalog.sent().count()
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -40,15 +45,15 @@ fn try_out(catalog: &Catalog) -> Result<(), Failure> {
             })?;
         }
     }
-    for view in catalog.views.values() {
-        recompute::check(view).map_err(|error| match error {
-            BatchError::Panicked { .. } => Failure::usage(format!("view `{}`: {error}", view.name)),
+    for view in catalog.kept() {
+        recompute::check(&view).map_err(|error| match error {
+            BatchError::Panicked { .. } => Failure::usage(format!("view `{}`: {error}", view.id.name)),
             error => refused(error),
         })?;
     }
-    for output in catalog.outputs.values() {
-        let rows = row::Records::new(output).of(no_events(&output.table)).collect();
-        rows.map_err(|error| Failure::usage(format!("view `{}` can't be computed: {error}", output.name)))?;
+    for output in catalog.sent() {
+        let rows = row::Records::new(&output.rows).of(no_events(output.table())).collect();
+        rows.map_err(|error| Failure::usage(format!("view `{}` can't be computed: {error}", output.id.name)))?;
     }
     Ok(())
 }

@@ -62,9 +62,9 @@ pub async fn adopt(name: &str, decision: &Decision) -> Result<ExitCode, Failure>
 /// Sets all that was made from a table's log aside, and begins anew with the log that is there.
 pub async fn reset(name: &str, decision: &Decision) -> Result<ExitCode, Failure> {
     let site = Site::open(name, decision).await?;
-    let (data, views) = (&site.opened.data, site.platform.catalog.views_of(name));
+    let (data, views) = (&site.opened.data, site.platform.catalog.kept_of(name));
     let views: Vec<PathBuf> = views
-        .flat_map(|view| [view_root(Path::new("views"), &view.name), Path::new("audit").join(&view.name)])
+        .flat_map(|view| [view_root(Path::new("views"), &view.id.name), Path::new("audit").join(&view.id.name)])
         .collect();
     let parts: Vec<PathBuf> = views.into_iter().chain([archive_root(Path::new(""), name)]).collect();
     let parts: Vec<PathBuf> = parts.into_iter().filter(|part| data.join(part).exists()).collect();
@@ -163,9 +163,9 @@ impl Site {
     /// Computes the table's views in full.
     async fn recompute(&self) -> Result<(), Failure> {
         let views = self.opened.data.join("views");
-        for view in self.platform.catalog.views_of(&self.table.name) {
+        for view in self.platform.catalog.kept_of(&self.table.name) {
             let Some(archive) = ArchiveSnapshot::open(&self.root, &self.table).await.map_err(failed)? else { continue };
-            if !has_version(&views, &view.name).await && archive.archived.coverage.is_empty() {
+            if !has_version(&views, &view.id.name).await && archive.archived.coverage.is_empty() {
                 continue;
             }
             let recompute = Recompute {
@@ -182,7 +182,7 @@ impl Site {
             };
             let published = recompute.run_from_newest().await.map_err(failed)?;
             let version = published.map_or(0, |published| published.version);
-            eprintln!("view `{}`: version {version} is computed from the archive", view.name);
+            eprintln!("view `{}`: version {version} is computed from the archive", view.id.name);
         }
         Ok(())
     }

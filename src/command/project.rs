@@ -7,6 +7,7 @@ use anabranch_engine::partial;
 use anabranch_engine::row;
 use anabranch_engine::transform::polars_type;
 use anabranch_plan::schema::Table;
+use anabranch_plan::view::{Kept, Sent};
 use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy, LazyFrame, Schema};
 use serde_json::json;
@@ -32,11 +33,10 @@ pub fn init(dir: &Path) -> Result<ExitCode, Failure> {
 pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
     let catalog = load(dir)?.catalog;
     let mut views: Vec<_> = catalog
-        .views
-        .values()
+        .kept()
         .map(|view| {
             let seconds = |micros: i64| format!("{} s", micros as f64 / 1e6);
-            let window = view.window.map_or("all of time".to_owned(), |window| {
+            let window = view.aggregation().window.map_or("all of time".to_owned(), |window| {
                 match window {
                     Window::Sliding(window) if window.is_tumbling() => format!("tumble {}", seconds(window.size)),
                     Window::Sliding(window) => format!("hop {} by {}", seconds(window.size), seconds(window.slide)),
@@ -44,17 +44,18 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
                     Window::Session { gap } => format!("session {}", seconds(gap)),
                 }
             });
-            let names: Vec<&str> = view.columns.iter().map(|column| view.column_name(*column)).collect();
-            json!({"kind": "view", "name": view.name, "table": view.table.name, "topic": view.table.topic, "window": window,
-                   "columns": names.join(", "), "limit": view.limit, "schedule": view.schedule.as_ref().map(ToString::to_string),
-                   "definition": view.definition})
+            let names: Vec<&str> = view.aggregation().columns.iter().map(|column| view.aggregation().column_name(*column)).collect();
+            json!({"kind": "view", "name": view.id.name, "table": view.table().name, "topic": view.table().topic, "window": window,
+                   "columns": names.join(", "), "limit": view.aggregation().limit, "schedule": view.aggregation().schedule.as_ref().map(ToString::to_string),
+                   "definition": view.id.definition})
         })
         .collect();
-    views.extend(catalog.outputs.values().map(|output| {
-        let names: Vec<&str> = output.fields.iter().map(|field| field.name.as_str()).collect();
-        json!({"kind": "output", "name": output.name, "table": output.table.name, "topic": output.table.topic,
-               "columns": names.join(", "), "writes": output.topic, "delivery": output.delivery.name(),
-               "partition_by": output.partition_by.map(|field| names[field]), "definition": output.definition})
+    views.extend(catalog.sent().map(|output| {
+        let (sink, columns) = (output.sink(), output.rows.schema());
+        let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
+        json!({"kind": "output", "name": output.id.name, "table": output.table().name, "topic": output.table().topic,
+               "columns": names.join(", "), "writes": sink.topic, "delivery": sink.delivery.name(),
+               "partition_by": sink.partition_by.map(|column| names[column]), "definition": output.id.definition})
     }));
     let columns = ["kind", "name", "table", "topic", "window", "columns", "limit", "schedule", "writes", "delivery"];
     output::print(format, &json!({"views": views}), &columns, &views)?;
@@ -64,22 +65,22 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
 /// `anabranch views explain VIEW`
 pub fn explain(dir: &Path, name: &str) -> Result<ExitCode, Failure> {
     let catalog = load(dir)?.catalog;
-    if let Some(output) = catalog.outputs.get(name) {
-        let records = row::Records::new(output).of(no_events(&output.table));
-        println!("{}\n\ndefinition {}\n", output.sql, output.definition);
-        println!("Events to records of topic `{}`:\n\n{}", output.topic, records.explain(true)?);
-        return Ok(ExitCode::SUCCESS);
-    }
     let Some(view) = catalog.views.get(name) else {
-        let existing: Vec<&str> = catalog.views.keys().chain(catalog.outputs.keys()).map(String::as_str).collect();
+        let existing: Vec<&str> = catalog.views.keys().map(String::as_str).collect();
         return Err(Failure::usage(format!("no view named `{name}`; there are {existing:?}")));
     };
-    let rows = partial::rows(view, no_events(&view.table), false);
-    println!("{}\n", view.sql);
-    println!("definition {}\n", view.definition);
+    println!("{}\n\ndefinition {}\n", view.sql, view.id.definition);
+    let events = no_events(view.table());
+    let Some(view) = Kept::of(view) else {
+        let records = row::Records::new(&view.rows).of(events);
+        let to = Sent::of(view).map(|view| view.sink().topic.clone()).unwrap_or_default();
+        println!("Events to records of topic `{to}`:\n\n{}", records.explain(true)?);
+        return Ok(ExitCode::SUCCESS);
+    };
+    let rows = partial::inputs(&view, events, false);
     println!("Events to rows, in both layers:\n\n{}\n", rows.explain(true)?);
     println!("Rows to partials, in both layers: one row for each pane and group, with these columns\n");
-    for (name, data_type) in partial::schema(view).iter() {
+    for (name, data_type) in partial::schema(view.aggregation()).iter() {
         println!("    {name:<10} {data_type}");
     }
     Ok(ExitCode::SUCCESS)

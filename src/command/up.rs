@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_plan::schedule::Schedule;
 use anabranch_plan::sql;
-use anabranch_plan::view::Catalog;
+use anabranch_plan::view::{Catalog, End};
 
 use crate::cli::Up;
 use crate::client::ServerFile;
@@ -80,11 +80,11 @@ fn with_demo(mut platform: Platform) -> Result<Platform, Failure> {
             left_out.push(name);
             continue;
         }
-        for view in views.values().filter(|view| view.table.name == name) {
-            if catalog.views.contains_key(&view.name) || catalog.outputs.contains_key(&view.name) {
-                left_out.push(view.name.clone());
+        for view in views.values().filter(|view| view.table().name == name) {
+            if catalog.views.contains_key(&view.id.name) {
+                left_out.push(view.id.name.clone());
             } else {
-                catalog.views.insert(view.name.clone(), Arc::clone(view));
+                catalog.views.insert(view.id.name.clone(), Arc::clone(view));
             }
         }
         catalog.tables.insert(name, table);
@@ -104,7 +104,9 @@ fn demo_catalog() -> Result<Catalog, Failure> {
     // A schedule that a newcomer sees at work.
     let schedule = Schedule::utc("* * * * *").map_err(Failure::new)?;
     for view in catalog.views.values_mut() {
-        Arc::make_mut(view).schedule = Some(schedule.clone());
+        if let End::Keep(aggregation) = &mut Arc::make_mut(view).end {
+            aggregation.schedule = Some(schedule.clone());
+        }
     }
     Ok(catalog)
 }
@@ -124,8 +126,8 @@ mod tests {
         let platform = with_demo(Platform { dir: PathBuf::new(), ..own }).expect("joined");
         let Catalog { tables, views, .. } = &*platform.catalog;
         assert!(DEMO_TOPICS.iter().all(|topic| platform.catalog.table_of_topic(topic).is_some()));
-        assert!(names.iter().all(|name| views[name].table.name == "clicks"), "the project's own are as they were");
+        assert!(names.iter().all(|name| views[name].table().name == "clicks"), "the project's own are as they were");
         assert!(views.contains_key("trending_hashtags") && views.contains_key("traffic"));
-        assert!(views.values().all(|view| Arc::ptr_eq(&tables[&view.table.name], &view.table)));
+        assert!(views.values().all(|view| Arc::ptr_eq(&tables[&view.table().name], view.table())));
     }
 }

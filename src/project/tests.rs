@@ -58,9 +58,10 @@ fn the_examples_load() {
     ] {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
         let project = load(&dir).unwrap_or_else(|error| panic!("{example}: {error}"));
-        assert_eq!(project.catalog.views.keys().collect::<Vec<_>>(), views);
-        assert_eq!(project.catalog.outputs.keys().collect::<Vec<_>>(), outputs);
-        assert!(project.catalog.views.values().all(|view| view.schedule.is_some()));
+        let names = |names: &mut dyn Iterator<Item = String>| names.collect::<Vec<_>>();
+        assert_eq!(names(&mut project.catalog.kept_names().cloned()), views);
+        assert_eq!(names(&mut project.catalog.sent().map(|view| view.id.name.clone())), outputs);
+        assert!(project.catalog.kept().all(|view| view.aggregation().schedule.is_some()));
     }
 }
 

@@ -64,7 +64,7 @@ async fn a_day_that_another_program_deletes_is_gone_after_a_run_and_corrections_
 async fn sessions_end_where_their_events_were_erased() {
     let setup = setup().await;
     let window = Some(Window::Session { gap: 3 * DAY / 2 });
-    let view = Arc::new(view("sums", Arc::new(table()), window));
+    let view = view("sums", Arc::new(table()), window);
     setup.source.append(&EVENTS);
     setup.recompute(&view).await.expect("a version");
     let of_table = async || rows(&read_table(&setup.root()).await);

@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::path::Path;
 
 use anabranch_engine::partial::{self, MISSED};
+use anabranch_plan::aggregation::OutputColumn;
 use anabranch_plan::schema::{ColumnType, Layout};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{OutputColumn, View};
+use anabranch_plan::view::Kept;
 use anabranch_store::table::{DataFile, Written, write_digested};
 use polars::prelude::*;
 
@@ -18,32 +19,32 @@ use crate::error::BatchError;
 const ROW_GROUP_ROWS: usize = 131_072;
 
 /// The columns of a view's rows, with their types; the window's first.
-pub(super) fn columns(view: &View) -> Vec<(String, ColumnType)> {
+pub(super) fn columns(view: &Kept) -> Vec<(String, ColumnType)> {
     let mut columns = Vec::new();
-    if view.window.is_some() {
+    if view.aggregation().window.is_some() {
         columns.push(("window_start".to_owned(), ColumnType::Timestamp));
         columns.push(("window_end".to_owned(), ColumnType::Timestamp));
     }
-    for &column in &view.columns {
+    for &column in &view.aggregation().columns {
         let data_type = match column {
             OutputColumn::WindowStart | OutputColumn::WindowEnd => continue,
-            OutputColumn::Key(i) => view.keys[i].expr.data_type(),
-            OutputColumn::Aggregate(i) => view.aggregates[i].data_type(),
+            OutputColumn::Key(i) => view.aggregation().keys[i].expr.data_type(),
+            OutputColumn::Aggregate(i) => view.aggregation().aggregates[i].data_type(),
         };
-        columns.push((view.column_name(column).to_owned(), ColumnType::from(&data_type)));
+        columns.push((view.aggregation().column_name(column).to_owned(), ColumnType::from(&data_type)));
     }
     columns
 }
 
-fn day_column_of(view: &View) -> &'static str {
-    day_column(view.columns.iter().map(|&column| view.column_name(column)))
+fn day_column_of(view: &Kept) -> &'static str {
+    day_column(view.aggregation().columns.iter().map(|&column| view.aggregation().column_name(column)))
 }
 
 /// How a view's rows are laid out as a table: by the day in which a window starts.
-pub(super) fn layout(view: &View) -> Layout {
+pub(super) fn layout(view: &Kept) -> Layout {
     let mut columns = columns(view);
     let mut partition_by = Vec::new();
-    if view.window.is_some() {
+    if view.aggregation().window.is_some() {
         columns.push((day_column_of(view).to_owned(), ColumnType::Date));
         partition_by.push(day_column_of(view).to_owned());
     }
@@ -51,13 +52,13 @@ pub(super) fn layout(view: &View) -> Layout {
 }
 
 /// What of the finished windows goes into the table: all but the bounds, which equal the values.
-pub(super) fn row_columns(view: &View) -> impl Iterator<Item = String> + use<> {
+pub(super) fn row_columns(view: &Kept) -> impl Iterator<Item = String> + use<> {
     columns(view).into_iter().map(|(name, _)| name)
 }
 
 /// What of the partials goes into a file: all but how many windows were missed, which is none.
-pub(super) fn pane_columns(view: &View) -> Vec<PlSmallStr> {
-    partial::schema(view).iter_names().filter(|name| *name != MISSED).cloned().collect()
+pub(super) fn pane_columns(view: &Kept) -> Vec<PlSmallStr> {
+    partial::schema(view.aggregation()).iter_names().filter(|name| *name != MISSED).cloned().collect()
 }
 
 /// Rows in order of their windows, by the day in which these start.
@@ -109,7 +110,7 @@ impl From<std::io::Error> for FrameError {
 /// Writes finished rows to a file of the view's table.
 pub(super) fn write_rows(
     root: &Path,
-    view: &View,
+    view: &Kept,
     stem: &str,
     day: Option<i64>,
     rows: &mut DataFrame,

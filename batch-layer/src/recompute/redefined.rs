@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use anabranch_exchange::audit::{Cause, Compared, MOST_CORRECTIONS, Redefined, is_same};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_store::table::DataFile;
 use polars::prelude::*;
 
@@ -22,7 +22,7 @@ type Compares<'a> = (&'a dyn Fn(RangeInclusive<i64>) -> bool, Cause);
 
 /// Compares the rows of two versions. Nothing can be said if the old rows have other keys. Rows of windows that start on one day are in memory at a time.
 pub(super) fn redefined(
-    view: &View,
+    view: &Kept,
     root: &Path,
     (old, new): (&[DataFile], &[DataFile]),
     (is_compared, cause): Compares,
@@ -48,8 +48,8 @@ pub(super) fn redefined(
     Ok(all)
 }
 
-fn compare(view: &View, (old, new): (&DataFrame, &DataFrame), cause: Cause, all: &mut Redefined) -> PolarsResult<()> {
-    let names = view.identity();
+fn compare(view: &Kept, (old, new): (&DataFrame, &DataFrame), cause: Cause, all: &mut Redefined) -> PolarsResult<()> {
+    let names = view.aggregation().identity();
     let is_alike = |name: &String| old.schema().get(name).is_some_and(|old| new.schema().get(name) == Some(old));
     let is_keyed = if names.is_empty() {
         old.height() <= 1
@@ -57,10 +57,10 @@ fn compare(view: &View, (old, new): (&DataFrame, &DataFrame), cause: Cause, all:
         names.iter().all(is_alike)
             && old.unique_stable(Some(&names), UniqueKeepStrategy::Any, None)?.height() == old.height()
     };
-    if !is_keyed || old.schema().contains("window_start") != view.window.is_some() {
+    if !is_keyed || old.schema().contains("window_start") != view.aggregation().window.is_some() {
         return Ok(());
     }
-    let aggregates = view.aggregates.iter().map(|aggregate| aggregate.name.clone());
+    let aggregates = view.aggregation().aggregates.iter().map(|aggregate| aggregate.name.clone());
     let values: Vec<String> = aggregates.filter(is_alike).collect();
     let compared = Compared::of(names, &values, &[(NEW, new), (OLD, old)])?;
     let (is_new, was_old) = (compared.is_in(NEW)?, compared.is_in(OLD)?);
@@ -81,7 +81,7 @@ fn compare(view: &View, (old, new): (&DataFrame, &DataFrame), cause: Cause, all:
 
 /// The rows of files, of windows that are compared; none if there are no files.
 fn read(
-    view: &View,
+    view: &Kept,
     root: &Path,
     files: &[&DataFile],
     is_compared: &dyn Fn(RangeInclusive<i64>) -> bool,
@@ -90,7 +90,7 @@ fn read(
     for file in files {
         let path = PlRefPath::try_from_pathbuf(root.join(&file.path))?;
         let rows = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?.collect()?;
-        let rows = if view.window.is_some() { compared(&rows, is_compared)? } else { rows };
+        let rows = if view.aggregation().window.is_some() { compared(&rows, is_compared)? } else { rows };
         all = Some(match all {
             None => rows,
             Some(mut all) => all.vstack_mut(&rows).cloned()?,

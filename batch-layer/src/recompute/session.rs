@@ -59,14 +59,14 @@ impl Recompute {
     /// The sessions that have a part in a day.
     fn overlapping(&self, version: &Version, day: i64) -> PolarsResult<DataFrame> {
         let panes = &version.published.panes;
-        let Some(window) = self.view.window else { return Ok(DataFrame::empty()) };
+        let Some(window) = self.view.aggregation().window else { return Ok(DataFrame::empty()) };
         let first = panes.iter().map(|file| file.first).min().unwrap_or(0);
         let last = panes.iter().map(|file| window.pane_end(file.last)).max().unwrap_or(0);
         let load = |from: Micros, to: Micros| {
-            let partials = version.partials(&self.view, from, to)?.into_iter();
+            let partials = version.partials(self.view.aggregation(), from, to)?.into_iter();
             Ok(partials.map(|partials| Part { partials, slack: None }).collect())
         };
-        Ok(whole_sessions(&self.view, (day * DAY, (day + 1) * DAY), (first, last), load)?.rows)
+        Ok(whole_sessions(self.view.aggregation(), (day * DAY, (day + 1) * DAY), (first, last), load)?.rows)
     }
 }
 

@@ -7,7 +7,7 @@ use anabranch_exchange::audit::{AuditLog, Cause};
 use anabranch_exchange::version::{Published, Version, committed_version};
 use anabranch_log::clock::Clock;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::{Kept, View, ViewId};
 use anabranch_plan::window::Window;
 use anabranch_store::table::{DeltaTable, Sweeper, TableError};
 use proptest::prelude::*;
@@ -18,7 +18,9 @@ use crate::archive::tests::archive;
 use crate::archive::{ArchiveSettings, Archiver, Rebuild};
 use crate::day::DAY;
 use crate::error::BatchError;
-use crate::fixture::{Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view};
+use crate::fixture::{
+    Event, Rows, SECOND, Source, fold, read_table, rows, rows_of_partials, source, table, view, with,
+};
 
 pub(super) struct Setup {
     pub _dir: tempfile::TempDir,
@@ -35,13 +37,13 @@ pub(super) async fn setup() -> Setup {
     Setup { views: dir.path().join("views"), _dir: dir, source, archiver }
 }
 
-pub(super) fn view_of(window: Option<(Micros, Micros)>) -> Arc<View> {
+pub(super) fn view_of(window: Option<(Micros, Micros)>) -> Kept {
     let window = window.map(|(size, slide)| Window::sliding(size, slide));
-    Arc::new(view("sums", Arc::new(table()), window))
+    view("sums", Arc::new(table()), window)
 }
 
 impl Setup {
-    pub async fn plan(&self, view: &Arc<View>) -> Recompute {
+    pub async fn plan(&self, view: &Kept) -> Recompute {
         let archive = self.archiver.archive_to(&self.archiver.log_ends().await.expect("ends")).await.expect("archive");
         Recompute {
             view: view.clone(),
@@ -61,7 +63,7 @@ impl Setup {
         AuditLog::new(self._dir.path().join("audit"))
     }
 
-    pub async fn recompute(&self, view: &Arc<View>) -> Option<Published> {
+    pub async fn recompute(&self, view: &Kept) -> Option<Published> {
         self.plan(view).await.run().await.expect("recompute")
     }
 
@@ -76,8 +78,8 @@ impl Setup {
     }
 
     /// The table's rows and those by the partials are what a fold says.
-    pub async fn check(&self, view: &Arc<View>, events: &[Event]) {
-        let expected = fold(view.window, events);
+    pub async fn check(&self, view: &Kept, events: &[Event]) {
+        let expected = fold(view.aggregation().window, events);
         assert_eq!(rows(&read_table(&self.root()).await), expected, "the table's rows");
         let (version, view) = (self.newest().await, view.clone());
         let by_partials = tokio::task::spawn_blocking(move || rows_of_partials(&view, &version)).await.expect("joined");
@@ -148,7 +150,7 @@ async fn days_without_new_events_are_carried_over() {
     let version = Version::new(setup.root(), first, false);
     let (old, this) = (version, view.clone());
     let by_partials = tokio::task::spawn_blocking(move || rows_of_partials(&this, &old)).await.expect("joined");
-    assert_eq!(by_partials, fold(view.window, &EVENTS));
+    assert_eq!(by_partials, fold(view.aggregation().window, &EVENTS));
 }
 
 #[tokio::test]
@@ -202,12 +204,12 @@ async fn a_new_definition_recomputes_everything_and_may_change_the_columns() {
     setup.recompute(&tumbling).await.expect("a version");
     let totals = view_of(None);
     let published = setup.recompute(&totals).await.expect("a version");
-    assert_eq!((published.version, published.definition == totals.definition), (2, true));
+    assert_eq!((published.version, published.definition == totals.id.definition), (2, true));
     setup.check(&totals, &EVENTS).await;
-    let mut narrow = view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY)));
-    narrow.aggregates.truncate(4);
-    narrow.columns.truncate(5);
-    let narrow = Arc::new(narrow);
+    let narrow = with(&view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY))), |kept| {
+        kept.aggregates.truncate(4);
+        kept.columns.truncate(5);
+    });
     assert_eq!(setup.recompute(&narrow).await.expect("a version").version, 3);
     setup.check(&narrow, &EVENTS).await;
 }
@@ -215,12 +217,10 @@ async fn a_new_definition_recomputes_everything_and_may_change_the_columns() {
 #[tokio::test]
 async fn a_top_k_keeps_the_first_rows_of_each_window() {
     let setup = setup().await;
-    let mut top = view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY)));
-    top.limit = Some(1);
-    let top = Arc::new(top);
+    let top = with(&view("sums", Arc::new(table()), Some(Window::sliding(DAY, DAY))), |kept| kept.limit = Some(1));
     setup.source.append(&EVENTS);
     setup.recompute(&top).await.expect("a version");
-    let expected = first(1, fold(top.window, &EVENTS));
+    let expected = first(1, fold(top.aggregation().window, &EVENTS));
     assert_eq!(rows(&read_table(&setup.root()).await), expected);
 }
 
@@ -232,9 +232,9 @@ async fn what_a_new_definition_changed_is_told_of_windows_with_the_same_events()
         setup.source.append(&EVENTS);
         setup.recompute(&old).await.expect("a version");
         assert!(setup.audits().versions("sums").expect("listed").is_empty(), "nothing was redefined");
-        let mut new = View { definition: "sha256:another".into(), ..View::clone(&old) };
-        new.aggregates[1].function = new.aggregates[3].function;
-        let new = Arc::new(new);
+        let new = with(&old, |kept| kept.aggregates[1].function = kept.aggregates[3].function);
+        let id = ViewId { name: "sums".into(), definition: "sha256:another".into() };
+        let new = Kept::of(&Arc::new(View { id, ..View::clone(&new) })).expect("it keeps something");
         // Whatever has changed on the day of this event is not the definition's doing alone.
         let later = [("b", Some(100), DAY + 1)];
         if window.is_some() {
@@ -361,12 +361,12 @@ async fn a_reader_of_one_window_finds_it_in_the_panes() {
     setup.recompute(&view).await.expect("a version");
     let (version, this) = (setup.newest().await, view.clone());
     let found = tokio::task::spawn_blocking(move || {
-        let partials = version.partials(&this, -DAY, DAY).expect("partials").into_iter();
+        let partials = version.partials(this.aggregation(), -DAY, DAY).expect("partials").into_iter();
         let parts: Vec<Part> = partials.map(|partials| Part { partials, slack: None }).collect();
-        windows(&this, &parts, Scope::One(-DAY)).expect("rows").rows
+        windows(this.aggregation(), &parts, Scope::One(-DAY)).expect("rows").rows
     });
     let found = rows(&found.await.expect("joined"));
-    let mut expected = fold(view.window, &EVENTS);
+    let mut expected = fold(view.aggregation().window, &EVENTS);
     expected.retain(|(start, _), _| *start == -DAY);
     assert_eq!(found, expected);
 }
@@ -402,11 +402,10 @@ proptest! {
         runtime.block_on(async {
             let setup = setup().await;
             let events: Vec<Event> = seconds.iter().map(|&(user, at)| (user, Some(1), at * SECOND)).collect();
-            let mut top = Arc::unwrap_or_clone(view_of(window));
-            top.limit = Some(limit);
+            let top = with(&view_of(window), |kept| kept.limit = Some(limit));
             setup.source.append(&events);
-            setup.recompute(&Arc::new(top)).await.expect("a version");
-            assert_eq!(rows(&read_table(&setup.root()).await), first(limit, fold(view_of(window).window, &events)));
+            setup.recompute(&top).await.expect("a version");
+            assert_eq!(rows(&read_table(&setup.root()).await), first(limit, fold(view_of(window).aggregation().window, &events)));
         });
     }
 

@@ -8,7 +8,7 @@ use anabranch_plan::time::{Micros, format_timestamp, parse_timestamp};
 use anabranch_plan::view::Catalog;
 
 use super::{Scheduler, pause};
-use crate::fixture::{SECOND, catalog, table, view};
+use crate::fixture::{SECOND, catalog, table, view, with};
 use crate::jobs::{JobQueue, Retry};
 
 /// A process that follows the schedule of one view, again and again, and whose runs end as a test says.
@@ -31,8 +31,8 @@ impl Rig {
 
     /// Starts with another schedule.
     fn reschedule(&mut self, cron: &str, catch_up: CatchUp) {
-        let mut view = view("one", Arc::new(table()), None);
-        view.schedule = Schedule::parse(cron, "UTC".parse().expect("UTC"), catch_up).ok();
+        let schedule = Schedule::parse(cron, "UTC".parse().expect("UTC"), catch_up).ok();
+        let view = with(&view("one", Arc::new(table()), None), |kept| kept.schedule = schedule);
         self.catalog = catalog(vec![view]);
         self.start();
     }
@@ -403,9 +403,9 @@ fn a_schedule_that_was_taken_out_and_put_in_again_makes_up_for_nothing() {
 #[test]
 fn a_long_run_of_one_view_holds_up_another_and_has_it_miss_nothing() {
     let mut rig = Rig::new("*/10 * * * *", CatchUp::Last, "15T10:09:59");
-    let mut views = vec![view("one", Arc::new(table()), None), view("two", Arc::new(table()), None)];
-    views.iter_mut().for_each(|view| view.schedule = Schedule::utc("*/10 * * * *").ok());
-    rig.catalog = catalog(views);
+    let schedule = Schedule::utc("*/10 * * * *").ok();
+    let often = |name| with(&view(name, Arc::new(table()), None), |kept| kept.schedule = schedule.clone());
+    rig.catalog = catalog(vec![often("one"), often("two")]);
     rig.start();
     rig.set("15T10:10:00");
     let (jobs, scheduler) = rig.running.as_mut().expect("started");

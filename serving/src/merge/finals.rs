@@ -4,7 +4,7 @@
 //! allowed lateness. A session is only after another gap, as until then an event in time may still join it.
 
 use anabranch_plan::time::{Micros, format_timestamp, parse_timestamp};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -35,13 +35,13 @@ impl Final {
     }
 
     /// The window of the view that has this name.
-    pub fn named(view: &View, name: &str) -> Option<Self> {
+    pub fn named(view: &Kept, name: &str) -> Option<Self> {
         if name.is_empty() {
             return Some(Self::BEFORE_ALL);
         }
         let (start, end) = name.split_once('/')?;
         let (start, end) = (parse_timestamp(start)?, parse_timestamp(end)?);
-        let is_window = match view.window? {
+        let is_window = match view.aggregation().window? {
             Window::Session { .. } => start < end,
             window => window.end_of(start) == end && window.first_start(end - 1) == start,
         };
@@ -51,17 +51,17 @@ impl Final {
 
 /// Those finals with data that come next after one; without one, the newest. There may be more after them, unless there are
 /// none. It can't be told while the sources lack records, or while there is data but no watermark.
-pub fn finals(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
+pub fn finals(view: &Kept, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
     let finals = next(view, sources, after)?;
     // Only now it is known whether all that was to be read could be.
     Ok(finals.filter(|_| sources.is_whole()))
 }
 
-fn next(view: &View, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
-    let Some(window) = view.window.filter(|_| sources.is_whole()) else { return Ok(None) };
+fn next(view: &Kept, sources: &Sources, after: Option<Final>) -> PolarsResult<Option<Vec<(Final, Answer)>>> {
+    let Some(window) = view.aggregation().window.filter(|_| sources.is_whole()) else { return Ok(None) };
     let Some(oldest) = oldest_pane(sources) else { return Ok(Some(Vec::new())) };
     let Some(watermark) = sources.watermark else { return Ok(None) };
-    let closed = watermark.saturating_sub(view.allowed_lateness);
+    let closed = watermark.saturating_sub(view.aggregation().allowed_lateness);
     if let Window::Session { gap } = window {
         return session::finals(view, sources, closed.saturating_sub(gap), after).map(Some);
     }

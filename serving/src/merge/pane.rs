@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_engine::partial::PANE;
 use anabranch_exchange::snapshot::Pane;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
 use crate::source::Sources;
@@ -25,12 +25,12 @@ pub fn oldest_pane(sources: &Sources) -> Option<Micros> {
 }
 
 /// The newest pane with data.
-pub fn newest_pane(view: &View, sources: &Sources) -> PolarsResult<Option<Micros>> {
+pub fn newest_pane(view: &Kept, sources: &Sources) -> PolarsResult<Option<Micros>> {
     newest_before(view, sources, Micros::MAX)
 }
 
 /// The newest pane with data that starts before `before`.
-pub fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsResult<Option<Micros>> {
+pub fn newest_before(view: &Kept, sources: &Sources, before: Micros) -> PolarsResult<Option<Micros>> {
     let speed = sources.chunks.iter().filter_map(|chunk| {
         let mut panes = chunk.panes.range(..before).rev();
         panes.find(|(_, pane)| holds_data(pane)).map(|(&start, _)| start)
@@ -51,7 +51,7 @@ pub fn newest_before(view: &View, sources: &Sources, before: Micros) -> PolarsRe
 }
 
 /// The oldest pane with data that starts in `[from, to)`.
-pub fn oldest_between(view: &View, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Option<Micros>> {
+pub fn oldest_between(view: &Kept, sources: &Sources, from: Micros, to: Micros) -> PolarsResult<Option<Micros>> {
     if from >= to {
         return Ok(None);
     }

@@ -2,7 +2,7 @@
 
 use anabranch_engine::partial::{Finished, whole_sessions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -11,7 +11,7 @@ use super::{Answer, Ask, Doubt, Final, Span, parts, quality};
 use crate::source::Sources;
 
 /// Merges what the sources hold of the sessions asked for.
-pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
+pub(super) fn answer(view: &Kept, sources: &Sources, ask: Ask) -> PolarsResult<Answer> {
     let everything = (Micros::MIN, Micros::MAX);
     let Some(held) = held(view, sources)? else {
         let span = match ask {
@@ -56,22 +56,22 @@ pub(super) fn answer(view: &View, sources: &Sources, ask: Ask) -> PolarsResult<A
     }
 }
 
-fn gap(view: &View) -> Micros {
-    if let Some(Window::Session { gap }) = view.window { gap } else { 0 }
+fn gap(view: &Kept) -> Micros {
+    if let Some(Window::Session { gap }) = view.aggregation().window { gap } else { 0 }
 }
 
 /// Sessions, with the events that could have made others of them.
 type Found = (Finished, (Micros, Micros));
 
 /// The last of the sessions that have ended by `closed`, with some before them.
-fn newest_closed(view: &View, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Found> {
+fn newest_closed(view: &Kept, sources: &Sources, held: (Micros, Micros), closed: Micros) -> PolarsResult<Found> {
     last(view, sources, held, closed, held.1.saturating_sub(held.0).min(3_600_000_000))
 }
 
 /// The last of the sessions that have ended by `closed`, with some before them: they are sought so far back at first, and
 /// then further.
 fn last(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     held: (Micros, Micros),
     closed: Micros,
@@ -94,7 +94,7 @@ fn last(
 
 /// The sessions that have ended by `closed` and come next after one, in order; without one, the last.
 pub(super) fn finals(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     closed: Micros,
     after: Option<Final>,
@@ -108,7 +108,7 @@ pub(super) fn finals(
         return Ok(vec![(newest, alone(view, sources, newest, finished, about)?)]);
     };
     let (from, last) = (after.end.max(held.0), closed.min(held.1));
-    let mut step = view.window.map_or(1, |window| window.end_of(0));
+    let mut step = view.aggregation().window.map_or(1, |window| window.end_of(0));
     if from > last {
         return Ok(Vec::new());
     }
@@ -127,7 +127,7 @@ pub(super) fn finals(
 }
 
 /// The answers of sessions that are in order, one for all that begin and end alike.
-fn each(view: &View, sources: &Sources, finished: &Finished) -> PolarsResult<Vec<(Final, Answer)>> {
+fn each(view: &Kept, sources: &Sources, finished: &Finished) -> PolarsResult<Vec<(Final, Answer)>> {
     let mut first = 0;
     let bounds = bounds(&finished.rows)?;
     let answers = bounds.chunk_by(|a, b| a == b).map(|alike| {
@@ -142,20 +142,20 @@ fn each(view: &View, sources: &Sources, finished: &Finished) -> PolarsResult<Vec
 }
 
 /// Where the first pane begins and the last ends; none without any.
-fn held(view: &View, sources: &Sources) -> PolarsResult<Option<(Micros, Micros)>> {
-    let (Some(window), Some(oldest)) = (view.window, oldest_pane(sources)) else { return Ok(None) };
+fn held(view: &Kept, sources: &Sources) -> PolarsResult<Option<(Micros, Micros)>> {
+    let (Some(window), Some(oldest)) = (view.aggregation().window, oldest_pane(sources)) else { return Ok(None) };
     let newest = newest_pane(view, sources)?.unwrap_or(oldest);
     Ok(Some((oldest, window.end_of(newest))))
 }
 
 fn overlapping(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     held: (Micros, Micros),
     from: Micros,
     to: Micros,
 ) -> PolarsResult<Finished> {
-    whole_sessions(view, (from, to), held, |from, to| parts(view, sources, None, from, to))
+    whole_sessions(view.aggregation(), (from, to), held, |from, to| parts(view, sources, None, from, to))
 }
 
 fn micros(rows: &DataFrame, name: &str) -> PolarsResult<Int64Chunked> {
@@ -178,7 +178,7 @@ fn keep(finished: &mut Finished, wanted: impl Fn(Micros, Micros) -> bool) -> Pol
 /// Those of some sessions that end last, whenever they began; the answer is about `none` without any. Events in `asked` could
 /// have made others the last.
 fn ending(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     none: Span,
     mut finished: Finished,
@@ -193,7 +193,7 @@ fn ending(
 
 /// Sessions that all begin and end alike.
 fn alone(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     Final { end, start }: Final,
     finished: Finished,
@@ -205,7 +205,7 @@ fn alone(
 }
 
 fn whole(
-    view: &View,
+    view: &Kept,
     sources: &Sources,
     span: Span,
     mut finished: Finished,
@@ -218,15 +218,18 @@ fn whole(
     Ok(Answer { span, quality, rows: finished.rows, late: doubt.late })
 }
 
-fn nothing(view: &View, sources: &Sources, span: Span, about: (Micros, Micros)) -> PolarsResult<Answer> {
+fn nothing(view: &Kept, sources: &Sources, span: Span, about: (Micros, Micros)) -> PolarsResult<Answer> {
     super::nothing(view, sources, span, doubt(view, sources, about))
 }
 
 /// What may change the sessions that lie in a span. An event up to the gap before it may be of one of them. Of which session
 /// a late event would have been isn't known: all those of the panes are counted.
-fn doubt(view: &View, sources: &Sources, (from, to): (Micros, Micros)) -> Doubt {
+fn doubt(view: &Kept, sources: &Sources, (from, to): (Micros, Micros)) -> Doubt {
     let from = from.saturating_sub(gap(view));
-    let from =
-        if from < Micros::MIN / 2 { Micros::MIN } else { view.window.map_or(from, |window| window.pane_of(from)) };
+    let from = if from < Micros::MIN / 2 {
+        Micros::MIN
+    } else {
+        view.aggregation().window.map_or(from, |window| window.pane_of(from))
+    };
     Doubt::of(sources, from, to)
 }

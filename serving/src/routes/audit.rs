@@ -187,7 +187,7 @@ pub(crate) async fn audit(
 ) -> Result<Json<Audits>, Problem> {
     let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
     let limit = limited(parameters.limit, DEFAULT_AUDITS, MAX_AUDITS)?;
-    let view = server.view(&name)?.name.clone();
+    let view = server.view(&name)?.id.name.clone();
     let read = blocking(move || {
         let log = &server.app.audits;
         let versions = log.versions(&view)?.into_iter().take(limit);
@@ -215,7 +215,7 @@ pub(crate) async fn corrections(
 ) -> Result<Json<Corrections>, Problem> {
     let Query(parameters) = parameters.map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
     let limit = limited(parameters.limit, DEFAULT_CORRECTIONS, MAX_CORRECTIONS)?;
-    let view = server.view(&name)?.name.clone();
+    let view = server.view(&name)?.id.name.clone();
     let (wanted, offset) = (parameters.version, parameters.cursor.unwrap_or(0));
     let read = blocking(move || -> std::io::Result<Result<Corrections, Problem>> {
         let log = &server.app.audits;

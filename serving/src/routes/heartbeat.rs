@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anabranch_log::position::Positions;
 use anabranch_plan::time::format_timestamp;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use axum::response::sse::Event;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
@@ -37,7 +37,7 @@ pub struct ViewHeartbeat {
 }
 
 /// An event at once, and then one each so often.
-pub(crate) fn heartbeats(server: Arc<Server>, views: Vec<Arc<View>>) -> impl Stream<Item = Event> + Send {
+pub(crate) fn heartbeats(server: Arc<Server>, views: Vec<Kept>) -> impl Stream<Item = Event> + Send {
     let mut interval = tokio::time::interval(server.app.limits.heartbeat);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     IntervalStream::new(interval).then(move |_| {
@@ -49,7 +49,7 @@ pub(crate) fn heartbeats(server: Arc<Server>, views: Vec<Arc<View>>) -> impl Str
     })
 }
 
-async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Heartbeat {
+async fn heartbeat(server: &Server, views: &[Kept]) -> Heartbeat {
     let mut of_views = BTreeMap::new();
     for view in views {
         // Coverage before the log's end, where that is asked for anew.
@@ -57,7 +57,7 @@ async fn heartbeat(server: &Server, views: &[Arc<View>]) -> Heartbeat {
         let end = server.recent_log_end(view, &mut layers).await;
         let sources = Sources::choose(view, Mode::Merged, &layers, end.as_ref().unwrap_or(&Positions::new()));
         let watermark = sources.watermark.map(format_timestamp);
-        of_views.insert(view.name.clone(), ViewHeartbeat { watermark, lag: end.map(|end| sources.lag(&end)) });
+        of_views.insert(view.id.name.clone(), ViewHeartbeat { watermark, lag: end.map(|end| sources.lag(&end)) });
     }
     Heartbeat { time: format_timestamp(server.app.clock.now()), views: of_views }
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use anabranch_log::Log;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -34,15 +34,15 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         measures.extend(server.metrics.audits());
         measures.extend(own(&server));
         measures.extend(stalls(&*server.app.log));
-        let views = server.app.catalog.views.values().map(|view| (view, server.layers.get(view))).collect::<Vec<_>>();
-        let outputs = server.app.outputs.positions(server.app.catalog.outputs.values())?;
+        let views = server.app.catalog.kept().map(|view| (server.layers.get(&view), view)).collect::<Vec<_>>();
+        let outputs = server.app.outputs.positions(server.app.catalog.sent())?;
         let mut topics = Topics::new(&*server.app.log);
-        for (view, mut layers) in views {
-            let ends = topics.ends(view, &mut layers)?;
-            measures.extend(of_view(&server, view, &layers, &ends));
+        for (mut layers, view) in views {
+            let ends = topics.ends(&view, &mut layers)?;
+            measures.extend(of_view(&server, &view, &layers, &ends));
         }
         for (output, positions) in outputs {
-            measures.extend(output::measures(output, positions, &mut topics)?);
+            measures.extend(output::measures(&output, positions, &mut topics)?);
         }
         for table in server.app.catalog.tables.values() {
             let count = rejected(&server.app.rejects, &table.topic)?;
@@ -82,11 +82,11 @@ fn stalls(log: &dyn Log) -> Vec<Measure> {
     each.collect()
 }
 
-fn of_view(server: &Server, view: &View, layers: &Layers, log_end: &Positions) -> Vec<Measure> {
+fn of_view(server: &Server, view: &Kept, layers: &Layers, log_end: &Positions) -> Vec<Measure> {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let now = server.app.clock.now();
     let seconds = |micros: i64| micros as f64 / 1e6;
-    let gauge = |name: &str, help, value: f64| Measure::gauge(name, help, value).of("view", &view.name);
+    let gauge = |name: &str, help, value: f64| Measure::gauge(name, help, value).of("view", &view.id.name);
     let mut measures = Vec::new();
     for (&partition, &end) in log_end {
         let lag = end.saturating_sub(sources.covered_to(partition));
@@ -99,7 +99,7 @@ fn of_view(server: &Server, view: &View, layers: &Layers, log_end: &Positions) -
     }
     if let Some(snapshot) = &layers.snapshot {
         let help = "Events that came too late for at least one of their windows";
-        let late = Measure::counter("anabranch_late_events", help, snapshot.late as f64).of("view", &view.name);
+        let late = Measure::counter("anabranch_late_events", help, snapshot.late as f64).of("view", &view.id.name);
         let rows = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values()).map(|pane| pane.partials.height());
         let degraded = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values()).any(|pane| pane.slack.is_some());
         measures.push(late);
@@ -113,7 +113,7 @@ fn of_view(server: &Server, view: &View, layers: &Layers, log_end: &Positions) -
         let help = "1 if the view itself has stopped, while its source goes on";
         measures.push(gauge("anabranch_view_stopped", help, f64::from(u8::from(snapshot.alone))));
         let lost = Measure::lost("anabranch_lost_offsets", &snapshot.lost).into_iter();
-        measures.extend(lost.map(|measure| measure.of("view", &view.name)));
+        measures.extend(lost.map(|measure| measure.of("view", &view.id.name)));
     }
     if let Some(version) = layers.versions.first() {
         let help = "The newest version of the view";

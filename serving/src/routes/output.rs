@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_log::position::Positions;
-use anabranch_plan::view::Output;
+use anabranch_plan::view::Sent;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -60,30 +60,31 @@ pub struct OutputSink {
 /// An output: its definition, and how far it is written.
 pub(crate) fn detail(
     server: &Server,
-    output: &Output,
+    output: &Sent,
     positions: &Positions,
     topics: &mut Topics<'_>,
 ) -> Result<OutputDetail, Problem> {
-    let rejected = rejected(&server.app.rejects, &output.table.topic)?;
+    let rejected = rejected(&server.app.rejects, &output.table().topic)?;
     let progress = progress(output, positions, topics)?;
     let positions: Positions = progress.iter().filter_map(|(&p, (position, _))| Some((p, (*position)?))).collect();
     let log_end: Positions = progress.iter().map(|(&p, (_, held))| (p, held.end)).collect();
-    let stopped = server.app.outputs.stopped().into_iter().filter(|stopped| stopped.view == output.name);
+    let stopped = server.app.outputs.stopped().into_iter().filter(|stopped| stopped.view == output.id.name);
+    let (columns, sink) = (output.rows.schema(), output.sink());
     Ok(OutputDetail {
-        name: output.name.clone(),
+        name: output.id.name.clone(),
         sql: output.sql.clone(),
-        definition: output.definition.clone(),
-        topic: output.table.topic.clone(),
-        table: output.table.name.clone(),
-        columns: output.fields.iter().map(|field| ViewColumn::field(&field.name, &field.expr.data_type())).collect(),
+        definition: output.id.definition.clone(),
+        topic: output.table().topic.clone(),
+        table: output.table().name.clone(),
+        columns: columns.iter().map(|column| ViewColumn::field(&column.name, &column.data_type)).collect(),
         sink: OutputSink {
             kind: "kafka",
-            topic: output.topic.clone(),
-            delivery: output.delivery.name(),
-            partition_by: output.partition_by.map(|field| output.fields[field].name.clone()),
+            topic: sink.topic.clone(),
+            delivery: sink.delivery.name(),
+            partition_by: sink.partition_by.map(|column| columns[column].name.clone()),
         },
-        positions: positions_json(&output.table.topic, &positions),
-        log_end: positions_json(&output.table.topic, &log_end),
+        positions: positions_json(&output.table().topic, &positions),
+        log_end: positions_json(&output.table().topic, &log_end),
         lag: progress.values().map(lag).sum(),
         rejected,
         stopped: stopped.map(|stopped| (stopped.partition.to_string(), stopped.why)).collect(),

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anabranch_engine::render::Rows;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -204,7 +204,7 @@ pub(crate) async fn rows(
 ) -> Result<Response, Problem> {
     let started = Instant::now();
     let view = server.view(&name)?;
-    let (layers, log_end, stamp) = server.instant(view).await?;
+    let (layers, log_end, stamp) = server.instant(&view).await?;
     let raw = uri.query().unwrap_or_default();
     let Query(parameters) = Query::<Vec<(String, String)>>::try_from_uri(&uri)
         .map_err(|error| Problem::bad_request("bad-query", error.body_text()))?;
@@ -215,18 +215,18 @@ pub(crate) async fn rows(
     let rendered = match server.answers.get(&question, stamp) {
         Some(rendered) => rendered,
         None => {
-            let query = RowsQuery::parse(view, &parameters)?;
+            let query = RowsQuery::parse(&view, &parameters)?;
             if query.totals && format != Format::Json {
                 return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
             }
             if let Some(log) = query.after.as_ref().and_then(|cursor| cursor.log.as_ref()) {
-                server.check_log(view, &layers, log, "the cursor", "begin again without it").await?;
+                server.check_log(&view, &layers, log, "the cursor", "begin again without it").await?;
             }
             let compute = || {
-                let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+                let (view, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
                 let pages = Arc::clone(&server.pages);
                 server.compute(move || {
-                    let rejected = rejected(&rejects, &view.table.topic)?;
+                    let rejected = rejected(&rejects, &view.table().topic)?;
                     render(&view, &layers, &log_end, &query, format, rejected, &pages)
                 })
             };
@@ -264,7 +264,7 @@ fn respond(rendered: &Rendered, format: Format, headers: &HeaderMap) -> Response
 }
 
 /// The answer that pages are cut from, by what the layers say now.
-fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, rejected: u64) -> PolarsResult<Reading> {
+fn read(view: &Kept, layers: &Layers, log_end: &Positions, query: &RowsQuery, rejected: u64) -> PolarsResult<Reading> {
     let sources = Sources::choose(view, query.mode, layers, log_end);
     let answer = merge::answer(view, &sources, query.ask)?;
     let selected = query.select(answer.rows)?;
@@ -277,12 +277,12 @@ fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, re
     proof.write_head(&mut head);
     if query.totals {
         tail.extend_from_slice(b"\"totals\":");
-        let same = |view: &View| query.select(merge::answer(view, &sources, query.ask)?.rows);
+        let same = |view: &Kept| query.select(merge::answer(view, &sources, query.ask)?.rows);
         Rows::of(&total::totals(view, &rows, quality, same)?)?.write_json_array(&mut tail);
         tail.push(b',');
     }
     proof.write_tail(&mut tail);
-    let window = match (span, view.window) {
+    let window = match (span, view.aggregation().window) {
         (Span::One(start), Some(window)) => Some(window.end_of(start)),
         (Span::Ending(end), _) => Some(end),
         _ => None,
@@ -294,7 +294,7 @@ fn read(view: &View, layers: &Layers, log_end: &Positions, query: &RowsQuery, re
 /// What a page is cut from: the reading, how many of its rows come before, and whether it is another than that of the page
 /// before, if there was one.
 fn resume(
-    view: &View,
+    view: &Kept,
     query: &RowsQuery,
     pages: &Pages,
     read: impl FnOnce() -> PolarsResult<Reading>,
@@ -318,7 +318,7 @@ fn resume(
     }
     let Some(last) = &cursor.last else {
         let detail =
-            format!("view `{}` has changed since, and its keys are too long to go on by; begin again", view.name);
+            format!("view `{}` has changed since, and its keys are too long to go on by; begin again", view.id.name);
         return Err(Problem::new(StatusCode::GONE, "cursor-expired", detail));
     };
     reading.rows = page::behind(&reading.rows, &reading.order, last).map_err(internal)?;
@@ -326,7 +326,7 @@ fn resume(
 }
 
 fn render(
-    view: &View,
+    view: &Kept,
     layers: &Layers,
     log_end: &Positions,
     query: &RowsQuery,

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
@@ -130,7 +130,7 @@ pub(crate) async fn stream_view(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mode = output_mode(&parameters, &["mode"])?;
-    let view = Arc::clone(server.view(&name)?);
+    let view = server.view(&name)?;
     open(server, vec![view], mode, &headers).await
 }
 
@@ -160,7 +160,7 @@ pub(crate) async fn stream_views(
     if names.is_empty() {
         return Err(Problem::bad_request("bad-parameter", "name the views: `?views=a,b`"));
     }
-    let views = names.into_iter().map(|name| server.view(name).cloned()).collect::<Result<_, _>>()?;
+    let views = names.into_iter().map(|name| server.view(name)).collect::<Result<_, _>>()?;
     open(server, views, mode, &headers).await
 }
 
@@ -198,15 +198,15 @@ enum Sent {
 impl Sent {
     /// What a client says of a view that it was sent before it came back, and of which log if it says that. An id that says
     /// nothing of the newest answer is as good as none: that is sent then. But no window may be left out unseen.
-    fn before(view: &View, mode: OutputMode, headers: &HeaderMap) -> Result<(Self, Option<Mark>), Problem> {
-        if mode == OutputMode::Append && view.window.is_none() {
-            let name = &view.name;
+    fn before(view: &Kept, mode: OutputMode, headers: &HeaderMap) -> Result<(Self, Option<Mark>), Problem> {
+        if mode == OutputMode::Append && view.aggregation().window.is_none() {
+            let name = &view.id.name;
             let detail = format!("view `{name}` has no windows, so no row of it is final; use `update` or `complete`");
             return Err(Problem::bad_request("no-windows", detail));
         }
         let id = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()).map(|id| id.to_str().unwrap_or("?"));
         let parts = || id.into_iter().flat_map(|id| id.split(','));
-        let of_view = parts().find_map(|part| part.strip_prefix(view.name.as_str())?.strip_prefix('='));
+        let of_view = parts().find_map(|part| part.strip_prefix(view.id.name.as_str())?.strip_prefix('='));
         if mode != OutputMode::Append {
             return Ok((of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())), None));
         }
@@ -221,7 +221,7 @@ impl Sent {
                 "`Last-Event-ID` is `{}`, which names no window of view `{name}`; send the id of an event of this stream as it \
                  came, such as `{name}=2017-08-27T00:00:00Z/2017-08-27T00:05:00Z`, or none",
                 id.unwrap_or_default(),
-                name = view.name,
+                name = view.id.name,
             );
             Problem::bad_request("bad-event-id", detail)
         })
@@ -239,7 +239,7 @@ impl Sent {
 
 async fn open(
     server: Arc<Server>,
-    views: Vec<Arc<View>>,
+    views: Vec<Kept>,
     mode: OutputMode,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
@@ -275,14 +275,14 @@ async fn open(
 type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
 
 /// Says of which view, by its place, something has changed.
-fn changes(server: &Server, views: &[Arc<View>]) -> StreamMap<(usize, bool), Changes> {
+fn changes(server: &Server, views: &[Kept]) -> StreamMap<(usize, bool), Changes> {
     let mut changes = StreamMap::new();
     for (i, view) in views.iter().enumerate() {
-        if let Some(snapshot) = server.layers.snapshots().0.get(&view.name) {
+        if let Some(snapshot) = server.layers.snapshots().0.get(&view.id.name) {
             let stream: Changes = Box::pin(WatchStream::from_changes(snapshot.clone()).map(drop));
             changes.insert((i, false), stream);
         }
-        if let Some(version) = server.layers.versions().0.get(&view.name) {
+        if let Some(version) = server.layers.versions().0.get(&view.id.name) {
             let stream: Changes = Box::pin(WatchStream::from_changes(version.clone()).map(drop));
             changes.insert((i, true), stream);
         }
@@ -293,7 +293,7 @@ fn changes(server: &Server, views: &[Arc<View>]) -> StreamMap<(usize, bool), Cha
 /// What feeds one connection.
 struct Feed {
     server: Arc<Server>,
-    views: Vec<Arc<View>>,
+    views: Vec<Kept>,
     mode: OutputMode,
     /// How far each view has been sent.
     sent: Vec<Sent>,
@@ -352,12 +352,12 @@ impl Feed {
     fn event(&mut self, data: String) -> Event {
         self.stall = STALL + Duration::from_millis((data.len() / SLOWEST) as u64);
         let views = self.views.iter().zip(&self.sent);
-        let log = |view: &View, sent: &Sent| match (sent, self.server.layers.get(view).log()) {
+        let log = |view: &Kept, sent: &Sent| match (sent, self.server.layers.get(view).log()) {
             (Sent::Finals(_), Some(log)) => format!("@{log}"),
             _ => String::new(),
         };
         let parts =
-            views.filter_map(|(view, sent)| Some(format!("{}={}{}", view.name, sent.position()?, log(view, sent))));
+            views.filter_map(|(view, sent)| Some(format!("{}={}{}", view.id.name, sent.position()?, log(view, sent))));
         let id = parts.collect::<Vec<_>>().join(",");
         Event::default().event(self.mode.name()).id(id).data(data)
     }
@@ -412,8 +412,8 @@ impl Feed {
 
 /// The newest answer, or one that is not older than its size allows, and when it is to be looked at again though no layer
 /// changes; none if there is none now. All streams of a view have the same, so it is computed once for them.
-async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, Option<Instant>)> {
-    let mut shared = server.frames.get(&view.name)?.lock().await;
+async fn newest(server: &Arc<Server>, view: &Kept) -> Option<(Arc<Frame>, Option<Instant>)> {
+    let mut shared = server.frames.get(&view.id.name)?.lock().await;
     let mut layers = server.layers.get(view);
     let (log_end, again) = if layers.need_log_end() {
         (server.recent_log_end(view, &mut layers).await?, Some(Instant::now() + AGAIN))
@@ -432,9 +432,9 @@ async fn newest(server: &Arc<Server>, view: &Arc<View>) -> Option<(Arc<Frame>, O
     }
     let most = server.app.limits.stream_rows;
     let follows = before.map(|before| before.id.clone());
-    let (of, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+    let (of, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
     let frame = server.compute(move || {
-        let rejected = rejected(&rejects, &of.table.topic)?;
+        let rejected = rejected(&rejects, &of.table().topic)?;
         Frame::compute(&of, &layers, &log_end, rejected, most, follows).map_err(|error| Problem::internal(&error))
     });
     let frame = Arc::new(frame.await.ok()?);
@@ -447,20 +447,16 @@ fn pace(frame: &Frame) -> Duration {
     TICK * u32::try_from(1 + frame.rows.total() / ROWS_A_TICK).unwrap_or(u32::MAX)
 }
 
-async fn next_finals(
-    server: &Arc<Server>,
-    view: &Arc<View>,
-    after: Option<Final>,
-) -> Result<Arc<Option<Finals>>, Problem> {
+async fn next_finals(server: &Arc<Server>, view: &Kept, after: Option<Final>) -> Result<Arc<Option<Finals>>, Problem> {
     let (layers, log_end, stamp) = server.instant(view).await?;
-    let question = format!("{}\0{}", view.name, after.map_or("newest".to_owned(), Final::name));
+    let question = format!("{}\0{}", view.id.name, after.map_or("newest".to_owned(), Final::name));
     if let Some(finals) = server.finals.get(&question, stamp) {
         return Ok(finals);
     }
     let compute = || {
-        let (view, rejects) = (Arc::clone(view), Arc::clone(&server.app.rejects));
+        let (view, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
         server.compute(move || {
-            let rejected = rejected(&rejects, &view.table.topic)?;
+            let rejected = rejected(&rejects, &view.table().topic)?;
             frame::finals(&view, &layers, &log_end, after, rejected).map_err(|error| Problem::internal(&error))
         })
     };

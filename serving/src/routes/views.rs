@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use anabranch_exchange::snapshot::{Progress, Snapshot};
 use anabranch_log::position::{Partition, Positions};
+use anabranch_plan::aggregation::{AggregateFunction, OutputColumn};
 use anabranch_plan::schema::DataType;
 use anabranch_plan::time::{Micros, format_timestamp};
-use anabranch_plan::view::{AggregateFunction, Output, OutputColumn, View};
+use anabranch_plan::view::{Kept, Sent};
 use anabranch_plan::window::Window;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -220,7 +221,7 @@ pub struct SpeedCoverage {
 pub(crate) async fn list_views(State(server): State<Arc<Server>>) -> Result<Json<ViewList>, Problem> {
     let time = format_timestamp(server.app.clock.now());
     let catalog = Arc::clone(&server.app.catalog);
-    let views = blocking(move || details(&server, catalog.views.values(), catalog.outputs.values())).await??;
+    let views = blocking(move || details(&server, catalog.kept(), catalog.sent())).await??;
     Ok(Json(ViewList { time, views }))
 }
 
@@ -237,11 +238,11 @@ pub(crate) async fn get_view(
     State(server): State<Arc<Server>>,
     Path(name): Path<String>,
 ) -> Result<Json<Detail>, Problem> {
-    let details = match server.app.catalog.outputs.get(&name).cloned() {
-        Some(output) => blocking(move || details(&server, [], [&output])).await??,
+    let details = match server.app.catalog.views.get(&name).and_then(Sent::of) {
+        Some(output) => blocking(move || details(&server, [], [output])).await??,
         None => {
-            let view = Arc::clone(server.view(&name)?);
-            blocking(move || details(&server, [&view], [])).await??
+            let view = server.view(&name)?;
+            blocking(move || details(&server, [view], [])).await??
         }
     };
     let detail = details.into_iter().next();
@@ -249,22 +250,22 @@ pub(crate) async fn get_view(
 }
 
 /// How far each of these is. Coverage and positions are looked at before the log's ends.
-fn details<'a>(
+fn details(
     server: &Server,
-    views: impl IntoIterator<Item = &'a Arc<View>>,
-    outputs: impl IntoIterator<Item = &'a Arc<Output>>,
+    views: impl IntoIterator<Item = Kept>,
+    outputs: impl IntoIterator<Item = Sent>,
 ) -> Result<Vec<Detail>, Problem> {
-    let views: Vec<_> = views.into_iter().map(|view| (view, server.layers.get(view))).collect();
+    let views: Vec<_> = views.into_iter().map(|view| (server.layers.get(&view), view)).collect();
     let outputs = server.app.outputs.positions(outputs)?;
     let mut topics = Topics::new(&*server.app.log);
     let mut details = Vec::new();
-    for (view, mut layers) in views {
-        let ends = topics.ends(view, &mut layers)?;
-        let rejected = rejected(&server.app.rejects, &view.table.topic)?;
-        details.push(Detail::View(Box::new(describe(view, &layers, &ends, rejected))));
+    for (mut layers, view) in views {
+        let ends = topics.ends(&view, &mut layers)?;
+        let rejected = rejected(&server.app.rejects, &view.table().topic)?;
+        details.push(Detail::View(Box::new(describe(&view, &layers, &ends, rejected))));
     }
     for (output, positions) in outputs {
-        details.push(Detail::Output(Box::new(output::detail(server, output, &positions, &mut topics)?)));
+        details.push(Detail::Output(Box::new(output::detail(server, &output, &positions, &mut topics)?)));
     }
     Ok(details)
 }
@@ -287,24 +288,28 @@ fn describe_window(window: Window) -> ViewWindow {
     }
 }
 
-fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
+fn describe(view: &Kept, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
-    let topic = view.table.topic.as_str();
+    let topic = view.table().topic.as_str();
     ViewDetail {
-        name: view.name.clone(),
+        name: view.id.name.clone(),
         sql: view.sql.clone(),
-        definition: view.definition.clone(),
-        topic: view.table.topic.clone(),
-        table: view.table.name.clone(),
-        columns: view.columns.iter().map(|&column| describe_column(view, column)).collect(),
-        window: view.window.map(describe_window),
+        definition: view.id.definition.clone(),
+        topic: view.table().topic.clone(),
+        table: view.table().name.clone(),
+        columns: view.aggregation().columns.iter().map(|&column| describe_column(view, column)).collect(),
+        window: view.aggregation().window.map(describe_window),
         order: view
+            .aggregation()
             .order
             .iter()
-            .map(|by| ViewOrder { column: view.column_name(by.column).to_owned(), descending: by.descending })
+            .map(|by| ViewOrder {
+                column: view.aggregation().column_name(by.column).to_owned(),
+                descending: by.descending,
+            })
             .collect(),
-        limit: view.limit,
+        limit: view.aggregation().limit,
         watermark: sources.watermark.map(format_timestamp),
         partitions: layers.snapshot.as_ref().map_or_else(Vec::new, |snapshot| partitions(snapshot, log_end)),
         coverage: ViewCoverage {
@@ -324,9 +329,9 @@ fn describe(view: &View, layers: &Layers, log_end: &Positions, rejected: u64) ->
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
         stopped: sources.stopped.clone(),
-        schedule: view.schedule.as_ref().map(|schedule| schedule.cron.clone()),
-        schedule_zone: view.schedule.as_ref().map(|schedule| schedule.zone.name()),
-        catch_up: view.schedule.as_ref().map(|schedule| schedule.catch_up.name()),
+        schedule: view.aggregation().schedule.as_ref().map(|schedule| schedule.cron.clone()),
+        schedule_zone: view.aggregation().schedule.as_ref().map(|schedule| schedule.zone.name()),
+        catch_up: view.aggregation().schedule.as_ref().map(|schedule| schedule.catch_up.name()),
     }
 }
 
@@ -346,13 +351,13 @@ fn partitions(snapshot: &Snapshot, log_end: &Positions) -> Vec<ViewPartition> {
     each.collect()
 }
 
-fn describe_column(view: &View, column: OutputColumn) -> ViewColumn {
-    let name = view.column_name(column).to_owned();
+fn describe_column(view: &Kept, column: OutputColumn) -> ViewColumn {
+    let name = view.aggregation().column_name(column).to_owned();
     let (data_type, role, function) = match column {
         OutputColumn::WindowStart | OutputColumn::WindowEnd => ("TIMESTAMP".to_owned(), "window", None),
-        OutputColumn::Key(i) => (view.keys[i].expr.data_type().to_string(), "key", None),
+        OutputColumn::Key(i) => (view.aggregation().keys[i].expr.data_type().to_string(), "key", None),
         OutputColumn::Aggregate(i) => {
-            let aggregate = &view.aggregates[i];
+            let aggregate = &view.aggregation().aggregates[i];
             (aggregate.data_type().to_string(), "aggregate", Some(aggregate.function))
         }
     };

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use anabranch_log::position::Positions;
 use anabranch_plan::expr::Expr;
+use anabranch_plan::rows::{Field, Rows};
 use anabranch_plan::schema::DataType;
-use anabranch_plan::view::{Catalog, Delivery, Field, Output};
+use anabranch_plan::sink::{Delivery, Sink};
+use anabranch_plan::view::{Catalog, End, View, ViewId};
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use serde_json::{Value, json};
@@ -66,20 +68,14 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_output_says_where_its_rows_are_and_how_far_it_is() {
     let mut platform = platform();
-    let output = Output {
-        name: "big".into(),
-        sql: "CREATE MATERIALIZED VIEW big …".into(),
-        definition: "sha256:big".into(),
-        table: table(),
-        unnest: None,
-        filter: None,
-        fields: vec![Field { name: "label".into(), expr: Expr::Column("tag".into(), DataType::Text) }],
-        topic: "labels".into(),
-        delivery: Delivery::AtLeastOnce,
-        partition_by: Some(0),
-    };
-    let outputs = [("big".to_owned(), Arc::new(output))].into();
-    platform.app.catalog = Arc::new(Catalog { outputs, ..Catalog::clone(&platform.app.catalog) });
+    let id = ViewId { name: "big".into(), definition: "sha256:big".into() };
+    let fields = vec![Field { name: "label".into(), expr: Expr::Column("tag".into(), DataType::Text) }];
+    let rows = Rows::Project { rows: Box::new(Rows::Scan(table())), fields };
+    let sink = Sink { topic: "labels".into(), delivery: Delivery::AtLeastOnce, partition_by: Some(0) };
+    let output = View { id, sql: "CREATE MATERIALIZED VIEW big …".into(), rows, end: End::Send(sink) };
+    let mut catalog = Catalog::clone(&platform.app.catalog);
+    catalog.views.insert("big".to_owned(), Arc::new(output));
+    platform.app.catalog = Arc::new(catalog);
     let stopped = StoppedOutput { view: "big".into(), partition: 0, why: "no such offset".into() };
     platform.app.outputs = Outputs::new(|_| Ok(Positions::from([(0, 3)])), move || vec![stopped.clone()]);
     platform.router = crate::router(platform.app.clone());

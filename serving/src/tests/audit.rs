@@ -11,13 +11,13 @@ use crate::audit::findings;
 use crate::source::{HeldVersion, Layers};
 
 /// The findings once batch covers all that the answers were about.
-fn found(view: &anabranch_plan::view::View, events: &[Event]) -> anabranch_exchange::audit::Findings {
+fn found(view: &anabranch_plan::view::Kept, events: &[Event]) -> anabranch_exchange::audit::Findings {
     found_erased(view, events, &[])
 }
 
 /// The same where events of these days were erased from the archive.
 fn found_erased(
-    view: &anabranch_plan::view::View,
+    view: &anabranch_plan::view::Kept,
     events: &[Event],
     erased: &[i64],
 ) -> anabranch_exchange::audit::Findings {

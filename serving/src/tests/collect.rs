@@ -10,22 +10,22 @@ use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Partition;
 use anabranch_log::{Log, Payloads};
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{Event, MemoryLog, event, hop, snapshot, view};
 use crate::collect::{Held, collect, compose};
 
 struct Wire {
-    view: Arc<View>,
-    views: BTreeMap<String, Arc<View>>,
+    view: Kept,
+    views: BTreeMap<String, Kept>,
     events: Vec<Event>,
 }
 
 impl Wire {
     fn new() -> Self {
         let view = view("trending", Some(hop()), true, None);
-        let views = [(view.name.clone(), view.clone())].into();
+        let views = [(view.id.name.clone(), view.clone())].into();
         let events = (0..40).map(|i| event(i * 10, ["a", "b", "c"][i as usize % 3], i)).collect();
         Self { view, views, events }
     }
@@ -40,7 +40,7 @@ impl Wire {
 
     fn decode(&self, decoder: &mut Decoder, offset: u64, records: &Payloads) -> Option<Arc<Snapshot>> {
         let told = records.iter().filter_map(|record| decoder.take(offset, record, &self.views)).last()?;
-        Some(told[&self.view.name].clone())
+        Some(told[&self.view.id.name].clone())
     }
 }
 
@@ -284,9 +284,8 @@ fn a_log_that_is_away_is_asked_again_after_a_while_and_not_all_the_time() {
     log.set_away();
     let view = view("trending", Some(hop()), true, None);
     let catalog = Catalog {
-        tables: [(view.table.name.clone(), view.table.clone())].into(),
-        views: [(view.name.clone(), view.clone())].into(),
-        ..Catalog::default()
+        tables: [(view.table().name.clone(), view.table().clone())].into(),
+        views: [(view.id.name.clone(), Arc::clone(&view))].into(),
     };
     let shutdown = CancellationToken::new();
     let shared: Arc<dyn Log> = Arc::new(log.clone());

@@ -8,7 +8,7 @@ use anabranch_exchange::snapshot::{Chunk, Snapshot};
 use anabranch_exchange::version::Version;
 use anabranch_log::position::Positions;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -34,8 +34,8 @@ fn stream(count: usize) -> Vec<Event> {
 /// What one row is to say: value, lower and upper bound of the count and of the sum.
 type Expected = BTreeMap<String, [i64; 6]>;
 
-fn fold(view: &View, events: &[Event], frontier: usize, start: Micros) -> (Expected, u64) {
-    let window = view.window.expect("windows");
+fn fold(view: &Kept, events: &[Event], frontier: usize, start: Micros) -> (Expected, u64) {
+    let window = view.aggregation().window.expect("windows");
     let missed = missed(view, events);
     let mut rows: BTreeMap<String, ([i64; 2], [i64; 2], bool)> = BTreeMap::new();
     let mut late = 0;
@@ -78,7 +78,7 @@ fn layers(snapshot: Option<Snapshot>, versions: Vec<Arc<Version>>) -> Layers {
     Layers { snapshot: snapshot.map(Arc::new), versions, ..Layers::default() }
 }
 
-fn merged(view: &View, layers: &Layers, ask: Ask) -> (Sources, Answer) {
+fn merged(view: &Kept, layers: &Layers, ask: Ask) -> (Sources, Answer) {
     let sources = Sources::choose(view, Mode::Merged, layers, &Positions::new());
     let answer = answer(view, &sources, ask).expect("an answer");
     (sources, answer)
@@ -386,8 +386,7 @@ fn a_degraded_pane_makes_absent_sessions_uncertain() {
 
 #[test]
 fn what_is_exact_is_certain() {
-    let mut view = View::clone(&view("v", Some(hop()), true, Some(1)));
-    view.allowed_lateness = 0;
+    let view = with(&view("v", Some(hop()), true, Some(1)), |kept| kept.allowed_lateness = 0);
     // The event at 0:10 has missed the first windows of its pane, and is in time for the last; both keys have one event there.
     let events = [event(100, "a", 1), event(10, "b", 1)];
     let layers = layers(Some(snapshot(&view, &events, None, &[0, 2])), Vec::new());

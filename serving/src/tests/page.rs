@@ -1,11 +1,10 @@
 //! Pages, ranks and totals.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use anabranch_plan::expr::{BinaryOp, Expr, Literal};
 use anabranch_plan::time::format_timestamp;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::{Column, DataFrame};
 use serde_json::{Value, json};
@@ -29,7 +28,7 @@ async fn pages(platform: &Platform, path: &str, mut between: impl FnMut(usize, &
     keys
 }
 
-fn shown(view: &Arc<View>, limits: Limits, events: &[Event]) -> Platform {
+fn shown(view: &Kept, limits: Limits, events: &[Event]) -> Platform {
     let platform = Platform::with_limits(std::slice::from_ref(view), limits);
     platform.show(view, snapshot(view, events, None, &[0, events.len()]));
     platform
@@ -97,7 +96,7 @@ const LEVEL: &str = "CASE WHEN amount = 0 THEN CAST('NaN' AS DOUBLE) WHEN amount
 
 /// A view, and what is asked of it.
 struct Question {
-    view: Arc<View>,
+    view: Kept,
     sql: String,
     /// The parameters that say which windows, and the order.
     windows: String,
@@ -133,9 +132,9 @@ impl Question {
              FROM {from} GROUP BY {bounds}{keys} {by} {cut};"
         );
         let catalog = anabranch_plan::sql::plan(&[("v.sql".to_owned(), sql.clone())]).expect("a view");
-        let view = Arc::clone(&catalog.views["v"]);
+        let view = catalog.kept_view("v").expect("a view");
         let time = events[random.below(events.len() as u64) as usize].time;
-        let end = match view.window {
+        let end = match view.aggregation().window {
             Some(Window::Session { gap }) => time + gap,
             Some(window) => window.end_of(window.first_start(time)),
             None => 0,
@@ -170,7 +169,7 @@ impl Question {
     fn is_by_key(&self) -> bool {
         let own = || !self.sql.contains("ORDER BY level") && !self.sql.contains("ORDER BY mentions");
         let is_key = if self.order.is_empty() { own() } else { !self.order.contains(['l', 'm']) };
-        is_key && !self.view.window.is_some_and(Window::is_session)
+        is_key && !self.view.aggregation().window.is_some_and(Window::is_session)
     }
 
     /// A page, and where the next one goes on.
@@ -189,7 +188,8 @@ impl Question {
     /// Two servers that don't know of each other, and keep so many bytes of what they answered.
     fn servers(&self, cache_bytes: usize, events: &[Event]) -> [Platform; 2] {
         let limits = Limits { cache_bytes, ..Limits::default() };
-        let servers = [limits.clone(), limits].map(|limits| Platform::with_limits(&[Arc::clone(&self.view)], limits));
+        let servers =
+            [limits.clone(), limits].map(|limits| Platform::with_limits(std::slice::from_ref(&self.view), limits));
         self.show(&servers, events);
         servers
     }
@@ -231,7 +231,7 @@ async fn pages_of_a_closed_answer_are_its_rows_in_order_wherever_they_are_asked_
         let servers = question.servers(KEPT[random.below(3) as usize], &events);
         let whole = question.whole(&servers[0], &question.windows).await;
         // What comes much later changes nothing, but what is open and all of time.
-        let is_open = question.view.window.is_none() || question.windows == "&window=current";
+        let is_open = question.view.aggregation().window.is_none() || question.windows == "&window=current";
         let (mut pages, mut cursor): (Vec<Value>, _) = (Vec::new(), String::new());
         loop {
             let at = if pages.is_empty() { 0 } else { random.below(2) as usize };
@@ -357,15 +357,15 @@ async fn ranks_and_totals_are_over_all_keys() {
 async fn a_total_is_unknown_if_a_keys_sum_is_beyond_64_bits_but_leaves_out_keys_without_values() {
     let events = [event(1, "a", i64::MAX), event(2, "a", 1), event(3, "b", 5), event(61, "b", 7)];
     for window in [None, Some(Window::sliding(MINUTE, MINUTE)), Some(Window::Session { gap: MINUTE })] {
-        let of = View::clone(&view("v", window, true, None));
+        let of = view("v", window, true, None);
         // Of the rest of `a`, and of `b` where it isn't 7, no value is left.
-        let amount = of.aggregates[1].argument.clone().expect("a value");
+        let amount = of.aggregation().aggregates[1].argument.clone().expect("a value");
         let seven = Expr::Literal(Literal::BigInt(7));
         let seven = Expr::Binary(Box::new(amount.clone()), BinaryOp::Equal, Box::new(seven));
-        let mut some = of.clone();
-        some.aggregates[1].argument = Some(Expr::Case { branches: vec![(seven, amount)], otherwise: None });
-        let totals = async |view: View| {
-            let platform = shown(&Arc::new(view), Limits::default(), &events);
+        let some = Some(Expr::Case { branches: vec![(seven, amount)], otherwise: None });
+        let some = with(&of, |kept| kept.aggregates[1].argument = some);
+        let totals = async |view: Kept| {
+            let platform = shown(&view, Limits::default(), &events);
             let times = window.map_or("", |_| "&from=2017-08-26T23:00:00Z&to=2017-08-27T01:00:00Z");
             let totals = async |key: &str| {
                 let answer = platform.ok(&format!("/v1/views/v/rows?totals=true{times}{key}")).await;

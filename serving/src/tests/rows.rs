@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_exchange::version::Version;
 use anabranch_plan::time::parse_timestamp;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -25,7 +25,7 @@ fn events() -> Vec<Event> {
 }
 
 /// The events, two of them in version 7, the others in two chunks.
-fn platform() -> (Platform, Arc<View>) {
+fn platform() -> (Platform, Kept) {
     let view = view("trending", Some(hop()), true, None);
     let platform = Platform::new(&[view.clone(), self::view("totals", None, true, None)]);
     platform.log.fill("posts", 6);
@@ -383,8 +383,7 @@ async fn records_that_are_ahead_of_the_clock_are_missing_until_the_archive_has_d
 #[tokio::test(flavor = "multi_thread")]
 async fn a_view_that_has_stopped_alone_is_incomplete_with_its_reason_and_its_neighbours_are_not() {
     let view = view("trending", Some(hop()), true, None);
-    let neighbour =
-        Arc::new(View { name: "beside".to_owned(), definition: "sha256:beside".to_owned(), ..View::clone(&view) });
+    let neighbour = named(&view, "beside", "sha256:beside");
     let platform = Platform::new(&[view.clone(), neighbour.clone()]);
     let events = [event(10, "a", 1), event(20, "a", 1), event(30, "b", 1)];
     platform.log.fill("posts", 3);
@@ -450,7 +449,7 @@ async fn a_damaged_or_missing_file_of_partials_makes_only_its_windows_incomplete
 async fn a_view_whose_versions_cant_be_read_says_so_in_answers_and_readiness() {
     let (platform, view) = platform();
     let unread = platform.app.versions.1.clone();
-    unread.lock().insert(view.name.clone(), "a commit is damaged".to_owned());
+    unread.lock().insert(view.id.name.clone(), "a commit is damaged".to_owned());
     platform.versions(&view).send_replace(None);
     platform.show(&view, snapshot(&view, &events(), Some(8), &[2, 4, 6]));
     let answer = platform.ok("/v1/views/trending/rows?window=2017-08-27T00:05:00Z").await;

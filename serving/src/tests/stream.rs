@@ -1,11 +1,10 @@
 //! Server-Sent Events: differences, finals and whole answers; resumed, bounded, ended with the server.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_plan::time::{Micros, parse_timestamp};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
@@ -199,7 +198,7 @@ async fn the_server_ends_streams_when_it_stops() {
 
 /// Layers that grow: how many events there are, and how many of them the newest version has.
 struct Growing {
-    view: Arc<View>,
+    view: Kept,
     events: Vec<Event>,
     shown: usize,
     batch: usize,
@@ -207,7 +206,7 @@ struct Growing {
 }
 
 impl Growing {
-    fn new(view: &Arc<View>, events: Vec<Event>) -> Self {
+    fn new(view: &Kept, events: Vec<Event>) -> Self {
         Self { view: view.clone(), events, shown: 0, batch: 0, number: 0 }
     }
 
@@ -473,8 +472,8 @@ async fn each_window_is_final_once_however_often_clients_come_back() {
 type Bounds = (Micros, Micros);
 
 /// The windows that are final once all events are there, as (end, start): those with events in time, and those with any.
-fn windows(view: &View, events: &[Event]) -> (BTreeSet<Bounds>, BTreeSet<Bounds>) {
-    let window = view.window.expect("windows");
+fn windows(view: &Kept, events: &[Event]) -> (BTreeSet<Bounds>, BTreeSet<Bounds>) {
+    let window = view.aggregation().window.expect("windows");
     let watermark = events.iter().map(|event| event.time).max().expect("events");
     let missed = missed(view, events);
     let (mut in_time, mut held) = (BTreeSet::new(), BTreeSet::new());
@@ -486,14 +485,14 @@ fn windows(view: &View, events: &[Event]) -> (BTreeSet<Bounds>, BTreeSet<Bounds>
         for times in of_tag.values_mut() {
             times.sort_unstable();
             let sessions = times.chunk_by(|a, b| b - a < gap).map(|all| (all[all.len() - 1] + gap, all[0]));
-            in_time.extend(sessions.filter(|(end, _)| end + gap + view.allowed_lateness <= watermark));
+            in_time.extend(sessions.filter(|(end, _)| end + gap + view.aggregation().allowed_lateness <= watermark));
         }
         return (in_time.clone(), in_time);
     }
     for (event, missed) in events.iter().zip(missed) {
         for (i, start) in (0..).zip(window.starts(event.time)) {
             let bounds = (window.end_of(start), start);
-            if bounds.0 + view.allowed_lateness <= watermark {
+            if bounds.0 + view.aggregation().allowed_lateness <= watermark {
                 held.insert(bounds);
                 in_time.extend((i >= missed).then_some(bounds));
             }
@@ -503,10 +502,10 @@ fn windows(view: &View, events: &[Event]) -> (BTreeSet<Bounds>, BTreeSet<Bounds>
 }
 
 /// Those of the windows that are final by now.
-fn due<'a>(view: &View, growing: &Growing, windows: &'a BTreeSet<Bounds>) -> impl Iterator<Item = &'a Bounds> {
+fn due<'a>(view: &Kept, growing: &Growing, windows: &'a BTreeSet<Bounds>) -> impl Iterator<Item = &'a Bounds> {
     let watermark = growing.events[..growing.shown].iter().map(|event| event.time).max().unwrap_or(Micros::MIN);
-    let gap = if let Some(Window::Session { gap }) = view.window { gap } else { 0 };
-    let closed = watermark.saturating_sub(view.allowed_lateness + gap);
+    let gap = if let Some(Window::Session { gap }) = view.aggregation().window { gap } else { 0 };
+    let closed = watermark.saturating_sub(view.aggregation().allowed_lateness + gap);
     windows.iter().filter(move |(end, _)| *end <= closed)
 }
 

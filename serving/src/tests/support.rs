@@ -14,10 +14,11 @@ use anabranch_log::clock::ManualClock;
 use anabranch_log::lineage::{Epoch, Lineage, Mark};
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
 use anabranch_log::{Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
 use anabranch_plan::schema::{Column as TableColumn, DataType, Table};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::view::{Catalog, End, Kept, View, ViewId};
 use anabranch_plan::window::Window;
 use anabranch_store::table::write_digested;
 use axum::Router;
@@ -77,7 +78,7 @@ pub fn table() -> Arc<Table> {
 }
 
 /// Counts and sums per tag; keys can be left out.
-pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Arc<View> {
+pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize>) -> Kept {
     let aggregate = |name: &str, function, argument| Aggregate {
         name: String::from(name),
         function,
@@ -96,14 +97,8 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
     }
     columns.extend((0..keys.len()).map(OutputColumn::Key));
     columns.extend([OutputColumn::Aggregate(0), OutputColumn::Aggregate(1)]);
-    Arc::new(View {
-        name: name.into(),
-        sql: format!("CREATE MATERIALIZED VIEW {name} …"),
-        definition: format!("sha256:{name}"),
-        table: table(),
+    let aggregation = Aggregation {
         window,
-        unnest: None,
-        filter: None,
         keys,
         aggregates: vec![
             aggregate("mentions", AggregateFunction::Count, None),
@@ -114,11 +109,28 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         order: vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }],
         limit,
         allowed_lateness: MINUTE,
-        late: anabranch_plan::view::Late::Discard,
+        late: anabranch_plan::aggregation::Late::Discard,
         schedule: anabranch_plan::schedule::Schedule::utc("*/15 * * * *").ok(),
         max_rows: 1_000_000,
         memory: None,
-    })
+    };
+    let id = ViewId { name: name.into(), definition: format!("sha256:{name}") };
+    let sql = format!("CREATE MATERIALIZED VIEW {name} …");
+    let view = View { id, sql, rows: anabranch_plan::rows::Rows::Scan(table()), end: End::Keep(Box::new(aggregation)) };
+    Kept::of(&Arc::new(view)).expect("it keeps an aggregation")
+}
+
+/// A view with something changed of what it keeps.
+pub fn with(view: &Kept, change: impl FnOnce(&mut Aggregation)) -> Kept {
+    let mut aggregation = view.aggregation().clone();
+    change(&mut aggregation);
+    view.keeping(aggregation)
+}
+
+/// A view under another name and definition.
+pub fn named(view: &Kept, name: &str, definition: &str) -> Kept {
+    let id = ViewId { name: name.to_owned(), definition: definition.to_owned() };
+    Kept::of(&Arc::new(View { id, ..View::clone(view) })).expect("it keeps what the other one does")
 }
 
 pub fn hop() -> Window {
@@ -140,7 +152,7 @@ fn frame(events: &[Event], missed: Option<&[i32]>) -> LazyFrame {
 }
 
 /// What the batch layer publishes of these events, as files below `root`: one per hour.
-pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event]) -> Arc<Version> {
+pub fn version(root: &std::path::Path, view: &Kept, number: u64, events: &[Event]) -> Arc<Version> {
     let mut partials = partial::partials(view, frame(events, None), false).expect("partials");
     partials.sort_in_place([PANE], SortMultipleOptions::default()).expect("sorted");
     let starts: Vec<i64> = partials.column(PANE).expect("panes").i64().expect("times").into_no_null_iter().collect();
@@ -150,7 +162,7 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
         let hour = starts[next].div_euclid(60 * MINUTE);
         let end = starts.iter().position(|start| start.div_euclid(60 * MINUTE) > hour).unwrap_or(starts.len());
         let mut part = partials.slice(next as i64, end - next);
-        let path = format!("{}-{number}-{next}.parquet", view.name);
+        let path = format!("{}-{number}-{next}.parquet", view.id.name);
         let written = write_digested(&root.join(&path), |file| {
             ParquetWriter::new(file).finish(&mut part).map(drop).map_err(std::io::Error::other)
         });
@@ -169,7 +181,7 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
     let event_times = events.iter().map(|event| event.time).max().map(|time| (0, time)).into_iter().collect();
     let published = Published {
         version: number,
-        definition: view.definition.clone(),
+        definition: view.id.definition.clone(),
         coverage: [(0, 0..events.len() as u64)].into_iter().collect(),
         event_times,
         published: T0,
@@ -183,10 +195,13 @@ pub fn version(root: &std::path::Path, view: &View, number: u64, events: &[Event
 }
 
 /// How many windows each event had missed, by a watermark that runs with the newest event time.
-pub fn missed(view: &View, events: &[Event]) -> Vec<i32> {
+pub fn missed(view: &Kept, events: &[Event]) -> Vec<i32> {
     let mut watermark: Option<Micros> = None;
     let each = events.iter().map(|event| {
-        let missed = view.window.map_or(0, |window| window.missed(event.time, watermark, view.allowed_lateness));
+        let missed = view
+            .aggregation()
+            .window
+            .map_or(0, |window| window.missed(event.time, watermark, view.aggregation().allowed_lateness));
         watermark = watermark.max(Some(event.time));
         missed
     });
@@ -194,10 +209,10 @@ pub fn missed(view: &View, events: &[Event]) -> Vec<i32> {
 }
 
 /// What the speed layer keeps of some of the events, which lie at these offsets.
-pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize>) -> Arc<Chunk> {
+pub fn chunk(view: &Kept, events: &[Event], missed: &[i32], offsets: Range<usize>) -> Arc<Chunk> {
     let (events, missed) = (&events[offsets.clone()], &missed[offsets.clone()]);
     let partials = partial::partials(view, frame(events, Some(missed)), true).expect("partials");
-    let pane_of = |time| view.window.map_or(0, |window| window.pane_of(time));
+    let pane_of = |time| view.aggregation().window.map_or(0, |window| window.pane_of(time));
     let mut late: BTreeMap<Micros, BTreeMap<i32, u64>> = BTreeMap::new();
     for (event, &missed) in events.iter().zip(missed).filter(|(_, missed)| **missed > 0) {
         *late.entry(pane_of(event.time)).or_default().entry(missed).or_default() += 1;
@@ -214,7 +229,7 @@ pub fn chunk(view: &View, events: &[Event], missed: &[i32], offsets: Range<usize
 }
 
 /// A snapshot of chunks between these cuts.
-pub fn snapshot(view: &View, events: &[Event], base: Option<u64>, cuts: &[usize]) -> Snapshot {
+pub fn snapshot(view: &Kept, events: &[Event], base: Option<u64>, cuts: &[usize]) -> Snapshot {
     let missed = missed(view, events);
     let chunks: Vec<Arc<Chunk>> = cuts.windows(2).map(|cut| chunk(view, events, &missed, cut[0]..cut[1])).collect();
     let (first, last) = (cuts[0], cuts[cuts.len() - 1]);
@@ -454,15 +469,14 @@ pub struct Platform {
 }
 
 impl Platform {
-    pub fn new(views: &[Arc<View>]) -> Self {
+    pub fn new(views: &[Kept]) -> Self {
         Self::with_limits(views, Limits::default())
     }
 
-    pub fn with_limits(views: &[Arc<View>], limits: Limits) -> Self {
+    pub fn with_limits(views: &[Kept], limits: Limits) -> Self {
         let catalog = Arc::new(Catalog {
             tables: BTreeMap::from([("posts".to_owned(), table())]),
-            views: views.iter().map(|view| (view.name.clone(), Arc::clone(view))).collect(),
-            ..Catalog::default()
+            views: views.iter().map(|view| (view.id.name.clone(), Arc::clone(view))).collect(),
         });
         let log = MemoryLog::default();
         log.fill("posts", 0);
@@ -472,11 +486,11 @@ impl Platform {
         let (mut newest_snapshots, mut newest_versions) = (Snapshots::default(), Versions::default());
         for view in views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-            snapshots.insert(view.name.clone(), sender);
-            newest_snapshots.0.insert(view.name.clone(), receiver);
+            snapshots.insert(view.id.name.clone(), sender);
+            newest_snapshots.0.insert(view.id.name.clone(), receiver);
             let (sender, receiver) = watch::channel(None);
-            versions.insert(view.name.clone(), sender);
-            newest_versions.0.insert(view.name.clone(), receiver);
+            versions.insert(view.id.name.clone(), sender);
+            newest_versions.0.insert(view.id.name.clone(), receiver);
         }
         let (ready, is_ready) = watch::channel(Readiness::ready());
         let folder = tempfile::tempdir().expect("a folder");
@@ -505,17 +519,17 @@ impl Platform {
     }
 
     /// Where a view's versions are announced.
-    pub fn versions(&self, view: &View) -> &watch::Sender<Option<Arc<Version>>> {
-        &self.versions[&view.name]
+    pub fn versions(&self, view: &Kept) -> &watch::Sender<Option<Arc<Version>>> {
+        &self.versions[&view.id.name]
     }
 
-    pub fn publish(&self, view: &View, version: Arc<Version>) {
-        self.versions[&view.name].send_replace(Some(version));
+    pub fn publish(&self, view: &Kept, version: Arc<Version>) {
+        self.versions[&view.id.name].send_replace(Some(version));
     }
 
     /// Shows a snapshot, with a sequence above that of the one before.
-    pub fn show(&self, view: &View, mut snapshot: Snapshot) {
-        self.snapshots[&view.name].send_modify(|shown| {
+    pub fn show(&self, view: &Kept, mut snapshot: Snapshot) {
+        self.snapshots[&view.id.name].send_modify(|shown| {
             snapshot.sequence = shown.sequence + 1;
             *shown = Arc::new(snapshot);
         });

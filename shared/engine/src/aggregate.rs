@@ -30,7 +30,7 @@ mod tests;
 use std::cmp::Ordering;
 use std::fmt::Debug;
 
-use anabranch_plan::view::{Aggregate, AggregateFunction};
+use anabranch_plan::aggregation::{Aggregate, AggregateFunction};
 use polars::prelude::*;
 
 use crate::transform::{canonical, polars_type};

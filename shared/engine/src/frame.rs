@@ -1,6 +1,6 @@
 //! The columns of partials, by name and type.
 
-use anabranch_plan::view::{Aggregate, View};
+use anabranch_plan::aggregation::{Aggregate, Aggregation};
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -22,33 +22,33 @@ pub fn key(i: usize) -> String {
 }
 
 /// The names of the columns that hold the i-th aggregate's state.
-pub(crate) fn state_names(view: &View, i: usize) -> impl Iterator<Item = PlSmallStr> + use<> {
-    let layout = aggregate::layout(&view.aggregates[i]).into_iter();
+pub(crate) fn state_names(aggregation: &Aggregation, i: usize) -> impl Iterator<Item = PlSmallStr> + use<> {
+    let layout = aggregate::layout(&aggregation.aggregates[i]).into_iter();
     layout.map(move |(suffix, _)| format!("a{i}{suffix}").into())
 }
 
 /// The schema of a frame of the view's partials.
-pub fn schema(view: &View) -> Schema {
+pub fn schema(aggregation: &Aggregation) -> Schema {
     let mut schema = Schema::default();
     schema.insert(PANE.into(), DataType::Int64);
     schema.insert(MISSED.into(), DataType::Int32);
-    if view.window.is_some_and(Window::is_session) {
+    if aggregation.window.is_some_and(Window::is_session) {
         schema.insert(FIRST.into(), DataType::Int64);
         schema.insert(LAST.into(), DataType::Int64);
     }
-    for (i, k) in view.keys.iter().enumerate() {
+    for (i, k) in aggregation.keys.iter().enumerate() {
         schema.insert(key(i).into(), polars_type(&k.expr.data_type()));
     }
-    for (i, aggregate) in view.aggregates.iter().enumerate() {
+    for (i, aggregate) in aggregation.aggregates.iter().enumerate() {
         let types = aggregate::layout(aggregate).into_iter().map(|(_, data_type)| data_type);
-        schema.extend(state_names(view, i).zip(types));
+        schema.extend(state_names(aggregation, i).zip(types));
     }
     schema
 }
 
 /// What the i-th aggregate is over: a column, two, or none.
-pub(crate) fn value_columns(view: &View, rows: &DataFrame, i: usize) -> PolarsResult<Vec<Column>> {
-    let Aggregate { argument, place, filter, .. } = &view.aggregates[i];
+pub(crate) fn value_columns(aggregation: &Aggregation, rows: &DataFrame, i: usize) -> PolarsResult<Vec<Column>> {
+    let Aggregate { argument, place, filter, .. } = &aggregation.aggregates[i];
     let value = (argument.is_some() || filter.is_some()).then(|| format!("v{i}"));
     let place = place.is_some().then(|| format!("p{i}"));
     value.iter().chain(&place).map(|name| rows.column(name).cloned()).collect()

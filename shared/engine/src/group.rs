@@ -1,6 +1,6 @@
 //! Groups in the making: distinct keys, and for each the state of every aggregate.
 
-use anabranch_plan::view::View;
+use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -21,12 +21,12 @@ pub struct Groups {
 
 impl Groups {
     /// No groups yet.
-    pub fn new(view: &View, keep: Keep) -> Self {
-        let fragments = match view.window {
+    pub fn new(aggregation: &Aggregation, keep: Keep) -> Self {
+        let fragments = match aggregation.window {
             Some(Window::Session { gap }) => Some(Fragments::new(gap)),
             _ => None,
         };
-        Self { keys: Keys::of(view), fragments, states: states(view, keep) }
+        Self { keys: Keys::of(aggregation), fragments, states: states(aggregation, keep) }
     }
 
     /// How many there are.
@@ -46,24 +46,29 @@ impl Groups {
     }
 
     /// Adds rows, as `partial::rows` makes them.
-    pub fn absorb(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<()> {
-        let groups = self.number(view, rows)?;
+    pub fn absorb(&mut self, aggregation: &Aggregation, rows: &DataFrame) -> PolarsResult<()> {
+        let groups = self.number(aggregation, rows)?;
         for (i, state) in self.states.iter_mut().enumerate() {
-            state.absorb(&groups, &frame::value_columns(view, rows, i)?)?;
+            state.absorb(&groups, &frame::value_columns(aggregation, rows, i)?)?;
         }
         Ok(())
     }
 
     /// Adds partials.
-    pub fn merge(&mut self, view: &View, partials: &DataFrame) -> PolarsResult<()> {
-        let groups = self.number(view, partials)?;
-        self.merge_numbered(view, &groups, partials)
+    pub fn merge(&mut self, aggregation: &Aggregation, partials: &DataFrame) -> PolarsResult<()> {
+        let groups = self.number(aggregation, partials)?;
+        self.merge_numbered(aggregation, &groups, partials)
     }
 
     /// Adds partials, each of its group.
-    pub(crate) fn merge_numbered(&mut self, view: &View, groups: &[u32], partials: &DataFrame) -> PolarsResult<()> {
+    pub(crate) fn merge_numbered(
+        &mut self,
+        aggregation: &Aggregation,
+        groups: &[u32],
+        partials: &DataFrame,
+    ) -> PolarsResult<()> {
         let len = self.len();
-        merge(view, &mut self.states, len, groups, partials)
+        merge(aggregation, &mut self.states, len, groups, partials)
     }
 
     /// Adds the one group that a view without keys has, if it isn't there: of no rows yet.
@@ -74,8 +79,8 @@ impl Groups {
     }
 
     /// The group of each of some rows or partials; new ones are added.
-    pub(crate) fn number(&mut self, view: &View, rows: &DataFrame) -> PolarsResult<Vec<u32>> {
-        let mut groups = self.keys.number(&key_columns(view, rows)?, rows.height())?;
+    pub(crate) fn number(&mut self, aggregation: &Aggregation, rows: &DataFrame) -> PolarsResult<Vec<u32>> {
+        let mut groups = self.keys.number(&key_columns(aggregation, rows)?, rows.height())?;
         if let Some(fragments) = &mut self.fragments {
             let (first, last) = spans(rows)?;
             groups = fragments.number(&groups, &first, &last);
@@ -86,12 +91,12 @@ impl Groups {
     }
 
     /// Which rows are of a group that is there.
-    pub fn known(&self, view: &View, rows: &DataFrame) -> PolarsResult<BooleanChunked> {
-        self.keys.known(&key_columns(view, rows)?, rows.height())
+    pub fn known(&self, aggregation: &Aggregation, rows: &DataFrame) -> PolarsResult<BooleanChunked> {
+        self.keys.known(&key_columns(aggregation, rows)?, rows.height())
     }
 
     /// The groups as partials of one pane.
-    pub fn partials(&self, view: &View, pane: i64, missed: i32) -> PolarsResult<DataFrame> {
+    pub fn partials(&self, aggregation: &Aggregation, pane: i64, missed: i32) -> PolarsResult<DataFrame> {
         let height = self.len();
         let mut columns = vec![
             Column::new_scalar(frame::PANE.into(), Scalar::from(pane), height),
@@ -103,7 +108,7 @@ impl Groups {
         }
         columns.extend(self.key_columns()?);
         for (i, state) in self.states.iter().enumerate() {
-            let names = frame::state_names(view, i);
+            let names = frame::state_names(aggregation, i);
             columns.extend(state.columns()?.into_iter().zip(names).map(|(column, name)| column.with_name(name)));
         }
         DataFrame::new(height, columns)
@@ -127,13 +132,13 @@ impl Groups {
 }
 
 /// The state of each aggregate of a view, in no group yet.
-pub(crate) fn states(view: &View, keep: Keep) -> Vec<Box<dyn State>> {
-    view.aggregates.iter().map(|aggregate| aggregate::state(aggregate, keep)).collect()
+pub(crate) fn states(aggregation: &Aggregation, keep: Keep) -> Vec<Box<dyn State>> {
+    aggregation.aggregates.iter().map(|aggregate| aggregate::state(aggregate, keep)).collect()
 }
 
 /// Adds partials, each of its group, to states of so many groups.
 pub(crate) fn merge(
-    view: &View,
+    aggregation: &Aggregation,
     states: &mut [Box<dyn State>],
     len: usize,
     groups: &[u32],
@@ -141,13 +146,13 @@ pub(crate) fn merge(
 ) -> PolarsResult<()> {
     for (i, state) in states.iter_mut().enumerate() {
         state.grow(len);
-        let names = frame::state_names(view, i);
+        let names = frame::state_names(aggregation, i);
         let columns = names.map(|name| partials.column(&name).cloned()).collect::<PolarsResult<Vec<_>>>()?;
         state.merge(groups, &columns)?;
     }
     Ok(())
 }
 
-fn key_columns(view: &View, rows: &DataFrame) -> PolarsResult<Vec<Column>> {
-    (0..view.keys.len()).map(|i| rows.column(&frame::key(i)).cloned()).collect()
+fn key_columns(aggregation: &Aggregation, rows: &DataFrame) -> PolarsResult<Vec<Column>> {
+    (0..aggregation.keys.len()).map(|i| rows.column(&frame::key(i)).cloned()).collect()
 }

@@ -27,13 +27,14 @@ mod windows;
 
 use std::collections::BTreeMap;
 
+use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 use crate::group::{Groups, Keep};
-use crate::row;
+use crate::row::Lowered;
 use crate::transform::{column, constant, lower, polars_type};
 
 pub use session::whole_sessions;
@@ -44,33 +45,31 @@ pub use crate::frame::{FIRST, LAST, MISSED, PANE, key, schema};
 
 /// Partials that were stored or sent, if they have the columns that the view's have: a program of another edition keeps
 /// others, which mean something else.
-pub fn checked(view: &View, partials: DataFrame) -> PolarsResult<DataFrame> {
-    let wanted = schema(view);
+pub fn checked(aggregation: &Aggregation, partials: DataFrame) -> PolarsResult<DataFrame> {
+    let wanted = schema(aggregation);
     if **partials.schema() != wanted {
-        polars_bail!(ComputeError: "partials of view `{}` are of another format", view.name);
+        polars_bail!(ComputeError: "its partials are of another format");
     }
     Ok(partials)
 }
 
-/// The rows of a view before aggregation: [`PANE`], [`MISSED`], the keys, and as `v0`, `p0`, `v1`, … what each aggregate is
-/// over. What the view's expressions need is made once, for all micro-batches.
+/// What the aggregates of a view are over, by row: [`PANE`], [`MISSED`], the keys, and as `v0`, `p0`, `v1`, … the values. What
+/// the view's expressions need is made once, for all micro-batches.
 #[derive(Debug)]
-pub struct Rows {
-    rows: row::Rows,
+pub struct Inputs {
+    rows: Lowered,
     columns: Vec<Expr>,
 }
 
-impl Rows {
+impl Inputs {
     /// Those of a view.
-    pub fn new(view: &View) -> Self {
-        let View { table, unnest, filter, .. } = view;
-        let time = table.event_time_column();
+    pub fn new(view: &Kept) -> Self {
+        let aggregation = view.aggregation();
+        let time = view.table().event_time_column();
         let event_time = anabranch_plan::expr::Expr::Column(time.name.clone(), time.data_type.clone());
-        let values = view.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
-        let later = view.keys.iter().map(|k| &k.expr).chain(values).chain([&event_time]);
-        let rows = row::Rows::new(table, unnest.as_ref(), filter.as_ref(), later);
+        let rows = Lowered::new(&view.rows, aggregation.expressions().chain([&event_time]));
         let time = column(&time.name).cast(DataType::Int64);
-        let pane = match view.window {
+        let pane = match aggregation.window {
             // Of each event: a frame of nothing but constants would have one row.
             None => time.clone() * constant(0_i64),
             Some(Window::Sliding(sliding)) => {
@@ -82,11 +81,11 @@ impl Rows {
             }
         };
         let mut columns = vec![pane.alias(PANE)];
-        if view.window.is_some_and(Window::is_session) {
+        if aggregation.window.is_some_and(Window::is_session) {
             columns.extend([time.clone().alias(FIRST), time.alias(LAST)]);
         }
-        columns.extend(view.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
-        for (i, aggregate) in view.aggregates.iter().enumerate() {
+        columns.extend(aggregation.keys.iter().enumerate().map(|(i, k)| lower(&k.expr).alias(key(i))));
+        for (i, aggregate) in aggregation.aggregates.iter().enumerate() {
             let filtered = |value: &anabranch_plan::expr::Expr| match &aggregate.filter {
                 None => lower(value),
                 Some(filter) => {
@@ -106,7 +105,7 @@ impl Rows {
         Self { rows, columns }
     }
 
-    /// The rows of events. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
+    /// Those of events. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
     pub fn of(&self, events: LazyFrame, has_missed: bool) -> LazyFrame {
         let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
         let columns: Vec<Expr> = self.columns.iter().cloned().chain([missed.alias(MISSED)]).collect();
@@ -120,9 +119,9 @@ impl Rows {
     }
 }
 
-/// The [`Rows`] of events, lowered for them alone.
-pub fn rows(view: &View, events: LazyFrame, has_missed: bool) -> LazyFrame {
-    Rows::new(view).of(events, has_missed)
+/// The [`Inputs`] of events, lowered for them alone.
+pub fn inputs(view: &Kept, events: LazyFrame, has_missed: bool) -> LazyFrame {
+    Inputs::new(view).of(events, has_missed)
 }
 
 /// The pane of each time. Most are in that of the one before.
@@ -141,22 +140,25 @@ fn panes_of(window: Window, times: &Int64Chunked) -> Column {
 
 /// Partials in the making, of any panes.
 #[derive(Debug)]
-pub struct Partials<'v> {
-    view: &'v View,
+pub struct Partials<'a> {
+    aggregation: &'a Aggregation,
     keep: Keep,
     panes: BTreeMap<(Micros, i32), Groups>,
 }
 
-impl<'v> Partials<'v> {
+impl<'a> Partials<'a> {
     /// The partials of no events.
-    pub fn new(view: &'v View, keep: Keep) -> Self {
-        Self { view, keep, panes: BTreeMap::new() }
+    pub fn new(aggregation: &'a Aggregation, keep: Keep) -> Self {
+        Self { aggregation, keep, panes: BTreeMap::new() }
     }
 
-    /// Adds [`rows`].
+    /// Adds [`inputs`].
     pub fn absorb(&mut self, rows: DataFrame) -> PolarsResult<()> {
         for (of, rows) in split(rows)? {
-            self.panes.entry(of).or_insert_with(|| Groups::new(self.view, self.keep)).absorb(self.view, &rows)?;
+            self.panes
+                .entry(of)
+                .or_insert_with(|| Groups::new(self.aggregation, self.keep))
+                .absorb(self.aggregation, &rows)?;
         }
         Ok(())
     }
@@ -164,7 +166,10 @@ impl<'v> Partials<'v> {
     /// Adds partials.
     pub fn merge(&mut self, partials: DataFrame) -> PolarsResult<()> {
         for (of, partials) in split(partials)? {
-            self.panes.entry(of).or_insert_with(|| Groups::new(self.view, self.keep)).merge(self.view, &partials)?;
+            self.panes
+                .entry(of)
+                .or_insert_with(|| Groups::new(self.aggregation, self.keep))
+                .merge(self.aggregation, &partials)?;
         }
         Ok(())
     }
@@ -175,7 +180,7 @@ impl<'v> Partials<'v> {
             match self.panes.entry((pane, missed)) {
                 std::collections::btree_map::Entry::Vacant(entry) => drop(entry.insert(groups)),
                 std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    entry.get_mut().merge(self.view, &groups.partials(self.view, pane, missed)?)?;
+                    entry.get_mut().merge(self.aggregation, &groups.partials(self.aggregation, pane, missed)?)?;
                 }
             }
         }
@@ -194,24 +199,28 @@ impl<'v> Partials<'v> {
 
     /// The frame of them, in order of pane.
     pub fn into_frame(self) -> PolarsResult<DataFrame> {
-        let mut all = DataFrame::empty_with_schema(&schema(self.view));
+        let mut all = DataFrame::empty_with_schema(&schema(self.aggregation));
         for ((pane, missed), groups) in &self.panes {
-            all.vstack_mut(&groups.partials(self.view, *pane, *missed)?)?;
+            all.vstack_mut(&groups.partials(self.aggregation, *pane, *missed)?)?;
         }
         Ok(all)
     }
 }
 
 /// Aggregates events into exact partials. `events` has the table's columns, and [`MISSED`] if `has_missed`.
-pub fn partials(view: &View, events: LazyFrame, has_missed: bool) -> PolarsResult<DataFrame> {
-    let mut partials = Partials::new(view, Keep::Everything);
-    partials.absorb(rows(view, events, has_missed).collect()?)?;
+pub fn partials(view: &Kept, events: LazyFrame, has_missed: bool) -> PolarsResult<DataFrame> {
+    let mut partials = Partials::new(view.aggregation(), Keep::Everything);
+    partials.absorb(inputs(view, events, has_missed).collect()?)?;
     partials.into_frame()
 }
 
 /// Adds up partials of the same pane and group.
-pub fn merge(view: &View, frames: impl IntoIterator<Item = DataFrame>, keep: Keep) -> PolarsResult<DataFrame> {
-    let mut partials = Partials::new(view, keep);
+pub fn merge(
+    aggregation: &Aggregation,
+    frames: impl IntoIterator<Item = DataFrame>,
+    keep: Keep,
+) -> PolarsResult<DataFrame> {
+    let mut partials = Partials::new(aggregation, keep);
     frames.into_iter().try_for_each(|frame| partials.merge(frame))?;
     partials.into_frame()
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use anabranch_engine::partial::{self, MISSED, PANE};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Partition};
+use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
 use anabranch_store::table;
 use parking_lot::Mutex;
 use polars::prelude::*;
@@ -120,23 +120,28 @@ impl Version {
 
     /// The partials of the panes that start in `[from, to)`, as in [`anabranch_engine::partial`], file by file; nothing in them missed
     /// a window.
-    pub fn partials(&self, view: &View, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
+    pub fn partials(&self, aggregation: &Aggregation, from: Micros, to: Micros) -> PolarsResult<Vec<DataFrame>> {
         let partials = |file: &PaneFile| {
             if let Some(damage) = self.damage(file) {
                 polars_bail!(ComputeError: "{damage}");
             }
-            self.read(view, file, from, to)
+            self.read(aggregation, file, from, to)
         };
         self.files(from, to).map(partials).collect()
     }
 
     /// The same of those files that can be read, and what is wrong with one of the others, if there are any.
-    pub fn whole_partials(&self, view: &View, from: Micros, to: Micros) -> (Vec<DataFrame>, Option<String>) {
+    pub fn whole_partials(
+        &self,
+        aggregation: &Aggregation,
+        from: Micros,
+        to: Micros,
+    ) -> (Vec<DataFrame>, Option<String>) {
         let (mut whole, mut damage) = (Vec::new(), None);
         for file in self.files(from, to) {
             let read = match self.damage(file) {
                 Some(damage) => Err(damage),
-                None => self.read(view, file, from, to).map_err(|error| self.damaged(file, &error)),
+                None => self.read(aggregation, file, from, to).map_err(|error| self.damaged(file, &error)),
             };
             match read {
                 Ok(partials) => whole.push(partials),
@@ -150,8 +155,8 @@ impl Version {
         self.published.panes.iter().filter(move |file| file.first < to && from <= file.last)
     }
 
-    fn read(&self, view: &View, file: &PaneFile, from: Micros, to: Micros) -> PolarsResult<DataFrame> {
-        let names: Vec<String> = partial::schema(view).iter_names().map(|name| name.to_string()).collect();
+    fn read(&self, aggregation: &Aggregation, file: &PaneFile, from: Micros, to: Micros) -> PolarsResult<DataFrame> {
+        let names: Vec<String> = partial::schema(aggregation).iter_names().map(|name| name.to_string()).collect();
         let path = PlRefPath::try_from_pathbuf(self.root.join(&file.path))?;
         let scan = LazyFrame::scan_parquet(path, ScanArgsParquet { glob: false, ..Default::default() })?;
         let inside = col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to)));

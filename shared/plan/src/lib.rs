@@ -3,10 +3,13 @@
 //!
 //! This crate knows no Polars, no Kafka and no files.
 
+pub mod aggregation;
 pub mod data_type;
 pub mod expr;
+pub mod rows;
 pub mod schedule;
 pub mod schema;
+pub mod sink;
 pub mod sql;
 pub mod time;
 pub mod unit;

@@ -1,23 +1,21 @@
 //! Views as the planner leaves them: checked, typed, ready to be evaluated by any layer.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
-use crate::expr::Expr;
-use crate::schedule::Schedule;
-use crate::schema::{DataType, Table};
-use crate::time::Micros;
-use crate::window::Window;
+use crate::aggregation::{Aggregation, Late};
+use crate::rows::Rows;
+use crate::schema::Table;
+use crate::sink::Sink;
 
 /// Everything that a project defines.
 #[derive(Debug, Clone, Default)]
 pub struct Catalog {
     /// The tables by name.
     pub tables: BTreeMap<String, Arc<Table>>,
-    /// The aggregating views by name.
+    /// The views by name.
     pub views: BTreeMap<String, Arc<View>>,
-    /// The views of plain rows, which are written to topics, by name. No view and output share one.
-    pub outputs: BTreeMap<String, Arc<Output>>,
 }
 
 impl Catalog {
@@ -26,301 +24,151 @@ impl Catalog {
         self.tables.values().find(|table| table.topic == topic)
     }
 
-    /// The views that read a table.
-    pub fn views_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<View>> {
-        self.views.values().filter(move |view| view.table.name == table)
+    /// The views that keep an aggregation, in order of their names.
+    pub fn kept(&self) -> impl Iterator<Item = Kept> {
+        self.views.values().filter_map(Kept::of)
+    }
+
+    /// The names of these.
+    pub fn kept_names(&self) -> impl Iterator<Item = &String> + Clone {
+        self.views.iter().filter(|(_, view)| matches!(view.end, End::Keep(_))).map(|(name, _)| name)
+    }
+
+    /// Those of them that read a table.
+    pub fn kept_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Kept> {
+        self.kept().filter(move |view| view.table().name == table)
+    }
+
+    /// The view of that name, if it keeps an aggregation.
+    pub fn kept_view(&self, name: &str) -> Option<Kept> {
+        self.views.get(name).and_then(Kept::of)
+    }
+
+    /// The views that send their rows on, in order of their names.
+    pub fn sent(&self) -> impl Iterator<Item = Sent> {
+        self.views.values().filter_map(Sent::of)
+    }
+
+    /// Those of them that read a table.
+    pub fn sent_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Sent> {
+        self.sent().filter(move |view| view.table().name == table)
     }
 
     /// The topics that views write: each with the view's name and the topic that it reads.
     pub fn written(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        let outputs = self.outputs.values();
-        let outputs = outputs.map(|output| (output.name.as_str(), output.table.topic.as_str(), output.topic.as_str()));
-        let late = self.views.values().filter_map(|view| match &view.late {
-            Late::Topic(topic) => Some((view.name.as_str(), view.table.topic.as_str(), topic.as_str())),
-            _ => None,
-        });
-        outputs.chain(late)
-    }
-
-    /// The outputs that read a table.
-    pub fn outputs_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = &'a Arc<Output>> {
-        self.outputs.values().filter(move |output| output.table.name == table)
+        self.views.values().filter_map(|view| {
+            let to = match &view.end {
+                End::Send(sink) => &sink.topic,
+                End::Keep(aggregation) => match &aggregation.late {
+                    Late::Topic(topic) => topic,
+                    Late::Discard | Late::Rejects => return None,
+                },
+            };
+            Some((view.id.name.as_str(), view.table().topic.as_str(), to.as_str()))
+        })
     }
 }
 
-/// A materialized view: what to keep of each event, in which windows, under which keys, aggregated how.
-#[derive(Debug, Clone, PartialEq)]
-pub struct View {
+/// Which view: one generation of it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ViewId {
     /// Its name.
     pub name: String,
+    /// `sha256:…` over the canonical form of the view and of its tables; a change of meaning changes it.
+    pub definition: String,
+}
+
+/// A materialized view: which rows, and what becomes of them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// Which one it is.
+    pub id: ViewId,
     /// The statement as the user wrote it.
     pub sql: String,
-    /// `sha256:…` over the canonical form of the view and of its table; a change of meaning changes it.
-    pub definition: String,
-    /// The table that it reads.
-    pub table: Arc<Table>,
-    /// Its windows; none means all of time.
-    pub window: Option<Window>,
-    /// A list that makes one row of each of its items.
-    pub unnest: Option<Unnest>,
-    /// Rows for which this isn't true are left out. May read the unnested column.
-    pub filter: Option<Expr>,
-    /// The columns that make a row one of its kind within its window.
-    pub keys: Vec<Key>,
-    /// What is kept of each group.
-    pub aggregates: Vec<Aggregate>,
-    /// The columns of an answer, in the order of the SELECT list.
-    pub columns: Vec<OutputColumn>,
-    /// Rows of a window for which this isn't true are left out. Reads the columns of an answer.
-    pub having: Option<Expr>,
-    /// The order of a window's rows. Ties are broken by the keys, ascending.
-    pub order: Vec<OrderBy>,
-    /// How many rows of a window are kept.
-    pub limit: Option<usize>,
-    /// For how long after its end, by the watermark, a window takes late events.
-    pub allowed_lateness: Micros,
-    /// Where events go that come after that.
-    pub late: Late,
-    /// When the batch layer recomputes it.
-    pub schedule: Option<Schedule>,
-    /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
-    pub max_rows: usize,
-    /// Bytes of state that it keeps exactly, if there is a limit of the view's own.
-    pub memory: Option<usize>,
+    /// Its rows.
+    pub rows: Rows,
+    /// What becomes of them.
+    pub end: End,
 }
 
-/// Where an event goes that came after windows which would have held it were closed for good. Everywhere it is counted, kept
-/// in the archive, and part of the next batch version.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum Late {
-    /// Nowhere else.
-    #[default]
-    Discard,
-    /// To the rejects log.
-    Rejects,
-    /// To this topic. No two views write one.
-    Topic(String),
-}
-
-/// `CROSS JOIN UNNEST(list) AS t(column)`.
+/// What becomes of a view's rows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Unnest {
-    /// The list.
-    pub list: Expr,
-    /// The name of an item.
-    pub column: String,
-}
-
-/// A grouping column.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Key {
-    /// Its name in answers.
-    pub name: String,
-    /// Its value.
-    pub expr: Expr,
-}
-
-/// An aggregate column.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Aggregate {
-    /// Its name in answers.
-    pub name: String,
-    /// What is computed.
-    pub function: AggregateFunction,
-    /// Of which value; none is `count(*)`.
-    pub argument: Option<Expr>,
-    /// Where the value is: what `arg_max` and `arg_min` go by.
-    pub place: Option<Expr>,
-    /// `FILTER (WHERE …)`.
-    pub filter: Option<Expr>,
-}
-
-/// The aggregate functions.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[expect(missing_docs, reason = "the names are the functions'")]
-pub enum AggregateFunction {
-    Count,
-    Sum,
-    Avg,
-    Min,
-    Max,
-    /// Variance or standard deviation.
-    Spread(Spread),
-    ArgMin,
-    ArgMax,
-    /// `count(DISTINCT x)`.
-    CountDistinct,
-    ApproxCountDistinct,
-    /// At this share of the values, from 0 to 1.
-    ApproxPercentile(f64),
-}
-
-/// Which measure of how far values are spread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Spread {
-    /// Over a sample, so divided by one less than their number.
-    pub is_sample: bool,
-    /// The standard deviation, not the variance.
-    pub is_root: bool,
-}
-
-impl AggregateFunction {
-    /// Its name in SQL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Count => "count",
-            Self::Sum => "sum",
-            Self::Avg => "avg",
-            Self::Min => "min",
-            Self::Max => "max",
-            Self::Spread(Spread { is_sample: true, is_root: false }) => "var_samp",
-            Self::Spread(Spread { is_sample: false, is_root: false }) => "var_pop",
-            Self::Spread(Spread { is_sample: true, is_root: true }) => "stddev_samp",
-            Self::Spread(Spread { is_sample: false, is_root: true }) => "stddev_pop",
-            Self::ArgMin => "arg_min",
-            Self::ArgMax => "arg_max",
-            Self::CountDistinct => "count",
-            Self::ApproxCountDistinct => "approx_count_distinct",
-            Self::ApproxPercentile(_) => "approx_percentile",
-        }
-    }
-}
-
-impl AggregateFunction {
-    /// Whether it is written with DISTINCT.
-    pub fn is_distinct(self) -> bool {
-        self == Self::CountDistinct
-    }
-
-    /// Whether its values over several keys add up to that over all of them.
-    pub fn is_additive(self) -> bool {
-        matches!(self, Self::Count | Self::Sum)
-    }
-}
-
-impl Aggregate {
-    /// The type of its value.
-    pub fn data_type(&self) -> DataType {
-        match (self.function, &self.argument) {
-            (AggregateFunction::Count, _) | (_, None) => DataType::BigInt,
-            (AggregateFunction::CountDistinct | AggregateFunction::ApproxCountDistinct, _) => DataType::BigInt,
-            (AggregateFunction::Avg | AggregateFunction::Spread(_), _) => DataType::Double,
-            (AggregateFunction::ApproxPercentile(_), _) => DataType::Double,
-            (_, Some(argument)) => argument.data_type(),
-        }
-    }
-}
-
-/// A column of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OutputColumn {
-    /// The window's first instant.
-    WindowStart,
-    /// The first instant after the window.
-    WindowEnd,
-    /// The key with this index.
-    Key(usize),
-    /// The aggregate with this index.
-    Aggregate(usize),
-}
-
-/// One part of the order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OrderBy {
-    /// What is compared: a key or an aggregate. Nulls come last.
-    pub column: OutputColumn,
-    /// Largest first.
-    pub descending: bool,
+pub enum End {
+    /// They are aggregated, and what they make is kept.
+    Keep(Box<Aggregation>),
+    /// They are written to a topic as they come.
+    Send(Sink),
 }
 
 impl View {
-    /// The name that a column of an answer has.
-    pub fn column_name(&self, column: OutputColumn) -> &str {
-        match column {
-            OutputColumn::WindowStart => "window_start",
-            OutputColumn::WindowEnd => "window_end",
-            OutputColumn::Key(i) => &self.keys[i].name,
-            OutputColumn::Aggregate(i) => &self.aggregates[i].name,
-        }
+    /// The table that it reads.
+    pub fn table(&self) -> &Arc<Table> {
+        self.rows.inputs()[0]
     }
 
     /// Whether any of its expressions reads a column.
     pub fn reads(&self, column: &str) -> bool {
-        let values = self.aggregates.iter().flat_map(|a| [&a.argument, &a.place, &a.filter].into_iter().flatten());
-        let rows = self.unnest.iter().map(|unnest| &unnest.list).chain(&self.filter);
-        rows.chain(self.keys.iter().map(|key| &key.expr)).chain(values).any(|expr| expr.reads(column))
-    }
-
-    /// The columns that tell a row of an answer from all others: the window's bounds, and the keys.
-    pub fn identity(&self) -> Vec<String> {
-        let bounds: &[&str] = if self.window.is_some() { &["window_start", "window_end"] } else { &[] };
-        bounds.iter().copied().chain(self.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect()
-    }
-
-    /// Whether the view is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.
-    pub fn is_top_k_by_count(&self) -> bool {
-        let by_count = self.order.first().is_some_and(|by| by.descending && by.column == OutputColumn::Aggregate(0));
-        let only = self.aggregates.len() == 1 && self.aggregates[0].function == AggregateFunction::Count;
-        self.limit.is_some() && by_count && only && !self.keys.is_empty()
+        let mut of_rows = self.rows.expressions().into_iter();
+        of_rows.any(|expr| expr.reads(column))
+            || matches!(&self.end, End::Keep(kept) if kept.expressions().any(|expr| expr.reads(column)))
     }
 }
 
-/// A view of plain rows, which are written to a topic as they come: what to make of each event, and where it goes.
+/// A view that keeps an aggregation.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    /// Its name.
-    pub name: String,
-    /// The statement as the user wrote it.
-    pub sql: String,
-    /// `sha256:…` over the canonical form of the query and of its table; a change of meaning changes it.
-    pub definition: String,
-    /// The table that it reads.
-    pub table: Arc<Table>,
-    /// A list that makes one row of each of its items.
-    pub unnest: Option<Unnest>,
-    /// Rows for which this isn't true are left out. May read the unnested column.
-    pub filter: Option<Expr>,
-    /// The columns of a record, in the order of the SELECT list.
-    pub fields: Vec<Field>,
-    /// The topic that it writes. No two outputs share one.
-    pub topic: String,
-    /// What holds of its records after a failure.
-    pub delivery: Delivery,
-    /// The field whose text is a record's key, which chooses its partition; none keeps the partition of the event.
-    pub partition_by: Option<usize>,
-}
+pub struct Kept(Arc<View>);
 
-/// A column of an output's records.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Field {
-    /// Its name, which is its key in the record's JSON object.
-    pub name: String,
-    /// Its value.
-    pub expr: Expr,
-}
+impl Kept {
+    /// The view, if it is one.
+    pub fn of(view: &Arc<View>) -> Option<Self> {
+        matches!(view.end, End::Keep(_)).then(|| Self(view.clone()))
+    }
 
-/// What holds of an output's records when a process dies, a broker fails or a partition moves on.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Delivery {
-    /// Each is there once, to readers of committed records.
-    #[default]
-    ExactlyOnce,
-    /// None is lost; some may be there again.
-    AtLeastOnce,
-    /// None is there twice; some may be lost.
-    AtMostOnce,
-}
-
-impl Delivery {
-    /// All of them, the default first.
-    pub const ALL: [Self; 3] = [Self::ExactlyOnce, Self::AtLeastOnce, Self::AtMostOnce];
-
-    /// Its name in SQL.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::ExactlyOnce => "exactly_once",
-            Self::AtLeastOnce => "at_least_once",
-            Self::AtMostOnce => "at_most_once",
+    /// What it keeps.
+    pub fn aggregation(&self) -> &Aggregation {
+        match &self.0.end {
+            End::Keep(aggregation) => aggregation,
+            End::Send(_) => unreachable!("it was made of a view that keeps one"),
         }
+    }
+
+    /// The same rows, of which something else is kept.
+    pub fn keeping(&self, aggregation: Aggregation) -> Self {
+        Self(Arc::new(View { end: End::Keep(Box::new(aggregation)), ..View::clone(&self.0) }))
+    }
+}
+
+impl Deref for Kept {
+    type Target = Arc<View>;
+
+    fn deref(&self) -> &Arc<View> {
+        &self.0
+    }
+}
+
+/// A view that sends its rows on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sent(Arc<View>);
+
+impl Sent {
+    /// The view, if it is one.
+    pub fn of(view: &Arc<View>) -> Option<Self> {
+        matches!(view.end, End::Send(_)).then(|| Self(view.clone()))
+    }
+
+    /// Where to.
+    pub fn sink(&self) -> &Sink {
+        match &self.0.end {
+            End::Send(sink) => sink,
+            End::Keep(_) => unreachable!("it was made of a view that sends them"),
+        }
+    }
+}
+
+impl Deref for Sent {
+    type Target = Arc<View>;
+
+    fn deref(&self) -> &Arc<View> {
+        &self.0
     }
 }

@@ -5,9 +5,8 @@
 //! can't be read now may be sound: then nothing is begun.
 
 use std::future::Future;
-use std::sync::Arc;
 
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_store::storage::Storage;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -82,7 +81,7 @@ impl Checkpoints {
     }
 
     /// The newest checkpoint that is sound. Others are set aside, with a warning.
-    pub(crate) async fn load(&self, table: &str, views: &[Arc<View>]) -> Result<Option<Image>, SpeedError> {
+    pub(crate) async fn load(&self, table: &str, views: &[Kept]) -> Result<Option<Image>, SpeedError> {
         for (_, path) in self.list(table).await? {
             let shown = self.storage.shown(&path);
             let read = async { self.storage.objects.get(&path).await?.bytes().await };

@@ -8,11 +8,11 @@ use super::*;
 use crate::error::{SpeedError, reason};
 use crate::micro_batch::MicroBatch;
 use crate::state::ViewState;
-use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, rows, sums, table};
+use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, named, rows, sums, table};
 
-fn image(events: u64) -> (Arc<View>, Image) {
+fn image(events: u64) -> (Kept, Image) {
     let table = table(0);
-    let view = Arc::new(sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0));
+    let view = sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
     let mut tracker = Tracker::new(0, [0], 0);
     let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(0, 7)]), 0);
     for i in 0..events {
@@ -30,7 +30,7 @@ fn image(events: u64) -> (Arc<View>, Image) {
         }
     }
     let (chunks, coverage) = (state.chunks().expect("chunks"), state.coverage());
-    let definition = view.definition.clone();
+    let definition = view.id.definition.clone();
     let views = [(
         "sums".to_owned(),
         ViewImage { definition, base: Some(3), late: state.late, coverage, tracker: None, chunks },
@@ -79,7 +79,7 @@ fn a_checkpoint_is_read_as_it_was_written() {
 #[test]
 fn a_view_of_another_definition_is_left_out() {
     let (view, image) = image(5);
-    let other = Arc::new(View { definition: "sha256:other".to_owned(), ..View::clone(&view) });
+    let other = named(&view, "sums", "sha256:other");
     let read = Image::decode(&encoded(&image), "clicks", &[other]).expect("read");
     assert!(read.views.is_empty());
 }
@@ -124,7 +124,7 @@ fn store(to: &Checkpoints, epoch: u64, bytes: &[u8]) -> Path {
     to.block_on(to.store("clicks", epoch, bytes.to_vec().into())).expect("stored")
 }
 
-fn load(from: &Checkpoints, table: &str, views: &[Arc<View>]) -> Option<Positions> {
+fn load(from: &Checkpoints, table: &str, views: &[Kept]) -> Option<Positions> {
     from.block_on(from.load(table, views)).expect("read").map(|image| image.positions)
 }
 
@@ -212,9 +212,9 @@ fn checkpoints_of_earlier_editions_are_found_and_their_sums_are_not_misread() {
         store(&all, 7, b"the next one").filename(),
         Some("00000000000000000007-00000000000000000003.checkpoint")
     );
-    let same = Arc::new(View { definition: "sha256:sums".to_owned(), ..View::clone(&view) });
+    let same = named(&view, "sums", "sha256:sums");
     let refused = Image::decode(bytes, "clicks", &[same]).expect_err("other columns");
-    assert!(refused.contains("partials of view `sums` are of another format"), "{refused}");
+    assert!(refused.contains("view `sums`: its partials are of another format"), "{refused}");
 }
 
 /// What is written now is read for ever.

@@ -55,7 +55,7 @@ fn a_column_is_null_below_its_beginning_and_state_that_says_otherwise_is_folded_
     let layer = rig.start();
     assert_eq!(totals(&rig.wait_for_all(&layer)), (4, 4));
     layer.stop();
-    let reading = Reading { editions: without_v(&rig.view.table), rebuilds: 0 };
+    let reading = Reading { editions: without_v(rig.view.table()), rebuilds: 0 };
     let _sender = read(&mut rig, reading);
     for _ in 0..2 {
         let layer = rig.start();
@@ -84,7 +84,7 @@ fn a_source_at_work_begins_anew_once_its_archive_is_rebuilt() {
     rig.wait_for_all(&layer);
     rig.publish(1, &[(0, 2)], &[(0, 2_000_000)]);
     rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1) && totals(snapshot) == (2, 2));
-    sender.send_replace(Reading { editions: without_v(&rig.view.table), rebuilds: 1 });
+    sender.send_replace(Reading { editions: without_v(rig.view.table()), rebuilds: 1 });
     // The view that has no version is folded from the log's beginning.
     let top = rig.wait(&layer, "top", |snapshot| snapshot.rebuilds == 1 && snapshot.coverage.len() == 6);
     assert_eq!((totals(&top).0, &top.stopped), (5, &None));
@@ -118,7 +118,7 @@ fn no_view_is_folded_from_what_the_log_has_let_go_while_its_version_is_awaited()
     rig.publish(1, &[(0, 4)], &[(0, 4_000_000)]);
     rig.publish_of("top", 1, &[(0, 4)]);
     rig.log.forget_before("clicks", 0, 4);
-    let reading = Reading { editions: without_v(&rig.view.table), rebuilds: 1 };
+    let reading = Reading { editions: without_v(rig.view.table()), rebuilds: 1 };
     let _sender = read(&mut rig, reading);
     let layer = rig.start();
     rig.wait(&layer, "sums", |snapshot| snapshot.alone);
@@ -133,7 +133,7 @@ fn no_view_is_folded_from_what_the_log_has_let_go_while_its_version_is_awaited()
 #[test]
 fn another_definition_elsewhere_disturbs_no_source_and_is_what_its_records_are_read_by_afterwards() {
     let mut rig = Rig::new(1);
-    let own = rig.view.table.clone();
+    let own = rig.view.table().clone();
     let mut other = own.as_ref().clone();
     other.columns[2].data_type = DataType::Text;
     let mut then = vec![(0, &*own)];
@@ -159,7 +159,7 @@ fn another_definition_elsewhere_disturbs_no_source_and_is_what_its_records_are_r
 #[test]
 fn a_source_does_not_begin_under_a_definition_that_is_not_in_force() {
     let mut rig = Rig::new(1);
-    let own = rig.view.table.clone();
+    let own = rig.view.table().clone();
     let mut other = own.as_ref().clone();
     other.columns[0].name = "at".to_owned();
     let sender = read(&mut rig, Reading { editions: editions(&[(0, &other)]), rebuilds: 0 });

@@ -5,21 +5,22 @@ use std::sync::Arc;
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_log::Log;
 use anabranch_log::position::Coverage;
+use anabranch_plan::aggregation::Late;
 use anabranch_plan::expr::{Expr, Function};
-use anabranch_plan::view::{Catalog, Late, View};
+use anabranch_plan::view::Catalog;
 use anabranch_plan::window::Window;
 
-use super::kit::{SECOND, rows_of, sums};
+use super::kit::{SECOND, named, rows_of, sums, with};
 use super::pipeline::{Rig, stream};
 use crate::SpeedLayer;
 
 /// A rig whose catalog has a view beside `sums`, which is like it but for its name and how it takes late events.
 fn with_neighbour(name: &str, late: Late) -> Rig {
     let mut rig = Rig::new(1);
-    let like = sums(&rig.view.table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
-    let view = View { name: name.to_owned(), definition: format!("sha256:{name}"), late, ..like };
+    let like = sums(rig.view.table(), Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
+    let view = named(&with(&like, |kept| kept.late = late), name, &format!("sha256:{name}"));
     let mut catalog = Catalog::clone(&rig.context.catalog);
-    catalog.views.insert(name.to_owned(), Arc::new(view));
+    catalog.views.insert(name.to_owned(), Arc::clone(&view));
     rig.context.catalog = Arc::new(catalog);
     rig
 }
@@ -116,11 +117,11 @@ fn a_view_whose_evaluation_panics_stops_alone_and_catches_up_after_a_fix() {
 #[test]
 fn a_view_that_cannot_be_lowered_stops_alone() {
     let mut rig = with_neighbour("broken", Late::Discard);
-    let mut view = View::clone(&rig.context.catalog.views["broken"]);
+    let view = rig.context.catalog.kept_view("broken").expect("a view");
     // No planner leaves a call without its argument.
-    view.keys[0].expr = Expr::Call(Function::Lower, vec![]);
+    let view = with(&view, |kept| kept.keys[0].expr = Expr::Call(Function::Lower, vec![]));
     let mut catalog = Catalog::clone(&rig.context.catalog);
-    catalog.views.insert("broken".to_owned(), Arc::new(view));
+    catalog.views.insert("broken".to_owned(), Arc::clone(&view));
     rig.context.catalog = Arc::new(catalog);
     let layer = rig.start();
     rig.append(0, &stream());

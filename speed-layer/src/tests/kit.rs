@@ -6,10 +6,11 @@ use std::sync::{Arc, LazyLock};
 use anabranch_engine::partial::{self, MISSED, PANE};
 use anabranch_exchange::snapshot::{Chunk, Early, Snapshot};
 use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
 use anabranch_plan::schema::{Column as TableColumn, DataType as Type, Table};
 use anabranch_plan::time::{Micros, format_timestamp};
-use anabranch_plan::view::{Aggregate, AggregateFunction, Key, OrderBy, OutputColumn, View};
+use anabranch_plan::view::{End, Kept, View, ViewId};
 use anabranch_plan::window::Window;
 use anabranch_store::storage::{Location, Storage};
 use polars::prelude::*;
@@ -63,7 +64,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
 }
 
 /// `SELECT k, count(*), sum(v)` per window and key.
-pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness: Micros) -> View {
+pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness: Micros) -> Kept {
     let v = Expr::Column("v".to_owned(), Type::BigInt);
     let aggregate = |name: &str, function, argument| Aggregate {
         name: name.to_owned(),
@@ -72,14 +73,8 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         place: None,
         filter: None,
     };
-    View {
-        name: "sums".to_owned(),
-        sql: String::new(),
-        definition: "sha256:sums of edition 2".to_owned(),
-        table: table.clone(),
+    let aggregation = Aggregation {
         window,
-        unnest: None,
-        filter: None,
         keys: vec![Key { name: "k".to_owned(), expr: Expr::Column("k".to_owned(), Type::Text) }],
         aggregates: vec![
             aggregate("n", AggregateFunction::Count, None),
@@ -90,23 +85,39 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         order: vec![],
         limit: None,
         allowed_lateness,
-        late: anabranch_plan::view::Late::Discard,
+        late: anabranch_plan::aggregation::Late::Discard,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,
-    }
+    };
+    let id = ViewId { name: "sums".to_owned(), definition: "sha256:sums of edition 2".to_owned() };
+    let (rows, end) = (anabranch_plan::rows::Rows::Scan(table.clone()), End::Keep(Box::new(aggregation)));
+    Kept::of(&Arc::new(View { id, sql: String::new(), rows, end })).expect("it keeps an aggregation")
+}
+
+/// A view with something changed of what it keeps.
+pub(crate) fn with(view: &Kept, change: impl FnOnce(&mut Aggregation)) -> Kept {
+    let mut aggregation = view.aggregation().clone();
+    change(&mut aggregation);
+    view.keeping(aggregation)
+}
+
+/// A view under another name and definition.
+pub(crate) fn named(view: &Kept, name: &str, definition: &str) -> Kept {
+    let id = ViewId { name: name.to_owned(), definition: definition.to_owned() };
+    Kept::of(&Arc::new(View { id, ..View::clone(view) })).expect("it keeps what the other one does")
 }
 
 /// `SELECT k, count(*) AS n … ORDER BY n DESC LIMIT 3`.
-pub(crate) fn top(table: &Arc<Table>, window: Option<Window>, max_rows: usize) -> View {
-    let mut view = sums(table, window, 0);
-    (view.name, view.definition) = ("top".to_owned(), "sha256:top".to_owned());
-    view.aggregates.truncate(1);
-    view.columns.truncate(2);
-    view.order = vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }];
-    view.limit = Some(3);
-    view.max_rows = max_rows;
-    view
+pub(crate) fn top(table: &Arc<Table>, window: Option<Window>, max_rows: usize) -> Kept {
+    let view = with(&sums(table, window, 0), |kept| {
+        kept.aggregates.truncate(1);
+        kept.columns.truncate(2);
+        kept.order = vec![OrderBy { column: OutputColumn::Aggregate(0), descending: true }];
+        kept.limit = Some(3);
+        kept.max_rows = max_rows;
+    });
+    named(&view, "top", "sha256:top")
 }
 
 /// Checkpoints at a place. On S3 the client finds its properties in the environment.
@@ -189,16 +200,17 @@ impl Oracle {
         Self { newest: (0..partitions).map(|p| (p, None)).collect(), ..Self::default() }
     }
 
-    pub fn take(&mut self, view: &View, partition: Partition, offset: Offset, event: &Event) {
+    pub fn take(&mut self, view: &Kept, partition: Partition, offset: Offset, event: &Event) {
         // A partition that wakes up is in the minimum that its first record meets.
         self.idle.remove(&partition);
-        self.advance(view.table.watermark_delay);
-        let window = view.window;
-        let missed = window.map_or(0, |window| window.missed(event.time, self.watermark, view.allowed_lateness));
+        self.advance(view.table().watermark_delay);
+        let window = view.aggregation().window;
+        let missed =
+            window.map_or(0, |window| window.missed(event.time, self.watermark, view.aggregation().allowed_lateness));
         self.seen.push(Seen { partition, offset, event: event.clone(), missed });
         let newest = self.newest.get_mut(&partition).expect("a partition");
         *newest = (*newest).max(Some(event.time));
-        self.advance(view.table.watermark_delay);
+        self.advance(view.table().watermark_delay);
     }
 
     pub fn be_idle(&mut self, partition: Partition, delay: Micros) {
@@ -213,13 +225,13 @@ impl Oracle {
         self.watermark = self.watermark.max(least);
     }
 
-    pub fn rows(&self, view: &View, from: &Positions) -> Rows {
+    pub fn rows(&self, view: &Kept, from: &Positions) -> Rows {
         let mut rows = Rows::new();
         for seen in self.seen.iter().filter(|seen| seen.offset >= from.get(&seen.partition).copied().unwrap_or(0)) {
-            let pane = view.window.map_or(0, |window| window.pane_of(seen.event.time));
+            let pane = view.aggregation().window.map_or(0, |window| window.pane_of(seen.event.time));
             let row = rows.entry((pane, seen.missed, seen.event.key.clone())).or_default();
             row.0 += 1;
-            row.1 += if view.aggregates.len() > 1 { seen.event.value } else { 0 };
+            row.1 += if view.aggregation().aggregates.len() > 1 { seen.event.value } else { 0 };
         }
         rows
     }

@@ -11,11 +11,12 @@ use anabranch_exchange::version::Versions;
 use anabranch_log::clock::ManualClock;
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Append, Appended, Log, LogError, LogReader, ReadLimit, Retention};
-use anabranch_plan::view::{Catalog, Late};
+use anabranch_plan::aggregation::Late;
+use anabranch_plan::view::Catalog;
 use anabranch_plan::window::Window;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{SECOND, event, sums, table};
+use super::kit::{SECOND, event, sums, table, with};
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, run};
 
@@ -62,12 +63,11 @@ impl Log for Fussy {
 #[test]
 fn late_events_are_written_once_the_log_takes_them() {
     let table = table(0);
-    let mut view = sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
-    view.late = Late::Topic("late".to_owned());
+    let view = sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
+    let view = with(&view, |kept| kept.late = Late::Topic("late".to_owned()));
     let catalog = Catalog {
         tables: [(table.name.clone(), table)].into(),
-        views: [(view.name.clone(), Arc::new(view))].into(),
-        ..Catalog::default()
+        views: [(view.id.name.clone(), Arc::clone(&view))].into(),
     };
     let log = TestLog::default();
     log.create_topic("clicks", 1).expect("a topic");

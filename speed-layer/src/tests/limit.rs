@@ -8,12 +8,12 @@ use anabranch_engine::partial::{self, Part, Scope, windows};
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_exchange::snapshot::wire::{Decoder, Encoder};
 use anabranch_log::position::Positions;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, SECOND, event, micro_batch, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, event, micro_batch, sums, table, top, with};
 use super::pipeline::Rig;
 use crate::Memory;
 use crate::checkpoint::{Image, ViewImage};
@@ -23,10 +23,10 @@ use crate::state::ViewState;
 use crate::watermark::Tracker;
 
 /// Folds events of one partition; closes a chunk after each batch that is told to.
-fn folded(view: View, batches: &[(Vec<Event>, bool)]) -> ViewState {
+fn folded(view: Kept, batches: &[(Vec<Event>, bool)]) -> ViewState {
     let from = Positions::from([(0, 0)]);
-    let mut tracker = Tracker::new(view.table.watermark_delay, [0], 0);
-    let mut state = ViewState::new(Arc::new(view), None, &from, 0);
+    let mut tracker = Tracker::new(view.table().watermark_delay, [0], 0);
+    let mut state = ViewState::new(view, None, &from, 0);
     for (events, close) in batches {
         let batch = micro_batch(0, state.next(0), events);
         let met = tracker.begin(0, 0);
@@ -61,7 +61,7 @@ fn bounds(state: &mut ViewState) -> (BTreeMap<String, (i64, i64)>, i64) {
     (bounds, unnamed)
 }
 
-fn check(view: View, batches: &[(Vec<Event>, bool)]) -> ViewState {
+fn check(view: Kept, batches: &[(Vec<Event>, bool)]) -> ViewState {
     let mut exact: BTreeMap<String, i64> = BTreeMap::new();
     for event in batches.iter().flat_map(|(events, _)| events) {
         *exact.entry(event.key.clone().expect("a key")).or_default() += 1;
@@ -154,12 +154,12 @@ fn a_view_that_refuses_keys_refuses_new_rows_of_late_events_too() {
         (distinct(2_000, 37), false),
         (again, false),
     ];
-    let mut view = sums(&table, window, 0);
-    view.max_rows = 100;
+    let view = with(&sums(&table, window, 0), |kept| kept.max_rows = 100);
     let mut state = folded(view.clone(), &batches);
     assert_eq!(slacks(&mut state)[&0], Slack { down: 0, up: 1, late: 1 });
     assert_eq!(state.rows(), 101);
-    let rows = windows(&view, &parts(&state.show(&Arc::new(Tracker::new(0, [0], 0)), None)), Scope::One(0));
+    let rows =
+        windows(view.aggregation(), &parts(&state.show(&Arc::new(Tracker::new(0, [0], 0)), None)), Scope::One(0));
     let rows = rows.expect("rows").rows;
     let column = |name: &str| rows.column(name).expect("a column").i64().expect("integers").iter().collect::<Vec<_>>();
     let keys: Vec<_> =
@@ -175,8 +175,10 @@ fn a_view_that_refuses_keys_refuses_new_rows_of_late_events_too() {
 fn another_view_refuses_new_keys() {
     let table = table(60 * SECOND);
     let batches: Vec<_> = (0..6).map(|i| (skewed(500, i + 1), i % 2 == 1)).collect();
-    let state =
-        check(View { max_rows: 200, ..sums(&table, Some(Window::sliding(10 * SECOND, 10 * SECOND)), 0) }, &batches);
+    let state = check(
+        with(&sums(&table, Some(Window::sliding(10 * SECOND, 10 * SECOND)), 0), |kept| kept.max_rows = 200),
+        &batches,
+    );
     let refusing = state.closed.iter().flat_map(|c| c.chunk.panes.values()).filter(|p| p.slack.is_some()).count();
     assert!(refusing > 0, "some panes say that they refused keys");
 }
@@ -236,7 +238,7 @@ fn with_late(count: usize, seed: u64) -> Vec<Event> {
 /// What a checkpoint brings back of a state.
 fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
     let view = state.view.clone();
-    let (positions, name) = (state.coverage().ends(), view.name.clone());
+    let (positions, name) = (state.coverage().ends(), view.id.name.clone());
     let images = [(name.clone(), state.image(None))].into();
     let (editions, log, tails) = Default::default();
     let image = Image { tracker: tracker.clone(), positions: positions.clone(), editions, views: images, log, tails };
@@ -261,9 +263,9 @@ fn count(truths: &mut BTreeMap<i64, Truth>, window: Window, event: &Event, misse
 
 /// That the bounds of a window's rows contain the counts of events in time and of all events, as they do those of keys that
 /// have no row, and that a certain answer names the right keys.
-fn check_window(view: &View, parts: &[Part], start: i64, truth: &Truth) -> Result<(), TestCaseError> {
-    let all = View { limit: None, ..view.clone() };
-    let answer = windows(&all, parts, Scope::One(start)).expect("a window");
+fn check_window(view: &Kept, parts: &[Part], start: i64, truth: &Truth) -> Result<(), TestCaseError> {
+    let all = with(view, |kept| kept.limit = None);
+    let answer = windows(all.aggregation(), parts, Scope::One(start)).expect("a window");
     let names = |rows: &DataFrame| -> Vec<String> {
         rows.column("k").expect("keys").str().expect("text").iter().map(|key| key.expect("a key").to_owned()).collect()
     };
@@ -286,15 +288,15 @@ fn check_window(view: &View, parts: &[Part], start: i64, truth: &Truth) -> Resul
         prop_assert!(all <= upper[i], "{key} in {start}: {all} is above {}", upper[i]);
         prop_assert!(answer.is_degraded || in_time == value[i], "{key} in {start}: {in_time} isn't {}", value[i]);
     }
-    let window = view.window.expect("a window");
+    let window = view.aggregation().window.expect("a window");
     let inside = |at: i64| (start..window.end_of(start)).contains(&at);
     let slacks = parts.iter().filter_map(|part| part.slack).filter(|(at, _)| inside(*at));
     let unlisted: i64 = slacks.map(|(_, slack)| slack.up + slack.late).sum();
     for (key, (in_time, _)) in truth.iter().filter(|(key, _)| !keys.contains(key)) {
         prop_assert!(*in_time <= unlisted, "{key} in {start} has no row and came {in_time} times in time");
     }
-    let first = windows(view, parts, Scope::One(start)).expect("a window");
-    if let Some(limit) = view.limit.filter(|_| first.is_certain && first.is_degraded) {
+    let first = windows(view.aggregation(), parts, Scope::One(start)).expect("a window");
+    if let Some(limit) = view.aggregation().limit.filter(|_| first.is_certain && first.is_degraded) {
         let named = names(&first.rows);
         prop_assert_eq!(named.len(), limit);
         let least = named.iter().map(|key| truth[key].1).min();
@@ -321,7 +323,7 @@ proptest! {
         let table = table(2 * SECOND);
         let window = Window::sliding(slides * 5 * SECOND, 5 * SECOND);
         let view = if as_top { top(&table, Some(window), max_rows) } else { sums(&table, Some(window), SECOND) };
-        let view = Arc::new(View { max_rows, ..view });
+        let view = with(&view, |kept| kept.max_rows = max_rows);
         let mut events = with_late(archived + sizes.iter().map(|(size, _)| size).sum::<usize>(), seed);
         let archive: Vec<Event> = events.drain(..archived).collect();
 
@@ -355,9 +357,9 @@ proptest! {
         // As a process has it that serves.
         let snapshot = Arc::new(Snapshot { sequence: 1, ..state.show(&Arc::new(tracker), None) });
         let records = Encoder::new(5).update(vec![(view.clone(), snapshot)], true).encode().expect("encoded");
-        let (mut decoder, views) = (Decoder::default(), [(view.name.clone(), view.clone())].into());
+        let (mut decoder, views) = (Decoder::default(), [(view.id.name.clone(), view.clone())].into());
         let told = records.iter().filter_map(|record| decoder.take(6, record, &views)).last().expect("an update");
-        let speed = parts(&told[&view.name]);
+        let speed = parts(&told[&view.id.name]);
         let archived = partial::partials(&view, micro_batch(0, 0, &archive).events.lazy(), false).expect("partials");
         let merged = [vec![Part { partials: archived, slack: None }], speed.clone()].concat();
 
@@ -388,6 +390,6 @@ proptest! {
         let batches: Vec<_> =
             (0..).zip(&sizes).map(|(i, &(size, close))| (skewed(size, seed.wrapping_add(i)), close)).collect();
         let view = if as_top { top(&table, window, max_rows) } else { sums(&table, window, 0) };
-        check(View { max_rows, ..view }, &batches);
+        check(with(&view, |kept| kept.max_rows = max_rows), &batches);
     }
 }

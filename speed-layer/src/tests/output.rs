@@ -11,7 +11,7 @@ use anabranch_log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Append, Log, ReadLimit, Retention};
 use anabranch_plan::sql;
-use anabranch_plan::view::Output;
+use anabranch_plan::view::Sent;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -72,8 +72,8 @@ impl Rig {
         self.log.append("clicks", Append { parts, ..Append::default() }).expect("appended");
     }
 
-    fn output(&self) -> Arc<Output> {
-        self.context.catalog.outputs["big"].clone()
+    fn output(&self) -> Sent {
+        Sent::of(&self.context.catalog.views["big"]).expect("a view that sends its rows on")
     }
 
     /// The first so many records that are written, by partition.
@@ -181,19 +181,22 @@ fn a_position_is_not_forgotten_while_nothing_comes() {
     let layer = rig.own(0);
     rig.until(&layer, |state| state.position == 5);
     let (output, outlets) = (rig.output(), rig.context.outlets.clone().expect("outlets"));
-    assert_eq!(outlets.positions(&output.name, &output.table.topic).expect("positions"), Positions::from([(0, 5)]));
+    assert_eq!(
+        outlets.positions(&output.id.name, &output.table().topic).expect("positions"),
+        Positions::from([(0, 5)])
+    );
     // As brokers do with a group that nobody has spoken for in a week.
     let admin = ClientConfig::new()
         .set("bootstrap.servers", &rig.options.brokers)
         .create::<AdminClient<DefaultClientContext>>();
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let group = outlets.group(&output.name);
+    let group = outlets.group(&output.id.name);
     let deleted = runtime.block_on(admin.expect("a client").delete_groups(&[&group], &AdminOptions::new()));
     deleted.expect("answered").remove(0).expect("deleted");
-    assert_eq!(outlets.positions(&output.name, &output.table.topic).expect("positions"), Positions::new());
+    assert_eq!(outlets.positions(&output.id.name, &output.table().topic).expect("positions"), Positions::new());
     rig.clock.set(2 * 3_600 * SECOND);
     let begun = Instant::now();
-    while outlets.positions(&output.name, &output.table.topic).expect("positions") != Positions::from([(0, 5)]) {
+    while outlets.positions(&output.id.name, &output.table().topic).expect("positions") != Positions::from([(0, 5)]) {
         assert!(begun.elapsed() < PATIENCE);
     }
     layer.stop();

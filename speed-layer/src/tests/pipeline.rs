@@ -12,7 +12,7 @@ use anabranch_log::Log;
 use anabranch_log::clock::{Clock, ManualClock};
 use anabranch_log::position::{Coverage, Partition, Positions};
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use anabranch_plan::window::Window;
 use anabranch_store::storage::Location;
 use tokio::sync::watch;
@@ -28,7 +28,7 @@ const VERSIONED: [&str; 4] = ["sums", "top", "refolding", "overtaken"];
 pub(super) struct Rig {
     pub log: TestLog,
     pub clock: Arc<ManualClock>,
-    pub view: Arc<View>,
+    pub view: Kept,
     /// By view.
     versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
     pub context: Context,
@@ -46,12 +46,11 @@ impl Rig {
 
     pub fn of(table: Arc<Table>, partitions: u32) -> Self {
         let window = Some(Window::sliding(10 * SECOND, 5 * SECOND));
-        let view = Arc::new(sums(&table, window, 0));
-        let views = [view.clone(), Arc::new(top(&table, None, 1_000))];
+        let view = sums(&table, window, 0);
+        let views = [view.clone(), top(&table, None, 1_000)];
         let catalog = Catalog {
             tables: [(table.name.clone(), table.clone())].into(),
-            views: views.map(|view| (view.name.clone(), view)).into(),
-            ..Catalog::default()
+            views: views.map(|view| (view.id.name.clone(), Arc::clone(&view))).into(),
         };
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
@@ -151,7 +150,7 @@ impl Rig {
         let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
         let published = Published {
             version,
-            definition: self.context.catalog.views[view].definition.clone(),
+            definition: self.context.catalog.views[view].id.definition.clone(),
             coverage,
             event_times: times.iter().copied().collect(),
             published: 0,

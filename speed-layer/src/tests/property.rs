@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_log::clock::ManualClock;
 use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, ReadLimit};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 struct World {
-    view: Arc<View>,
+    view: Kept,
     log: TestLog,
     tracker: Tracker,
     state: ViewState,
@@ -67,7 +67,7 @@ struct World {
 impl World {
     fn new(partitions: u32, window: Window, lateness: i64, read_records: usize) -> Self {
         let table = table(2 * SECOND);
-        let view = Arc::new(sums(&table, Some(window), lateness));
+        let view = sums(&table, Some(window), lateness);
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
         let positions: Positions = (0..partitions).map(|p| (p, 0)).collect();
@@ -106,14 +106,14 @@ impl World {
 
     fn restart(&mut self) {
         let image = ViewImage {
-            definition: self.view.definition.clone(),
+            definition: self.view.id.definition.clone(),
             base: self.state.base,
             late: self.state.late,
             coverage: self.state.coverage(),
             tracker: None,
             chunks: self.state.chunks().expect("chunks"),
         };
-        let views = [(self.view.name.clone(), image)].into();
+        let views = [(self.view.id.name.clone(), image)].into();
         let image = Image {
             tracker: self.tracker.clone(),
             positions: self.positions.clone(),

@@ -10,7 +10,7 @@ use anabranch_exchange::snapshot::wire::Decoder;
 use anabranch_exchange::snapshot::{Chunk, Pane, Snapshot};
 use anabranch_log::position::{Coverage, Partition, Positions};
 use anabranch_log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use parking_lot::{Condvar, Mutex};
 use polars::prelude::IntoLazy;
 use tokio::sync::watch;
@@ -82,7 +82,7 @@ impl Log for Gate {
 }
 
 /// A snapshot of so many events, each of a key of its own, and its pane.
-fn shown(view: &View, events: u64) -> (Arc<Snapshot>, Weak<Pane>) {
+fn shown(view: &Kept, events: u64) -> (Arc<Snapshot>, Weak<Pane>) {
     let keys: Vec<_> = (0..events).map(|i| event(1, &format!("key {i} of {events}"), 1)).collect();
     let partials = partial::partials(view, micro_batch(0, 0, &keys).events.lazy(), false).expect("partials");
     let pane = Arc::new(Pane { partials, ..Pane::default() });
@@ -95,7 +95,7 @@ fn shown(view: &View, events: u64) -> (Arc<Snapshot>, Weak<Pane>) {
 #[test]
 fn one_update_is_on_its_way_at_most_and_it_counts_toward_the_limit() {
     const LIMIT: usize = 4_000_000;
-    let view = Arc::new(top(&table(0), None, 1_000_000));
+    let view = top(&table(0), None, 1_000_000);
     let (gate, counters, memory) = (Gate::default(), Arc::new(Counters::default()), Memory::new(LIMIT / 4 * 5));
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher {
@@ -136,7 +136,7 @@ fn one_update_is_on_its_way_at_most_and_it_counts_toward_the_limit() {
     publisher.join().expect("ended");
     assert_eq!(counters.read().state_bytes, 0);
     assert!(pipeline.take(LIMIT));
-    let views = [(view.name.clone(), view)].into();
+    let views = [(view.id.name.clone(), view)].into();
     let mut decoder = Decoder::default();
     let taken = gate.0.0.lock();
     let covered = |records: &Payloads| {

@@ -2,7 +2,7 @@
 
 use std::hash::BuildHasher;
 
-use anabranch_plan::view::View;
+use anabranch_plan::aggregation::Aggregation;
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -118,8 +118,8 @@ fn join(hash: u64, next: u64) -> u64 {
 
 impl Keys {
     /// The keys of a view.
-    pub fn of(view: &View) -> Self {
-        Self::new(view.keys.iter().map(|key| polars_type(&key.expr.data_type())).collect())
+    pub fn of(aggregation: &Aggregation) -> Self {
+        Self::new(aggregation.keys.iter().map(|key| polars_type(&key.expr.data_type())).collect())
     }
 
     /// Tuples of these types.

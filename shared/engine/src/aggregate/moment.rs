@@ -4,7 +4,7 @@
 //!
 //! Where a value is an infinity or NaN, both are NaN.
 
-use anabranch_plan::view::Spread;
+use anabranch_plan::aggregation::Spread;
 use polars::prelude::*;
 
 use super::exact::{BEYOND, EMPTY, ROOM, Wide, nearest, scale, split, window, window_around, write_whole};

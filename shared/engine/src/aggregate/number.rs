@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anabranch_plan::view::Aggregate;
+use anabranch_plan::aggregation::Aggregate;
 use polars::prelude::*;
 
 use super::{Finished, Number, State, whole};

@@ -1,7 +1,7 @@
 use std::cmp::Ordering;
 
 use anabranch_plan::sql;
-use anabranch_plan::view::{Catalog, View};
+use anabranch_plan::view::{Catalog, Kept};
 use polars::prelude::*;
 use proptest::prelude::*;
 
@@ -23,6 +23,10 @@ fn catalog() -> Catalog {
     sql::plan(&[("test.sql".to_owned(), SQL.to_owned())]).expect("planned")
 }
 
+fn kept(catalog: &Catalog, name: &str) -> Kept {
+    catalog.kept_view(name).expect("a view that keeps something")
+}
+
 fn frame(doubles: &[f64], wholes: &[i64], places: &[f64]) -> LazyFrame {
     let height = doubles.len().max(wholes.len());
     let get = |values: &[f64]| (0..height).map(|i| values.get(i).copied()).collect::<Vec<_>>();
@@ -36,13 +40,13 @@ fn frame(doubles: &[f64], wholes: &[i64], places: &[f64]) -> LazyFrame {
     frame.with_column(col("ts").cast(polars_type(&anabranch_plan::schema::DataType::Timestamp)))
 }
 
-fn of(view: &View, doubles: &[f64]) -> DataFrame {
+fn of(view: &Kept, doubles: &[f64]) -> DataFrame {
     partials(view, frame(doubles, &[], doubles), false).expect("partials")
 }
 
-fn rows(view: &View, parts: Vec<DataFrame>) -> DataFrame {
+fn rows(view: &Kept, parts: Vec<DataFrame>) -> DataFrame {
     let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
-    windows(view, &parts, Scope::All).expect("rows").rows
+    windows(view.aggregation(), &parts, Scope::All).expect("rows").rows
 }
 
 fn number(rows: &DataFrame, name: &str) -> Option<f64> {
@@ -57,7 +61,7 @@ fn bits(rows: &DataFrame) -> Vec<Option<u64>> {
 
 fn sum(doubles: &[f64]) -> f64 {
     let catalog = catalog();
-    number(&rows(&catalog.views["doubles"], vec![of(&catalog.views["doubles"], doubles)]), "sum").expect("a sum")
+    number(&rows(&kept(&catalog, "doubles"), vec![of(&kept(&catalog, "doubles"), doubles)]), "sum").expect("a sum")
 }
 
 /// All orders of some values.
@@ -138,14 +142,14 @@ proptest! {
     ) {
         let keep = |values: Vec<f64>| values.into_iter().filter(|x| !finite || x.is_finite()).collect::<Vec<_>>();
         let (values, shuffled) = (keep(values), keep(shuffled));
-        let view = &catalog().views["doubles"];
+        let view = &kept(&catalog(), "doubles");
         let whole = of(view, &values);
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(shuffled.len())).chain([0, shuffled.len()]).collect();
         cuts.sort_unstable();
         let parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &shuffled[cut[0]..cut[1]])).collect();
         let expected = bits(&rows(view, vec![whole.clone()]));
         prop_assert_eq!(&bits(&rows(view, parts.clone())), &expected, "{:?}", shuffled);
-        let merged = merge(view, parts.iter().rev().cloned(), Keep::Bounded).expect("merged");
+        let merged = merge(view.aggregation(), parts.iter().rev().cloned(), Keep::Bounded).expect("merged");
         prop_assert_eq!(&bits(&rows(view, vec![merged.clone()])), &expected);
         if !values.is_empty() {
             // The states themselves are the same, to the last bit.
@@ -155,13 +159,13 @@ proptest! {
             }
         }
         let (left, right) = parts.split_at(parts.len() / 2);
-        let half = |parts: &[DataFrame]| merge(view, parts.to_vec(), Keep::Everything).expect("merged");
+        let half = |parts: &[DataFrame]| merge(view.aggregation(), parts.to_vec(), Keep::Everything).expect("merged");
         prop_assert_eq!(&bits(&rows(view, vec![half(right), half(left)])), &expected, "associative");
     }
 
     #[test]
     fn sums_and_averages_of_doubles_are_those_of_fsum(values in prop::collection::vec(double(), 1..40)) {
-        let view = &catalog().views["doubles"];
+        let view = &kept(&catalog(), "doubles");
         let rows = rows(view, vec![of(view, &values)]);
         let expected = fsum(&values);
         prop_assert_eq!(number(&rows, "sum").map(f64::to_bits), Some(expected.to_bits()), "{:?}", values);
@@ -190,7 +194,7 @@ proptest! {
     fn variances_are_the_nearest_doubles(values in prop::collection::vec(-1_000_000_000..1_000_000_000_i64, 1..30), far in prop::sample::select(vec![0_i64, 1 << 50]), power in -300..300_i32) {
         let wholes: Vec<i64> = values.iter().map(|v| v + far).collect();
         let doubles: Vec<f64> = wholes.iter().map(|&v| v as f64 * 2_f64.powi(power)).collect();
-        let view = &catalog().views["doubles"];
+        let view = &kept(&catalog(), "doubles");
         let rows = rows(view, vec![of(view, &doubles)]);
         let count = values.len() as i128;
         // What all values have in common is nothing to a variance.
@@ -243,7 +247,7 @@ fn a_sum_of_doubles_is_exact_in_every_order() {
 #[test]
 fn a_sum_beyond_all_doubles_is_infinite_and_its_average_is_not() {
     let catalog = catalog();
-    let view = &catalog.views["doubles"];
+    let view = &kept(&catalog, "doubles");
     let of = |values: &[f64]| rows(view, values.iter().map(|&value| of(view, &[value])).collect());
     let two = of(&[f64::MAX, f64::MAX]);
     assert_eq!((number(&two, "sum"), number(&two, "mean")), (Some(f64::INFINITY), Some(f64::MAX)));
@@ -272,7 +276,7 @@ const VARIANCES: &[(&[f64], f64, f64)] = &[
 #[test]
 fn variances_lose_no_digits() {
     let catalog = catalog();
-    let view = &catalog.views["doubles"];
+    let view = &kept(&catalog, "doubles");
     let of = |values: &[f64]| rows(view, vec![of(view, values)]);
     for (values, var, vs) in VARIANCES {
         let found = of(values);
@@ -283,13 +287,13 @@ fn variances_lose_no_digits() {
 #[test]
 fn an_average_of_integers_is_exact_and_an_overflow_on_the_way_is_none() {
     let catalog = catalog();
-    let view = &catalog.views["wholes"];
+    let view = &kept(&catalog, "wholes");
     let (max, min) = (i64::MAX, i64::MIN);
     let of = |values: &[i64]| {
         let at_once = partials(view, frame(&[], values, &[]), false).expect("partials");
         let each = values.iter().map(|&value| partials(view, frame(&[], &[value], &[]), false).expect("partials"));
         let each = each.collect::<Vec<_>>();
-        let merged = merge(view, each.clone(), Keep::Bounded).expect("merged");
+        let merged = merge(view.aggregation(), each.clone(), Keep::Bounded).expect("merged");
         assert_eq!(merged, at_once, "{values:?}");
         let rows = rows(view, each);
         (rows.column("sum").expect("sum").i64().expect("integers").get(0), number(&rows, "mean").expect("a mean"))
@@ -309,7 +313,7 @@ fn an_average_of_integers_is_exact_and_an_overflow_on_the_way_is_none() {
 #[test]
 fn there_is_one_nan_above_all_numbers_and_one_zero() {
     let catalog = catalog();
-    let view = &catalog.views["doubles"];
+    let view = &kept(&catalog, "doubles");
     let negative = f64::from_bits(f64::NAN.to_bits() | 1 << 63);
     let other = f64::from_bits(0x7ff8_0000_0000_1234);
     let infinities = [f64::INFINITY, negative, f64::NEG_INFINITY, other];
@@ -329,7 +333,7 @@ fn there_is_one_nan_above_all_numbers_and_one_zero() {
         }
         assert_eq!(found.column("values").expect("values").i64().expect("integers").get(0), Some(1));
     }
-    let view = &catalog.views["keyed"];
+    let view = &kept(&catalog, "keyed");
     let groups = rows(view, vec![of(view, &[negative, -0.0, 1.0]), of(view, &[other, 0.0, f64::NAN])]);
     let keys: Vec<f64> = groups.column("k").expect("keys").f64().expect("doubles").iter().flatten().collect();
     assert_eq!(
@@ -342,12 +346,12 @@ fn there_is_one_nan_above_all_numbers_and_one_zero() {
 #[test]
 fn many_distinct_values_have_one_nan_and_one_zero_in_a_sketch_too() {
     let catalog = catalog();
-    let view = &catalog.views["doubles"];
+    let view = &kept(&catalog, "doubles");
     let negative = f64::from_bits(f64::NAN.to_bits() | 1 << 63);
     let values: Vec<f64> = (1..2_000).map(f64::from).collect();
     let estimate = |more: &[f64]| {
         let all = of(view, &[&values[..], more].concat());
-        let sketched = merge(view, [all], Keep::Bounded).expect("merged");
+        let sketched = merge(view.aggregation(), [all], Keep::Bounded).expect("merged");
         rows(view, vec![sketched]).column("values").expect("values").i64().expect("integers").get(0)
     };
     assert_eq!(estimate(&[f64::NAN, 0.0]), estimate(&[f64::NAN, negative, 0.0, -0.0]));
@@ -357,15 +361,15 @@ fn many_distinct_values_have_one_nan_and_one_zero_in_a_sketch_too() {
 fn states_of_earlier_editions_are_of_another_definition() {
     use sha2::{Digest, Sha256};
     let catalog = catalog();
-    let view = &catalog.views["wholes"];
+    let view = &kept(&catalog, "wholes");
     let query = view.sql.split_once(" AS ").map(|(_, query)| query.trim_end_matches(';').to_owned()).expect("a query");
     let of = |text: String| {
         let hash = Sha256::digest(text.as_bytes());
         hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
     };
-    let canonical = format!("{}\nallowed_lateness = 0 us\n{query}", view.table.sql);
-    assert_eq!(view.definition, of(format!("edition 2\n{canonical}")));
-    assert_ne!(view.definition, of(canonical), "that of a sum that wrapped, and had no carries");
+    let canonical = format!("{}\nallowed_lateness = 0 us\n{query}", view.table().sql);
+    assert_eq!(view.id.definition, of(format!("edition 2\n{canonical}")));
+    assert_ne!(view.id.definition, of(canonical), "that of a sum that wrapped, and had no carries");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! `k` has `t` or more there too and, in one of the window's `m` pieces, `t / m` or more. A key that has less than that in
 //! every piece is in no answer, and all its rows can go.
 
-use anabranch_plan::view::{AggregateFunction, OutputColumn, View};
+use anabranch_plan::aggregation::{AggregateFunction, Aggregation, OutputColumn};
 use polars::prelude::*;
 
 use super::key;
@@ -18,20 +18,20 @@ const WORTHWHILE: usize = 4;
 
 /// The rows of those keys that may be among the first of the window: all of them unless the view keeps the largest counts
 /// only, or where some events came late or a pane is degraded, whose answer tells more of those that it leaves out.
-pub(super) fn contenders(view: &View, pieces: &[Piece]) -> PolarsResult<Vec<Piece>> {
+pub(super) fn contenders(aggregation: &Aggregation, pieces: &[Piece]) -> PolarsResult<Vec<Piece>> {
     let unchanged = || Ok(pieces.to_vec());
-    let (Some(limit), Some(first)) = (view.limit, view.order.first()) else { return unchanged() };
+    let (Some(limit), Some(first)) = (aggregation.limit, aggregation.order.first()) else { return unchanged() };
     let OutputColumn::Aggregate(i) = first.column else { return unchanged() };
-    let is_count = view.aggregates[i].function == AggregateFunction::Count;
+    let is_count = aggregation.aggregates[i].function == AggregateFunction::Count;
     let rows: usize = pieces.iter().map(|piece| piece.rows.height()).sum();
     let is_exact = pieces.iter().all(|piece| !piece.has_missed && piece.slack.is_none());
-    if !is_count || !first.descending || view.keys.is_empty() || view.having.is_some() || !is_exact {
+    if !is_count || !first.descending || aggregation.keys.is_empty() || aggregation.having.is_some() || !is_exact {
         return unchanged();
     }
     if rows <= WORTHWHILE * limit {
         return unchanged();
     }
-    let Some(name) = state_names(view, i).next() else { return unchanged() };
+    let Some(name) = state_names(aggregation, i).next() else { return unchanged() };
     let (mut threshold, mut counts) = (0, Vec::new());
     for piece in pieces.iter().filter(|piece| piece.rows.height() >= limit) {
         counts.clear();
@@ -47,9 +47,9 @@ pub(super) fn contenders(view: &View, pieces: &[Piece]) -> PolarsResult<Vec<Piec
         return unchanged();
     }
     let key_columns = |rows: &DataFrame| -> PolarsResult<Vec<Column>> {
-        (0..view.keys.len()).map(|i| rows.column(&key(i)).cloned()).collect()
+        (0..aggregation.keys.len()).map(|i| rows.column(&key(i)).cloned()).collect()
     };
-    let mut keys = Keys::of(view);
+    let mut keys = Keys::of(aggregation);
     for piece in pieces {
         let large = piece.rows.filter(&piece.rows.column(&name)?.i64()?.gt_eq(least))?;
         keys.number(&key_columns(&large)?, large.height())?;

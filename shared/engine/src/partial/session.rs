@@ -4,8 +4,8 @@
 //! of the first ([`super::FIRST`]) and of the last ([`super::LAST`]). Fragments of one session may lie in several panes and on
 //! both sides of the frontier. A session is what fragments with less than the gap between them make together.
 
+use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -55,11 +55,11 @@ impl Joined {
     /// Adds up the states of each session.
     fn states(
         &self,
-        view: &View,
+        aggregation: &Aggregation,
         fragments: &[Fragment],
         pieces: &[Piece],
     ) -> PolarsResult<Vec<Box<dyn crate::aggregate::State>>> {
-        let mut states = group::states(view, Keep::Everything);
+        let mut states = group::states(aggregation, Keep::Everything);
         let mut sessions: Vec<Vec<u32>> = pieces.iter().map(|piece| vec![u32::MAX; piece.rows.height()]).collect();
         for (fragment, &session) in fragments.iter().zip(&self.of_fragment) {
             sessions[fragment.piece][fragment.row] = session;
@@ -67,19 +67,25 @@ impl Joined {
         for (piece, sessions) in pieces.iter().zip(sessions) {
             let taken: BooleanChunked = sessions.iter().map(|&session| session != u32::MAX).collect();
             let sessions: Vec<u32> = sessions.into_iter().filter(|&session| session != u32::MAX).collect();
-            group::merge(view, &mut states, self.sessions.len(), &sessions, &piece.rows.filter(&taken)?)?;
+            group::merge(aggregation, &mut states, self.sessions.len(), &sessions, &piece.rows.filter(&taken)?)?;
         }
         Ok(states)
     }
 }
 
 /// The sessions that pieces hold, in order of their ends. Those within a range are wholly inside it, as far as the pieces tell.
-pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope) -> PolarsResult<Finished> {
-    let mut keys = Keys::of(view);
+pub(super) fn sessions(
+    aggregation: &Aggregation,
+    gap: Micros,
+    pieces: &[Piece],
+    scope: Scope,
+) -> PolarsResult<Finished> {
+    let mut keys = Keys::of(aggregation);
     let mut fragments = Vec::new();
     for (i, piece) in pieces.iter().enumerate() {
-        let columns =
-            (0..view.keys.len()).map(|k| piece.rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let columns = (0..aggregation.keys.len())
+            .map(|k| piece.rows.column(&key(k)).cloned())
+            .collect::<PolarsResult<Vec<_>>>()?;
         let groups = keys.number(&columns, piece.rows.height())?;
         let (first, last) = spans(&piece.rows)?;
         let missed = piece.rows.column(MISSED)?.i32()?.iter();
@@ -91,7 +97,7 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
     fragments.sort_by_key(|fragment| (fragment.group, fragment.first));
     let in_time = Joined::of(&fragments, gap, |fragment| !fragment.is_late);
     let height = in_time.sessions.len();
-    let states = in_time.states(view, &fragments, pieces)?;
+    let states = in_time.states(aggregation, &fragments, pieces)?;
     let in_time_finished = states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>()?;
     let all = if pieces.iter().any(|piece| piece.has_missed) {
         let all = Joined::of(&fragments, gap, |_| true);
@@ -101,7 +107,7 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
             whole[part as usize] = of as IdxSize;
         }
         let whole = IdxCa::from_vec(PlSmallStr::EMPTY, whole);
-        let states = all.states(view, &fragments, pieces)?;
+        let states = all.states(aggregation, &fragments, pieces)?;
         Some(states.iter().map(|state| state.finish()?.take(&whole)).collect::<PolarsResult<Vec<_>>>()?)
     } else {
         None
@@ -118,7 +124,7 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
         up: pieces.iter().any(|piece| piece.slack.is_some()).then(|| vec![0; height]),
         named: None,
     };
-    let mut finished = finish(view, shape, in_time_finished, all)?;
+    let mut finished = finish(aggregation, shape, in_time_finished, all)?;
     let inside = |start: Option<Micros>, end: Option<Micros>| match scope {
         Scope::All => true,
         Scope::One(wanted) => start == Some(wanted),
@@ -136,16 +142,17 @@ pub(super) fn sessions(view: &View, gap: Micros, pieces: &[Piece], scope: Scope)
 
 /// From where to where the sessions of all events reach that overlap `[from, to)`.
 fn reach(
-    view: &View,
+    aggregation: &Aggregation,
     window: Window,
     parts: &[Part],
     (from, to): (Micros, Micros),
 ) -> PolarsResult<Option<(Micros, Micros)>> {
     let Window::Session { gap } = window else { return Ok(None) };
-    let mut keys = Keys::of(view);
+    let mut keys = Keys::of(aggregation);
     let mut fragments = Vec::new();
     for rows in parts.iter().map(|part| &part.partials) {
-        let columns = (0..view.keys.len()).map(|k| rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
+        let columns =
+            (0..aggregation.keys.len()).map(|k| rows.column(&key(k)).cloned()).collect::<PolarsResult<Vec<_>>>()?;
         let groups = keys.number(&columns, rows.height())?;
         let (first, last) = spans(rows)?;
         fragments.extend(groups.into_iter().zip(first).zip(last).map(|((group, first), last)| (group, first, last)));
@@ -166,13 +173,13 @@ fn reach(
 /// All sessions that overlap `[from, to)`, whole: as many panes are loaded on either side as it takes to see where they begin
 /// and end. `load` gives the partials of the panes that start in a range, `held` is where the first begins and the last ends.
 pub fn whole_sessions(
-    view: &View,
+    aggregation: &Aggregation,
     (from, to): (Micros, Micros),
     held: (Micros, Micros),
     load: impl Fn(Micros, Micros) -> PolarsResult<Vec<Part>>,
 ) -> PolarsResult<Finished> {
-    let Some(window) = view.window.filter(|window| window.is_session()) else {
-        polars_bail!(ComputeError: "view `{}` has no sessions", view.name)
+    let Some(window) = aggregation.window.filter(|window| window.is_session()) else {
+        polars_bail!(ComputeError: "the view has no sessions")
     };
     // A pane further than the gap from its neighbour can't be of the same session.
     let margin = window.end_of(0);
@@ -181,11 +188,11 @@ pub fn whole_sessions(
         let (first, end) = (from.saturating_sub(before), to.saturating_add(after));
         let parts = load(window.pane_of(first.max(held.0)), end)?;
         // Late events belong to what must be whole, as the bounds are about them; and a HAVING must not see a part.
-        let reach = reach(view, window, &parts, (from, to))?;
+        let reach = reach(aggregation, window, &parts, (from, to))?;
         let is_cut_before = first > held.0 && reach.is_some_and(|(start, _)| start < first.saturating_add(margin));
         let is_cut_after = end < held.1 && reach.is_some_and(|(_, last)| last.saturating_add(margin) > end);
         if !is_cut_before && !is_cut_after {
-            let mut finished = windows(view, &parts, Scope::All)?;
+            let mut finished = windows(aggregation, &parts, Scope::All)?;
             let micros = |name: &str| finished.rows.column(name)?.cast(&DataType::Int64)?.i64().cloned();
             let (starts, ends) = (micros("window_start")?, micros("window_end")?);
             let overlaps = |(start, end): (Option<Micros>, Option<Micros>)| start < Some(to) && end > Some(from);

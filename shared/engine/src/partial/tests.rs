@@ -34,6 +34,10 @@ SELECT k, count(*) AS n, sum(v) AS total FROM events GROUP BY k HAVING count(*) 
 CREATE MATERIALIZED VIEW total AS SELECT count(*) AS n, sum(v) AS total, max(t) AS last FROM events;
 ";
 
+fn kept(catalog: &Catalog, name: &str) -> Kept {
+    catalog.kept_view(name).expect("a view that keeps something")
+}
+
 fn catalog() -> Catalog {
     sql::plan(&[("test.sql".to_owned(), SQL.to_owned())]).expect("planned")
 }
@@ -85,7 +89,7 @@ fn sorted(frame: &DataFrame) -> DataFrame {
     frame.sort(names, SortMultipleOptions::default().with_nulls_last(true)).expect("sorted")
 }
 
-fn of(view: &View, events: &[Event]) -> DataFrame {
+fn of(view: &Kept, events: &[Event]) -> DataFrame {
     partials(view, frame(events), true).expect("partials")
 }
 
@@ -98,30 +102,30 @@ proptest! {
         cuts in prop::collection::vec(0..40_usize, 0..4),
         view in prop::sample::select(vec!["all_of_them", "top", "total"]),
     ) {
-        let view = &catalog().views[view];
+        let view = &kept(&catalog(), view);
         let whole = of(view, &events);
-        prop_assert_eq!(whole.schema().as_ref(), &schema(view), "of the schema that is stated");
+        prop_assert_eq!(whole.schema().as_ref(), &schema(view.aggregation()), "of the schema that is stated");
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
         cuts.sort_unstable();
         let parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
-        let merged = merge(view, parts.clone(), Keep::Everything).expect("merged");
+        let merged = merge(view.aggregation(), parts.clone(), Keep::Everything).expect("merged");
         prop_assert_eq!(sorted(&merged), sorted(&whole), "absorb, then merge, is to absorb all");
-        let reversed = merge(view, parts.iter().rev().cloned(), Keep::Everything).expect("merged");
+        let reversed = merge(view.aggregation(), parts.iter().rev().cloned(), Keep::Everything).expect("merged");
         prop_assert_eq!(sorted(&reversed), sorted(&merged), "commutative");
         let (left, right) = parts.split_at(parts.len() / 2);
-        let halves = [merge(view, left.to_vec(), Keep::Everything).expect("merged"), merge(view, right.to_vec(), Keep::Everything).expect("merged")];
-        prop_assert_eq!(sorted(&merge(view, halves, Keep::Everything).expect("merged")), sorted(&merged), "associative");
-        let nothing = DataFrame::empty_with_schema(&schema(view));
-        prop_assert_eq!(sorted(&merge(view, [nothing, merged.clone()], Keep::Everything).expect("merged")), sorted(&merged), "identity");
+        let halves = [merge(view.aggregation(), left.to_vec(), Keep::Everything).expect("merged"), merge(view.aggregation(), right.to_vec(), Keep::Everything).expect("merged")];
+        prop_assert_eq!(sorted(&merge(view.aggregation(), halves, Keep::Everything).expect("merged")), sorted(&merged), "associative");
+        let nothing = DataFrame::empty_with_schema(&schema(view.aggregation()));
+        prop_assert_eq!(sorted(&merge(view.aggregation(), [nothing, merged.clone()], Keep::Everything).expect("merged")), sorted(&merged), "identity");
     }
 
     #[test]
     fn partials_are_what_grouping_in_polars_gives(events in prop::collection::vec(event(), 0..40)) {
-        let view = &catalog().views["all_of_them"];
+        let view = &kept(&catalog(), "all_of_them");
         let ours = of(view, &events);
         let keys = [PANE, MISSED, "k0", "k1", "k2", "k3", "k4"].map(col);
         let nothing = |data_type: DataType| lit(NULL).cast(data_type);
-        let theirs = rows(view, frame(&events), true).group_by(keys).agg([
+        let theirs = inputs(view, frame(&events), true).group_by(keys).agg([
             len().cast(DataType::Int64).alias("a0"),
             col("v1").count().cast(DataType::Int64).alias("a1"),
             col("v2").sum().cast(DataType::Int64).alias("a2"),
@@ -147,8 +151,8 @@ proptest! {
         cut in 0..60_usize,
         at_once in any::<bool>(),
     ) {
-        let view = &catalog().views["top"];
-        let window = view.window.expect("it has windows");
+        let view = &kept(&catalog(), "top");
+        let window = view.aggregation().window.expect("it has windows");
         let (one, other) = events.split_at(cut.min(events.len()));
         let parts: Vec<Part> = if at_once { vec![of(view, &events)] } else { vec![of(view, one), of(view, other)] }
             .into_iter().map(|partials| Part { partials, slack: None }).collect();
@@ -167,7 +171,7 @@ proptest! {
             counts.sort_by(|(a, x), (b, y)| y.0.cmp(&x.0).then(a.is_none().cmp(&b.is_none())).then(a.cmp(b)));
             rows.extend(counts.into_iter().take(2).map(|(key, (in_time, all))| (start, key, in_time, all)));
         }
-        let answer = windows(view, &parts, Scope::All).expect("windows").rows;
+        let answer = windows(view.aggregation(), &parts, Scope::All).expect("windows").rows;
         let starts = answer.column("window_start").expect("starts").cast(&DataType::Int64).expect("micros");
         let integers = |name: &str| answer.column(name).expect("a column").i64().expect("integers").clone();
         let (n, lower, upper) = (integers("n"), integers("n_lower"), integers("n_upper"));
@@ -181,7 +185,7 @@ proptest! {
         // Window by window they are the same.
         let mut each = Vec::new();
         for start in found.iter().map(|row| row.0).collect::<std::collections::BTreeSet<_>>() {
-            each.push(windows(view, &parts, Scope::One(start)).expect("a window").rows);
+            each.push(windows(view.aggregation(), &parts, Scope::One(start)).expect("a window").rows);
         }
         let together = each.into_iter().reduce(|all, one| all.vstack(&one).expect("alike"));
         if let Some(together) = together {
@@ -194,7 +198,7 @@ proptest! {
         counts in prop::collection::vec((0..40_u8, 0..5_i64), 30..200),
         slack in proptest::option::of(0..3_i64),
     ) {
-        let mut view = View::clone(&catalog().views["top"]);
+        let mut view = kept(&catalog(), "top");
         let key = |key: u8| Some(format!("key {key} of forty"));
         let events: Vec<(Option<String>, i64)> = counts.iter().map(|&(k, second)| (key(k), second)).collect();
         let columns = vec![
@@ -207,9 +211,9 @@ proptest! {
         let slack = slack.map(|up| Slack { down: up, up, late: up });
         let parts = by_pane(&partials).expect("panes").into_iter().map(|(pane, partials)| Part { partials, slack: slack.map(|slack| (pane, slack)) });
         let parts: Vec<Part> = parts.collect();
-        let pruned = windows(&view, &parts, Scope::All).expect("windows").rows;
-        view.limit = None;
-        let all = windows(&view, &parts, Scope::All).expect("windows").rows;
+        let pruned = windows(view.aggregation(), &parts, Scope::All).expect("windows").rows;
+        view = view.keeping(Aggregation { limit: None, ..view.aggregation().clone() });
+        let all = windows(view.aggregation(), &parts, Scope::All).expect("windows").rows;
         let starts = all.column("window_start").expect("starts").as_materialized_series().clone();
         let mut rest = all.clone().clear();
         for group in all.partition_by_stable(["window_start"], true).expect("windows apart") {
@@ -300,24 +304,24 @@ proptest! {
         cuts in prop::collection::vec(0..60_usize, 0..4),
         bounded in any::<bool>(),
     ) {
-        let view = &catalog().views["wide"];
+        let view = &kept(&catalog(), "wide");
         let keep = if bounded { Keep::Bounded } else { Keep::Everything };
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
         cuts.sort_unstable();
         let parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
-        let merged = merge(view, parts.clone(), keep).expect("merged");
-        prop_assert_eq!(merged.schema().as_ref(), &schema(view));
+        let merged = merge(view.aggregation(), parts.clone(), keep).expect("merged");
+        prop_assert_eq!(merged.schema().as_ref(), &schema(view.aggregation()));
         for parts in [parts, vec![merged]] {
             let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
-            check_wide(&windows(view, &parts, Scope::All).expect("rows").rows, &events);
+            check_wide(&windows(view.aggregation(), &parts, Scope::All).expect("rows").rows, &events);
         }
     }
 
     #[test]
     fn having_leaves_rows_out(events in prop::collection::vec(event(), 0..60)) {
-        let view = &catalog().views["loud"];
+        let view = &kept(&catalog(), "loud");
         let part = Part { partials: of(view, &events), slack: None };
-        let rows = windows(view, &[part], Scope::All).expect("rows").rows;
+        let rows = windows(view.aggregation(), &[part], Scope::All).expect("rows").rows;
         let mut expected: BTreeMap<String, (i64, i64)> = BTreeMap::new();
         for event in events.iter().filter(|event| event.key.is_some()) {
             let group = expected.entry(event.key.map(text).unwrap_or_default()).or_default();
@@ -380,17 +384,17 @@ proptest! {
         merged in any::<bool>(),
         range in (-10..12_i64, 0..12_i64),
     ) {
-        let view = &catalog().views["visits"];
+        let view = &kept(&catalog(), "visits");
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(events.len())).chain([0, events.len()]).collect();
         cuts.sort_unstable();
         let mut parts: Vec<DataFrame> = cuts.windows(2).map(|cut| of(view, &events[cut[0]..cut[1]])).collect();
         if merged {
-            parts = vec![merge(view, parts, Keep::Bounded).expect("merged")];
-            prop_assert_eq!(parts[0].schema().as_ref(), &schema(view));
+            parts = vec![merge(view.aggregation(), parts, Keep::Bounded).expect("merged")];
+            prop_assert_eq!(parts[0].schema().as_ref(), &schema(view.aggregation()));
         }
         let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
         let in_time: Vec<Event> = events.iter().filter(|event| event.missed == 0).cloned().collect();
-        let finished = windows(view, &parts, Scope::All).expect("sessions").rows;
+        let finished = windows(view.aggregation(), &parts, Scope::All).expect("sessions").rows;
         prop_assert_eq!(visits_of(&finished, ""), visits(&in_time));
         // What came late is in the bounds: that of the whole session that a row is a part of.
         let whole = visits(&events);
@@ -408,7 +412,7 @@ proptest! {
             Ok(parts.iter().map(piece).collect::<PolarsResult<Vec<_>>>()?.concat())
         };
         let held = (-60_000_000, 63_000_000);
-        let overlapping = whole_sessions(view, (from, to), held, load).expect("sessions").rows;
+        let overlapping = whole_sessions(view.aggregation(), (from, to), held, load).expect("sessions").rows;
         let mut expected = visits(&in_time);
         expected.retain(|(start, end, ..)| start * 1_000_000 < to && end * 1_000_000 > from);
         prop_assert_eq!(visits_of(&overlapping, ""), expected);
@@ -418,7 +422,7 @@ proptest! {
 /// Many values: sketches, whose bounds hold.
 #[test]
 fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
-    let view = &catalog().views["wide"];
+    let view = &kept(&catalog(), "wide");
     let frame = |from: i64, to: i64| {
         let columns = vec![
             Column::new("k".into(), (from..to).map(|_| "a").collect::<Vec<_>>()),
@@ -429,18 +433,19 @@ fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
             Column::new("ts".into(), (from..to).collect::<Vec<_>>()),
         ];
         let frame = DataFrame::new((to - from) as usize, columns).expect("alike").lazy();
-        rows(view, frame.with_column(col("ts").cast(polars_type(&Type::Timestamp))), false).collect().expect("rows")
+        inputs(view, frame.with_column(col("ts").cast(polars_type(&Type::Timestamp))), false).collect().expect("rows")
     };
     let of = |from: i64, to: i64, keep| {
-        let mut partials = Partials::new(view, keep);
+        let mut partials = Partials::new(view.aggregation(), keep);
         (from..to).step_by(5_000).for_each(|at| partials.absorb(frame(at, at + 5_000)).expect("absorbed"));
         partials.into_frame().expect("a frame")
     };
     // Some from each layer, some twice merged.
     let speed = [of(0, 20_000, Keep::Bounded), of(20_000, 60_000, Keep::Bounded)];
-    let parts = [merge(view, speed, Keep::Bounded).expect("merged"), of(60_000, 100_000, Keep::Everything)];
+    let parts =
+        [merge(view.aggregation(), speed, Keep::Bounded).expect("merged"), of(60_000, 100_000, Keep::Everything)];
     let parts: Vec<Part> = parts.into_iter().map(|partials| Part { partials, slack: None }).collect();
-    let finished = windows(view, &parts, Scope::All).expect("rows");
+    let finished = windows(view.aggregation(), &parts, Scope::All).expect("rows");
     assert!(finished.is_sketched);
     let number = |name: &str| {
         finished.rows.column(name).expect("a column").get(0).expect("a value").extract::<f64>().expect("a number")
@@ -461,10 +466,11 @@ fn sketches_stand_in_for_many_values_and_say_how_far_off_they_are() {
         assert!(upper - lower <= 0.12 * 100_000.0, "{name}: the bounds are of use: [{lower}, {upper}]");
     }
     // Twice the same: nothing is thrown by dice on the way to an answer.
-    assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows, finished.rows);
+    assert_eq!(windows(view.aggregation(), &parts, Scope::All).expect("rows").rows, finished.rows);
     // What batch alone has is exact, however much it is.
     let exact =
-        windows(view, &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All).expect("rows");
+        windows(view.aggregation(), &[Part { partials: of(0, 10_000, Keep::Everything), slack: None }], Scope::All)
+            .expect("rows");
     assert!(!exact.is_sketched);
     assert_eq!(exact.rows.column("texts").expect("texts").i64().expect("integers").get(0), Some(10_000));
 }
@@ -479,7 +485,7 @@ fn bounds_of_sketches_hold_as_often_as_they_claim() {
                approx_percentile(d, 0.95) AS p95, approx_percentile(d, 0.99) AS p99, approx_percentile(d, 1) AS p100
         FROM events GROUP BY k;";
     let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
-    let view = &catalog.views["view"];
+    let view = &kept(&catalog, "view");
     let mut state = 7_u64;
     let mut next = |below: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -508,13 +514,13 @@ fn bounds_of_sketches_hold_as_often_as_they_claim() {
             times,
         ];
         let frame = DataFrame::new(rows_of, columns).expect("alike").lazy();
-        let mut partials = Partials::new(view, Keep::Bounded);
-        partials.absorb(rows(view, frame, false).collect().expect("rows")).expect("absorbed");
+        let mut partials = Partials::new(view.aggregation(), Keep::Bounded);
+        partials.absorb(inputs(view, frame, false).collect().expect("rows")).expect("absorbed");
         partials.into_frame().expect("a frame")
     };
-    let merged = merge(view, [part(), part()], Keep::Bounded).expect("merged");
+    let merged = merge(view.aggregation(), [part(), part()], Keep::Bounded).expect("merged");
     let parts = [merged, part()].map(|partials| Part { partials, slack: None });
-    let answer = windows(view, &parts, Scope::All).expect("rows").rows;
+    let answer = windows(view.aggregation(), &parts, Scope::All).expect("rows").rows;
     let column = |name: &str| answer.column(name).expect("a column").cast(&DataType::Float64).expect("numbers");
     for (name, share) in
         [("values", None), ("doubles", None), ("p0", Some(0.0)), ("p1", Some(0.01)), ("p50", Some(0.5))]
@@ -548,10 +554,10 @@ fn percentile_of_sorted(values: &[f64], share: f64) -> f64 {
 
 #[test]
 fn a_view_without_keys_and_windows_has_one_row_also_of_nothing() {
-    let view = &catalog().views["total"];
-    let rows = |view: &View, parts: &[DataFrame]| {
+    let view = &kept(&catalog(), "total");
+    let rows = |view: &Kept, parts: &[DataFrame]| {
         let parts: Vec<Part> = parts.iter().map(|partials| Part { partials: partials.clone(), slack: None }).collect();
-        let finished = windows(view, &parts, Scope::All).expect("rows");
+        let finished = windows(view.aggregation(), &parts, Scope::All).expect("rows");
         assert!(finished.is_certain);
         finished.rows
     };
@@ -578,11 +584,11 @@ fn a_view_without_keys_and_windows_has_one_row_also_of_nothing() {
         FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end;";
     let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
     for (name, height) in [("some", 0), ("none", 1), ("first", 1), ("keyed", 0), ("minutes", 0)] {
-        let view = &catalog.views[name];
-        let nothing = DataFrame::empty_with_schema(&schema(view));
+        let view = &kept(&catalog, name);
+        let nothing = DataFrame::empty_with_schema(&schema(view.aggregation()));
         let parts = [Part { partials: nothing, slack: None }];
-        assert_eq!(windows(view, &parts, Scope::All).expect("rows").rows.height(), height, "{name}");
-        assert_eq!(windows(view, &[], Scope::One(0)).expect("rows").rows.height(), height, "{name}");
+        assert_eq!(windows(view.aggregation(), &parts, Scope::All).expect("rows").rows.height(), height, "{name}");
+        assert_eq!(windows(view.aggregation(), &[], Scope::One(0)).expect("rows").rows.height(), height, "{name}");
     }
 }
 
@@ -592,16 +598,16 @@ fn a_degraded_pane_that_refused_everything_opens_the_bounds_of_its_window() {
         CREATE MATERIALIZED VIEW minutes AS SELECT window_start, window_end, k, count(*) AS n
         FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, k;";
     let catalog = sql::plan(&[("test.sql".to_owned(), sql.to_owned())]).expect("planned");
-    let view = &catalog.views["minutes"];
+    let view = &kept(&catalog, "minutes");
     let events = df!("k" => ["a", "a"], "ts" => [0_i64, 1]).expect("events").lazy();
     let events = events.with_column(col("ts").cast(polars_type(&Type::Timestamp)));
-    let refused = DataFrame::empty_with_schema(&schema(view));
+    let refused = DataFrame::empty_with_schema(&schema(view.aggregation()));
     let parts = [
         Part { partials: partials(view, events, false).expect("partials"), slack: None },
         Part { partials: refused, slack: Some((0, Slack { down: 0, up: 1, late: 0 })) },
     ];
     for scope in [Scope::One(0), Scope::All] {
-        let finished = windows(view, &parts, scope).expect("rows");
+        let finished = windows(view.aggregation(), &parts, scope).expect("rows");
         assert!(finished.is_degraded && !finished.is_certain, "{scope:?}");
         let bound = |name: &str| finished.rows.column(name).expect("a bound").i64().expect("integers").get(0);
         assert_eq!([bound("n_lower"), bound("n"), bound("n_upper")], [Some(2), Some(2), Some(3)], "{scope:?}");
@@ -610,9 +616,9 @@ fn a_degraded_pane_that_refused_everything_opens_the_bounds_of_its_window() {
 
 #[test]
 fn rows_and_partials_are_split_by_pane_and_by_what_was_missed() {
-    let view = &catalog().views["top"];
+    let view = &kept(&catalog(), "top");
     let event = |second, missed| Event { key: Some(0), value: Some(second), second, missed };
-    let rows = rows(view, frame(&[event(0, 0), event(2, 0), event(1, 0), event(3, 1), event(2, 0)]), true);
+    let rows = inputs(view, frame(&[event(0, 0), event(2, 0), event(1, 0), event(3, 1), event(2, 0)]), true);
     let split = split(rows.collect().expect("rows")).expect("split");
     let seen: Vec<_> = split.iter().map(|((pane, missed), rows)| (*pane / 1_000_000, *missed, rows.height())).collect();
     assert_eq!(seen, [(0, 0, 2), (2, 0, 2), (2, 1, 1)]);
@@ -635,20 +641,22 @@ FROM SESSION(events, ts, INTERVAL '3 seconds') GROUP BY window_start, window_end
         ("long", (0..=300).map(|i| at(2 * i, 0)).collect::<Vec<_>>(), 301),
         ("any", (0..=300).map(|i| at(2 * i, i32::from(i < 300))).collect(), 301),
     ] {
-        let view = &catalog.views[view];
+        let view = &kept(&catalog, view);
         let mut partials = of(view, &events);
         partials.sort_in_place([PANE], SortMultipleOptions::default()).expect("sorted");
         let load = |from: Micros, to: Micros| {
             let inside = partials.clone().lazy().filter(col(PANE).gt_eq(lit(from)).and(col(PANE).lt(lit(to))));
             Ok(vec![Part { partials: inside.collect()?, slack: None }])
         };
-        let rows = whole_sessions(view, (600 * second, 601 * second), (0, 700 * second), load).expect("sessions").rows;
-        assert_eq!(rows.height(), 1, "{}", view.name);
+        let rows = whole_sessions(view.aggregation(), (600 * second, 601 * second), (0, 700 * second), load)
+            .expect("sessions")
+            .rows;
+        assert_eq!(rows.height(), 1, "{}", view.id.name);
         assert_eq!(
             rows.column("n_upper").expect("a bound").i64().expect("counts").get(0),
             Some(upper),
             "{}",
-            view.name
+            view.id.name
         );
     }
 }

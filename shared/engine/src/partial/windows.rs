@@ -1,7 +1,7 @@
 //! From partials to the rows of windows.
 
+use anabranch_plan::aggregation::{AggregateFunction, Aggregation, OutputColumn};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{AggregateFunction, OutputColumn, View};
 use anabranch_plan::window::Window;
 use polars::prelude::*;
 
@@ -60,15 +60,15 @@ pub struct Finished {
 /// Adds up partials to the windows asked for, finishes the aggregates, and puts each window's rows in the view's order,
 /// cut at its limit. Windows that hold no data have no rows, but a view without windows and keys has its one row always, as
 /// aggregates have it in SQL.
-pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finished> {
+pub fn windows(aggregation: &Aggregation, parts: &[Part], scope: Scope) -> PolarsResult<Finished> {
     let mut pieces = Vec::new();
     for part in parts {
         pieces.extend(pieces_of(part)?);
     }
     pieces.sort_by_key(|piece| piece.pane);
-    let window = match view.window {
-        None => return rows_of(view, 0, &pieces),
-        Some(Window::Session { gap }) => return sessions(view, gap, &pieces, scope),
+    let window = match aggregation.window {
+        None => return rows_of(aggregation, 0, &pieces),
+        Some(Window::Session { gap }) => return sessions(aggregation, gap, &pieces, scope),
         Some(window) => window,
     };
     let inside = |start: Micros| {
@@ -86,8 +86,8 @@ pub fn windows(view: &View, parts: &[Part], scope: Scope) -> PolarsResult<Finish
     }
     starts.sort_unstable();
     starts.dedup();
-    let mut all = rows_of(view, 0, &[])?;
-    for one in side_by_side(&starts, |start| rows_of(view, start, inside(start)))? {
+    let mut all = rows_of(aggregation, 0, &[])?;
+    for one in side_by_side(&starts, |start| rows_of(aggregation, start, inside(start)))? {
         all.rows.vstack_mut(&one.rows)?;
         all.is_degraded |= one.is_degraded;
         all.is_sketched |= one.is_sketched;
@@ -145,22 +145,22 @@ struct Sums {
 }
 
 impl Sums {
-    fn of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Self> {
-        let late = view.window.is_some() && pieces.iter().any(|piece| piece.has_missed);
-        let all = late.then(|| group::states(view, Keep::Everything));
-        let in_time = Groups::new(view, Keep::Everything);
+    fn of(aggregation: &Aggregation, start: Micros, pieces: &[Piece]) -> PolarsResult<Self> {
+        let late = aggregation.window.is_some() && pieces.iter().any(|piece| piece.has_missed);
+        let all = late.then(|| group::states(aggregation, Keep::Everything));
+        let in_time = Groups::new(aggregation, Keep::Everything);
         let mut sums = Self { in_time, all, named: Vec::new(), down: Vec::new(), up: Vec::new() };
-        if view.window.is_none() && view.keys.is_empty() {
+        if aggregation.window.is_none() && aggregation.keys.is_empty() {
             sums.in_time.begin_whole();
         }
         for piece in pieces {
-            sums.add(view, start, piece)?;
+            sums.add(aggregation, start, piece)?;
         }
         Ok(sums)
     }
 
-    fn add(&mut self, view: &View, start: Micros, piece: &Piece) -> PolarsResult<()> {
-        let numbers = self.in_time.number(view, &piece.rows)?;
+    fn add(&mut self, aggregation: &Aggregation, start: Micros, piece: &Piece) -> PolarsResult<()> {
+        let numbers = self.in_time.number(aggregation, &piece.rows)?;
         let len = self.in_time.len();
         if let Some(slack) = piece.slack {
             self.down.resize(len, 0);
@@ -173,31 +173,31 @@ impl Sums {
                 }
             }
         }
-        let Some(all) = &mut self.all else { return self.in_time.merge_numbered(view, &numbers, &piece.rows) };
-        group::merge(view, all, len, &numbers, &piece.rows)?;
+        let Some(all) = &mut self.all else { return self.in_time.merge_numbered(aggregation, &numbers, &piece.rows) };
+        group::merge(aggregation, all, len, &numbers, &piece.rows)?;
         self.named.resize(len, false);
         // An event that missed the first windows of its pane is in time for those after them.
-        let index = view.window.map_or(0, |window| window.index_of(start, piece.pane));
+        let index = aggregation.window.map_or(0, |window| window.index_of(start, piece.pane));
         let missed = piece.rows.column(MISSED)?.i32()?;
         let in_time: BooleanChunked = missed.iter().map(|missed| i64::from(missed.unwrap_or(0)) <= index).collect();
         let numbers: Vec<u32> =
             numbers.iter().zip(in_time.iter()).filter(|(_, in_time)| *in_time == Some(true)).map(|(&n, _)| n).collect();
         numbers.iter().for_each(|&number| self.named[number as usize] = true);
-        self.in_time.merge_numbered(view, &numbers, &piece.rows.filter(&in_time)?)
+        self.in_time.merge_numbered(aggregation, &numbers, &piece.rows.filter(&in_time)?)
     }
 }
 
 /// The rows of the window that starts there, in order.
-fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finished> {
-    let pieces = contenders(view, pieces)?;
+fn rows_of(aggregation: &Aggregation, start: Micros, pieces: &[Piece]) -> PolarsResult<Finished> {
+    let pieces = contenders(aggregation, pieces)?;
     let slack = pieces.iter().any(|piece| piece.slack.is_some());
     let most = |slack: Slack| slack.up + slack.late;
     let slack = slack.then(|| pieces.iter().filter_map(|piece| piece.slack).map(most).sum::<i64>());
-    let Sums { in_time, all, named, mut down, mut up } = Sums::of(view, start, &pieces)?;
+    let Sums { in_time, all, named, mut down, mut up } = Sums::of(aggregation, start, &pieces)?;
     let height = in_time.len();
     down.resize(height, 0);
     up.resize(height, 0);
-    let end = view.window.map_or(0, |window| window.end_of(start));
+    let end = aggregation.window.map_or(0, |window| window.end_of(start));
     // What came too late alone is left out.
     let is_whole = all.is_none() || named.iter().all(|named| *named);
     let shape = Shape {
@@ -211,10 +211,10 @@ fn rows_of(view: &View, start: Micros, pieces: &[Piece]) -> PolarsResult<Finishe
     let finished =
         |states: &[Box<dyn State>]| states.iter().map(|state| state.finish()).collect::<PolarsResult<Vec<_>>>();
     let all = all.as_deref().map(finished).transpose()?;
-    let mut finished = finish(view, shape, finished(in_time.states())?, all)?;
+    let mut finished = finish(aggregation, shape, finished(in_time.states())?, all)?;
     let is_exact = finished.is_certain && slack.is_none() && !finished.is_sketched;
-    finished.is_certain = is_exact || (is_whole && is_certain(view, &finished.rows, slack.unwrap_or(0))?);
-    if let Some(limit) = view.limit {
+    finished.is_certain = is_exact || (is_whole && is_certain(aggregation, &finished.rows, slack.unwrap_or(0))?);
+    if let Some(limit) = aggregation.limit {
         finished.rows = finished.rows.head(Some(limit));
     }
     Ok(finished)
@@ -236,7 +236,7 @@ pub(super) struct Shape {
 /// Puts rows together: of the aggregates over the events in time, and of those over all if some came late, which bound them.
 /// Such rows are certain if nothing came late.
 pub(super) fn finish(
-    view: &View,
+    aggregation: &Aggregation,
     shape: Shape,
     in_time: Vec<aggregate::Finished>,
     all: Option<Vec<aggregate::Finished>>,
@@ -245,16 +245,16 @@ pub(super) fn finish(
     let height = starts.len();
     let (is_certain, is_degraded) = (all.is_none(), up.is_some());
     let mut columns = Vec::new();
-    if view.window.is_some() {
+    if aggregation.window.is_some() {
         let timestamp = polars_type(&anabranch_plan::schema::DataType::Timestamp);
         columns.push(Column::new("window_start".into(), starts).cast(&timestamp)?);
         columns.push(Column::new("window_end".into(), ends).cast(&timestamp)?);
     }
     let mut is_sketched = false;
-    for &column in &view.columns {
+    for &column in &aggregation.columns {
         match column {
             OutputColumn::WindowStart | OutputColumn::WindowEnd => {}
-            OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(view.keys[i].name.as_str().into())),
+            OutputColumn::Key(i) => columns.push(keys[i].clone().with_name(aggregation.keys[i].name.as_str().into())),
             OutputColumn::Aggregate(i) => {
                 let aggregate::Finished { value, bounds } = in_time[i].clone();
                 is_sketched |= bounds.is_some();
@@ -268,8 +268,8 @@ pub(super) fn finish(
                 }
                 if let Some(up) = &up {
                     // An event that was refused may have held two sessions together.
-                    let is_session = view.window.is_some_and(Window::is_session);
-                    let is_count = view.aggregates[i].function == AggregateFunction::Count && !is_session;
+                    let is_session = aggregation.window.is_some_and(Window::is_session);
+                    let is_count = aggregation.aggregates[i].function == AggregateFunction::Count && !is_session;
                     (least, most) = if is_count {
                         let moved = |by: &[i64]| Column::new(PlSmallStr::EMPTY, by);
                         ((least - moved(&down))?, (most + moved(up))?)
@@ -279,7 +279,7 @@ pub(super) fn finish(
                         (unknown.clone(), unknown)
                     };
                 }
-                let name = &view.aggregates[i].name;
+                let name = &aggregation.aggregates[i].name;
                 let named = [(value, name.clone()), (least, format!("{name}_lower")), (most, format!("{name}_upper"))];
                 columns.extend(named.map(|(column, name)| column.with_name(name.into())));
             }
@@ -289,20 +289,20 @@ pub(super) fn finish(
     if let Some(named) = named {
         rows = rows.filter(&named.into_iter().collect::<BooleanChunked>())?;
     }
-    if let Some(having) = &view.having {
+    if let Some(having) = &aggregation.having {
         rows = rows.lazy().filter(lower(having)).collect()?;
     }
-    Ok(Finished { rows: ordered(view, rows)?, is_degraded, is_sketched, is_certain })
+    Ok(Finished { rows: ordered(aggregation, rows)?, is_degraded, is_sketched, is_certain })
 }
 
 /// Whether no row after the limit, nor one that isn't named and may have had up to `unnamed` events, could be among those
 /// before it. Of a HAVING it can't be told.
-fn is_certain(view: &View, rows: &DataFrame, unnamed: i64) -> PolarsResult<bool> {
-    let (Some(limit), Some(first), None) = (view.limit, view.order.first(), &view.having) else {
-        return Ok(view.having.is_none() && unnamed == 0);
+fn is_certain(aggregation: &Aggregation, rows: &DataFrame, unnamed: i64) -> PolarsResult<bool> {
+    let (Some(limit), Some(first), None) = (aggregation.limit, aggregation.order.first(), &aggregation.having) else {
+        return Ok(aggregation.having.is_none() && unnamed == 0);
     };
     let OutputColumn::Aggregate(_) = first.column else { return Ok(unnamed == 0) };
-    let name = view.column_name(first.column);
+    let name = aggregation.column_name(first.column);
     let bound = |of: &DataFrame, which: &str| {
         PolarsResult::Ok(of.column(&format!("{name}_{which}"))?.as_materialized_series().clone())
     };
@@ -337,10 +337,10 @@ fn better(in_time: &Column, all: &Column, is_better: fn(Expr, Expr) -> Expr) -> 
 }
 
 /// Puts a window's rows in the view's order, ties by key.
-fn ordered(view: &View, rows: DataFrame) -> PolarsResult<DataFrame> {
-    let order = view.order.iter().map(|order| (view.column_name(order.column), order.descending));
+fn ordered(aggregation: &Aggregation, rows: DataFrame) -> PolarsResult<DataFrame> {
+    let order = aggregation.order.iter().map(|order| (aggregation.column_name(order.column), order.descending));
     let (by, descending): (Vec<&str>, Vec<bool>) =
-        order.chain(view.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
+        order.chain(aggregation.keys.iter().map(|k| (k.name.as_str(), false))).unzip();
     if by.is_empty() || rows.height() < 2 {
         return Ok(rows);
     }

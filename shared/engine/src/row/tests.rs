@@ -1,7 +1,5 @@
 //! Records in, an output's records out: through the decoder, the row work and the rendering that the layers use.
 
-use std::sync::Arc;
-
 use anabranch_log::Payloads;
 use anabranch_plan::schema::DataType;
 use anabranch_plan::sql;
@@ -21,12 +19,12 @@ const TABLE: &str =
 fn written(select: &str, records: &[&str]) -> Vec<String> {
     let view = format!("{TABLE} CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS {select}");
     let catalog = sql::plan(&[("v.sql".to_owned(), view)]).unwrap_or_else(|errors| panic!("{errors:?}"));
-    let output = Arc::clone(&catalog.outputs["v"]);
+    let view = &catalog.views["v"];
     let payloads: Payloads = records.iter().collect();
-    let decoded = Decoder::new(output.table.clone()).decode(&payloads, &vec![Micros::MAX; payloads.len()]);
-    let rows = Records::new(&output).of(to_polars(&decoded.batch).expect("a frame").lazy()).collect().expect("rows");
+    let decoded = Decoder::new(view.table().clone()).decode(&payloads, &vec![Micros::MAX; payloads.len()]);
+    let rows = Records::new(&view.rows).of(to_polars(&decoded.batch).expect("a frame").lazy()).collect().expect("rows");
     let is_json =
-        |name: &str| output.fields.iter().any(|field| field.name == name && field.expr.data_type() == DataType::Json);
+        |name: &str| view.rows.schema().iter().any(|column| column.name == name && column.data_type == DataType::Json);
     let rows = Rows::of(&rows).expect("cells").with_json(is_json);
     let record = |row| {
         let mut record = Vec::new();

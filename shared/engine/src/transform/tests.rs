@@ -1,4 +1,5 @@
 use anabranch_plan::expr::Expr;
+use anabranch_plan::rows::Rows;
 use polars::prelude::*;
 
 use super::{column, constant, holds, lower, polars_type};
@@ -14,7 +15,10 @@ fn planned(sql: &str) -> Expr {
     let text = format!("{TABLE} CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT ts, {sql} AS x FROM t;");
     let catalog =
         anabranch_plan::sql::plan(&[("t.sql".to_owned(), text)]).unwrap_or_else(|e| panic!("{sql}: {}", e[0]));
-    catalog.outputs["v"].fields[1].expr.clone()
+    match &catalog.views["v"].rows {
+        Rows::Project { fields, .. } => fields[1].expr.clone(),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn rows() -> DataFrame {

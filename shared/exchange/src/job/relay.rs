@@ -112,7 +112,7 @@ impl RemoteJobs {
     /// The jobs of a platform whose batch layer is another process.
     pub fn open(log: Arc<dyn Log>, catalog: &Catalog, clock: Arc<dyn Clock>) -> Result<Self, JobError> {
         let state = State { relay: Relay::open(log)?, jobs: BTreeMap::new() };
-        Ok(Self { state: Mutex::new(state), views: catalog.views.keys().cloned().collect(), clock })
+        Ok(Self { state: Mutex::new(state), views: catalog.kept_names().cloned().collect(), clock })
     }
 
     fn up_to_date<T>(&self, use_it: impl FnOnce(&mut State) -> Result<T, JobError>) -> Result<T, JobError> {

@@ -30,7 +30,7 @@ use anabranch_log::Payloads;
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Partition};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::View;
+use anabranch_plan::view::Kept;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -131,7 +131,7 @@ impl Encoder {
     }
 
     /// An update to these snapshots. If it isn't published, the next one has to be full.
-    pub fn update(&mut self, views: Vec<(Arc<View>, Arc<Snapshot>)>, full: bool) -> Update {
+    pub fn update(&mut self, views: Vec<(Kept, Arc<Snapshot>)>, full: bool) -> Update {
         let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), BTreeMap::new());
         for (view, snapshot) in views {
             let mut chunks = Vec::new();
@@ -155,7 +155,7 @@ impl Encoder {
             }
             let told = Snapshot::clone(&snapshot);
             let metadata = ViewMetadata {
-                definition: view.definition.clone(),
+                definition: view.id.definition.clone(),
                 base: told.base,
                 rebuilds: told.rebuilds,
                 coverage: told.coverage,
@@ -169,7 +169,7 @@ impl Encoder {
                 other_log: told.other_log,
                 chunks,
             };
-            all.insert(view.name.clone(), metadata);
+            all.insert(view.id.name.clone(), metadata);
         }
         (self.sent, self.number) = (sent, self.number + 1);
         Update { epoch: self.epoch, number: self.number, full, views: all, panes }
@@ -249,7 +249,7 @@ impl Decoder {
 
     /// Takes a record in; returns the snapshots once an update is whole. What can't be used is passed over: the next
     /// full update makes up for it.
-    pub fn take(&mut self, offset: u64, record: &[u8], views: &BTreeMap<String, Arc<View>>) -> Option<Views> {
+    pub fn take(&mut self, offset: u64, record: &[u8], views: &BTreeMap<String, Kept>) -> Option<Views> {
         let (head, part) = record.split_at_checked(HEADER)?;
         let (magic, rest) = head.split_first_chunk::<4>()?;
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
@@ -285,7 +285,7 @@ impl Decoder {
         Some(views)
     }
 
-    fn update(&mut self, body: &[u8], views: &BTreeMap<String, Arc<View>>) -> Option<Views> {
+    fn update(&mut self, body: &[u8], views: &BTreeMap<String, Kept>) -> Option<Views> {
         let (body, sum) = body.split_last_chunk::<4>()?;
         if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
             return None;
@@ -300,7 +300,7 @@ impl Decoder {
         let mut named: HashMap<u64, Arc<Pane>> = HashMap::new();
         let mut snapshots = Views::new();
         for (name, told) in metadata.views {
-            let Some(view) = views.get(&name).filter(|view| view.definition == told.definition) else { continue };
+            let Some(view) = views.get(&name).filter(|view| view.id.definition == told.definition) else { continue };
             let mut chunks = Vec::new();
             for chunk in told.chunks {
                 let mut panes = BTreeMap::new();
@@ -341,13 +341,13 @@ impl Decoder {
     }
 }
 
-fn decode_pane(view: &View, pane: &PaneMetadata, frames: &[u8]) -> PolarsResult<Pane> {
+fn decode_pane(view: &Kept, pane: &PaneMetadata, frames: &[u8]) -> PolarsResult<Pane> {
     let partials = match pane.place {
-        None => DataFrame::empty_with_schema(&partial::schema(view)),
+        None => DataFrame::empty_with_schema(&partial::schema(view.aggregation())),
         Some((start, length)) => {
             let bytes = frames.get(start..start.saturating_add(length));
             let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a pane is outside the update"))?;
-            partial::checked(view, ParquetReader::new(Cursor::new(bytes)).finish()?)?
+            partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(bytes)).finish()?)?
         }
     };
     Ok(Pane { partials, late: pane.late.clone(), slack: pane.slack })

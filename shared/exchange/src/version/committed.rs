@@ -191,11 +191,11 @@ pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, 
         let (reading, receiver) = watch::channel(Reading::default());
         readings.0.insert(table.clone(), receiver);
         let mut views = BTreeMap::new();
-        for view in catalog.views_of(table) {
+        for view in catalog.kept_of(table) {
             let (sender, receiver) = watch::channel(None);
-            versions.0.insert(view.name.clone(), receiver);
-            let table = Notes::of(view_root(&data.join("views"), &view.name));
-            views.insert(view.name.clone(), OfView { definition: view.definition.clone(), table, sender });
+            versions.0.insert(view.id.name.clone(), receiver);
+            let table = Notes::of(view_root(&data.join("views"), &view.id.name));
+            views.insert(view.id.name.clone(), OfView { definition: view.id.definition.clone(), table, sender });
         }
         let archive = Notes::of(archive_root(data, table));
         let troubles = versions.1.clone();

@@ -5,10 +5,11 @@ use std::cell::Cell;
 use sqlparser::ast::{self, Ident, Spanned};
 
 use super::error::{Fault, list, suggestion};
-use super::{fold, literal, select};
+use super::literal;
+use super::syntax::fold;
+use crate::aggregation::Aggregate;
 use crate::expr::{BinaryOp, Expr, Function, Literal};
 use crate::schema::{DataType, Table};
-use crate::view::Aggregate;
 
 /// How deep an expression may be, so that no layer's recursion can exhaust its stack.
 const MAX_DEPTH: usize = 200;
@@ -52,7 +53,7 @@ impl<'a> Scope<'a> {
     /// The selected aggregate that a call is, if aggregates may stand here.
     pub fn selected(&self, call: &ast::Function) -> Result<Option<Expr>, Fault> {
         let Some(Selected { rows, aggregates }) = &self.selected else { return Ok(None) };
-        let Some(wanted) = select::aggregate(&ast::Expr::Function(call.clone()), "", rows)? else { return Ok(None) };
+        let Some(wanted) = rows.aggregate(&ast::Expr::Function(call.clone()), "")? else { return Ok(None) };
         let is_wanted = |aggregate: &&Aggregate| Aggregate { name: String::new(), ..(*aggregate).clone() } == wanted;
         let found = aggregates
             .iter()

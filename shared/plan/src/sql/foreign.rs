@@ -3,7 +3,7 @@
 
 use sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use super::Fault;
+use super::error::Fault;
 
 /// A sequence of words that only another system has, and what to write instead.
 const PHRASES: [(&[&str], &str); 8] = [

@@ -1,5 +1,6 @@
 //! `FROM`: one table, its windows, and at most one `CROSS JOIN UNNEST`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sqlparser::ast::{self, Spanned, TableAlias, TableFactor};
@@ -8,11 +9,15 @@ use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
 use super::expression::Scope;
-use super::{Broken, Tokens, fold, literal, option, simple_name, statement};
+use super::name::reserved;
+use super::syntax::{Tokens, fold, simple_name};
+use super::{literal, option};
+use crate::aggregation::OutputColumn;
 use crate::expr::Expr;
+use crate::rows::Rows;
 use crate::schema::{DataType, Table};
 use crate::time::Micros;
-use crate::view::{Catalog, OutputColumn, Unnest};
+use crate::view::{Catalog, End};
 use crate::window::{Days, Sliding, Window};
 
 /// How many panes a window may be made of.
@@ -20,11 +25,25 @@ const MAX_PANES: Micros = 100_000;
 
 const DAY: Micros = 86_400_000_000;
 
+/// Tables whose own definition is wrong: a view that reads them isn't wrong for that.
+pub(super) struct Broken {
+    pub names: BTreeSet<String>,
+    /// Whether there are statements that can't even be read, which may define any table.
+    pub unread: bool,
+}
+
+impl Broken {
+    pub fn may_define(&self, table: &str) -> bool {
+        self.unread || self.names.contains(table)
+    }
+}
+
 /// What a view reads.
 pub(super) struct Source<'a> {
     pub table: Arc<Table>,
     pub window: Option<Window>,
-    pub unnest: Option<Unnest>,
+    /// Its rows, before any condition.
+    pub rows: Rows,
     pub scope: Scope<'a>,
     /// Where FROM's table is named.
     pub at: Location,
@@ -51,9 +70,7 @@ impl Source<'_> {
 
     /// Whether an expression reads anything of a row.
     pub fn reads_any(&self, expr: &Expr) -> bool {
-        let mut columns = self.table.columns.iter().map(|column| column.name.as_str());
-        columns.any(|column| expr.reads(column))
-            || self.unnest.as_ref().is_some_and(|unnest| expr.reads(&unnest.column))
+        self.rows.schema().iter().any(|column| expr.reads(&column.name))
     }
 }
 
@@ -89,13 +106,12 @@ pub(super) fn plan<'a>(
         if broken.may_define(&name) {
             return Ok(None);
         }
-        if catalog.views.contains_key(&name) {
-            return Err(Fault::new(at, format!("`{name}` is a view; a view reads a table")));
-        }
-        if let Some(output) = catalog.outputs.get(&name) {
-            let topic = &output.topic;
-            let message = format!("`{name}` is a view; a view reads a table: create one WITH (topic = '{topic}')");
-            return Err(Fault::new(at, message));
+        if let Some(view) = catalog.views.get(&name) {
+            let way_out = match &view.end {
+                End::Keep(_) => String::new(),
+                End::Send(sink) => format!(": create one WITH (topic = '{}')", sink.topic),
+            };
+            return Err(Fault::new(at, format!("`{name}` is a view; a view reads a table{way_out}")));
         }
         let names = || catalog.tables.keys().map(String::as_str);
         let known = if catalog.tables.is_empty() {
@@ -108,14 +124,15 @@ pub(super) fn plan<'a>(
     let window = form.map(|(form, arguments)| window(form, arguments, table)).transpose()?;
     let qualifier = alias.map_or_else(|| name.clone(), |alias| fold(&alias.name));
     let mut scope = Scope::new(table, qualifier, window.is_some());
-    let unnest = match from.joins.as_slice() {
-        [] => None,
-        [join] => Some(unnest(join, &mut scope)?),
+    let scan = Rows::Scan(table.clone());
+    let rows = match from.joins.as_slice() {
+        [] => scan,
+        [join] => unnest(scan, join, &mut scope)?,
         [_, second, ..] => {
             return Err(Fault::of(&second.relation, "a view unnests at most one list, and joins nothing else"));
         }
     };
-    Ok(Some(Source { table: table.clone(), window, unnest, scope, at }))
+    Ok(Some(Source { table: table.clone(), window, rows, scope, at }))
 }
 
 type Relation<'a> = (&'a ast::ObjectName, Option<&'a TableAlias>, Option<Vec<&'a ast::Expr>>);
@@ -270,7 +287,7 @@ fn days(form: Form, size: Micros, interval: &ast::Expr, zone: &ast::Expr) -> Res
     Ok(Window::Days(Days { count, zone }))
 }
 
-fn unnest(join: &ast::Join, scope: &mut Scope) -> Result<Unnest, Fault> {
+fn unnest(rows: Rows, join: &ast::Join, scope: &mut Scope) -> Result<Rows, Fault> {
     let only = "joins aren't supported but for CROSS JOIN UNNEST(…) AS t(item)";
     let (
         TableFactor::UNNEST { alias, array_exprs, with_offset: false, with_offset_alias: None, with_ordinality: false },
@@ -297,7 +314,7 @@ fn unnest(join: &ast::Join, scope: &mut Scope) -> Result<Unnest, Fault> {
         return Err(Fault::of(&join.relation, "name the items of the list: CROSS JOIN UNNEST(…) AS t(item)"));
     };
     let name = fold(column);
-    statement::reserved(column, &name)?;
+    reserved(column, &name)?;
     if scope.has_column(&name) {
         return Err(Fault::new(
             column.span.start,
@@ -311,5 +328,5 @@ fn unnest(join: &ast::Join, scope: &mut Scope) -> Result<Unnest, Fault> {
         ));
     }
     scope.unnest(fold(alias), name.clone(), *item);
-    Ok(Unnest { list: planned, column: name })
+    Ok(Rows::Unnest { rows: Box::new(rows), list: planned, column: name })
 }

@@ -4,10 +4,11 @@ use sqlparser::ast::{self, FunctionArg, FunctionArgExpr, FunctionArguments, Span
 
 use super::error::{Fault, suggestion};
 use super::expression::Scope;
-use super::{literal, simple_name};
+use super::literal;
+use super::syntax::simple_name;
+use crate::aggregation::{AggregateFunction, Spread};
 use crate::expr::{Expr, Function};
 use crate::schema::DataType;
-use crate::view::{AggregateFunction, Spread};
 
 /// The names of all scalar functions, for suggestions.
 const NAMES: &[&str] = &[

@@ -7,7 +7,7 @@ use sqlparser::ast::{CreateTableOptions, Expr, Spanned, SqlOption, Value};
 use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
-use super::simple_name;
+use super::syntax::simple_name;
 use crate::schedule::{CatchUp, Schedule};
 use crate::time::Micros;
 use crate::unit::{parse_bytes, parse_duration};

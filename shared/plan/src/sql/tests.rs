@@ -4,7 +4,7 @@ mod refusal;
 use proptest::prelude::*;
 
 use super::{SqlError, plan};
-use crate::view::{Catalog, Output, View};
+use crate::view::{Catalog, Kept, Sent};
 
 const TABLES: &str = "
 CREATE TABLE tweets (
@@ -30,16 +30,16 @@ fn condition(condition: &str) -> String {
     view(&format!("SELECT count(*) AS n FROM tweets WHERE\n{condition}"))
 }
 
-fn planned(text: &str) -> View {
+fn planned(text: &str) -> Kept {
     match plan_beside_tables(text) {
-        Ok(catalog) => View::clone(&catalog.views["v"]),
+        Ok(catalog) => catalog.kept_view("v").expect("a view that keeps something"),
         Err(errors) => panic!("{text}\n{}", errors[0]),
     }
 }
 
-fn planned_output(text: &str) -> Output {
+fn planned_output(text: &str) -> Sent {
     match plan_beside_tables(text) {
-        Ok(catalog) => Output::clone(&catalog.outputs["v"]),
+        Ok(catalog) => Sent::of(&catalog.views["v"]).expect("a view that sends its rows on"),
         Err(errors) => panic!("{text}\n{}", errors[0]),
     }
 }
@@ -98,7 +98,9 @@ fn a_table_may_follow_the_view_that_reads_it() {
 fn a_change_of_meaning_changes_the_definition_and_nothing_else_does() {
     let view = |options: &str, select: &str| {
         planned(&format!("CREATE MATERIALIZED VIEW v WITH (batch = '0 * * * *'{options}) AS {select} FROM tweets"))
+            .id
             .definition
+            .clone()
     };
     let one = view("", "SELECT count(*) AS n");
     assert!(one.len() == 71 && one.starts_with("sha256:"));
@@ -108,7 +110,7 @@ fn a_change_of_meaning_changes_the_definition_and_nothing_else_does() {
     assert_ne!(one, view("", "SELECT count(id) AS n"));
     let over = |watermark: &str| {
         let table = format!("CREATE TABLE t (ts TIMESTAMP) WITH (event_time = 'ts', watermark = '{watermark}');");
-        planned(&format!("{table} CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM t")).definition
+        planned(&format!("{table} CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM t")).id.definition.clone()
     };
     assert_eq!(over("1 s"), over("1 s"));
     assert_ne!(over("1 s"), over("2 s"));

@@ -3,11 +3,13 @@
 use chrono_tz::Tz;
 
 use super::{TABLES, condition, plan, plan_beside_tables, planned, planned_output, view};
+use crate::aggregation::{Aggregate, AggregateFunction as A, Key, Late, OrderBy, OutputColumn};
 use crate::expr::BinaryOp as Op;
 use crate::expr::{Expr, Function as F, Literal, Part, TimeUnit};
+use crate::rows::{Field, Rows};
 use crate::schedule::{CatchUp, Schedule};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
-use crate::view::{Aggregate, AggregateFunction as A, Delivery, Field, Key, Late, OrderBy, OutputColumn, Unnest};
+use crate::sink::{Delivery, Sink};
 use crate::window::Window;
 
 const MINUTE: i64 = 60_000_000;
@@ -114,23 +116,26 @@ GROUP BY window_start, window_end, hashtag
 ORDER BY mentions DESC LIMIT 100";
     let view = planned(&format!("-- What people talk about.\n{sql} ;  -- done\n"));
     assert_eq!(view.sql, sql);
-    assert_eq!(view.table.name, "tweets");
-    assert_eq!(view.window, Some(Window::sliding(5 * MINUTE, MINUTE)));
+    assert_eq!(view.table().name, "tweets");
+    assert_eq!(view.aggregation().window, Some(Window::sliding(5 * MINUTE, MINUTE)));
     let lower = call(F::Lower, [column("text")]);
     let list = call(F::RegexpExtractAll(r"#\w+".to_owned()), [lower]);
-    assert_eq!(view.unnest, Some(Unnest { list, column: "hashtag".to_owned() }));
-    assert_eq!(view.filter, None);
-    assert_eq!(view.keys, [Key { name: "hashtag".to_owned(), expr: column("hashtag") }]);
+    let scan = Box::new(Rows::Scan(view.table().clone()));
+    assert_eq!(view.rows, Rows::Unnest { rows: scan, list, column: "hashtag".to_owned() });
+    assert_eq!(view.aggregation().keys, [Key { name: "hashtag".to_owned(), expr: column("hashtag") }]);
     let mentions =
         Aggregate { name: "mentions".to_owned(), function: A::Count, argument: None, place: None, filter: None };
-    assert_eq!(view.aggregates, [mentions]);
+    assert_eq!(view.aggregation().aggregates, [mentions]);
     use OutputColumn as O;
-    assert_eq!(view.columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
-    assert_eq!(view.order, [OrderBy { column: O::Aggregate(0), descending: true }]);
-    assert_eq!((view.limit, view.allowed_lateness, view.max_rows), (Some(100), 10 * MINUTE, 5_000_000));
-    assert_eq!(view.schedule, Schedule::utc("*/15 * * * *").ok());
-    assert_eq!(view.late, Late::Discard);
-    assert!(view.is_top_k_by_count());
+    assert_eq!(view.aggregation().columns, [O::WindowStart, O::WindowEnd, O::Key(0), O::Aggregate(0)]);
+    assert_eq!(view.aggregation().order, [OrderBy { column: O::Aggregate(0), descending: true }]);
+    assert_eq!(
+        (view.aggregation().limit, view.aggregation().allowed_lateness, view.aggregation().max_rows),
+        (Some(100), 10 * MINUTE, 5_000_000)
+    );
+    assert_eq!(view.aggregation().schedule, Schedule::utc("*/15 * * * *").ok());
+    assert_eq!(view.aggregation().late, Late::Discard);
+    assert!(view.aggregation().is_top_k_by_count());
     // Where late events go changes no answer.
     for (option, late) in [
         ("late = 'discard'", Late::Discard),
@@ -138,12 +143,12 @@ ORDER BY mentions DESC LIMIT 100";
         ("late = 'topic', late_topic = 'late'", Late::Topic("late".to_owned())),
     ] {
         let other = planned(&sql.replace("allowed_lateness", &format!("{option}, allowed_lateness")));
-        assert_eq!((other.late, &other.definition), (late, &view.definition));
+        assert_eq!((&other.aggregation().late, &other.id.definition), (&late, &view.id.definition));
     }
     // Nor does when it is recomputed.
     let other = planned(&sql.replace("batch", "catch_up = 'all', schedule_zone = 'Asia/Tokyo', batch"));
-    assert_eq!(other.schedule, Schedule::parse("*/15 * * * *", Tz::Asia__Tokyo, CatchUp::All).ok());
-    assert_eq!(other.definition, view.definition);
+    assert_eq!(other.aggregation().schedule, Schedule::parse("*/15 * * * *", Tz::Asia__Tokyo, CatchUp::All).ok());
+    assert_eq!(other.id.definition, view.id.definition);
 }
 
 #[test]
@@ -157,11 +162,14 @@ fn keys_are_named_by_column_alias_position_or_expression() {
     {
         let view =
             planned(&view(&format!("SELECT lower(user_id) AS Who, count(*) AS n, Likes FROM Tweets GROUP BY {group}")));
-        assert_eq!(view.keys, expected, "{group}");
-        assert_eq!(view.columns, [OutputColumn::Key(0), OutputColumn::Aggregate(0), OutputColumn::Key(1)]);
+        assert_eq!(view.aggregation().keys, expected, "{group}");
+        assert_eq!(
+            view.aggregation().columns,
+            [OutputColumn::Key(0), OutputColumn::Aggregate(0), OutputColumn::Key(1)]
+        );
     }
     let view = planned(&view("SELECT user_id FROM tweets AS t GROUP BY t.user_id"));
-    assert_eq!((view.keys.len(), view.aggregates.len()), (1, 0));
+    assert_eq!((view.aggregation().keys.len(), view.aggregation().aggregates.len()), (1, 0));
 }
 
 #[test]
@@ -172,7 +180,7 @@ fn an_order_is_named_by_column_alias_position_or_expression() {
     ];
     for order in ["m DESC, user_id", "3 DESC NULLS LAST, 1 ASC", "max(likes) DESC, tweets.user_id"] {
         let query = format!("SELECT user_id, count(*) AS n, max(likes) AS m FROM tweets GROUP BY 1 ORDER BY {order}");
-        assert_eq!(planned(&view(&query)).order, expected, "{order}");
+        assert_eq!(planned(&view(&query)).aggregation().order, expected, "{order}");
     }
 }
 
@@ -185,8 +193,8 @@ fn windows_tumble_and_hop() {
         ("HOP(tweets, timestamp, INTERVAL '100 ms', INTERVAL '1 s')", 1_000_000, 100_000),
     ] {
         let view = planned(&view(&format!("SELECT window_end, count(*) AS n FROM {from} GROUP BY window_end")));
-        assert_eq!(view.window, Some(Window::sliding(size, slide)), "{from}");
-        assert_eq!(view.columns, [OutputColumn::WindowEnd, OutputColumn::Aggregate(0)]);
+        assert_eq!(view.aggregation().window, Some(Window::sliding(size, slide)), "{from}");
+        assert_eq!(view.aggregation().columns, [OutputColumn::WindowEnd, OutputColumn::Aggregate(0)]);
     }
 }
 
@@ -206,7 +214,7 @@ fn aggregates_take_arguments_and_filters() {
     ] {
         let view = planned(&view(&format!("SELECT {sql} AS x FROM tweets")));
         assert_eq!(
-            view.aggregates,
+            view.aggregation().aggregates,
             [Aggregate { name: "x".to_owned(), function, argument, place: None, filter }],
             "{sql}"
         );
@@ -315,7 +323,8 @@ fn expressions_are_typed() {
     ];
     for (sql, expected) in cases {
         let view = planned(&condition(&format!("({sql}) IS NULL")));
-        assert_eq!(view.filter, Some(Expr::IsNull(Box::new(expected))), "{sql}");
+        let rows = Box::new(Rows::Scan(view.table().clone()));
+        assert_eq!(view.rows, Rows::Filter { rows, condition: Expr::IsNull(Box::new(expected)) }, "{sql}");
     }
 }
 
@@ -327,11 +336,11 @@ SELECT id, lower(h.tag) AS tag, 'tweet' AS kind, timestamp FROM tweets AS t
 CROSS JOIN UNNEST(regexp_extract_all(text, '#\w+')) AS h(tag)
 WHERE t.likes > 0";
     let output = planned_output(&format!("{sql};"));
-    assert_eq!((output.name.as_str(), output.sql.as_str(), output.table.name.as_str()), ("v", sql, "tweets"));
-    assert!(output.definition.starts_with("sha256:"));
+    assert_eq!((output.id.name.as_str(), output.sql.as_str(), output.table().name.as_str()), ("v", sql, "tweets"));
+    assert!(output.id.definition.starts_with("sha256:"));
     let list = call(F::RegexpExtractAll(r"#\w+".to_owned()), [column("text")]);
-    assert_eq!(output.unnest, Some(Unnest { list, column: "tag".to_owned() }));
-    assert_eq!(output.filter, Some(binary(column("likes"), Op::Greater, int(0))));
+    let rows = Rows::Unnest { rows: Box::new(Rows::Scan(output.table().clone())), list, column: "tag".to_owned() };
+    let rows = Rows::Filter { rows: Box::new(rows), condition: binary(column("likes"), Op::Greater, int(0)) };
     let field = |name: &str, expr| Field { name: name.to_owned(), expr };
     let fields = [
         field("id", column("id")),
@@ -339,10 +348,12 @@ WHERE t.likes > 0";
         field("kind", text("tweet")),
         field("timestamp", column("timestamp")),
     ];
-    assert_eq!(output.fields, fields);
-    assert_eq!((output.topic.as_str(), output.delivery, output.partition_by), ("tags", Delivery::AtMostOnce, Some(1)));
+    assert_eq!(output.rows, Rows::Project { rows: Box::new(rows), fields: fields.to_vec() });
+    let sink = Sink { topic: "tags".to_owned(), delivery: Delivery::AtMostOnce, partition_by: Some(1) };
+    assert_eq!(*output.sink(), sink);
     let output = planned_output("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT payload FROM tweets");
-    assert_eq!((output.topic.as_str(), output.delivery, output.partition_by), ("v", Delivery::ExactlyOnce, None));
+    let sink = Sink { topic: "v".to_owned(), delivery: Delivery::ExactlyOnce, partition_by: None };
+    assert_eq!(*output.sink(), sink);
 }
 
 #[test]
@@ -352,7 +363,7 @@ fn a_table_may_read_what_an_output_writes() {
         CREATE MATERIALIZED VIEW w WITH (sink = 'kafka', topic = 'two') AS SELECT text, timestamp FROM one;
         CREATE TABLE two (text TEXT, timestamp TIMESTAMP) WITH (event_time = 'timestamp');";
     let catalog = plan_beside_tables(chain).unwrap_or_else(|errors| panic!("{errors:?}"));
-    assert_eq!(catalog.outputs_of("one").map(|output| output.topic.as_str()).collect::<Vec<_>>(), ["two"]);
+    assert_eq!(catalog.sent_of("one").map(|output| output.sink().topic.clone()).collect::<Vec<_>>(), ["two"]);
     let closed =
         format!("{chain}\nCREATE MATERIALIZED VIEW x WITH (sink = 'kafka', topic = 'one') AS SELECT text FROM two;");
     let errors = plan_beside_tables(&closed).expect_err("it goes round");
@@ -370,7 +381,9 @@ fn what_an_outputs_rows_mean_is_its_definition() {
         planned_output(&format!(
             "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka'{options}) AS SELECT {select} FROM tweets"
         ))
+        .id
         .definition
+        .clone()
     };
     assert_eq!(of("", "id"), of(", topic = 'x', delivery = 'at_least_once'", "  id -- the number\n"));
     assert_ne!(of("", "id"), of("", "text"));
@@ -380,7 +393,10 @@ fn what_an_outputs_rows_mean_is_its_definition() {
 fn having_reads_the_bounds_of_windows() {
     let having = |condition: &str| {
         let from = "FROM TUMBLE(tweets, timestamp, INTERVAL '1 hour') GROUP BY window_start, window_end";
-        planned(&view(&format!("SELECT window_start, window_end, count(*) AS n {from} HAVING {condition}"))).having
+        planned(&view(&format!("SELECT window_start, window_end, count(*) AS n {from} HAVING {condition}")))
+            .aggregation()
+            .having
+            .clone()
     };
     let start = || Expr::Column("window_start".to_owned(), Timestamp);
     let at = time(1_503_792_000_000_000);

@@ -1,4 +1,4 @@
-//! `SELECT`: windows, keys, aggregates, order and limit.
+//! Queries: `SELECT` with all that may follow it, as rows, or as an aggregation of rows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,23 +7,28 @@ use sqlparser::ast::{self, GroupByExpr, SelectItem, SetExpr, Spanned};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::Location;
 
+use super::aggregate::inner;
 use super::error::Fault;
 use super::expression::Scope;
-use super::{Broken, Tokens, fold, from, function, literal, simple_name, statement};
+use super::from::{self, Broken};
+use super::literal;
+use super::name::{is_twin, reserved};
+use super::syntax::{Tokens, fold};
+use crate::aggregation::{Aggregate, Key, OrderBy, OutputColumn};
 use crate::expr::{Expr, Literal};
+use crate::rows::{Field, Rows};
 use crate::schema::{Column, DataType, Table};
-use crate::view::{Aggregate, AggregateFunction, Catalog, Key, OrderBy, OutputColumn, Unnest};
+use crate::view::Catalog;
 use crate::window::Window;
 
 /// How many rows of a window a view may keep.
 const MAX_LIMIT: u64 = 100_000;
 
-/// What a query says of its view.
-pub(super) struct Query {
+/// What a query that aggregates says.
+pub(super) struct Aggregated {
     pub table: Arc<Table>,
+    pub rows: Rows,
     pub window: Option<Window>,
-    pub unnest: Option<Unnest>,
-    pub filter: Option<Expr>,
     pub keys: Vec<Key>,
     pub aggregates: Vec<Aggregate>,
     pub columns: Vec<OutputColumn>,
@@ -32,13 +37,13 @@ pub(super) struct Query {
     pub limit: Option<usize>,
 }
 
-/// Plans a view's query. `None` if it reads a table whose own definition is wrong.
-pub(super) fn plan(
+/// Plans a query that aggregates. `None` if it reads a table whose own definition is wrong.
+pub(super) fn aggregated(
     query: &ast::Query,
     tokens: &Tokens,
     catalog: &Catalog,
     broken: &Broken,
-) -> Result<Option<Query>, Vec<Fault>> {
+) -> Result<Option<Aggregated>, Vec<Fault>> {
     let one = |fault| vec![fault];
     let select = plain_select(query, tokens).map_err(one)?;
     let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
@@ -94,11 +99,10 @@ pub(super) fn plan(
     }
     let having = having(select, &keys, &aggregates, &source).map_err(one)?;
     let order = order_by(query, &items, &columns, &source).map_err(one)?;
-    Ok(Some(Query {
+    Ok(Some(Aggregated {
         table: source.table.clone(),
         window: source.window,
-        unnest: source.unnest,
-        filter,
+        rows: filtered(source.rows, filter),
         keys,
         aggregates,
         columns,
@@ -108,8 +112,68 @@ pub(super) fn plan(
     }))
 }
 
+/// Plans a query of plain rows. `None` if it reads a table whose own definition is wrong.
+pub(super) fn rows(
+    query: &ast::Query,
+    tokens: &Tokens,
+    catalog: &Catalog,
+    broken: &Broken,
+) -> Result<Option<Rows>, Vec<Fault>> {
+    let one = |fault| vec![fault];
+    let select = plain_select(query, tokens).map_err(one)?;
+    let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(exprs, modifiers) if exprs.is_empty() && modifiers.is_empty());
+    for (is_there, keyword, message) in [
+        (is_grouped, Keyword::GROUP, "a view with a sink has plain rows; leave GROUP BY out, or the sink"),
+        (select.having.is_some(), Keyword::HAVING, "a view with a sink has plain rows; filter them by WHERE"),
+        (query.order_by.is_some(), Keyword::ORDER, "rows are written in the order of their events; leave ORDER BY out"),
+        (query.limit_clause.is_some(), Keyword::LIMIT, "rows are written for as long as events come; leave LIMIT out"),
+    ] {
+        if is_there {
+            return Err(vec![Fault::new(tokens.keyword(keyword), message)]);
+        }
+    }
+    let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
+    if source.window.is_some() {
+        let message = format!("a view with a sink has plain rows, without windows; read FROM {}", source.table.name);
+        return Err(vec![Fault::new(source.at, message)]);
+    }
+    let mut faults = Vec::new();
+    let mut keep = |fault: Fault| faults.push(fault);
+    let filter = select.selection.as_ref();
+    let filter = filter.and_then(|condition| source.scope.condition(condition, "WHERE").map_err(&mut keep).ok());
+    let items = select.projection.iter().filter_map(|selected| item(selected, &source).map_err(&mut keep).ok());
+    let items: Vec<Item> = items.collect();
+    check_names(&items, &mut keep);
+    let place = items.first().map_or(source.at, |item| item.at);
+    let mut fields = Vec::new();
+    for Item { name, value, at } in items {
+        match value {
+            Selected::Row(expr) => fields.push(Field { name, expr }),
+            Selected::Aggregate(_) | Selected::Bound(_) => keep(Fault::new(
+                at,
+                format!("`{name}` is an aggregate, and a view with a sink has plain rows; leave it out, or the sink"),
+            )),
+        }
+    }
+    if faults.is_empty() && !fields.iter().any(|field| source.reads_any(&field.expr)) {
+        let message = format!("the view's rows would all be the same; select a column of `{}`", source.table.name);
+        faults.push(Fault::new(place, message));
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(Some(Rows::Project { rows: Box::new(filtered(source.rows, filter)), fields }))
+}
+
+fn filtered(rows: Rows, condition: Option<Expr>) -> Rows {
+    match condition {
+        Some(condition) => Rows::Filter { rows: Box::new(rows), condition },
+        None => rows,
+    }
+}
+
 /// The SELECT of a query that has no clause which isn't supported.
-pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
+fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
     let ast::Query {
         with,
         body,
@@ -214,20 +278,20 @@ pub(super) fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result
 }
 
 /// A column of the SELECT list.
-pub(super) struct Item {
-    pub name: String,
-    pub value: Selected,
-    pub at: Location,
+struct Item {
+    name: String,
+    value: Selected,
+    at: Location,
 }
 
 /// What is selected.
-pub(super) enum Selected {
+enum Selected {
     Bound(OutputColumn),
     Row(Expr),
     Aggregate(Aggregate),
 }
 
-pub(super) fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
+fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
     let (expr, alias) = match selected {
         SelectItem::UnnamedExpr(expr) => (expr, None),
         SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias)),
@@ -254,125 +318,18 @@ pub(super) fn item(selected: &SelectItem, source: &from::Source) -> Result<Item,
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(Fault::new(alias.span.start, "a column's name can't be empty or hold control characters"));
         }
-        statement::reserved(alias, &name)?;
+        reserved(alias, &name)?;
     }
-    let value = match aggregate(expr, &name, &source.scope)? {
+    let value = match source.scope.aggregate(expr, &name)? {
         Some(aggregate) => Selected::Aggregate(aggregate),
         None => Selected::Row(source.scope.value(expr)?),
     };
     Ok(Item { name, value, at: alias.map_or(at, |alias| alias.span.start) })
 }
 
-fn inner(expr: &ast::Expr) -> &ast::Expr {
-    match expr {
-        ast::Expr::Nested(nested) => inner(nested),
-        expr => expr,
-    }
-}
-
-/// Plans an aggregate; `None` if the expression isn't one.
-pub(super) fn aggregate(expr: &ast::Expr, name: &str, scope: &Scope) -> Result<Option<Aggregate>, Fault> {
-    use AggregateFunction as A;
-    let ast::Expr::Function(call) = inner(expr) else { return Ok(None) };
-    let Some(called) = simple_name(&call.name).ok() else { return Ok(None) };
-    let Some(mut function) = function::aggregate(&called) else { return Ok(None) };
-    if call.over.is_some() {
-        return Err(Fault::of(call, "OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)"));
-    }
-    if let ast::FunctionArguments::List(list) = &call.args
-        && let Some(treatment) = list.duplicate_treatment
-    {
-        match (treatment, function) {
-            (ast::DuplicateTreatment::All, _) => {}
-            (ast::DuplicateTreatment::Distinct, A::Count) => function = A::CountDistinct,
-            // The same value once or often: it is the same.
-            (ast::DuplicateTreatment::Distinct, A::Min | A::Max | A::ApproxCountDistinct) => {}
-            (ast::DuplicateTreatment::Distinct, _) => {
-                return Err(Fault::of(call, format!("{called}(DISTINCT …) isn't supported; there is {called}(…)")));
-            }
-        }
-    }
-    let has_parameters = !matches!(call.parameters, ast::FunctionArguments::None);
-    if has_parameters || !call.within_group.is_empty() || call.null_treatment.is_some() || call.uses_odbc_syntax {
-        return Err(Fault::of(
-            call,
-            format!("`{call}`: an aggregate is {called}(x), with FILTER (WHERE …) if need be"),
-        ));
-    }
-    let mut place = None;
-    let argument = match (function, function::arguments(call)?.as_slice()) {
-        (A::Count, [None]) | (A::Count, []) => None,
-        (A::Count, [Some(x)]) => match scope.value(x)? {
-            // A constant is never null.
-            Expr::Literal(literal) if !matches!(literal, Literal::Null(_)) => None,
-            argument => Some(argument),
-        },
-        (A::CountDistinct | A::ApproxCountDistinct, [Some(x)]) => Some(no_json(scope, x, &called)?),
-        (A::Sum | A::Avg, [Some(x)]) => Some(scope.numeric(x, &called)?),
-        (A::Spread(_), [Some(x)]) => Some(double(scope.numeric(x, &called)?)),
-        (A::ApproxPercentile(_), [Some(x), Some(share)]) => {
-            function = A::ApproxPercentile(fraction(share)?);
-            Some(double(scope.numeric(x, &called)?))
-        }
-        (A::Min | A::Max, [Some(x)]) => Some(sortable(scope, x, &called)?),
-        (A::ArgMin | A::ArgMax, [Some(x), Some(by)]) => {
-            place = Some(sortable(scope, by, &called)?);
-            Some(no_json(scope, x, &called)?)
-        }
-        (A::Count, _) => return Err(Fault::of(call, "count is count(*), count(x) or count(DISTINCT x)")),
-        (A::ArgMin | A::ArgMax, _) => {
-            return Err(Fault::of(call, format!("{called} takes a value and where it is: {called}(x, by)")));
-        }
-        (A::ApproxPercentile(_), _) => {
-            return Err(Fault::of(call, "approx_percentile takes a number and a share: approx_percentile(x, 0.95)"));
-        }
-        _ => return Err(Fault::of(call, format!("{called} takes one value: {called}(x)"))),
-    };
-    let filter = call.filter.as_ref().map(|condition| scope.condition(condition, "FILTER")).transpose()?;
-    Ok(Some(Aggregate { name: name.to_owned(), function, argument, place, filter }))
-}
-
-/// A value that has an order.
-fn sortable(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
-    let value = scope.value(expr)?;
-    if matches!(value.data_type(), DataType::Json | DataType::Boolean) {
-        let message = format!("{called} takes a number, a text or a timestamp, not {}", value.data_type());
-        return Err(Fault::of(expr, message));
-    }
-    Ok(value)
-}
-
-/// A value that can be compared. One JSON can be written in many ways.
-fn no_json(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
-    let value = scope.value(expr)?;
-    if value.data_type() == DataType::Json {
-        return Err(Fault::of(expr, format!("{called} doesn't take JSON; read a part of it with ->> 'key'")));
-    }
-    Ok(value)
-}
-
-fn double(value: Expr) -> Expr {
-    if value.data_type() == DataType::Double { value } else { Expr::Cast(Box::new(value), DataType::Double) }
-}
-
-/// A share from 0 to 1, as a constant.
-fn fraction(expr: &ast::Expr) -> Result<f64, Fault> {
-    let share = match inner(expr) {
-        ast::Expr::Value(value) => match literal::literal(value)? {
-            Literal::Double(share) => Some(share),
-            Literal::BigInt(share) => Some(share as f64),
-            _ => None,
-        },
-        _ => None,
-    };
-    share
-        .filter(|share| (0.0..=1.0).contains(share))
-        .ok_or_else(|| Fault::of(expr, format!("`{expr}`: the share is a constant from 0 to 1, such as 0.95")))
-}
-
-pub(super) fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
+fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
     for (i, item) in items.iter().enumerate() {
-        match items[..i].iter().find(|other| statement::is_twin(&other.name, &item.name)) {
+        match items[..i].iter().find(|other| is_twin(&other.name, &item.name)) {
             Some(other) if other.name == item.name => {
                 keep(Fault::new(item.at, format!("two columns are called `{}`; name one with AS", item.name)));
             }
@@ -549,7 +506,7 @@ fn order_by(
 
 /// The item that is the same expression or aggregate.
 fn position_of(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Option<usize>, Fault> {
-    let found = match aggregate(expr, "", &source.scope)? {
+    let found = match source.scope.aggregate(expr, "")? {
         Some(wanted) => items.iter().position(|item| match &item.value {
             Selected::Aggregate(aggregate) => Aggregate { name: String::new(), ..aggregate.clone() } == wanted,
             _ => false,
