@@ -12,5 +12,6 @@ mod nofile;
 mod output;
 pub mod platform;
 pub mod project;
+mod report;
 mod roles;
 mod signal;

@@ -49,6 +49,15 @@ pub fn speed(table: &str, partition: Option<Partition>, numbers: &SpeedMetrics) 
     all.into_iter().map(|measure| measure.of("table", table)).collect()
 }
 
+/// Why a partition's pipeline, or a view of it, has stopped, if it has.
+pub fn speed_stops(table: &str, partition: Partition, numbers: &SpeedMetrics) -> Vec<String> {
+    let of = format!("table `{table}` partition {partition}");
+    let source = numbers.stopped.iter().map(|why| format!("{of}: its source has stopped: {why}"));
+    let views = numbers.views.iter().filter_map(|(view, why)| Some((view, why.as_ref()?)));
+    let views = views.map(|(view, why)| format!("{of}: view `{view}` has stopped: {why}"));
+    source.chain(views).collect()
+}
+
 /// The numbers of the outputs.
 pub fn outputs(states: &OutputStates) -> Vec<Measure> {
     let of_one = |((view, partition), state): ((String, Partition), OutputStatus)| {

@@ -10,26 +10,24 @@ use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
 use anabranch_engine::transform;
 use anabranch_exchange::audit::AuditLog;
 use anabranch_exchange::ingest::Ingest;
+use anabranch_exchange::job::Jobs;
 use anabranch_exchange::reading::Readings;
 use anabranch_exchange::reject::RejectLog;
-use anabranch_exchange::snapshot::Snapshots;
 use anabranch_exchange::version::{Versions, archive_root};
 use anabranch_log::anchored::AnchoredLog;
 use anabranch_log::clock::Clock;
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_log::kafka::KafkaLog;
 use anabranch_log::kafka::outlet::Outlets;
-use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, Retention};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, Sent};
-use anabranch_serving::{Api, App, Hosts, Limits, Measures, Outputs, Readiness, StoppedOutput, Stops};
-use anabranch_speed_layer::{Checkpoints, Context, Memory, OutputStates, OutputStatus, Settings, SpeedLayer};
+use anabranch_plan::view::Catalog;
+use anabranch_serving::{Api, App, Hosts, Limits, Measures, Stops};
+use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings, SpeedLayer};
 use anabranch_store::storage::{Location, Storage};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +37,7 @@ use crate::failure::Failure;
 use crate::measure;
 use crate::nofile;
 use crate::project::{self, Project};
+use crate::report::{Report, outputs, readiness, stopped};
 
 /// How often old rejects are deleted.
 const REJECTS_INTERVAL: Duration = Duration::from_secs(10);
@@ -225,12 +224,19 @@ impl Platform {
     async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
         self.declare(&opened.data, &opened.log).await?;
         let context = self.speed_context(&opened)?;
-        let Self { ref config, ref catalog, .. } = self;
-        let Opened { url, listener, limits, data, project, log, outlets, ingest, clock, .. } = opened;
-
-        let settings = batch_settings(config);
+        let (url, log, clock) = (opened.url.clone(), Arc::clone(&opened.log), Arc::clone(&opened.clock));
+        let (ingest, outlets) = (Arc::clone(&opened.ingest), opened.outlets.clone());
         let rejects = Arc::clone(ingest.rejects());
-        let batch = BatchLayer::open(settings, &data, Arc::clone(&log), catalog, rejects, Arc::clone(&clock)).await?;
+
+        let batch = BatchLayer::open(
+            batch_settings(&self.config),
+            &opened.data,
+            Arc::clone(&log),
+            &self.catalog,
+            Arc::clone(&rejects),
+            Arc::clone(&clock),
+        );
+        let batch = batch.await?;
         let (jobs, versions) = (batch.jobs(), batch.versions());
         let archivers: Vec<Arc<Archiver>> = batch.archivers().values().cloned().collect();
 
@@ -242,7 +248,6 @@ impl Platform {
             batch.run(token).await;
             Ok(())
         });
-        let readiness = readiness(speed.snapshots(), "the speed layer recovers its state");
         let measures = {
             let (archivers, queue, states) = (archivers.clone(), jobs.clone(), speed.outputs());
             let speed = speed.metrics_reader();
@@ -258,35 +263,59 @@ impl Platform {
             let archives = archivers.iter().filter_map(|archiver| measure::archive_stop(archiver));
             archives.chain(measure::jobs_trouble(&queue)).collect()
         });
-        let app = App {
+        let report = Report {
             api: Api::Whole,
-            hosts: Hosts::new(&config.server.listen, &config.server.hosts),
-            catalog: Arc::clone(catalog),
-            log: Arc::clone(&log),
-            rejects: Arc::clone(ingest.rejects()),
-            ingest: Arc::clone(&ingest),
             snapshots: speed.snapshots(),
             versions,
             outputs: outputs(outlets, {
                 let states = speed.outputs();
                 move || stopped(&states)
             }),
+            measures,
+            stops,
+            ready: readiness(speed.snapshots(), "the speed layer recovers its state"),
+        };
+        let retention = tokio::spawn(retain_rejects(rejects, &self.config, shutdown.clone()));
+        let token = shutdown.clone();
+        let serving = tokio::spawn(async move {
+            self.serve(opened, jobs, report, token).await;
+            Ok(())
+        });
+        Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving, retention] })
+    }
+
+    /// Answers HTTP until shutdown.
+    pub async fn serve(self, opened: Opened, jobs: Arc<dyn Jobs>, report: Report, shutdown: CancellationToken) {
+        let Opened { listener, limits, data, project, log, ingest, clock, .. } = opened;
+        let Report { api, snapshots, versions, outputs, measures, stops, ready } = report;
+        let catalog = match api {
+            Api::Whole => self.catalog,
+            // This process knows nothing of the views, and says nothing of them.
+            Api::Ingest | Api::Probes => {
+                Arc::new(Catalog { tables: self.catalog.tables.clone(), ..Catalog::default() })
+            }
+        };
+        let server = &self.config.server;
+        let app = App {
+            api,
+            hosts: Hosts::new(&server.listen, &server.hosts),
+            catalog,
+            log,
+            rejects: Arc::clone(ingest.rejects()),
+            ingest,
+            snapshots,
+            versions,
+            outputs,
             jobs,
             audits: AuditLog::new(data.join("audit")),
             measures,
-            ready: readiness,
+            ready,
             stops,
             project,
-            clock: Arc::clone(&clock),
+            clock,
             limits,
         };
-        let token = shutdown.clone();
-        let serving = tokio::spawn(async move {
-            anabranch_serving::serve(listener, app, token.cancelled_owned()).await;
-            Ok(())
-        });
-        let retention = tokio::spawn(retain_rejects(Arc::clone(ingest.rejects()), config, shutdown.clone()));
-        Ok(Started { url, log, ingest, clock, shutdown, speed, tasks: vec![batch, serving, retention] })
+        anabranch_serving::serve(listener, app, shutdown.cancelled_owned()).await;
     }
 }
 
@@ -425,37 +454,6 @@ fn limits(server: &config::Server) -> Limits {
         connections_per_address: of_one,
         ..Limits::default()
     }
-}
-
-/// Ready once every view has a snapshot; until then not, for this reason.
-pub fn readiness(snapshots: Snapshots, reason: &str) -> watch::Receiver<Readiness> {
-    let (ready, readiness) = watch::channel(Readiness::not_ready([reason]));
-    tokio::spawn(async move {
-        for (_, mut snapshot) in snapshots.0 {
-            if snapshot.wait_for(|snapshot| snapshot.sequence > 0 || snapshot.stopped.is_some()).await.is_err() {
-                return;
-            }
-        }
-        ready.send_replace(Readiness::ready());
-    });
-    readiness
-}
-
-/// How far the outputs are, for serving.
-pub fn outputs(outlets: Option<Outlets>, stopped: impl Fn() -> Vec<StoppedOutput> + Send + Sync + 'static) -> Outputs {
-    let positions = move |output: &Sent| {
-        let of = |all: &Outlets| all.positions(&output.id.name, &output.table().topic);
-        outlets.as_ref().map_or(Ok(Positions::new()), of)
-    };
-    Outputs::new(positions, stopped)
-}
-
-/// The outputs that have stopped.
-pub fn stopped(states: &OutputStates) -> Vec<StoppedOutput> {
-    let stopped = |((view, partition), state): ((String, Partition), OutputStatus)| {
-        Some(StoppedOutput { view, partition, why: state.stopped? })
-    };
-    states.all().into_iter().filter_map(stopped).collect()
 }
 
 fn speed_settings(config: &Config) -> Settings {

@@ -216,7 +216,6 @@ async fn open_archivers(
 ) -> Result<BTreeMap<String, Arc<Archiver>>, BatchError> {
     let mut archivers = BTreeMap::new();
     for table in catalog.tables.values() {
-        let views = catalog.kept_of(&table.name).filter_map(|view| versions.0.get(&view.id.name).cloned()).collect();
         let archive = Archive {
             root: archive_root(data, &table.name),
             table: table.clone(),
@@ -224,10 +223,21 @@ async fn open_archivers(
             rejects: rejects.clone(),
             clock: clock.clone(),
         };
-        let archiver = Archiver::open(archive, settings.clone()).await?;
-        archivers.insert(table.name.clone(), Arc::new(archiver.sparing(views)));
+        archivers.insert(table.name.clone(), open_archiver(archive, settings.clone(), catalog, versions).await?);
     }
     Ok(archivers)
+}
+
+/// Opens a table's archive. Retention spares what the newest versions of its views don't cover yet.
+pub(crate) async fn open_archiver(
+    archive: Archive,
+    settings: ArchiveSettings,
+    catalog: &Catalog,
+    versions: &Versions,
+) -> Result<Arc<Archiver>, BatchError> {
+    let views =
+        catalog.kept_of(&archive.table.name).filter_map(|view| versions.0.get(&view.id.name).cloned()).collect();
+    Ok(Arc::new(Archiver::open(archive, settings).await?.sparing(views)))
 }
 
 struct Worker {

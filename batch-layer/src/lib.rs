@@ -12,6 +12,7 @@ mod fixture;
 mod history;
 pub mod jobs;
 mod layer;
+pub mod member;
 mod metrics;
 pub mod recompute;
 pub mod scan;

@@ -5,6 +5,7 @@
 //! windows that touch these days are computed from the panes, and one commit replaces their rows and names the panes.
 //! So a version holds what a fold over all archived events gives, whichever days it had to look at.
 
+mod anew;
 mod check;
 mod difference;
 mod output;
@@ -37,6 +38,7 @@ use fail::fail_point;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;
 
+pub use self::anew::anew;
 pub use self::check::check;
 use self::difference::{Difference, archive_read};
 use crate::archive::{ArchiveSnapshot, check_files, file_damage};
@@ -101,7 +103,7 @@ struct Computed {
 impl Recompute {
     /// Computes and publishes a version of the view from the archive as it is now; again if another process publishes one, or
     /// rebuilds the archive, meanwhile.
-    pub async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
+    pub(crate) async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
         let mut attempts = 1;
         loop {
             let archive = ArchiveSnapshot::open(&self.archive.root, self.view.table()).await?;

@@ -24,6 +24,7 @@ mod input;
 mod isolate;
 mod journal;
 mod late;
+mod member;
 mod memory;
 mod metrics;
 mod micro_batch;
@@ -64,10 +65,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::checkpoint::Checkpoints;
 pub use crate::error::SpeedError;
+pub use crate::member::SpeedMember;
 pub use crate::memory::Memory;
 pub use crate::metrics::SpeedMetrics;
 pub use crate::output::{OutputStates, OutputStatus};
-pub use crate::publish::claim;
 pub use crate::settings::Settings;
 
 use crate::display::Display;
@@ -134,8 +135,8 @@ pub struct Owned {
     pub epoch: u64,
 }
 
-/// Starts a pipeline for one partition of a table, with an epoch from [`claim`], and the outputs. Its checkpoints are the partition's own, so
-/// whoever has the partition next goes on from them; its snapshots go to the log, for other processes to serve.
+/// Starts a pipeline for one partition of a table, and the outputs. Its checkpoints are the partition's own, so the partition's next
+/// owner goes on from them; its snapshots go to the log, for other processes to serve. [`SpeedMember`] does it with an epoch of its own.
 pub fn run_partition(
     context: &Context,
     name: &str,

@@ -2,14 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{Archive, ArchiveSnapshot, Rebuild, check_table};
-use anabranch_batch_layer::recompute::{Recompute, has_version};
-use anabranch_exchange::audit::AuditLog;
+use anabranch_batch_layer::recompute::{anew, has_version};
 use anabranch_exchange::version::{archive_root, view_root};
-use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::failure::Failure;
@@ -103,20 +100,8 @@ async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode
     plan.run().await.map_err(failed)?;
     for view in versioned {
         let Some(archive) = ArchiveSnapshot::open(&root, view.table()).await.map_err(failed)? else { continue };
-        let recompute = Recompute {
-            view: view.clone(),
-            views: views.clone(),
-            audits: AuditLog::new(opened.data.join("audit")),
-            archive,
-            full: true,
-            times: None,
-            run: format!("rebuild-{}", opened.clock.now()),
-            clock: opened.clock.clone(),
-            cancel: CancellationToken::new(),
-            progress: Arc::new(|_| {}),
-        };
-        let published = recompute.run_from_newest().await.map_err(failed)?;
-        let version = published.map_or(0, |published| published.version);
+        let run = format!("rebuild-{}", opened.clock.now());
+        let version = anew(&view, &opened.data, archive, run, &opened.clock).await.map_err(failed)?;
         eprintln!("view `{}`: version {version} is computed from it", view.id.name);
     }
     eprintln!("table `{name}` is archived anew");

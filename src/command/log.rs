@@ -8,13 +8,11 @@ use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{
     Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare, renew,
 };
-use anabranch_batch_layer::recompute::{Recompute, has_version};
-use anabranch_exchange::audit::AuditLog;
+use anabranch_batch_layer::recompute::{anew, has_version};
 use anabranch_exchange::version::{archive_root, view_root};
 use anabranch_log::Log;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::format_timestamp;
-use tokio_util::sync::CancellationToken;
 
 use super::decision::agreed;
 use crate::cli::Decision;
@@ -162,26 +160,15 @@ impl Site {
 
     /// Computes the table's views in full.
     async fn recompute(&self) -> Result<(), Failure> {
-        let views = self.opened.data.join("views");
+        let Opened { data, clock, .. } = &self.opened;
+        let views = data.join("views");
         for view in self.platform.catalog.kept_of(&self.table.name) {
             let Some(archive) = ArchiveSnapshot::open(&self.root, &self.table).await.map_err(failed)? else { continue };
             if !has_version(&views, &view.id.name).await && archive.archived.coverage.is_empty() {
                 continue;
             }
-            let recompute = Recompute {
-                view: view.clone(),
-                views: views.clone(),
-                audits: AuditLog::new(self.opened.data.join("audit")),
-                archive,
-                full: true,
-                times: None,
-                run: format!("log-{}", self.opened.clock.now()),
-                clock: self.opened.clock.clone(),
-                cancel: CancellationToken::new(),
-                progress: Arc::new(|_| {}),
-            };
-            let published = recompute.run_from_newest().await.map_err(failed)?;
-            let version = published.map_or(0, |published| published.version);
+            let run = format!("log-{}", clock.now());
+            let version = anew(&view, data, archive, run, clock).await.map_err(failed)?;
             eprintln!("view `{}`: version {version} is computed from the archive", view.id.name);
         }
         Ok(())

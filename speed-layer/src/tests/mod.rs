@@ -4,6 +4,7 @@ pub(crate) mod kit;
 mod late;
 mod limit;
 mod log;
+mod member;
 mod output;
 mod pipeline;
 mod property;
