@@ -312,6 +312,12 @@ pub enum Views {
         #[arg(long, default_value = "table")]
         output: Format,
     },
+    /// List the functions that views may call.
+    Functions {
+        /// How the list is printed.
+        #[arg(long, default_value = "table")]
+        output: Format,
+    },
     /// Raise how many partitions a table's topic has. What that does to keys is said first. Stop the server before, if the log is
     /// the embedded one.
     Partitions {

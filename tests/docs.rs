@@ -354,6 +354,57 @@ fn every_setting_has_its_place_in_the_operations_page() {
     assert!(missing.is_empty(), "docs/operations.md lacks {missing:?}");
 }
 
+/// The functions of SQL, as `anabranch views functions` lists them.
+fn functions() -> Vec<Value> {
+    let (is_right, listed) = run(&["views", "functions", "--output", "json"]);
+    assert!(is_right, "{listed}");
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    listed["functions"].as_array().expect("a list").clone()
+}
+
+#[test]
+fn the_page_of_functions_is_the_catalog() {
+    let mut text = String::new();
+    for (kind, title) in [("scalar", "Functions of a row"), ("aggregate", "Aggregates")] {
+        text += &format!(
+            "## {title}\n\n| function | its type | null | what it is | in DuckDB | in Spark |\n|---|---|---|---|---|---|\n"
+        );
+        for function in functions().iter().filter(|function| function["kind"] == kind) {
+            let shown = |name: &str| function[name].as_str().unwrap_or("the same").to_owned();
+            let also = shown("also")
+                .split(", ")
+                .filter(|name| !name.is_empty())
+                .map(|name| format!(", `{name}`"))
+                .collect::<String>();
+            let (name, takes) = (shown("name"), shown("takes"));
+            let each = ["gives", "null", "what", "duckdb", "spark"].map(shown).join(" | ");
+            text += &format!("| `{name}{takes}`{also} | {each} |\n");
+        }
+        text += "\n";
+    }
+    let path = repository().join("docs/sql.md");
+    let page = std::fs::read_to_string(&path).expect("the page");
+    let (head, _) = page.split_once("## ").expect("a title");
+    let wanted = format!("{head}{}", text.trim_end()) + "\n";
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &wanted).expect("written");
+    }
+    assert_eq!(page, wanted, "UPDATE_DOCS=1 writes it anew");
+}
+
+#[test]
+fn every_function_is_compared_with_duckdb() {
+    let compared = ["tests/grid.rs", "tests/random/view.rs", "shared/engine/src/partial/tests.rs"];
+    let compared: String =
+        compared.map(|path| std::fs::read_to_string(repository().join(path)).expect("a file")).concat();
+    let is_compared = |function: &Value| {
+        let name = function["name"].as_str().expect("a name");
+        compared.contains(&format!("{name}(")) || compared.contains(&format!("\"{name}\""))
+    };
+    let missing: Vec<_> = functions().into_iter().filter(|function| !is_compared(function)).collect();
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
 #[test]
 fn every_function_and_option_of_sql_has_its_place_in_the_views_page() {
     let sql = "CREATE TABLE t (x TEXT, ts TIMESTAMP) WITH (event_time = 'ts');

@@ -435,3 +435,38 @@ fn every_operator_and_function_over_edge_values_is_as_in_duckdb_in_both_layers()
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), cases.len(), wrong.join("\n"));
 }
+
+#[test]
+fn lists_have_the_items_that_duckdbs_have() {
+    let lists = [("string_split(s, ',')", "split"), ("regexp_extract_all(s, '[a-z]+')", "words")];
+    let mut sql = "CREATE TABLE events (s TEXT, ts TIMESTAMP) WITH (event_time = 'ts');\n".to_owned();
+    for (list, view) in lists {
+        sql += &format!(
+            "CREATE MATERIALIZED VIEW {view} AS SELECT item, count(*) AS n FROM events CROSS JOIN UNNEST({list}) AS x(item) \
+             GROUP BY item;\n"
+        );
+    }
+    let project = Project::with_sql(&sql);
+    let server = Server::start(&project);
+    let lines: Vec<String> =
+        TEXT.iter().map(|text| json!({"s": text, "ts": "2024-01-15T10:00:00Z"}).to_string()).collect();
+    server.post_lines("events", &lines);
+    let duckdb = Connection::open_in_memory().expect("DuckDB");
+    duckdb.execute_batch("CREATE TABLE events (s TEXT)").expect("a table");
+    for text in TEXT {
+        duckdb.execute("INSERT INTO events VALUES (?)", [text]).expect("a row");
+    }
+    for (list, view) in lists {
+        server.settle(view);
+        let sql = format!("SELECT item, count(*) FROM (SELECT unnest({list}) AS item FROM events) GROUP BY item");
+        let mut statement = duckdb.prepare(&sql).expect("a query");
+        let counted = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).expect("rows");
+        let theirs: BTreeMap<String, i64> = counted.collect::<duckdb::Result<_>>().expect("texts and counts");
+        assert!(theirs.len() > 5, "{theirs:?}");
+        let answer = server.get(&format!("/v1/views/{view}/rows?limit=1000"));
+        let rows = answer["rows"].as_array().expect("rows").iter();
+        let text = |row: &Value| row["item"].as_str().expect("a text").to_owned();
+        let ours: BTreeMap<String, i64> = rows.map(|row| (text(row), row["n"].as_i64().expect("a count"))).collect();
+        assert_eq!(ours, theirs, "{list}");
+    }
+}

@@ -30,6 +30,7 @@ pub async fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Views(Views::Check { folder }) => check::check(&folder.path()).await,
         Command::Views(Views::List { folder, output }) => project::list(&folder.path(), output),
         Command::Views(Views::Explain { view, project }) => project::explain(&project, &view),
+        Command::Views(Views::Functions { output }) => project::functions(output),
         Command::Views(Views::Partitions { table, partitions, decision }) => {
             partitions::raise(&table, partitions, &decision).await
         }

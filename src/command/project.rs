@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anabranch_engine::partial;
 use anabranch_engine::row;
 use anabranch_engine::transform::polars_type;
+use anabranch_plan::function::{AGGREGATES, Entry, SCALARS};
 use anabranch_plan::schema::Table;
 use anabranch_plan::view::{Kept, Sent};
 use anabranch_plan::window::Window;
@@ -59,6 +60,21 @@ pub fn list(dir: &Path, format: Format) -> Result<ExitCode, Failure> {
     }));
     let columns = ["kind", "name", "table", "topic", "window", "columns", "limit", "schedule", "writes", "delivery"];
     output::print(format, &json!({"views": views}), &columns, &views)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `anabranch views functions`
+pub fn functions(format: Format) -> Result<ExitCode, Failure> {
+    let of = |kind: &'static str| {
+        move |entry: &Entry| {
+            let Entry { names, takes, gives, null: of, what, duckdb, spark } = entry;
+            json!({"kind": kind, "name": names[0], "also": names[1..].join(", "), "takes": takes, "gives": gives,
+                   "null": of.words(), "what": what, "duckdb": duckdb, "spark": spark})
+        }
+    };
+    let all: Vec<_> = SCALARS.iter().map(of("scalar")).chain(AGGREGATES.iter().map(of("aggregate"))).collect();
+    let columns = ["kind", "name", "takes", "gives", "what", "also"];
+    output::print(format, &json!({"functions": all}), &columns, &all)?;
     Ok(ExitCode::SUCCESS)
 }
 

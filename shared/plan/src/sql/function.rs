@@ -8,69 +8,22 @@ use super::literal;
 use super::syntax::simple_name;
 use crate::aggregation::{AggregateFunction, Spread};
 use crate::expr::{Expr, Function};
+use crate::function::{self as catalog, AGGREGATES, Entry, SCALARS};
 use crate::schema::DataType;
-
-/// The names of all scalar functions, for suggestions.
-const NAMES: &[&str] = &[
-    "lower",
-    "upper",
-    "trim",
-    "length",
-    "char_length",
-    "substring",
-    "substr",
-    "replace",
-    "starts_with",
-    "ends_with",
-    "contains",
-    "regexp_matches",
-    "regexp_like",
-    "regexp_extract",
-    "regexp_extract_all",
-    "regexp_replace",
-    "string_split",
-    "split",
-    "json_extract_string",
-    "coalesce",
-    "nullif",
-    "abs",
-    "round",
-    "floor",
-    "ceil",
-    "date_trunc",
-    "extract",
-];
-
-/// The names of all aggregates, for suggestions.
-const AGGREGATES: &[&str] = &[
-    "count",
-    "sum",
-    "avg",
-    "min",
-    "max",
-    "var_samp",
-    "var_pop",
-    "stddev_samp",
-    "stddev_pop",
-    "arg_min",
-    "arg_max",
-    "approx_count_distinct",
-    "approx_percentile",
-];
 
 /// The aggregate of a name. The share of `approx_percentile` is an argument, and `DISTINCT` no part of the name.
 pub(super) fn aggregate(name: &str) -> Option<AggregateFunction> {
     use AggregateFunction as A;
     let spread = |is_sample, is_root| A::Spread(Spread { is_sample, is_root });
-    Some(match name {
+    Some(match catalog::aggregate(name)?.name() {
         "count" => A::Count,
         "sum" => A::Sum,
         "avg" => A::Avg,
         "min" => A::Min,
         "max" => A::Max,
-        "var" | "variance" | "var_samp" => spread(true, false),
+        "var_samp" => spread(true, false),
         "var_pop" => spread(false, false),
-        "stddev" | "stddev_samp" => spread(true, true),
+        "stddev_samp" => spread(true, true),
         "stddev_pop" => spread(false, true),
         "arg_min" => A::ArgMin,
         "arg_max" => A::ArgMax,
@@ -137,13 +90,13 @@ impl Scope<'_> {
 
     fn call(&self, name: &str, arguments: &[&ast::Expr], call: &ast::Function) -> Result<Expr, Fault> {
         use Function as F;
-        match (name, arguments) {
+        match (catalog::scalar(name).map_or(name, |entry| entry.name()), arguments) {
             ("lower", [x]) => self.text_call(F::Lower, x, name),
             ("upper", [x]) => self.text_call(F::Upper, x, name),
             ("trim", [x]) => self.text_call(F::Trim, x, name),
-            ("length" | "char_length" | "character_length", [x]) => self.text_call(F::Length, x, name),
-            ("substring" | "substr", [x, from]) => self.substring(x, Some(from), None),
-            ("substring" | "substr", [x, from, length]) => self.substring(x, Some(from), Some(length)),
+            ("length", [x]) => self.text_call(F::Length, x, name),
+            ("substring", [x, from]) => self.substring(x, Some(from), None),
+            ("substring", [x, from, length]) => self.substring(x, Some(from), Some(length)),
             ("replace", [x, what, with]) => {
                 let what = self.nonempty(what, "the text looked for")?;
                 let with = self.constant_text(with, "the replacement")?;
@@ -156,9 +109,7 @@ impl Scope<'_> {
                 self.text_call(F::EndsWith(self.constant_text(suffix, "the suffix")?), x, name)
             }
             ("contains", [x, part]) => self.text_call(F::Contains(self.constant_text(part, "the part")?), x, name),
-            ("regexp_matches" | "regexp_like", [x, pattern]) => {
-                self.text_call(F::RegexpMatches(self.pattern(pattern, 0)?), x, name)
-            }
+            ("regexp_matches", [x, pattern]) => self.text_call(F::RegexpMatches(self.pattern(pattern, 0)?), x, name),
             ("regexp_extract", [x, pattern]) => {
                 self.text_call(F::RegexpExtract { pattern: self.pattern(pattern, 0)?, group: 0 }, x, name)
             }
@@ -179,10 +130,10 @@ impl Scope<'_> {
                     "the flags of `regexp_replace` are 'g', for every match; write (?i) at the start of the pattern";
                 Err(Fault::of(*flags, message))
             }
-            ("regexp_matches" | "regexp_like" | "regexp_extract_all", [_, _, .., extra]) => {
+            ("regexp_matches" | "regexp_extract_all", [_, _, .., extra]) => {
                 Err(Fault::of(*extra, format!("`{name}` has no flags; write (?i) at the start of the pattern")))
             }
-            ("string_split" | "split", [x, separator]) => {
+            ("string_split", [x, separator]) => {
                 self.text_call(F::StringSplit(self.nonempty(separator, "the separator")?), x, name)
             }
             ("json_extract_string", [x, path]) => {
@@ -200,7 +151,7 @@ impl Scope<'_> {
             ("abs", [x]) => Ok(Expr::Call(F::Abs, vec![self.numeric(x, name)?])),
             ("round", [x]) => self.rounded(F::Round, x, name),
             ("floor", [x]) => self.rounded(F::Floor, x, name),
-            ("ceil" | "ceiling", [x]) => self.rounded(F::Ceil, x, name),
+            ("ceil", [x]) => self.rounded(F::Ceil, x, name),
             ("date_trunc", [unit, x]) => {
                 let text = self.constant_text(unit, "the unit")?;
                 let planned = literal::time_unit(&text).map_err(|message| Fault::of(*unit, message))?;
@@ -253,39 +204,29 @@ impl Scope<'_> {
 }
 
 fn refusal(name: &str, arguments: usize) -> String {
-    let takes = match name {
-        "lower" | "upper" | "trim" | "length" | "char_length" | "character_length" => "(text)",
-        "substring" | "substr" => "(text, from[, length])",
-        "replace" => "(text, what, with)",
-        "starts_with" => "(text, prefix)",
-        "ends_with" => "(text, suffix)",
-        "contains" => "(text, part)",
-        "regexp_matches" | "regexp_like" | "regexp_extract_all" => "(text, pattern)",
-        "regexp_extract" => "(text, pattern[, group])",
-        "regexp_replace" => "(text, pattern, with[, 'g'])",
-        "string_split" | "split" => "(text, separator)",
-        "json_extract_string" => "(json, path)",
-        "coalesce" => "(x, …)",
-        "nullif" => "(x, y)",
-        "abs" | "round" | "floor" | "ceil" | "ceiling" => "(number)",
-        "date_trunc" => "('unit', timestamp)",
-        "concat" => {
-            return "unsupported function `concat`; write a || b, and coalesce(x, '') for what may be null".to_owned();
-        }
-        "now" | "current_timestamp" | "current_date" | "random" | "uuid" => {
-            return format!(
+    let Some(Entry { takes, .. }) = catalog::scalar(name) else {
+        return match name {
+            "concat" => {
+                "unsupported function `concat`; write a || b, and coalesce(x, '') for what may be null".to_owned()
+            }
+            "now" | "current_timestamp" | "current_date" | "random" | "uuid" => format!(
                 "`{name}` isn't supported: a view depends on its events alone, so that it can be computed again"
-            );
-        }
-        "session" | "tumble" | "hop" => return format!("`{name}` makes windows; it belongs to FROM"),
-        _ => {
-            let close = suggestion(name, NAMES.iter().chain(AGGREGATES).copied());
-            let (known, aggregates) = (NAMES.join(", "), AGGREGATES.join(", "));
-            return match close.is_empty() {
-                true => format!("unknown function `{name}`; the aggregates are {aggregates}, the functions {known}"),
-                false => format!("unknown function `{name}`{close}"),
-            };
-        }
+            ),
+            "session" | "tumble" | "hop" => format!("`{name}` makes windows; it belongs to FROM"),
+            _ => {
+                let names = || SCALARS.iter().chain(AGGREGATES).flat_map(|entry| entry.names).copied();
+                let close = suggestion(name, names());
+                let shown = |entries: &[Entry]| entries.iter().map(Entry::name).collect::<Vec<_>>().join(", ");
+                match close.is_empty() {
+                    true => format!(
+                        "unknown function `{name}`; the aggregates are {}, the functions {}",
+                        shown(AGGREGATES),
+                        shown(SCALARS)
+                    ),
+                    false => format!("unknown function `{name}`{close}"),
+                }
+            }
+        };
     };
     let plural = if arguments == 1 { "" } else { "s" };
     format!("`{name}` is {name}{takes}; it was given {arguments} argument{plural}")
