@@ -60,7 +60,7 @@ fn python_reads_the_archive_and_the_views_and_counts_the_same_rows() {
         let mentions: i64 = rows.iter().map(|row| row["mentions"].as_i64().expect("mentions")).sum();
         assert_eq!(read[reader]["mentions"], mentions, "{read}");
     }
-    assert_eq!(read["coverage"], json!({"0": [0, events.len()]}), "the commit says what it covers: {read}");
+    assert_eq!(read["coverage"], json!({"tweets": {"0": [0, events.len()]}}), "the commit says what it covers: {read}");
 }
 
 #[test]

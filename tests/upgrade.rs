@@ -1,7 +1,9 @@
-//! A build goes on with what the build before it left, on both logs. `fixtures/bb13faf.sh` says what is in that.
+//! A build goes on with what builds before it left, on both logs. `fixtures/project.sh` says what is in that: of commit bb13faf, when
+//! logs had no identity yet, and of bf67564, when nothing that was stored named its topic.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,13 +16,13 @@ use serde_json::{Value, json};
 use crate::kafka::topic;
 use crate::support::{Project, Server, anabranch, kafka, repository};
 
-/// The events of the fixture, and how many of them are in its archive and its versions.
+/// The events of each fixture, and how many of them are in its archive and its versions.
 const BEFORE: u64 = 1_000;
 const ARCHIVED: u64 = 600;
 
-fn left_by_the_build_before() -> Project {
+fn left_by(commit: &str) -> Project {
     let project = Project::with_sql("");
-    let archive = repository().join("tests/fixtures/bb13faf.tar.gz");
+    let archive = repository().join(format!("tests/fixtures/{commit}.tar.gz"));
     let unpacked = Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(project.path()).status();
     assert!(unpacked.expect("tar").success());
     project
@@ -95,20 +97,38 @@ fn goes_on(project: &Project) {
     assert!(checked.status.success() && said.contains("0 files are damaged"), "{said}");
 }
 
+/// What the newest commit of a table says of itself.
+fn note(table: &Path) -> Value {
+    let commits =
+        std::fs::read_dir(table.join("_delta_log")).expect("a log").map(|entry| entry.expect("an entry").path());
+    let newest = commits.filter(|path| path.extension().is_some_and(|end| end == "json")).max().expect("a commit");
+    let commit = std::fs::read_to_string(newest).expect("read");
+    let actions = commit.lines().map(|line| serde_json::from_str::<Value>(line).expect("an action"));
+    actions.filter_map(|mut action| Some(action.pointer_mut("/commitInfo/anabranch")?.take())).next().expect("a note")
+}
+
 #[test]
-fn what_the_build_before_left_is_gone_on_with_on_the_embedded_log() {
-    let project = left_by_the_build_before();
-    goes_on(&project);
-    let rejects = Server::start(&project).get("/v1/rejects");
-    assert_eq!((&rejects["total"], &rejects["rejects"][0]["topic"]), (&json!(1), &json!("events")), "{rejects}");
+fn what_builds_before_left_is_gone_on_with_on_the_embedded_log() {
+    for commit in ["bb13faf", "bf67564"] {
+        let project = left_by(commit);
+        let tables = ["archive/events", "views/ever"].map(|table| project.data().join(table));
+        assert!(tables.iter().all(|table| note(table)["coverage"]["0"].is_array()), "{commit}: it names no topic");
+        goes_on(&project);
+        for table in &tables {
+            let note = note(table);
+            assert!(note["format"] == 2 && note["coverage"]["events"]["0"].is_array(), "{commit}: {note}");
+        }
+        let rejects = Server::start(&project).get("/v1/rejects");
+        assert_eq!((&rejects["total"], &rejects["rejects"][0]["topic"]), (&json!(1), &json!("events")), "{rejects}");
+    }
 }
 
 /// The archive, versions and checkpoints are those of a project on the embedded log: that they are of the same records is all that
 /// they have of a log, as logs had no identity then.
 #[test]
-fn what_the_build_before_left_is_gone_on_with_on_kafka() {
+fn what_a_build_before_left_is_gone_on_with_on_kafka() {
     let Some(brokers) = kafka() else { return };
-    let project = left_by_the_build_before().on_kafka(&brokers);
+    let project = left_by("bb13faf").on_kafka(&brokers);
     std::fs::remove_dir_all(project.data().join("log")).expect("removed");
     let topic = topic(&project, "events");
     let mut config = ClientConfig::new();

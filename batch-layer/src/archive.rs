@@ -34,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_engine::edition::Editions;
+use anabranch_exchange::note::Note;
 use anabranch_exchange::reject::{RejectLog, Rejected};
 use anabranch_exchange::version::Version;
 use anabranch_log::clock::Clock;
@@ -133,6 +134,11 @@ pub struct Archived {
     /// How many rows the table has; none if another program's file doesn't say, and in what earlier builds wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
+}
+
+impl Note for Archived {
+    const BY_TOPIC: &'static [&'static str] =
+        &["coverage", "event_times", "editions", "log", "epochs", "tails", "adoption"];
 }
 
 /// How an archive stands.

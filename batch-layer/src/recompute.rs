@@ -131,7 +131,7 @@ impl Recompute {
             Some(newest) => Difference::of(newest, &self.archive).await?,
             None => Difference::default(),
         };
-        let same_definition = |newest: &CommittedVersion| newest.published.definition == self.view.id.definition;
+        let same_definition = |newest: &CommittedVersion| newest.is_of(&self.view);
         let cause = newest.as_ref().and_then(|newest| match same_definition(newest) {
             true => (!difference.erased.is_empty()).then_some(Cause::Erased),
             false => Some(Cause::Redefined),
@@ -178,8 +178,8 @@ impl Recompute {
             panes: computed.panes,
             log: self.archive.archived.log.clone(),
         };
-        let committed = CommittedVersion { published: published.clone(), archive: archive_read(&self.archive) };
-        let note = committed.to_note().map_err(|source| TableError::Note {
+        let note = CommittedVersion::note(&self.view.table().topic, &published, &archive_read(&self.archive));
+        let note = note.map_err(|source| TableError::Note {
             table: root.display().to_string(),
             version: table.version() + 1,
             source,

@@ -1,15 +1,8 @@
 //! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic object.
 //!
-//! Format 1, integers little-endian:
-//!
-//! | bytes | what |
-//! |-------|------|
-//! | 8     | `ANABSPD\n` |
-//! | 4     | the format's version, 1 |
-//! | 8     | the length of the metadata |
-//! | …     | the metadata, JSON: table, positions, the log that they are of, watermarks, and per view its definition, base, late events and chunks |
-//! | …     | per chunk that holds any, its partials as one Parquet file; the metadata says where in this part |
-//! | 4     | CRC-32 of everything before |
+//! It is an [envelope](anabranch_store::envelope) of kind `ANABSPD\n`. The header has the table, and by topic its positions, the log
+//! that they are of and watermarks; per view its definition, base, late events and chunks. The frames are the partials of each chunk
+//! that holds any, one Parquet file a chunk. Format 1 had no topics, and is read no more: the state is built again.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -19,10 +12,10 @@ use anabranch_engine::edition::Editions;
 use anabranch_engine::partial::{self, Slack};
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::lineage::{Mark, Tails};
-use anabranch_log::position::{Coverage, Positions};
+use anabranch_log::position::{ByTopic, Coverage, Positions};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
-use bytes::Bytes;
+use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
 use object_store::PutPayload;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -35,8 +28,7 @@ mod store;
 
 pub use store::Checkpoints;
 
-const MAGIC: &[u8; 8] = b"ANABSPD\n";
-const FORMAT: u32 = 1;
+const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 2, name: "a checkpoint" };
 
 /// All that a table's pipeline needs to go on.
 #[derive(Debug)]
@@ -66,120 +58,109 @@ pub(crate) struct ViewImage {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Metadata {
+struct Header {
     table: String,
-    tracker: Tracker,
-    positions: Positions,
-    #[serde(default)]
-    editions: Editions,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    log: Option<Mark>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    tails: Tails,
-    views: BTreeMap<String, ViewMetadata>,
+    tracker: ByTopic<Tracker>,
+    positions: ByTopic<Positions>,
+    editions: ByTopic<Editions>,
+    log: Option<ByTopic<Mark>>,
+    tails: ByTopic<Tails>,
+    views: BTreeMap<String, ViewHeader>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ViewMetadata {
+struct ViewHeader {
     definition: String,
     base: Option<u64>,
     late: u64,
-    coverage: Coverage,
+    coverage: ByTopic<Coverage>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tracker: Option<Tracker>,
-    chunks: Vec<ChunkMetadata>,
+    tracker: Option<ByTopic<Tracker>>,
+    chunks: Vec<ChunkHeader>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ChunkMetadata {
-    coverage: Coverage,
-    #[serde(default, skip_serializing_if = "Early::is_empty")]
-    early: Early,
-    journal: Vec<Entry>,
-    panes: BTreeMap<Micros, PaneMetadata>,
-    /// Where its Parquet file begins after the metadata, and how long it is.
-    frame: Option<(usize, usize)>,
+struct ChunkHeader {
+    coverage: ByTopic<Coverage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    early: Option<ByTopic<Early>>,
+    journal: ByTopic<Vec<Entry>>,
+    panes: BTreeMap<Micros, PaneHeader>,
+    /// Where its Parquet file is.
+    frame: Option<Place>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct PaneMetadata {
+struct PaneHeader {
     late: BTreeMap<i32, u64>,
     slack: Option<Slack>,
 }
 
 impl Image {
     /// The bytes of a checkpoint, in pieces: there is never a second copy of it.
-    pub fn encode(&self, table: &str) -> PolarsResult<PutPayload> {
+    pub fn encode(&self, table: &str, topic: &str) -> PolarsResult<PutPayload> {
         let mut frames = Frames::default();
         let mut views = BTreeMap::new();
         for (name, image) in &self.views {
-            let chunks =
-                image.chunks.iter().map(|closed| encode_chunk(closed, &mut frames)).collect::<Result<_, _>>()?;
-            let ViewImage { definition, base, late, coverage, tracker, .. } = image;
-            let (definition, base, late, coverage) = (definition.clone(), *base, *late, coverage.clone());
-            let tracker = tracker.clone();
-            views.insert(name.clone(), ViewMetadata { definition, base, late, coverage, tracker, chunks });
+            let chunks = image.chunks.iter().map(|closed| encode_chunk(closed, topic, &mut frames));
+            let header = ViewHeader {
+                definition: image.definition.clone(),
+                base: image.base,
+                late: image.late,
+                coverage: ByTopic::of(topic, image.coverage.clone()),
+                tracker: image.tracker.clone().map(|tracker| ByTopic::of(topic, tracker)),
+                chunks: chunks.collect::<Result<_, _>>()?,
+            };
+            views.insert(name.clone(), header);
         }
-        let (tracker, positions, editions) = (self.tracker.clone(), self.positions.clone(), self.editions.clone());
-        let (table, log, tails) = (table.to_owned(), self.log.clone(), self.tails.clone());
-        let metadata = serde_json::to_vec(&Metadata { table, tracker, positions, editions, log, tails, views })
-            .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
-        let header = [&MAGIC[..], &FORMAT.to_le_bytes(), &(metadata.len() as u64).to_le_bytes()].concat();
-        let mut pieces: Vec<Bytes> = vec![header.into(), metadata.into()];
-        pieces.extend(frames.pieces);
-        let mut sum = crc32fast::Hasher::new();
-        pieces.iter().for_each(|piece| sum.update(piece));
-        pieces.push(sum.finalize().to_le_bytes().to_vec().into());
+        let header = Header {
+            table: table.to_owned(),
+            tracker: ByTopic::of(topic, self.tracker.clone()),
+            positions: ByTopic::of(topic, self.positions.clone()),
+            editions: ByTopic::of(topic, self.editions.clone()),
+            log: self.log.clone().map(|log| ByTopic::of(topic, log)),
+            tails: ByTopic::of(topic, self.tails.clone()),
+            views,
+        };
+        let pieces = frames.seal(KIND, &header).map_err(|error| polars_err!(ComputeError: "header: {error}"))?;
         Ok(pieces.into_iter().collect())
     }
 
-    /// Reads a checkpoint of a table: those of its views that are still defined as they were. Says what is wrong with
-    /// it otherwise.
-    pub fn decode(bytes: &[u8], table: &str, views: &[Kept]) -> Result<Self, String> {
-        let (body, sum) = bytes.split_last_chunk::<4>().ok_or("it is cut off")?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
-            return Err("its checksum doesn't match".to_owned());
-        }
-        let (magic, rest) = body.split_first_chunk::<8>().ok_or("it is cut off")?;
-        let (format, rest) = rest.split_first_chunk::<4>().ok_or("it is cut off")?;
-        let (length, rest) = rest.split_first_chunk::<8>().ok_or("it is cut off")?;
-        if magic != MAGIC || u32::from_le_bytes(*format) != FORMAT {
-            return Err(format!("it isn't a checkpoint of format {FORMAT}"));
-        }
-        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let (metadata, frames) = rest.split_at_checked(length).ok_or("it is cut off")?;
-        let mut metadata: Metadata = serde_json::from_slice(metadata).map_err(|error| error.to_string())?;
-        if metadata.table != table {
-            return Err(format!("it is of table `{}`", metadata.table));
+    /// Reads a checkpoint of a table and its topic: those of its views that are still defined as they were. Says what is wrong
+    /// with it otherwise.
+    pub fn decode(bytes: &[u8], table: &str, topic: &str, views: &[Kept]) -> Result<Self, EnvelopeError> {
+        let (header, frames) = KIND.open::<Header>(bytes)?;
+        if header.table != table {
+            return Err(EnvelopeError::Content(format!("it is of table `{}`", header.table)));
         }
         let mut images = BTreeMap::new();
-        for (name, image) in std::mem::take(&mut metadata.views) {
+        for (name, image) in header.views {
             let Some(view) = views.iter().find(|v| v.id.name == name && v.id.definition == image.definition) else {
                 continue;
             };
+            let ViewHeader { definition, base, late, coverage, tracker, chunks } = image;
             let chunks =
-                image.chunks.into_iter().map(|chunk| decode_chunk(view, chunk, frames)).collect::<Result<_, _>>();
-            let chunks = chunks.map_err(|error: PolarsError| format!("view `{name}`: {error}"))?;
-            let ViewMetadata { definition, base, late, coverage, tracker, .. } = image;
+                chunks.into_iter().map(|chunk| decode_chunk(view, topic, chunk, frames)).collect::<Result<_, _>>()?;
+            let tracker = tracker.map(|tracker| tracker.only(topic)).transpose().map_err(EnvelopeError::content)?;
+            let coverage = coverage.only(topic).map_err(EnvelopeError::content)?;
             images.insert(name, ViewImage { definition, base, late, coverage, tracker, chunks });
         }
-        let Metadata { tracker, positions, editions, log, tails, .. } = metadata;
-        Ok(Self { tracker, positions, editions, views: images, log, tails })
+        Ok(Self {
+            tracker: header.tracker.only(topic).map_err(EnvelopeError::content)?,
+            positions: header.positions.only(topic).map_err(EnvelopeError::content)?,
+            editions: header.editions.only(topic).map_err(EnvelopeError::content)?,
+            views: images,
+            log: header.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
+            tails: header.tails.only(topic).map_err(EnvelopeError::content)?,
+        })
     }
-}
-
-/// The Parquet files of a checkpoint, one after the other.
-#[derive(Default)]
-struct Frames {
-    pieces: Vec<Bytes>,
-    length: usize,
 }
 
 /// The rows of a row group: of small panes as many as make one.
 const ROWS: usize = 262_144;
 
-fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetadata> {
-    let pane = |pane: &Pane| PaneMetadata { late: pane.late.clone(), slack: pane.slack };
+fn encode_chunk(closed: &Closed, topic: &str, frames: &mut Frames) -> PolarsResult<ChunkHeader> {
+    let pane = |pane: &Pane| PaneHeader { late: pane.late.clone(), slack: pane.slack };
     let panes = closed.chunk.panes.iter().map(|(&start, it)| (start, pane(it))).collect();
     let mut held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0).peekable();
     let mut place = None;
@@ -204,33 +185,37 @@ fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkMetad
         }
         writer.finish()?;
         drop(writer);
-        file.shrink_to_fit();
-        place = Some((frames.length, file.len()));
-        frames.length += file.len();
-        frames.pieces.push(file.into());
+        place = Some(frames.push(file));
     }
     let Chunk { coverage, early, .. } = &*closed.chunk;
-    let (coverage, early, journal) = (coverage.clone(), early.clone(), closed.journal.to_vec());
-    Ok(ChunkMetadata { coverage, early, journal, panes, frame: place })
+    Ok(ChunkHeader {
+        coverage: ByTopic::of(topic, coverage.clone()),
+        early: (!early.is_empty()).then(|| ByTopic::of(topic, early.clone())),
+        journal: ByTopic::of(topic, closed.journal.to_vec()),
+        panes,
+        frame: place,
+    })
 }
 
-fn decode_chunk(view: &Kept, chunk: ChunkMetadata, frames: &[u8]) -> PolarsResult<Closed> {
-    let ChunkMetadata { coverage, early, journal, panes: held, frame } = chunk;
+fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) -> Result<Closed, EnvelopeError> {
+    let read = |file| {
+        partial::by_pane(&partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(file)).finish()?)?)
+    };
+    let ChunkHeader { coverage, early, journal, panes: held, frame } = chunk;
     let mut partials = BTreeMap::new();
-    if let Some((start, length)) = frame {
-        let bytes = frames.get(start..start.saturating_add(length));
-        let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a frame is outside the file"))?;
-        partials.extend(partial::by_pane(&partial::checked(
-            view.aggregation(),
-            ParquetReader::new(Cursor::new(bytes)).finish()?,
-        )?)?);
+    if let Some(place) = frame {
+        partials.extend(read(frames.at(place)?).map_err(|error: PolarsError| EnvelopeError::content(error))?);
     }
     let mut panes = BTreeMap::new();
-    for (start, PaneMetadata { late, slack }) in held {
+    for (start, PaneHeader { late, slack }) in held {
         let empty = || DataFrame::empty_with_schema(&partial::schema(view.aggregation()));
         let partials = partials.remove(&start).unwrap_or_else(empty);
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
+    let coverage = coverage.only(topic).map_err(EnvelopeError::content)?;
+    let early =
+        early.map_or_else(|| Ok(Early::default()), |early| early.only(topic)).map_err(EnvelopeError::content)?;
+    let journal = journal.only(topic).map_err(EnvelopeError::content)?;
     Ok(Closed::new(Chunk { coverage, panes, early }, Arc::new(journal)))
 }
 

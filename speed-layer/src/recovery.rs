@@ -81,7 +81,7 @@ impl Origin {
     fn look(&self, views: &[Kept], versions: &Bases) -> Result<Option<Found>, SpeedError> {
         let mut image = None;
         if let Some(checkpoints) = &self.checkpoints {
-            let load = self.shutdown.run_until_cancelled(checkpoints.load(&self.name, views));
+            let load = self.shutdown.run_until_cancelled(checkpoints.load((&self.name, &self.table.topic), views));
             let Some(loaded) = checkpoints.block_on(load) else { return Ok(None) };
             image = loaded?;
         }

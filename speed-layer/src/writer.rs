@@ -41,7 +41,7 @@ impl Writer {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
                 let written = catch_unwind(AssertUnwindSafe(|| {
                     marker.mark(&mut image).map_err(|error| reason(&error))?;
-                    write(&store, &table, epoch, &image)
+                    write(&store, (&table, &marker.topic), epoch, &image)
                 }));
                 let written = written.unwrap_or_else(|panic| Err(panicked(&*panic)));
                 has_failed.store(written.is_err(), Ordering::Release);
@@ -119,8 +119,8 @@ impl Marker {
     }
 }
 
-fn write(store: &Checkpoints, table: &str, epoch: u64, image: &Image) -> Result<u64, String> {
-    let bytes = image.encode(table).map_err(|error| reason(&error))?;
+fn write(store: &Checkpoints, (table, topic): (&str, &str), epoch: u64, image: &Image) -> Result<u64, String> {
+    let bytes = image.encode(table, topic).map_err(|error| reason(&error))?;
     let length = bytes.content_length() as u64;
     store.block_on(store.store(table, epoch, bytes)).map_err(|error| reason(&error))?;
     Ok(length)

@@ -11,7 +11,7 @@ import polars as pl
 from datasketches import hll_sketch, hll_union, kll_doubles_sketch
 
 folder, view, fraction = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-HEADER = struct.Struct("<8sIQ")
+FIXED = struct.Struct("<8sBQQ")
 LG_K, STANDARD_DEVIATIONS = 12, 3
 
 
@@ -19,11 +19,11 @@ def partials(checkpoint: bytes) -> pl.DataFrame:
     """The partials of the view's chunks."""
     body, (checksum,) = checkpoint[:-4], struct.unpack("<I", checkpoint[-4:])
     assert zlib.crc32(body) == checksum
-    magic, version, length = HEADER.unpack_from(body)
-    assert (magic, version) == (b"ANABSPD\n", 1)
-    frames = HEADER.size + length
-    metadata = json.loads(body[HEADER.size : frames])
-    places = [chunk["frame"] for chunk in metadata["views"][view]["chunks"] if chunk["frame"]]
+    magic, version, length, _ = FIXED.unpack_from(body)
+    assert (magic, version) == (b"ANABSPD\n", 2)
+    frames = FIXED.size + length
+    header = json.loads(body[FIXED.size : frames])
+    places = [chunk["frame"] for chunk in header["views"][view]["chunks"] if chunk["frame"]]
     return pl.concat(pl.read_parquet(io.BytesIO(body[frames + start :][:size])) for start, size in places)
 
 

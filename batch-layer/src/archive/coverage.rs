@@ -12,6 +12,7 @@
 //! An archive whose note is gone, or says something else than the transactions, isn't read and isn't written to. Only the
 //! archiver that has the very note in memory goes on, and commits it again.
 
+use anabranch_exchange::note::{self, Note};
 use anabranch_log::position::Partition;
 use anabranch_plan::schema::Table;
 use anabranch_store::table::{Change, DataFile, DeltaTable, TableError, commits};
@@ -56,7 +57,15 @@ pub(super) async fn noted(
     };
     let noted_at = delta.transaction(&note_id(table)).await?;
     let known = || known.filter(|(version, _)| noted_at == Some(*version as i64));
-    let (version, archived) = match delta.note::<Archived>().await?.or_else(known) {
+    let noted = delta.note::<note::Noted<Archived>>().await?;
+    if let Some((_, noted)) = noted.as_ref().filter(|(_, noted)| !noted.is_of(&table.topic)) {
+        return stopped(format!(
+            "it is of topic `{}`, and the table's is `{}`; give the table another name, and so an archive of its own",
+            noted.topic.as_deref().unwrap_or_default(),
+            table.topic
+        ));
+    }
+    let (version, archived) = match noted.map(|(version, noted)| (version, noted.said)).or_else(known) {
         Some((version, archived)) => (Some(version), archived),
         None => (None, Archived::default()),
     };
@@ -104,7 +113,7 @@ pub(super) fn change(delta: &DeltaTable, table: &Table, archived: &Archived) -> 
     };
     let mut transactions: Vec<(String, i64)> = ranges.flat_map(of_range).collect();
     transactions.push((note_id(table), version as i64));
-    let note = serde_json::to_value(archived).map_err(|source| TableError::Note {
+    let note = archived.to_note(&table.topic).map_err(|source| TableError::Note {
         table: delta.root().display().to_string(),
         version,
         source,

@@ -3,10 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anabranch_exchange::note::{Note, Noted};
 use anabranch_log::Log;
 use anabranch_log::position::Coverage;
+use anabranch_plan::schema::Table;
 use anabranch_store::table::DeltaTable;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::tests::archive;
 use super::{ArchiveSettings, ArchiveSnapshot, Archived, Archiver, Rebuild, anchor, declare};
@@ -45,8 +47,8 @@ impl Site {
     /// The newest note, with its version and the table's.
     async fn note(&self) -> (Archived, u64, u64) {
         let delta = DeltaTable::open(&self.root()).await.expect("open").expect("a table");
-        let (version, archived) = delta.note::<Archived>().await.expect("note").expect("a note");
-        (archived, version, delta.version())
+        let (version, noted) = delta.note::<Noted<Archived>>().await.expect("note").expect("a note");
+        (noted.said, version, delta.version())
     }
 
     async fn rows(&self) -> usize {
@@ -61,7 +63,7 @@ impl Site {
         Other(&self.root()).commit("OPTIMIZE", &[]);
         Other(&self.root()).clean_log(1);
         let delta = DeltaTable::open(&self.root()).await.expect("open").expect("a table");
-        assert_eq!(delta.note::<Archived>().await.expect("read"), None);
+        assert_eq!(delta.note::<Noted<Archived>>().await.expect("read"), None);
     }
 }
 
@@ -70,6 +72,26 @@ fn is_stopped<T: std::fmt::Debug>(result: Result<T, BatchError>, root: &Path) {
     assert!(matches!(error, BatchError::Stopped { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains(&root.display().to_string()) && text.contains("_delta_log"), "{text}");
+}
+
+#[test]
+fn notes_of_each_format_say_the_same_and_the_newest_is_written() {
+    let [before, now] = [include_str!("note-1.json"), include_str!("note-2.json")];
+    let [before, now]: [Value; 2] = [before, now].map(|note| serde_json::from_str(note).expect("JSON"));
+    let read = |note: &Value| serde_json::from_value::<Noted<Archived>>(note.clone()).expect("read");
+    let Noted { topic, said } = read(&now);
+    assert_eq!(topic.as_deref(), Some("events"));
+    let written = said.to_note("events").expect("a note");
+    assert_eq!(written, now, "the format is another: raise its number and store a note of it");
+    assert_eq!(read(&before), Noted { topic: None, said });
+}
+
+#[tokio::test]
+async fn an_archive_of_another_topic_is_neither_read_nor_written() {
+    let (site, _archiver) = Site::new().await;
+    let other = Table { topic: "others".to_owned(), ..table() };
+    let opened = ArchiveSnapshot::open(&site.root(), &other).await.expect_err("stopped").to_string();
+    assert!(opened.contains("it is of topic `events`, and the table's is `others`"), "{opened}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anabranch_engine::edition::Reading;
+use anabranch_exchange::note::Noted;
 use anabranch_plan::schema::Layout;
 use anabranch_plan::schema::Table;
 use anabranch_store::table::{DataFile, DeltaTable};
@@ -51,7 +52,7 @@ impl ArchiveSnapshot {
     /// Fails if the archive has been rebuilt since, or doesn't say whether it was.
     pub async fn check(&self) -> Result<(), BatchError> {
         let Some(table) = DeltaTable::open(&self.root).await? else { return Ok(()) };
-        let now = table.note::<Reading>().await?.map(|(_, reading)| reading.rebuilds);
+        let now = table.note::<Noted<Reading>>().await?.map(|(_, noted)| noted.said.rebuilds);
         if now == Some(self.archived.rebuilds) || now.is_none() && self.archived.coverage.is_empty() {
             return Ok(());
         }

@@ -2,6 +2,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_exchange::note::Noted;
 use anabranch_log::clock::Clock;
 use anabranch_log::position::Coverage;
 use anabranch_log::{Log, Retention};
@@ -81,8 +82,8 @@ async fn each_event_is_archived_once_by_its_day() {
     assert_eq!(archiver.step().await.expect("step"), 1);
     assert_eq!(archived(dir.path()).await.len(), 7);
     let delta = DeltaTable::open(&dir.path().join("archive")).await.expect("open").expect("table");
-    let (version, note) = delta.note::<Archived>().await.expect("note").expect("a note");
-    assert_eq!((version, note.coverage.next(0)), (delta.version(), 4));
+    let (version, note) = delta.note::<Noted<Archived>>().await.expect("note").expect("a note");
+    assert_eq!((version, note.said.coverage.next(0)), (delta.version(), 4));
     assert_eq!(delta.transaction("anabranch.archive.events.0").await.expect("transaction"), Some(4));
 }
 

@@ -24,6 +24,8 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::note::Note;
+
 pub use committed::{
     ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
     set_aside, view_app_id, view_root,
@@ -56,6 +58,10 @@ pub struct Published {
     /// Which log the offsets are of; none in what was written before logs had marks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<Mark>,
+}
+
+impl Note for Published {
+    const BY_TOPIC: &'static [&'static str] = &["coverage", "event_times", "log"];
 }
 
 /// A Parquet file of partials, sorted by pane.

@@ -13,6 +13,8 @@
 //!
 //! Offsets that the log itself skips (compaction, transaction markers) are inside the ranges that a reader reports, so
 //! they are not holes.
+//!
+//! These types are of one topic, which they don't name. Where they are stored or sent, [`ByTopic`] names it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -194,6 +196,43 @@ impl<'de> Deserialize<'de> for Coverage {
     }
 }
 
+/// What is stored or sent of partitions, by their topic. Written in JSON as `{"topic":…}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ByTopic<T>(BTreeMap<String, T>);
+
+/// What was stored or sent isn't of the one topic that is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is of the topics {there:?}, and `{wanted}` alone is wanted")]
+pub struct OtherTopic {
+    /// The topics that it is of.
+    pub there: Vec<String>,
+    /// The one that is wanted.
+    pub wanted: String,
+}
+
+impl<T> ByTopic<T> {
+    /// What is said of one topic.
+    pub fn of(topic: &str, said: T) -> Self {
+        Self(BTreeMap::from([(topic.to_owned(), said)]))
+    }
+
+    /// What is said of a topic, if it is said of that one alone.
+    pub fn only(mut self, topic: &str) -> Result<T, OtherTopic> {
+        if self.0.len() == 1
+            && let Some(said) = self.0.remove(topic)
+        {
+            return Ok(said);
+        }
+        Err(OtherTopic { there: self.0.into_keys().collect(), wanted: topic.to_owned() })
+    }
+
+    /// The topics.
+    pub fn topics(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +270,21 @@ mod tests {
         assert_eq!(json, r#"{"0":[0,1200],"11":[7,9]}"#);
         assert_eq!(serde_json::from_str::<Coverage>(&json).expect("back"), covered);
         assert!(serde_json::from_str::<Coverage>(r#"{"0":[5,1]}"#).is_err());
+    }
+
+    #[test]
+    fn what_is_stored_names_its_topic_and_is_of_no_other() {
+        let stored = ByTopic::of("tweets", coverage(&[(0, 0..1200)]));
+        let json = serde_json::to_string(&stored).expect("json");
+        assert_eq!(json, r#"{"tweets":{"0":[0,1200]}}"#);
+        assert_eq!(serde_json::from_str::<ByTopic<Coverage>>(&json).expect("back"), stored);
+        assert_eq!(stored.clone().only("tweets"), Ok(coverage(&[(0, 0..1200)])));
+        let other = stored.only("clicks").expect_err("another topic");
+        assert_eq!(other.to_string(), r#"it is of the topics ["tweets"], and `clicks` alone is wanted"#);
+        for json in ["{}", r#"{"a":{},"b":{}}"#] {
+            let stored: ByTopic<Coverage> = serde_json::from_str(json).expect("json");
+            assert!(stored.only("a").is_err(), "{json}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What is kept in files: object storage, and Delta tables.
+//! What is kept in files: object storage, Delta tables, and the envelope of what is stored or sent in bytes.
 
+pub mod envelope;
 pub mod storage;
 pub mod table;

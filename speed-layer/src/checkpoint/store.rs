@@ -1,12 +1,13 @@
 //! Where checkpoints are: in a folder or on S3, those of each pipeline in a folder of their own.
 //!
 //! A checkpoint is put as a whole or not at all, under a name that nobody has put one under before. The one before it is
-//! kept. One that is damaged, or of another format, is refused and set aside, and the one before it is used. But one that
-//! can't be read now may be sound: then nothing is begun.
+//! kept. One that is damaged is refused and set aside, and the one before it is used. One of another format is passed over,
+//! and stays for the build that reads it. But one that can't be read now may be sound: then nothing is begun.
 
 use std::future::Future;
 
 use anabranch_plan::view::Kept;
+use anabranch_store::envelope::EnvelopeError;
 use anabranch_store::storage::Storage;
 use futures::TryStreamExt;
 use object_store::path::Path;
@@ -80,17 +81,27 @@ impl Checkpoints {
         }
     }
 
-    /// The newest checkpoint that is sound. Others are set aside, with a warning.
-    pub(crate) async fn load(&self, table: &str, views: &[Kept]) -> Result<Option<Image>, SpeedError> {
+    /// The newest checkpoint of a table and its topic that is sound and of this build's format. Damaged ones are set aside, with
+    /// a warning.
+    pub(crate) async fn load(&self, (table, topic): (&str, &str), views: &[Kept]) -> Result<Option<Image>, SpeedError> {
+        let mut is_said = false;
         for (_, path) in self.list(table).await? {
             let shown = self.storage.shown(&path);
             let read = async { self.storage.objects.get(&path).await?.bytes().await };
-            match Image::decode(&read.await.map_err(self.failed(&path, "reading it"))?, table, views) {
+            match Image::decode(&read.await.map_err(self.failed(&path, "reading it"))?, table, topic, views) {
                 Ok(image) => {
                     tracing::info!(table, path = shown, "read a checkpoint");
                     return Ok(Some(image));
                 }
+                Err(problem @ EnvelopeError::OtherVersion { .. }) => {
+                    if !is_said {
+                        let problem = problem.to_string();
+                        tracing::warn!(table, path = shown, problem, "checkpoints of another build are passed over");
+                    }
+                    is_said = true;
+                }
                 Err(problem) => {
+                    let problem = problem.to_string();
                     tracing::warn!(table, path = shown, problem, "a checkpoint can't be used and is set aside");
                     let aside = Path::from(path.as_ref().replace(".checkpoint", ".damaged"));
                     if let Err(error) = self.storage.objects.rename(&path, &aside).await {

@@ -242,8 +242,8 @@ fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
     let images = [(name.clone(), state.image(None))].into();
     let (editions, log, tails) = Default::default();
     let image = Image { tracker: tracker.clone(), positions: positions.clone(), editions, views: images, log, tails };
-    let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
-    let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&view)).expect("decoded");
+    let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
+    let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&view)).expect("decoded");
     let ViewImage { base, chunks, late, .. } = image.views.remove(&name).expect("the view");
     let mut again = ViewState::new(view, base, &positions, 0);
     (again.closed, again.late, again.open) = (chunks, late, Open::new(&positions, 0));

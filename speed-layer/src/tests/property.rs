@@ -122,8 +122,8 @@ impl World {
             log: None,
             tails: Default::default(),
         };
-        let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
-        let mut image = Image::decode(&bytes, "clicks", std::slice::from_ref(&self.view)).expect("decoded");
+        let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
+        let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&self.view)).expect("decoded");
         let view = image.views.remove("sums").expect("the view");
         let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), 0);
         (state.closed, state.late, state.open) = (view.chunks, view.late, Open::new(&view.coverage.ends(), 0));

@@ -19,18 +19,21 @@
 //! | 4, 4  | which part of the update it is, of how many; 0 of 0 in a claim |
 //! | …     | the part's bytes |
 //!
-//! The parts together are the length of the metadata (8), the metadata (JSON), the panes (Parquet) and a CRC-32 (4).
+//! The parts together are an [envelope](anabranch_store::envelope) of kind `ANABUPD\n`, whose header says by topic which offsets the
+//! state is of, and whose frames are the panes (Parquet). An update of another build's format is passed over: readers are
+//! without a snapshot until an owner of their own build writes. Claims are read whoever made them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
 use std::sync::{Arc, Weak};
 
 use anabranch_engine::partial::{self, Slack};
-use anabranch_log::Payloads;
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Partition};
+use anabranch_log::position::{ByTopic, Coverage, Partition};
+use anabranch_log::{Payloads, PayloadsBuilder};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
+use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +41,9 @@ use super::{Chunk, Early, Pane, Progress, Snapshot};
 
 const MAGIC: &[u8; 4] = b"ANSP";
 const HEADER: usize = 4 + 8 + 8 + 4 + 4;
+
+/// What the parts of an update are together. Before format 2 they had neither a kind nor a version.
+const KIND: Kind = Kind { magic: b"ANABUPD\n", version: 2, name: "an update of this build's format" };
 
 /// Below the record size that Kafka takes unless told otherwise.
 const PART_BYTES: usize = 512 << 10;
@@ -51,49 +57,43 @@ pub fn topic(table: &str) -> String {
 pub type Views = BTreeMap<String, Arc<Snapshot>>;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Metadata {
+struct Header {
     full: bool,
-    views: BTreeMap<String, ViewMetadata>,
-    /// The panes that come along: where each begins after the metadata and how long it is.
-    panes: BTreeMap<u64, PaneMetadata>,
+    views: BTreeMap<String, ViewHeader>,
+    /// The panes that come along.
+    panes: BTreeMap<u64, PaneHeader>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ViewMetadata {
+struct ViewHeader {
     definition: String,
     base: Option<u64>,
-    #[serde(default)]
     rebuilds: u64,
-    coverage: Coverage,
+    coverage: ByTopic<Coverage>,
     watermark: Option<Micros>,
-    #[serde(default)]
-    partitions: BTreeMap<Partition, Progress>,
+    partitions: ByTopic<BTreeMap<Partition, Progress>>,
     late: u64,
     stopped: Option<String>,
-    #[serde(default)]
     alone: bool,
-    #[serde(default)]
-    lost: Coverage,
-    #[serde(default)]
-    log: Option<Mark>,
-    #[serde(default)]
+    lost: ByTopic<Coverage>,
+    log: Option<ByTopic<Mark>>,
     other_log: bool,
-    chunks: Vec<ChunkMetadata>,
+    chunks: Vec<ChunkHeader>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct ChunkMetadata {
-    coverage: Coverage,
-    #[serde(default, skip_serializing_if = "Early::is_empty")]
-    early: Early,
+struct ChunkHeader {
+    coverage: ByTopic<Coverage>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    early: Option<ByTopic<Early>>,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct PaneMetadata {
+struct PaneHeader {
     /// None if the pane has no rows.
-    place: Option<(usize, usize)>,
+    place: Option<Place>,
     late: BTreeMap<i32, u64>,
     slack: Option<Slack>,
 }
@@ -134,6 +134,7 @@ impl Encoder {
     pub fn update(&mut self, views: Vec<(Kept, Arc<Snapshot>)>, full: bool) -> Update {
         let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), BTreeMap::new());
         for (view, snapshot) in views {
+            let topic = &view.table().topic;
             let mut chunks = Vec::new();
             for chunk in &snapshot.chunks {
                 let mut named = BTreeMap::new();
@@ -150,26 +151,27 @@ impl Encoder {
                     sent.insert(address, (id, Arc::downgrade(pane)));
                     named.insert(start, id);
                 }
-                let (coverage, early) = (chunk.coverage.clone(), chunk.early.clone());
-                chunks.push(ChunkMetadata { coverage, early, panes: named });
+                let coverage = ByTopic::of(topic, chunk.coverage.clone());
+                let early = (!chunk.early.is_empty()).then(|| ByTopic::of(topic, chunk.early.clone()));
+                chunks.push(ChunkHeader { coverage, early, panes: named });
             }
             let told = Snapshot::clone(&snapshot);
-            let metadata = ViewMetadata {
+            let header = ViewHeader {
                 definition: view.id.definition.clone(),
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: told.coverage,
+                coverage: ByTopic::of(topic, told.coverage),
                 watermark: told.watermark,
-                partitions: told.partitions,
+                partitions: ByTopic::of(topic, told.partitions),
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: told.lost,
-                log: told.log,
+                lost: ByTopic::of(topic, told.lost),
+                log: told.log.map(|log| ByTopic::of(topic, log)),
                 other_log: told.other_log,
                 chunks,
             };
-            all.insert(view.id.name.clone(), metadata);
+            all.insert(view.id.name.clone(), header);
         }
         (self.sent, self.number) = (sent, self.number + 1);
         Update { epoch: self.epoch, number: self.number, full, views: all, panes }
@@ -182,7 +184,7 @@ pub struct Update {
     epoch: u64,
     number: u64,
     full: bool,
-    views: BTreeMap<String, ViewMetadata>,
+    views: BTreeMap<String, ViewHeader>,
     panes: Vec<(u64, Arc<Pane>)>,
 }
 
@@ -194,38 +196,44 @@ impl Update {
 
     /// Its records. Each pane is let go once it is written, and there are never more than two copies of the bytes.
     pub fn encode(self) -> PolarsResult<Payloads> {
-        let (mut panes, mut frames) = (BTreeMap::new(), Vec::new());
+        let (mut panes, mut frames) = (BTreeMap::new(), Frames::default());
         for (id, pane) in self.panes {
             panes.insert(id, encode_pane(&pane, &mut frames)?);
         }
-        let metadata = serde_json::to_vec(&Metadata { full: self.full, views: self.views, panes })
-            .map_err(|error| polars_err!(ComputeError: "metadata: {error}"))?;
-        let mut body = Vec::with_capacity(8 + metadata.len() + frames.len() + 4);
-        body.extend_from_slice(&(metadata.len() as u64).to_le_bytes());
-        body.extend_from_slice(&metadata);
-        body.extend_from_slice(&frames);
-        drop(frames);
-        body.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
-        let parts = body.chunks(PART_BYTES);
-        let count = parts.len() as u32;
-        let record = |(i, part): (u32, &[u8])| [header(self.epoch, self.number, i, count).as_slice(), part].concat();
-        Ok((0..).zip(parts).map(record).collect())
+        let sealed = frames.seal(KIND, &Header { full: self.full, views: self.views, panes });
+        let pieces = sealed.map_err(|error| polars_err!(ComputeError: "header: {error}"))?;
+        let count = pieces.iter().map(|piece| piece.len()).sum::<usize>().div_ceil(PART_BYTES) as u32;
+        let (mut records, mut part) = (PayloadsBuilder::default(), 0);
+        let mut record = header(self.epoch, self.number, part, count);
+        for mut piece in pieces {
+            while !piece.is_empty() {
+                if record.len() == HEADER + PART_BYTES {
+                    records.push(&record);
+                    part += 1;
+                    record = header(self.epoch, self.number, part, count);
+                }
+                let room = HEADER + PART_BYTES - record.len();
+                record.extend_from_slice(&piece.split_to(room.min(piece.len())));
+            }
+        }
+        records.push(&record);
+        Ok(records.finish())
     }
 }
 
-fn encode_pane(pane: &Pane, frames: &mut Vec<u8>) -> PolarsResult<PaneMetadata> {
+fn encode_pane(pane: &Pane, frames: &mut Frames) -> PolarsResult<PaneHeader> {
     let mut place = None;
     if pane.partials.height() > 0 {
-        let start = frames.len();
+        let mut file = Vec::new();
         let mut partials = pane.partials.clone();
         partials.rechunk_mut();
-        ParquetWriter::new(&mut *frames)
+        ParquetWriter::new(&mut file)
             .with_compression(ParquetCompression::Lz4Raw)
             .set_parallel(false)
             .finish(&mut partials)?;
-        place = Some((start, frames.len() - start));
+        place = Some(frames.push(file));
     }
-    Ok(PaneMetadata { place, late: pane.late.clone(), slack: pane.slack })
+    Ok(PaneHeader { place, late: pane.late.clone(), slack: pane.slack })
 }
 
 /// Turns one partition's updates back into snapshots.
@@ -239,6 +247,8 @@ pub struct Decoder {
     begun: bool,
     /// The last update that was used: what is read again after it is old.
     last: Option<u64>,
+    /// Whether it was said that one of this epoch can't be used.
+    is_said: bool,
 }
 
 impl Decoder {
@@ -280,75 +290,81 @@ impl Decoder {
             }
         }
         let (_, _, body) = self.open.take_if(|(_, count, _)| *count == parts)?;
-        let views = self.update(&body, views)?;
+        let updated = self.update(&body, views);
+        if let Err(problem) = &updated
+            && !self.is_said
+        {
+            self.is_said = true;
+            let table = views.values().next().map(|view| view.table().name.as_str());
+            let problem = problem.to_string();
+            tracing::warn!(table, epoch, offset, problem, "an update of the speed layer's snapshots can't be used");
+        }
+        let views = updated.ok()??;
         self.last = Some(number);
         Some(views)
     }
 
-    fn update(&mut self, body: &[u8], views: &BTreeMap<String, Kept>) -> Option<Views> {
-        let (body, sum) = body.split_last_chunk::<4>()?;
-        if crc32fast::hash(body) != u32::from_le_bytes(*sum) {
-            return None;
+    /// The snapshots once the parts are together; none if an update between was lost.
+    fn update(&mut self, body: &[u8], views: &BTreeMap<String, Kept>) -> Result<Option<Views>, EnvelopeError> {
+        let (header, frames) = KIND.open::<Header>(body)?;
+        if !header.full && !self.begun {
+            return Ok(None);
         }
-        let (length, rest) = body.split_first_chunk::<8>()?;
-        let (metadata, frames) = rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-        let metadata: Metadata = serde_json::from_slice(metadata).ok()?;
-        if !metadata.full && !self.begun {
-            return None;
-        }
-        self.begun = true;
         let mut named: HashMap<u64, Arc<Pane>> = HashMap::new();
         let mut snapshots = Views::new();
-        for (name, told) in metadata.views {
+        for (name, told) in header.views {
             let Some(view) = views.get(&name).filter(|view| view.id.definition == told.definition) else { continue };
+            let topic = &view.table().topic;
             let mut chunks = Vec::new();
             for chunk in told.chunks {
                 let mut panes = BTreeMap::new();
                 for (start, id) in chunk.panes {
-                    let pane = match (named.get(&id).or_else(|| self.panes.get(&id)), metadata.panes.get(&id)) {
+                    let pane = match (named.get(&id).or_else(|| self.panes.get(&id)), header.panes.get(&id)) {
                         (Some(pane), _) => pane.clone(),
-                        (None, Some(pane)) => Arc::new(decode_pane(view, pane, frames).ok()?),
+                        (None, Some(pane)) => Arc::new(decode_pane(view, pane, frames)?),
                         (None, None) => {
-                            // An update between was lost.
                             self.begun = false;
-                            return None;
+                            return Ok(None);
                         }
                     };
                     named.insert(id, pane.clone());
                     panes.insert(start, pane);
                 }
-                chunks.push(Arc::new(Chunk { coverage: chunk.coverage, panes, early: chunk.early }));
+                let early = chunk.early.map_or_else(|| Ok(Early::default()), |early| early.only(topic));
+                let early = early.map_err(EnvelopeError::content)?;
+                let coverage = chunk.coverage.only(topic).map_err(EnvelopeError::content)?;
+                chunks.push(Arc::new(Chunk { coverage, panes, early }));
             }
             let snapshot = Snapshot {
                 sequence: 0,
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: told.coverage,
+                coverage: told.coverage.only(topic).map_err(EnvelopeError::content)?,
                 chunks,
                 watermark: told.watermark,
-                partitions: told.partitions,
+                partitions: told.partitions.only(topic).map_err(EnvelopeError::content)?,
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: told.lost,
-                log: told.log,
+                lost: told.lost.only(topic).map_err(EnvelopeError::content)?,
+                log: told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
                 other_log: told.other_log,
             };
             snapshots.insert(name, Arc::new(snapshot));
         }
-        self.panes = named;
-        Some(snapshots)
+        (self.panes, self.begun) = (named, true);
+        Ok(Some(snapshots))
     }
 }
 
-fn decode_pane(view: &Kept, pane: &PaneMetadata, frames: &[u8]) -> PolarsResult<Pane> {
+fn decode_pane(view: &Kept, pane: &PaneHeader, frames: Read<'_>) -> Result<Pane, EnvelopeError> {
+    let read = |file| partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(file)).finish()?);
     let partials = match pane.place {
         None => DataFrame::empty_with_schema(&partial::schema(view.aggregation())),
-        Some((start, length)) => {
-            let bytes = frames.get(start..start.saturating_add(length));
-            let bytes = bytes.ok_or_else(|| polars_err!(ComputeError: "a pane is outside the update"))?;
-            partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(bytes)).finish()?)?
-        }
+        Some(place) => read(frames.at(place)?).map_err(|error: PolarsError| EnvelopeError::content(error))?,
     };
     Ok(Pane { partials, late: pane.late.clone(), slack: pane.slack })
 }
+
+#[cfg(test)]
+mod tests;

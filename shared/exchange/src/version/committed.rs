@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_engine::edition::Reading;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::Catalog;
+use anabranch_plan::view::{Catalog, Kept};
 use anabranch_store::table::{DataFile, DeltaTable, Notes, TableError, commit_damage, name};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::{Published, Troubles, Version, Versions};
+use crate::note::{Note, Noted};
 use crate::reading::Readings;
 
 /// What of the archive a version was computed from.
@@ -47,6 +48,8 @@ impl ArchiveRead {
 /// What the commit of a view's version says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedVersion {
+    /// The topic whose offsets it speaks of; none in what earlier builds wrote.
+    pub topic: Option<String>,
     /// What it says to readers.
     pub published: Published,
     /// What it says to the next recompute.
@@ -54,19 +57,24 @@ pub struct CommittedVersion {
 }
 
 impl CommittedVersion {
-    /// The commit's note: a [`Published`], with `archive` beside its fields.
-    pub fn to_note(&self) -> serde_json::Result<Value> {
-        let mut note = serde_json::to_value(&self.published)?;
-        if let Value::Object(fields) = &mut note {
-            fields.insert("archive".into(), serde_json::to_value(&self.archive)?);
-        }
+    /// A commit's note: a [`Published`], with `archive` beside its fields.
+    pub fn note(topic: &str, published: &Published, archive: &ArchiveRead) -> serde_json::Result<Value> {
+        let mut note = published.to_note(topic)?;
+        note["archive"] = serde_json::to_value(archive)?;
         Ok(note)
     }
 
     fn from_note(note: Value) -> serde_json::Result<Self> {
         let archive =
             note.get("archive").cloned().map_or_else(|| Ok(ArchiveRead::default()), serde_json::from_value)?;
-        Ok(Self { archive, published: serde_json::from_value(note)? })
+        let Noted { topic, said: published } = serde_json::from_value(note)?;
+        Ok(Self { topic, published, archive })
+    }
+
+    /// Whether it holds what a view says of its table's topic.
+    pub fn is_of(&self, view: &Kept) -> bool {
+        let is_of_topic = self.topic.as_ref().is_none_or(|topic| *topic == view.table().topic);
+        is_of_topic && self.published.definition == view.id.definition
     }
 }
 
@@ -164,7 +172,7 @@ fn last_number(log: &Path) -> u64 {
 /// One table: its archive, and the versions of its views.
 #[derive(Debug)]
 struct OfTable {
-    archive: Notes<Reading>,
+    archive: Notes<Noted<Reading>>,
     reading: watch::Sender<Reading>,
     views: BTreeMap<String, OfView>,
     troubles: Troubles,
@@ -172,8 +180,8 @@ struct OfTable {
 
 #[derive(Debug)]
 struct OfView {
-    definition: String,
-    table: Notes<Published>,
+    view: Kept,
+    table: Notes<Noted<Published>>,
     sender: watch::Sender<Option<Arc<Version>>>,
 }
 
@@ -195,7 +203,7 @@ pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, 
             let (sender, receiver) = watch::channel(None);
             versions.0.insert(view.id.name.clone(), receiver);
             let table = Notes::of(view_root(&data.join("views"), &view.id.name));
-            views.insert(view.id.name.clone(), OfView { definition: view.id.definition.clone(), table, sender });
+            views.insert(view.id.name.clone(), OfView { view: view.clone(), table, sender });
         }
         let archive = Notes::of(archive_root(data, table));
         let troubles = versions.1.clone();
@@ -260,15 +268,16 @@ impl OfTable {
         }
         // After the versions: so none of them is of a rebuild that isn't known.
         self.archive.look().await?;
-        let reading = self.archive.newest().cloned().unwrap_or_default();
+        let reading = self.archive.newest().map(|noted| noted.said.clone()).unwrap_or_default();
         let rebuilds = reading.rebuilds;
         self.reading.send_if_modified(|current| {
             let is_new = *current != reading;
             *current = reading;
             is_new
         });
-        for OfView { definition, table, sender } in self.views.values() {
-            let newest = table.newest().filter(|published| published.definition == *definition);
+        for OfView { view, table, sender } in self.views.values() {
+            let newest = table.newest().filter(|noted| noted.is_of(&view.table().topic)).map(|noted| &noted.said);
+            let newest = newest.filter(|published| published.definition == view.id.definition);
             let newest = newest.map(|published| (published, published.rebuilds != rebuilds));
             sender.send_if_modified(|current| {
                 if current.as_ref().map(|version| (&version.published, version.is_stale)) == newest {
@@ -282,5 +291,22 @@ impl OfTable {
             });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_of_each_format_say_the_same_and_the_newest_is_written() {
+        let [before, now] = [include_str!("note-1.json"), include_str!("note-2.json")];
+        let [before, now]: [Value; 2] = [before, now].map(|note| serde_json::from_str(note).expect("JSON"));
+        let CommittedVersion { topic, published, archive } = CommittedVersion::from_note(now.clone()).expect("read");
+        assert_eq!(topic.as_deref(), Some("events"));
+        let written = CommittedVersion::note("events", &published, &archive).expect("a note");
+        assert_eq!(written, now, "the format is another: raise its number and store a note of it");
+        let unnamed = CommittedVersion { topic: None, published, archive };
+        assert_eq!(CommittedVersion::from_note(before).expect("read"), unnamed);
     }
 }

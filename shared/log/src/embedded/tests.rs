@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use proptest::prelude::*;
+use uuid::Uuid;
 
-use super::store::{BatchKey, Store};
+use super::store::{BatchKey, PartitionState, Piece, Store, StoredBatch, StoredEpoch, pack};
 use super::{EmbeddedLog, EmbeddedOptions, damage};
 use crate::clock::{Clock, ManualClock, Micros, SystemClock};
 use crate::position::{Partition, Positions};
@@ -35,6 +36,37 @@ fn on_embedded(behaviour: &dyn Fn(Open<'_>)) {
 }
 
 all_behaviours!(on_embedded);
+
+/// Keys and values byte for byte. A log that was written by them has to be read for ever: what is written otherwise needs another
+/// number in front, beside these.
+#[test]
+fn what_is_stored_is_read_and_written_as_the_stored_lines() {
+    let payloads: Payloads = ["one", "", "three"].into_iter().collect();
+    let keys: Payloads = ["k", "", "key"].into_iter().collect();
+    let key = BatchKey { topic: 1, partition: 2, base: 3, log_time: 4, records: 0, bytes: 0 };
+    let mut batches = Vec::new();
+    for keys in [None, Some(keys)] {
+        pack(key, &[Piece { payloads: payloads.clone(), keys }], &mut batches);
+    }
+    let begins = BTreeMap::from([((1, 2), 3), ((4, 5), 6)]);
+    let epoch = StoredEpoch { id: Uuid::from_bytes(std::array::from_fn(|i| i as u8)), begins };
+    let partition = PartitionState { start: 3, end: 9, log_time: -1, bytes: 300 };
+    let mut written: Vec<(Vec<u8>, Vec<u8>)> =
+        batches.into_iter().map(|(key, value)| (key.to_vec(), value.expect("a batch").to_vec())).collect();
+    written.push((StoredEpoch::key(7), epoch.encode()));
+    written.push((PartitionState::key(1, 2), partition.encode()));
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let lines: String = written.iter().map(|(key, value)| format!("{} {}\n", hex(key), hex(value))).collect();
+    assert_eq!(lines, include_str!("layout-1.txt"));
+
+    for (i, (key, value)) in written[..2].iter().enumerate() {
+        let batch = StoredBatch::decode(BatchKey::decode(key).expect("a key"), value.clone().into()).expect("a batch");
+        assert_eq!((batch.key.base, batch.key.end(), &batch.payloads.bytes(2..3)[..]), (3, 6, &b"three"[..]));
+        assert_eq!(batch.keys.map(|keys| keys.bytes(0..3).to_vec()), (i == 1).then(|| b"kkey".to_vec()));
+    }
+    assert_eq!(StoredEpoch::decode(&written[2].1), Some(epoch));
+    assert_eq!(PartitionState::decode(&written[3].1), Some(partition));
+}
 
 #[test]
 fn keys_are_kept_from_when_they_are_wanted_and_cost_others_nothing() {

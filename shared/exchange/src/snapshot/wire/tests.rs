@@ -1,0 +1,122 @@
+use std::path::Path;
+
+use anabranch_plan::rows::Rows;
+use anabranch_plan::schema::Table;
+use anabranch_plan::view::{View, ViewId};
+use serde_json::Value;
+
+use super::*;
+
+/// `SELECT window_start, window_end, k, count(*), sum(v)`, over a table whose name isn't its topic's.
+fn view() -> Kept {
+    let sql =
+        "CREATE TABLE clicks (k TEXT, v BIGINT, ts TIMESTAMP NOT NULL) WITH (topic = 'events', event_time = 'ts');
+        CREATE MATERIALIZED VIEW sums AS SELECT window_start, window_end, k, count(*) AS n, sum(v) AS total
+        FROM TUMBLE(clicks, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, k;";
+    let catalog = anabranch_plan::sql::plan(&[("views.sql".to_owned(), sql.to_owned())]).expect("a project");
+    let id = ViewId { name: "sums".to_owned(), definition: "sha256:sums".to_owned() };
+    Kept::of(&Arc::new(View { id, ..View::clone(&catalog.views["sums"]) })).expect("it keeps an aggregation")
+}
+
+fn views() -> BTreeMap<String, Kept> {
+    BTreeMap::from([("sums".to_owned(), view())])
+}
+
+fn snapshot() -> Arc<Snapshot> {
+    let view = view();
+    let events =
+        df!["k" => ["a", "b", "a"], "v" => [1_i64, 2, 3], "ts" => [0_i64, 1_000_000, 60_000_000]].expect("events");
+    let partials = partial::partials(&view, events.lazy(), false).expect("partials");
+    let pane =
+        |partials| Arc::new(Pane { partials, late: [(1, 2)].into(), slack: Some(Slack { down: 1, up: 2, late: 3 }) });
+    let panes =
+        partial::by_pane(&partials).expect("panes").into_iter().map(|(start, partials)| (start, pane(partials)));
+    let coverage: Coverage = [(0, 10..14)].into_iter().collect();
+    let early = Early { offsets: [(0, 13..14)].into_iter().collect(), from: Some(90_000_000) };
+    let progress = Progress { watermark: Some(60_000_000), ..Progress::default() };
+    Arc::new(Snapshot {
+        base: Some(7),
+        rebuilds: 1,
+        coverage: coverage.clone(),
+        chunks: vec![Arc::new(Chunk { coverage, panes: panes.collect(), early })],
+        watermark: Some(60_000_000),
+        partitions: [(0, progress)].into(),
+        late: 2,
+        log: Some(Mark::new("kafka:one:two")),
+        ..Snapshot::default()
+    })
+}
+
+fn record() -> Vec<u8> {
+    let records = Encoder::new(5).update(vec![(view(), snapshot())], true).encode().expect("encoded");
+    assert_eq!(records.len(), 1);
+    records.get(0).to_vec()
+}
+
+/// What a record says but for the panes' bytes, which Polars may write otherwise.
+fn shape(record: &[u8]) -> Value {
+    let (mut header, _) = KIND.open::<Value>(&record[HEADER..]).expect("opened");
+    for pane in header["panes"].as_object_mut().expect("panes").values_mut() {
+        pane["place"] = pane["place"].is_array().into();
+    }
+    header
+}
+
+/// A stored record. The first of a new format is stored by this test, which fails then.
+fn fixture(version: u8, written: &[u8]) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/snapshot/wire/format-{version}.update"));
+    if !path.exists() {
+        std::fs::write(&path, written).expect("written");
+        panic!("{} is new: look at it, and commit it", path.display());
+    }
+    std::fs::read(path).expect("read")
+}
+
+#[test]
+fn an_update_of_this_format_is_read_and_written_as_the_stored_one() {
+    let written = record();
+    let stored = fixture(KIND.version, &written);
+    assert_eq!(shape(&written), shape(&stored), "the format is another: raise its version");
+    assert_eq!(stored[..HEADER + 9], written[..HEADER + 9], "also what stands around the header");
+    let views = Decoder::default().take(6, &stored, &views()).expect("snapshots");
+    let (got, expected) = (&views["sums"], snapshot());
+    assert_eq!((got.base, got.rebuilds, &got.coverage), (expected.base, expected.rebuilds, &expected.coverage));
+    assert_eq!((got.watermark, &got.partitions, got.late), (expected.watermark, &expected.partitions, expected.late));
+    assert_eq!((&got.log, &got.lost, &got.stopped), (&expected.log, &expected.lost, &expected.stopped));
+    let (got, expected) = (&got.chunks[0], &expected.chunks[0]);
+    assert_eq!((&got.coverage, &got.early), (&expected.coverage, &expected.early));
+    assert!(got.panes.keys().eq(expected.panes.keys()));
+    for (got, expected) in got.panes.values().zip(expected.panes.values()) {
+        assert!(got.partials.equals_missing(&expected.partials), "{}", got.partials);
+        assert_eq!((&got.late, got.slack), (&expected.late, expected.slack));
+    }
+}
+
+#[test]
+fn updates_of_other_formats_are_no_snapshots_and_that_is_said_once() {
+    let sealed =
+        Frames::default().seal(Kind { version: KIND.version + 1, ..KIND }, &"whatever it says").expect("sealed");
+    let later = [header(5, 1, 0, 1), sealed.concat()].concat();
+    for other in [include_bytes!("format-1.update").to_vec(), later] {
+        let mut decoder = Decoder::default();
+        assert!(decoder.take(6, &other, &views()).is_none());
+        assert!(decoder.is_said);
+        assert_eq!(decoder.epoch(), 5, "its owner is known");
+        // An owner of this build takes over.
+        assert!(decoder.take(7, claim().get(0), &views()).is_none());
+        assert!(!decoder.is_said, "of the next owner it would be said again");
+        assert!(decoder.take(8, &other, &views()).is_none() && !decoder.is_said, "of the owner before");
+        let records = Encoder::new(7).update(vec![(view(), snapshot())], true).encode().expect("encoded");
+        assert!(decoder.take(9, records.get(0), &views()).is_some());
+    }
+}
+
+#[test]
+fn an_update_of_another_topic_is_no_snapshot() {
+    let clicks = Table { topic: "clicks".to_owned(), ..Table::clone(view().table()) };
+    let of_clicks = View { rows: Rows::Scan(Arc::new(clicks)), ..View::clone(&view()) };
+    let of_clicks = Kept::of(&Arc::new(of_clicks)).expect("it keeps an aggregation");
+    let mut decoder = Decoder::default();
+    assert!(decoder.take(6, &record(), &BTreeMap::from([("sums".to_owned(), of_clicks)])).is_none());
+    assert!(decoder.is_said);
+}
