@@ -109,8 +109,15 @@ fn named(path: &str) -> Vec<String> {
     names
 }
 
-/// What stands in a folder of sources, by the name of the module at its top: the modules beside it that it names outside of comments.
-fn modules(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+/// What stands behind a path in a source, each time that it isn't the end of a longer one.
+fn behind<'a>(code: &'a str, path: &'a str) -> impl Iterator<Item = &'a str> {
+    let places = code.match_indices(path).filter(|(at, _)| !code[..*at].ends_with("::"));
+    places.map(|(at, _)| &code[at + path.len()..])
+}
+
+/// The modules of a folder of sources, the path of whose own module is `of`: those beside it that each names outside of comments,
+/// with all that stands below it.
+fn modules(folder: &Path, of: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(next) = folders.pop() {
@@ -128,9 +135,10 @@ fn modules(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
                 let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
                 let code = code.lines().filter(|line| !line.trim_start().starts_with("//"));
                 let code = code.collect::<Vec<_>>().join("\n");
-                let named = code.split("crate::").skip(1).flat_map(named);
+                let upwards = "super::".repeat(below.components().count());
+                let paths = behind(&code, of).chain(behind(&code, &upwards));
                 let of_top = found.entry(top.clone()).or_default();
-                of_top.extend(named.filter(|name| *name != top));
+                of_top.extend(paths.flat_map(named).filter(|name| *name != top));
             }
         }
     }
@@ -139,20 +147,33 @@ fn modules(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
     found
 }
 
+/// Checks the modules of a folder, and those of the folders in it.
+fn check_modules(folder: &Path, of: &str) {
+    let mut left = modules(folder, of);
+    // What names nothing that is left is taken away, until nothing is left or all name each other.
+    while let Some(lowest) = left.iter().find(|(_, named)| named.is_empty()).map(|(name, _)| name.clone()) {
+        left.remove(&lowest);
+        for named in left.values_mut() {
+            named.remove(&lowest);
+        }
+    }
+    assert!(left.is_empty(), "modules of {} that are in a circle, or above one: {left:#?}", folder.display());
+    for path in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if path.is_dir() && !name.contains("tests") {
+            check_modules(&path, &format!("{of}{name}::"));
+        }
+    }
+}
+
 #[test]
 fn no_module_looks_up_to_one_that_looks_down_to_it() {
     assert_eq!(named("{one, two::{Three, four}, five}; six"), ["one", "two", "five"]);
+    assert_eq!(behind("super::one super::super::two x::super::three", "super::").count(), 2);
     let of_shared = SHARED.map(|name| format!("shared/{name}"));
     for of_crate in of_shared.iter().map(String::as_str).chain(["speed-layer", "batch-layer", "serving", "."]) {
-        let mut left = modules(&Path::new(env!("CARGO_MANIFEST_DIR")).join(of_crate).join("src"));
-        assert!(left.values().any(|named| !named.is_empty()), "{of_crate} has modules that name others");
-        // What names nothing that is left is taken away, until nothing is left or all name each other.
-        while let Some(lowest) = left.iter().find(|(_, named)| named.is_empty()).map(|(name, _)| name.clone()) {
-            left.remove(&lowest);
-            for named in left.values_mut() {
-                named.remove(&lowest);
-            }
-        }
-        assert!(left.is_empty(), "modules of {of_crate} that are in a circle, or above one: {left:#?}");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(of_crate).join("src");
+        assert!(modules(&folder, "crate::").values().any(|named| !named.is_empty()), "{of_crate} names modules");
+        check_modules(&folder, "crate::");
     }
 }

@@ -1,6 +1,7 @@
 //! The resources, each with its parameters, its response and its handler in one file.
 
 pub mod audit;
+pub mod column;
 pub mod dashboard;
 pub mod health;
 pub mod heartbeat;

@@ -12,12 +12,12 @@
 //! An archive whose note is gone, or says something else than the transactions, isn't read and isn't written to. Only the
 //! archiver that has the very note in memory goes on, and commits it again.
 
+use anabranch_engine::edition::Editions;
 use anabranch_exchange::note::{self, Note};
 use anabranch_log::position::Partition;
-use anabranch_plan::schema::Table;
+use anabranch_plan::schema::{ColumnType, Layout, Table};
 use anabranch_store::table::{Change, DataFile, DeltaTable, TableError, commits};
 
-use super::declare::grown;
 use super::{Archived, Archiver};
 use crate::error::BatchError;
 
@@ -102,6 +102,17 @@ pub(super) async fn noted(
         );
     }
     Ok(Noted { archived, version })
+}
+
+/// A layout with the columns that the newest edition stores.
+pub(super) fn grown(layout: &Layout, editions: &Editions) -> Layout {
+    let mut grown = layout.clone();
+    for column in editions.newest().iter().flat_map(|newest| &newest.columns) {
+        if !grown.columns.iter().any(|(name, _)| *name == column.stored) {
+            grown.columns.push((column.stored.clone(), ColumnType::from(&column.data_type)));
+        }
+    }
+    grown
 }
 
 /// The next commit of a table, which says that its archive holds this.

@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use anabranch_engine::edition::Editions;
 use anabranch_log::{Log, LogError};
-use anabranch_plan::schema::Table;
-use anabranch_plan::schema::{ColumnType, Layout};
+use anabranch_plan::schema::{Layout, Table};
 use anabranch_store::table::{Change, DeltaTable, TableError};
 
 use super::Archived;
 use super::anchor::note;
-use super::coverage::{archived, change};
+use super::coverage::{archived, change, grown};
 use super::file::{LOG_TIME, OFFSET, PARTITION, layout};
 use crate::error::BatchError;
 
@@ -86,15 +85,4 @@ async fn editions_of(delta: &DeltaTable, table: &Table) -> Result<(Archived, Opt
             (archived, Some((editions, grown)))
         }
     })
-}
-
-/// A layout with the columns that the newest edition stores.
-pub(super) fn grown(layout: &Layout, editions: &Editions) -> Layout {
-    let mut grown = layout.clone();
-    for column in editions.newest().iter().flat_map(|newest| &newest.columns) {
-        if !grown.columns.iter().any(|(name, _)| *name == column.stored) {
-            grown.columns.push((column.stored.clone(), ColumnType::from(&column.data_type)));
-        }
-    }
-    grown
 }

@@ -20,8 +20,8 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType};
 use fail::fail_point;
 
-use super::coverage::{archived, change, rows};
-use super::declare::{ATTEMPTS, grown};
+use super::coverage::{archived, change, grown, rows};
+use super::declare::ATTEMPTS;
 use super::file::{self, OFFSET, PARTITION, Shape, layout};
 use super::{Archive, Archived, gather};
 use crate::error::{BatchError, blocking};

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use crate::output::{lag, progress};
 use crate::problem::Problem;
 use crate::proof::positions_json;
-use crate::routes::views::ViewColumn;
+use crate::routes::column::ViewColumn;
 use crate::server::Server;
 use crate::topic::{Topics, rejected};
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use anabranch_exchange::snapshot::{Progress, Snapshot};
 use anabranch_log::position::{Partition, Positions};
 use anabranch_plan::aggregation::{AggregateFunction, OutputColumn};
-use anabranch_plan::schema::DataType;
 use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_plan::view::{Kept, Sent};
 use anabranch_plan::window::Window;
@@ -17,6 +16,7 @@ use utoipa::ToSchema;
 
 use crate::problem::Problem;
 use crate::proof::{Offsets, positions_json};
+use crate::routes::column::ViewColumn;
 use crate::routes::output::{self, OutputDetail};
 use crate::server::{Server, blocking};
 use crate::source::{Layers, Mode, Sources};
@@ -89,43 +89,6 @@ pub struct ViewDetail {
     /// What becomes of times that were missed: `last`, `all` or `none` of them are made up for.
     #[schema(required = true)]
     catch_up: Option<&'static str>,
-}
-
-/// A column.
-#[derive(Serialize, ToSchema)]
-pub struct ViewColumn {
-    name: String,
-    /// `TEXT`, `BIGINT`, `DOUBLE`, `BOOLEAN`, `TIMESTAMP` or `JSON`.
-    #[serde(rename = "type")]
-    data_type: String,
-    /// `window`, `key` or `aggregate`; `field` of one that writes its rows to a topic.
-    role: &'static str,
-    /// Of an aggregate, which.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    function: Option<&'static str>,
-    /// Of an aggregate, whether it is over distinct values.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    distinct: Option<bool>,
-    /// Of an aggregate, whether its values may be added up over keys.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    additive: Option<bool>,
-}
-
-impl ViewColumn {
-    /// A column of an output.
-    pub(crate) fn field(name: &str, data_type: &DataType) -> Self {
-        Self {
-            name: name.to_owned(),
-            data_type: data_type.to_string(),
-            role: "field",
-            function: None,
-            distinct: None,
-            additive: None,
-        }
-    }
 }
 
 /// How windows follow each other.

@@ -19,10 +19,12 @@
 //! where events came too late, and are then the answer's bounds.
 
 mod contender;
-pub(crate) mod session;
+mod finish;
+mod session;
 mod slack;
 #[cfg(test)]
 mod tests;
+mod whole;
 mod windows;
 
 use std::collections::BTreeMap;
@@ -37,9 +39,10 @@ use crate::group::{Groups, Keep};
 use crate::row::Lowered;
 use crate::transform::{column, constant, lower, polars_type};
 
-pub use session::whole_sessions;
+pub use finish::{Finished, Scope};
 pub use slack::Slack;
-pub use windows::{Finished, Part, Scope, windows};
+pub use whole::whole_sessions;
+pub use windows::{Part, windows};
 
 pub use crate::frame::{FIRST, LAST, MISSED, PANE, key, schema};
 

@@ -12,6 +12,7 @@
 mod commit;
 mod damage;
 mod read;
+mod state;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -30,7 +31,8 @@ use uuid::Uuid;
 use self::commit::{Committer, Request};
 use self::damage::Damage;
 use self::read::EmbeddedReader;
-use self::store::{Change, Fields, PartitionState, Store, StoredEpoch, is_damage, is_full};
+use self::state::{Fields, PartitionState};
+use self::store::{Change, Store, StoredEpoch, is_damage, is_full};
 use super::lineage::{Epoch, Lineage, Mark};
 use super::{Append, Appended, Log, LogError, LogReader, Retention};
 use crate::clock::Clock;

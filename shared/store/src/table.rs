@@ -16,6 +16,7 @@ mod digest;
 pub(crate) mod durable;
 mod notes;
 mod sweep;
+mod write;
 
 #[cfg(test)]
 mod tests;
@@ -42,11 +43,11 @@ use serde_json::Value;
 pub use self::commits::{Commit, commits};
 use self::digest::SHA256_TAG;
 pub use self::digest::{Digesting, Written, commit_damage, damage, log_damage, write_digested};
-pub use self::durable::write_file;
 use self::durable::{DAMAGED, Durable};
 pub use self::notes::Notes;
 use self::notes::{newest_note, newest_version};
 pub use self::sweep::Sweeper;
+pub use self::write::write_file;
 
 /// The key of our note in a commit's `commitInfo`.
 const NOTE: &str = "anabranch";

@@ -8,8 +8,8 @@
 use anabranch_plan::aggregation::{AggregateFunction, Aggregation, OutputColumn};
 use polars::prelude::*;
 
+use super::finish::Piece;
 use super::key;
-use super::windows::Piece;
 use crate::aggregate::keys::Keys;
 use crate::frame::state_names;
 

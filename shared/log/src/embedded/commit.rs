@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use super::store::{
-    BatchKey, Change, Fields, PartitionState, Piece, Store, StoredEpoch, age_key, pack, request_key, topic_key,
-};
+use super::state::{Fields, PartitionState};
+use super::store::{BatchKey, Change, Piece, Store, StoredEpoch, age_key, pack, request_key, topic_key};
 use super::{CommitError, Shared, State, Topic, open_error};
 use crate::clock::{Micros, written};
 use crate::position::{Offset, Partition, Positions};

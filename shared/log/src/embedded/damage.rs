@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use memchr::memmem;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
-use super::store::PartitionState;
+use super::state::PartitionState;
 use crate::position::Offset;
 
 /// What a batch in a journal begins with, before its count of items and its sequence number.

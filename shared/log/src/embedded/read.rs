@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 
 use super::Shared;
-use super::store::{BatchKey, PartitionState, Section, Store, StoredBatch, is_damage};
+use super::state::PartitionState;
+use super::store::{BatchKey, Section, Store, StoredBatch, is_damage};
 use crate::position::{Offset, Partition, Positions};
 use crate::{Batch, Extras, LogError, LogReader, Payloads, ReadLimit};
 

@@ -9,7 +9,8 @@ use parking_lot::Mutex;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::store::{BatchKey, PartitionState, Piece, Store, StoredBatch, StoredEpoch, pack};
+use super::state::PartitionState;
+use super::store::{BatchKey, Piece, Store, StoredBatch, StoredEpoch, pack};
 use super::{EmbeddedLog, EmbeddedOptions, damage};
 use crate::clock::{Clock, ManualClock, Micros, SystemClock};
 use crate::position::{Partition, Positions};

@@ -17,7 +17,7 @@ use memchr::memmem;
 use sha2::{Digest, Sha256};
 
 use super::TableError;
-use super::durable::write_file;
+use super::write::write_file;
 
 /// The tag of an `add` action that holds the file's digest.
 pub(super) const SHA256_TAG: &str = "anabranch.sha256";

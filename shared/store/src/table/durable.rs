@@ -10,9 +10,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::ops::Range;
-use std::path::{Path as FsPath, PathBuf};
+use std::path::Path as FsPath;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,56 +27,7 @@ use object_store::{
 use parking_lot::Mutex;
 
 use super::digest;
-
-/// Writes a file under a temporary name, syncs it, gives it its name, and syncs the folder: after a crash the file is
-/// whole or absent.
-pub fn write_file<T, E: From<io::Error>>(
-    path: &FsPath,
-    write: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<T, E>,
-) -> std::result::Result<T, E> {
-    let staged = stage(path)?;
-    let written = (|| {
-        let mut file = BufWriter::new(File::create(&staged)?);
-        let value = write(&mut file)?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-        fs::rename(&staged, path)?;
-        sync_folder(path)?;
-        Ok(value)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&staged);
-    }
-    written
-}
-
-/// A name beside the path that object stores pass over when they list a folder: it ends in `#` and digits.
-fn stage(path: &FsPath) -> io::Result<PathBuf> {
-    if let Some(folder) = path.parent() {
-        create_folder(folder)?;
-    }
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(format!("#{}", uuid::Uuid::new_v4().as_u128()));
-    Ok(path.with_file_name(name))
-}
-
-/// Creates a folder, and those that it lies in, such that they are still there after a loss of power.
-fn create_folder(folder: &FsPath) -> io::Result<()> {
-    let Some(parent) = folder.parent().filter(|_| !folder.is_dir()) else { return Ok(()) };
-    create_folder(parent)?;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => sync_folder(folder),
-    }
-}
-
-/// Syncs the folder that a path lies in.
-fn sync_folder(path: &FsPath) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => File::open(".")?.sync_all(),
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
-}
+use super::write::{stage, sync_folder, write_file};
 
 /// [`LocalFileSystem`] with durable puts and checked gets.
 #[derive(Debug)]
