@@ -1,7 +1,6 @@
 //! Queries: `SELECT` with all that may follow it, as rows, or as an aggregation of rows.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sqlparser::ast::{self, GroupByExpr, SelectItem, SetExpr, Spanned};
 use sqlparser::keywords::Keyword;
@@ -26,7 +25,6 @@ const MAX_LIMIT: u64 = 100_000;
 
 /// What a query that aggregates says.
 pub(super) struct Aggregated {
-    pub table: Arc<Table>,
     pub rows: Rows,
     pub window: Option<Window>,
     pub keys: Vec<Key>,
@@ -100,7 +98,6 @@ pub(super) fn aggregated(
     let having = having(select, &keys, &aggregates, &source).map_err(one)?;
     let order = order_by(query, &items, &columns, &source).map_err(one)?;
     Ok(Some(Aggregated {
-        table: source.table.clone(),
         window: source.window,
         rows: filtered(source.rows, filter),
         keys,

@@ -91,7 +91,7 @@ pub(super) fn plan(
         Some((late, at)) => check_late(&name, late, at, &query, catalog).map_err(one)?,
         None => Late::default(),
     };
-    let Aggregated { table: _, rows, window, keys, aggregates, columns, having, order, limit } = query;
+    let Aggregated { rows, window, keys, aggregates, columns, having, order, limit } = query;
     let ViewOptions { allowed_lateness, late: _, schedule, max_rows, memory } = options;
     let aggregation = Aggregation {
         window,
@@ -117,7 +117,7 @@ fn check_late(name: &str, late: Late, at: Location, query: &Aggregated, catalog:
         return Err(Fault::new(at, message));
     }
     if let Late::Topic(topic) = &late {
-        sink::check_topic(name, &Given { text: topic.clone(), at }, &query.table, catalog)?;
+        sink::check_topic(name, &Given { text: topic.clone(), at }, query.rows.inputs()[0], catalog)?;
     }
     Ok(late)
 }

@@ -505,7 +505,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT user_id, rare_words(text) AS n FROM tweets GROUP BY user_id",
-        "2:17: unknown function `rare_words`; the aggregates are count, sum, avg, min, max, var_samp, var_pop, stddev_samp, stddev_pop, arg_min, arg_max, approx_count_distinct, approx_percentile, the functions lower, upper, trim, length, char_length, substring, substr, replace, starts_with, ends_with, contains, regexp_matches, regexp_like, regexp_extract, regexp_extract_all, regexp_replace, string_split, split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
+        "2:17: unknown function `rare_words`; the aggregates are count, sum, avg, min, max, var_samp, var_pop, stddev_samp, stddev_pop, arg_min, arg_max, approx_count_distinct, approx_percentile, the functions lower, upper, trim, length, substring, replace, starts_with, ends_with, contains, regexp_matches, regexp_extract, regexp_extract_all, regexp_replace, string_split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
     ),
     (
         "SELECT user_id, count(*) FILTER (WHERE likes) AS n FROM tweets GROUP BY user_id",
@@ -559,7 +559,7 @@ const CONDITIONS: &[(&str, &str)] = &[
     ("lowr(user_id) = 'x'", "3:1: unknown function `lowr`; did you mean `lower`?"),
     (
         "levenshtein(user_id, text) > 1",
-        "3:1: unknown function `levenshtein`; the aggregates are count, sum, avg, min, max, var_samp, var_pop, stddev_samp, stddev_pop, arg_min, arg_max, approx_count_distinct, approx_percentile, the functions lower, upper, trim, length, char_length, substring, substr, replace, starts_with, ends_with, contains, regexp_matches, regexp_like, regexp_extract, regexp_extract_all, regexp_replace, string_split, split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
+        "3:1: unknown function `levenshtein`; the aggregates are count, sum, avg, min, max, var_samp, var_pop, stddev_samp, stddev_pop, arg_min, arg_max, approx_count_distinct, approx_percentile, the functions lower, upper, trim, length, substring, replace, starts_with, ends_with, contains, regexp_matches, regexp_extract, regexp_extract_all, regexp_replace, string_split, json_extract_string, coalesce, nullif, abs, round, floor, ceil, date_trunc, extract",
     ),
     ("regexp_matches(text, '[a-')", "3:22: bad regular expression `[a-`: unclosed character class"),
     ("regexp_matches(text, user_id)", "3:22: a regular expression must be a constant text"),
