@@ -12,9 +12,6 @@ use polars::prelude::*;
 use crate::error::SpeedError;
 use crate::watermark::known;
 
-/// Of fewer events than these, looking for a better plan costs more than it saves.
-const SMALL: usize = 1_024;
-
 /// What some events add to one pane.
 #[derive(Debug, Default)]
 pub(crate) struct Added {
@@ -60,9 +57,7 @@ impl Evaluator {
             let column = Column::new(MISSED.into(), missed.as_slice());
             events.with_column(column).map_err(failed(view, "adding what was missed"))?;
         }
-        let is_small = events.height() < SMALL;
         let rows = self.rows(view).of(events.lazy(), missed.is_some());
-        let rows = if is_small { rows.without_optimizations() } else { rows };
         let rows = rows.collect().map_err(failed(view, "evaluating a micro-batch"))?;
         for ((pane, of), rows) in partial::split(rows).map_err(failed(view, "splitting rows by pane"))? {
             panes.entry(pane).or_default().rows.push((of, rows));
