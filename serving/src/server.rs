@@ -55,7 +55,7 @@ impl Server {
             metrics: Arc::new(Metrics::default()),
             answers: Cache::new(app.limits.cache_bytes),
             pages: Arc::new(Pages::new(app.limits.cache_bytes / 2)),
-            frames: app.catalog.views.keys().map(|name| (name.clone(), Default::default())).collect(),
+            frames: app.catalog.kept_names().map(|name| (name.clone(), Default::default())).collect(),
             finals: Cache::new(app.limits.cache_bytes / 8),
             computing: Arc::new(Semaphore::new(app.limits.computing)),
             streams: Arc::new(Semaphore::new(app.limits.streams)),
