@@ -198,9 +198,7 @@ fn encode_chunk(closed: &Closed, topic: &str, frames: &mut Frames) -> PolarsResu
 }
 
 fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) -> Result<Closed, EnvelopeError> {
-    let read = |file| {
-        partial::by_pane(&partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(file)).finish()?)?)
-    };
+    let read = |file| partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(file)).finish()?)?);
     let ChunkHeader { coverage, early, journal, panes: held, frame } = chunk;
     let mut partials = BTreeMap::new();
     if let Some(place) = frame {

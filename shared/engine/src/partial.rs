@@ -48,10 +48,10 @@ pub use crate::frame::{FIRST, LAST, MISSED, PANE, key, schema};
 
 /// Partials that were stored or sent, if they have the columns that the view's have: a program of another edition keeps
 /// others, which mean something else.
-pub fn checked(aggregation: &Aggregation, partials: DataFrame) -> PolarsResult<DataFrame> {
-    let wanted = schema(aggregation);
+pub fn checked(view: &Kept, partials: DataFrame) -> PolarsResult<DataFrame> {
+    let wanted = schema(view.aggregation());
     if **partials.schema() != wanted {
-        polars_bail!(ComputeError: "its partials are of another format");
+        polars_bail!(ComputeError: "partials of view `{}` are of another format", view.id.name);
     }
     Ok(partials)
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::error::{SpeedError, reason};
 use crate::micro_batch::MicroBatch;
 use crate::state::ViewState;
-use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, named, rows, sums, table};
+use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, named, rows, sums, table, with};
 
 fn image(events: u64) -> (Kept, Image) {
     let table = table(0);
@@ -84,6 +84,17 @@ fn a_view_of_another_definition_is_left_out() {
     let other = named(&view, "sums", "sha256:other");
     let read = Image::decode(&encoded(&image), "clicks", "clicks", &[other]).expect("read");
     assert!(read.views.is_empty());
+}
+
+#[test]
+fn partials_of_another_format_are_refused_with_their_view() {
+    let (view, image) = image(5);
+    let narrow = with(&view, |kept| {
+        kept.aggregates.truncate(1);
+        kept.columns.truncate(2);
+    });
+    let refused = Image::decode(&encoded(&image), "clicks", "clicks", &[narrow]).expect_err("other columns");
+    assert!(refused.to_string().contains("partials of view `sums` are of another format"), "{refused}");
 }
 
 #[test]

@@ -358,7 +358,7 @@ impl Decoder {
 }
 
 fn decode_pane(view: &Kept, pane: &PaneHeader, frames: Read<'_>) -> Result<Pane, EnvelopeError> {
-    let read = |file| partial::checked(view.aggregation(), ParquetReader::new(Cursor::new(file)).finish()?);
+    let read = |file| partial::checked(view, ParquetReader::new(Cursor::new(file)).finish()?);
     let partials = match pane.place {
         None => DataFrame::empty_with_schema(&partial::schema(view.aggregation())),
         Some(place) => read(frames.at(place)?).map_err(|error: PolarsError| EnvelopeError::content(error))?,
