@@ -7,7 +7,7 @@ use crate::time::Micros;
 use crate::window::Window;
 
 /// An aggregation of rows, with all that says how it is kept.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Aggregation {
     /// Its windows; none means all of time.
     pub window: Option<Window>,

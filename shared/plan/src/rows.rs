@@ -55,9 +55,14 @@ impl Rows {
 
     /// The tables that are read.
     pub fn inputs(&self) -> Vec<&Arc<Table>> {
+        vec![self.table()]
+    }
+
+    /// The table whose events they are made of.
+    pub fn table(&self) -> &Arc<Table> {
         match self {
-            Self::Scan(table) => vec![table],
-            other => other.of().map(Self::inputs).unwrap_or_default(),
+            Self::Scan(table) => table,
+            Self::Filter { rows, .. } | Self::Unnest { rows, .. } | Self::Project { rows, .. } => rows.table(),
         }
     }
 

@@ -36,7 +36,7 @@ impl Catalog {
 
     /// Those of them that read a table.
     pub fn kept_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Kept> {
-        self.kept().filter(move |view| view.table().name == table)
+        self.kept().filter(move |view| view.reads_table(table))
     }
 
     /// The view of that name, if it keeps an aggregation.
@@ -51,7 +51,7 @@ impl Catalog {
 
     /// Those of them that read a table.
     pub fn sent_of<'a>(&'a self, table: &'a str) -> impl Iterator<Item = Sent> {
-        self.sent().filter(move |view| view.table().name == table)
+        self.sent().filter(move |view| view.reads_table(table))
     }
 
     /// The topics that views write: each with the view's name and the topic that it reads.
@@ -103,7 +103,12 @@ pub enum End {
 impl View {
     /// The table that it reads.
     pub fn table(&self) -> &Arc<Table> {
-        self.rows.inputs()[0]
+        self.rows.table()
+    }
+
+    /// Whether it reads a table.
+    pub fn reads_table(&self, table: &str) -> bool {
+        self.rows.inputs().iter().any(|input| input.name == table)
     }
 
     /// Whether any of its expressions reads a column.

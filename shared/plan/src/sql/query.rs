@@ -13,7 +13,7 @@ use super::from::{self, Broken};
 use super::literal;
 use super::name::{is_twin, reserved};
 use super::syntax::{Tokens, fold};
-use crate::aggregation::{Aggregate, Key, OrderBy, OutputColumn};
+use crate::aggregation::{Aggregate, Aggregation, Key, OrderBy, OutputColumn};
 use crate::expr::{Expr, Literal};
 use crate::rows::{Field, Rows};
 use crate::schema::{Column, DataType, Table};
@@ -23,25 +23,14 @@ use crate::window::Window;
 /// How many rows of a window a view may keep.
 const MAX_LIMIT: u64 = 100_000;
 
-/// What a query that aggregates says.
-pub(super) struct Aggregated {
-    pub rows: Rows,
-    pub window: Option<Window>,
-    pub keys: Vec<Key>,
-    pub aggregates: Vec<Aggregate>,
-    pub columns: Vec<OutputColumn>,
-    pub having: Option<Expr>,
-    pub order: Vec<OrderBy>,
-    pub limit: Option<usize>,
-}
-
-/// Plans a query that aggregates. `None` if it reads a table whose own definition is wrong.
+/// Plans a query that aggregates: the rows, and what of an aggregation a query says. `None` if it reads a table whose own
+/// definition is wrong.
 pub(super) fn aggregated(
     query: &ast::Query,
     tokens: &Tokens,
     catalog: &Catalog,
     broken: &Broken,
-) -> Result<Option<Aggregated>, Vec<Fault>> {
+) -> Result<Option<(Rows, Aggregation)>, Vec<Fault>> {
     let one = |fault| vec![fault];
     let select = plain_select(query, tokens).map_err(one)?;
     let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
@@ -97,16 +86,9 @@ pub(super) fn aggregated(
     }
     let having = having(select, &keys, &aggregates, &source).map_err(one)?;
     let order = order_by(query, &items, &columns, &source).map_err(one)?;
-    Ok(Some(Aggregated {
-        window: source.window,
-        rows: filtered(source.rows, filter),
-        keys,
-        aggregates,
-        columns,
-        having,
-        order,
-        limit,
-    }))
+    let window = source.window;
+    let aggregation = Aggregation { window, keys, aggregates, columns, having, order, limit, ..Aggregation::default() };
+    Ok(Some((filtered(source.rows, filter), aggregation)))
 }
 
 /// Plans a query of plain rows. `None` if it reads a table whose own definition is wrong.

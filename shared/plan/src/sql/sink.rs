@@ -35,7 +35,7 @@ pub(super) fn plan(
     };
     let Some(rows) = rows else { return Ok(None) };
     let one = |fault| vec![fault];
-    check_topic(name, &asked.topic, rows.inputs()[0], catalog).map_err(one)?;
+    check_topic(name, &asked.topic, rows.table(), catalog).map_err(one)?;
     let columns = rows.schema();
     let partition_by = asked.partition_by.map(|given| column_named(&given, &columns)).transpose().map_err(one)?;
     let sink = Sink { topic: asked.topic.text, delivery: asked.delivery, partition_by };

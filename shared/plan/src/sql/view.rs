@@ -8,15 +8,15 @@ use super::error::Fault;
 use super::from::Broken;
 use super::name::{defined_name, topic};
 use super::option::{Given, Options, schedule};
-use super::query::{self, Aggregated};
-use super::sink;
 use super::syntax::Source;
+use super::{query, sink};
 use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schedule::Schedule;
 use crate::schema::Table;
 use crate::time::Micros;
 use crate::view::{Catalog, End, View, ViewId};
+use crate::window::Window;
 
 /// Rows of state that a view keeps exactly, unless it says otherwise.
 const MAX_ROWS: u64 = 5_000_000;
@@ -65,7 +65,7 @@ pub(super) fn plan(
     let options = Options::read(&create.options, &[&OPTIONS[..], &sink::OPTIONS].concat());
     let (query, tokens) = (&create.query, &source.tokens);
     let view = |rows: Rows, end: End, allowed_lateness: Micros| {
-        let definition = definition(rows.inputs()[0], allowed_lateness, create);
+        let definition = definition(rows.table(), allowed_lateness, create);
         View { id: ViewId { name: name.clone(), definition }, sql: source.text.clone(), rows, end }
     };
     let options = match options.map(|mut options| (options.text("sink"), options)) {
@@ -86,38 +86,31 @@ pub(super) fn plan(
         (Err(fault), _) => return Err(one(fault)),
         (_, Err(faults)) => return Err(faults),
     };
-    let Some(query) = query else { return Ok(None) };
-    let late = match options.late {
-        Some((late, at)) => check_late(&name, late, at, &query, catalog).map_err(one)?,
+    let Some((rows, asked)) = query else { return Ok(None) };
+    let ViewOptions { allowed_lateness, late, schedule, max_rows, memory } = options;
+    let late = match late {
+        Some((late, at)) => check_late(&name, late, at, &rows, asked.window, catalog).map_err(one)?,
         None => Late::default(),
     };
-    let Aggregated { rows, window, keys, aggregates, columns, having, order, limit } = query;
-    let ViewOptions { allowed_lateness, late: _, schedule, max_rows, memory } = options;
-    let aggregation = Aggregation {
-        window,
-        keys,
-        aggregates,
-        columns,
-        having,
-        order,
-        limit,
-        allowed_lateness,
-        late,
-        schedule,
-        max_rows,
-        memory,
-    };
+    let aggregation = Aggregation { allowed_lateness, late, schedule, max_rows, memory, ..asked };
     Ok(Some(view(rows, End::Keep(Box::new(aggregation)), allowed_lateness)))
 }
 
 /// Refuses a side output of what can't be late, and a topic that can't be written.
-fn check_late(name: &str, late: Late, at: Location, query: &Aggregated, catalog: &Catalog) -> Result<Late, Fault> {
-    if query.window.is_none() {
+fn check_late(
+    name: &str,
+    late: Late,
+    at: Location,
+    rows: &Rows,
+    window: Option<Window>,
+    catalog: &Catalog,
+) -> Result<Late, Fault> {
+    if window.is_none() {
         let message = format!("`{name}` has no windows that an event could be late for; leave `late` out");
         return Err(Fault::new(at, message));
     }
     if let Late::Topic(topic) = &late {
-        sink::check_topic(name, &Given { text: topic.clone(), at }, query.rows.inputs()[0], catalog)?;
+        sink::check_topic(name, &Given { text: topic.clone(), at }, rows.table(), catalog)?;
     }
     Ok(late)
 }
