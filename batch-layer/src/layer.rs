@@ -14,7 +14,7 @@ use anabranch_exchange::audit::AuditLog;
 use anabranch_exchange::job::{JobError, JobKind, JobRequest, Jobs, Trigger};
 use anabranch_exchange::reading::Readings;
 use anabranch_exchange::reject::RejectLog;
-use anabranch_exchange::version::{Publishers, Version, Versions, archive_root, open_versions};
+use anabranch_exchange::version::{Publishers, Versions, archive_root, open_versions};
 use anabranch_log::Log;
 use anabranch_log::clock::Clock;
 use anabranch_plan::view::{Catalog, Kept};
@@ -140,7 +140,7 @@ impl BatchLayer {
         let mut views = Vec::new();
         for view in worker.catalog.kept() {
             let name = &view.id.name;
-            let is_stale = worker.versions.newest(name).is_some_and(|version| version.is_stale);
+            let is_stale = worker.versions.newest(&view.id).is_some_and(|version| version.is_stale);
             let is_wanted = is_stale || worker.has_lost_its_start(&view).await;
             // A job that waits since the last process does it, too.
             if is_wanted && !queue.is_busy(name) {
@@ -235,8 +235,7 @@ pub(crate) async fn open_archiver(
     catalog: &Catalog,
     versions: &Versions,
 ) -> Result<Arc<Archiver>, BatchError> {
-    let views =
-        catalog.kept_of(&archive.table.name).filter_map(|view| versions.0.get(&view.id.name).cloned()).collect();
+    let views = catalog.kept_of(&archive.table.name).filter_map(|view| versions.0.get(&view.id).cloned()).collect();
     Ok(Arc::new(Archiver::open(archive, settings).await?.sparing(views)))
 }
 
@@ -277,7 +276,7 @@ impl Work for Worker {
             return Err(BatchError::UnknownView(run.view));
         };
         self.publishers.refresh_table(&view.table().name).await?;
-        if let Some(newest) = self.versions.newest(&view.id.name) {
+        if let Some(newest) = self.versions.newest(&view.id) {
             archiver.verify_version(&view.id.name, &newest.published).await?;
         }
         let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
@@ -298,7 +297,7 @@ impl Work for Worker {
         self.publishers.refresh_table(&view.table().name).await?;
         let version = match published? {
             Some(published) => published.version,
-            None => self.versions.newest(&view.id.name).map_or(0, |version| version.published.version),
+            None => self.versions.newest(&view.id).map_or(0, |version| version.published.version),
         };
         if let Err(error) = self.sweep(&run.view).await {
             tracing::warn!(view = run.view, error = error.chain(), "files of old versions weren't swept");
@@ -323,8 +322,7 @@ impl Worker {
         let held = archiver.held().await.inspect_err(|error| {
             tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
         });
-        let fits = |version: &Arc<Version>| version.published.definition == view.id.definition;
-        let newest = self.versions.newest(&view.id.name).filter(fits);
+        let newest = self.versions.newest(&view.id);
         let begins = |p| newest.as_ref().map_or(0, |version| version.published.coverage.next(p));
         held.is_ok_and(|held| held.iter().any(|(&partition, range)| begins(partition) < range.start))
     }

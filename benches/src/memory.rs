@@ -122,7 +122,7 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
         let (layer, took) = timed(|| {
             let owned = Owned { partition: 0, epoch: 1 };
             let layer = anabranch_speed_layer::run_partition(&context, "clicks", owned, &CancellationToken::new())?;
-            let mut receiver = layer.snapshots().0["top"].clone();
+            let mut receiver = layer.snapshots().0[&view.id].clone();
             while receiver.borrow_and_update().coverage.len() < events {
                 if let Some(reason) = &receiver.borrow().stopped {
                     return Err(Failure::new(reason.clone()));
@@ -145,7 +145,7 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
         let counted = layer.metrics().values().map(|numbers| numbers.state_bytes).sum::<u64>();
         report("counted at last, by which the limit goes", mib(counted), &share(counted));
 
-        let snapshot = layer.snapshots().0["top"].borrow().clone();
+        let snapshot = layer.snapshots().0[&view.id].borrow().clone();
         let parts = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.iter());
         let parts: Vec<_> = parts
             .map(|(&start, pane)| Part {

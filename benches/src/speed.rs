@@ -115,7 +115,7 @@ fn measure(
     let layer = anabranch_speed_layer::run(&context, &shutdown)?;
     let view = &catalog.kept_view("trending_hashtags").ok_or_else(|| Failure::new("no such view"))?;
     let snapshots = layer.snapshots();
-    let mut receiver = snapshots.0["trending_hashtags"].clone();
+    let mut receiver = snapshots.0[&view.id].clone();
     let mut answers = 0;
     let runtime = tokio::runtime::Handle::current();
     // A reader asks for the newest window's first hundred each time that there is something new.

@@ -25,7 +25,7 @@ const MOST_WINDOWS: usize = 10_000;
 /// Follows a view's snapshots, and scores each that is the last on its version.
 pub(crate) async fn follow(server: Arc<Server>, view: Kept) {
     let layers = server.layers.get(&view);
-    let Some(mut snapshots) = server.layers.snapshots().0.get(&view.id.name).cloned() else { return };
+    let Some(mut snapshots) = server.layers.snapshots().0.get(&view.id).cloned() else { return };
     let mut before = layers;
     while snapshots.changed().await.is_ok() {
         snapshots.borrow_and_update();

@@ -16,7 +16,7 @@ use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, LogReader, ReadLimit};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Catalog, Kept};
+use anabranch_plan::view::{Catalog, Kept, ViewId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -46,16 +46,15 @@ pub fn collect(
     let mut snapshots = Snapshots::default();
     let mut threads = Vec::new();
     for table in catalog.tables.values() {
-        let views: BTreeMap<String, Kept> =
-            catalog.kept_of(&table.name).map(|view| (view.id.name.clone(), view.clone())).collect();
+        let views: Vec<Kept> = catalog.kept_of(&table.name).collect();
         if views.is_empty() {
             continue;
         }
         let mut senders = BTreeMap::new();
-        for name in views.keys() {
+        for view in &views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-            snapshots.0.insert(name.clone(), receiver);
-            senders.insert(name.clone(), sender);
+            snapshots.0.insert(view.id.clone(), receiver);
+            senders.insert(view.id.clone(), sender);
         }
         let collector = Collector {
             log: log.clone(),
@@ -78,12 +77,12 @@ pub fn collect(
 struct Collector {
     log: Arc<dyn Log>,
     table: Arc<Table>,
-    views: BTreeMap<String, Kept>,
-    senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    views: Vec<Kept>,
+    senders: BTreeMap<ViewId, watch::Sender<Arc<Snapshot>>>,
     partitions: BTreeMap<Partition, Held>,
     sequence: u64,
     /// The last watermark of each view, below which none is.
-    watermarks: BTreeMap<String, Micros>,
+    watermarks: BTreeMap<ViewId, Micros>,
     /// When the log was last asked whether it is the one that the snapshots are of.
     checked: Option<Instant>,
     /// Why it isn't.
@@ -95,7 +94,7 @@ struct Collector {
 pub(crate) struct Held {
     decoder: wire::Decoder,
     /// Each view's newest snapshot on each of the last two versions, the newest first.
-    views: BTreeMap<String, VecDeque<Arc<Snapshot>>>,
+    views: BTreeMap<ViewId, VecDeque<Arc<Snapshot>>>,
     heard: Option<Instant>,
 }
 
@@ -103,8 +102,8 @@ impl Held {
     /// Takes in what a partition's owner says; whether that is anything new.
     pub fn hold(&mut self, told: wire::Views) -> bool {
         let mut news = self.is_lost();
-        for (name, snapshot) in told {
-            let held = self.views.entry(name).or_default();
+        for (view, snapshot) in told {
+            let held = self.views.entry(view).or_default();
             news |= held.front().is_none_or(|known| !says_the_same(known, &snapshot));
             held.retain(|known| place(known) != place(&snapshot));
             held.push_front(snapshot);
@@ -234,17 +233,17 @@ impl Collector {
     fn show(&mut self) {
         self.check();
         self.sequence += 1;
-        for (name, sender) in &self.senders {
-            let mut snapshot = compose(name, &self.partitions);
+        for (view, sender) in &self.senders {
+            let mut snapshot = compose(view, &self.partitions);
             snapshot.sequence = self.sequence;
             if let Some(why) = &self.other_log {
                 (snapshot.stopped, snapshot.alone, snapshot.other_log) = (Some(why.clone()), false, true);
             }
-            if let Some(least) = self.watermarks.get(name) {
+            if let Some(least) = self.watermarks.get(view) {
                 snapshot.watermark = snapshot.watermark.max(Some(*least));
             }
             if let Some(watermark) = snapshot.watermark {
-                self.watermarks.insert(name.clone(), watermark);
+                self.watermarks.insert(view.clone(), watermark);
             }
             sender.send_replace(Arc::new(snapshot));
         }
@@ -252,7 +251,7 @@ impl Collector {
 }
 
 /// A view's snapshot over all partitions.
-pub(crate) fn compose(view: &str, partitions: &BTreeMap<Partition, Held>) -> Snapshot {
+pub(crate) fn compose(view: &ViewId, partitions: &BTreeMap<Partition, Held>) -> Snapshot {
     let known: BTreeMap<Partition, &VecDeque<Arc<Snapshot>>> =
         partitions.iter().filter_map(|(&partition, held)| Some((partition, held.views.get(view)?))).collect();
     let places: BTreeSet<(u64, Option<u64>)> =

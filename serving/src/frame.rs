@@ -5,7 +5,7 @@ use std::sync::{OnceLock, Weak};
 
 use anabranch_engine::render::Rows;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use polars::prelude::PolarsResult;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ pub struct Frame {
 }
 
 /// Of each view the newest answer that streams have, as long as one has it.
-pub type Frames = BTreeMap<String, tokio::sync::Mutex<Shared>>;
+pub type Frames = BTreeMap<ViewId, tokio::sync::Mutex<Shared>>;
 
 /// An answer that all streams of its view send.
 #[derive(Debug, Default)]

@@ -147,9 +147,9 @@ fn routes(server: Arc<Server>) -> Router {
 /// scores what was said until then.
 fn follow_versions(server: &Arc<Server>) -> JoinSet<()> {
     let mut followers = JoinSet::new();
-    for (name, versions) in &server.layers.versions().0 {
-        let Some(view) = server.app.catalog.kept_view(name) else { continue };
-        let (server, mut versions) = (Arc::clone(server), versions.clone());
+    for view in server.app.catalog.kept() {
+        let Some(mut versions) = server.layers.versions().0.get(&view.id).cloned() else { continue };
+        let server = Arc::clone(server);
         followers.spawn(audit::follow(Arc::clone(&server), view.clone()));
         followers.spawn(async move {
             loop {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::{Catalog, Kept, Sent};
+use anabranch_plan::view::{Catalog, Kept, Sent, ViewId};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -55,7 +55,7 @@ impl Server {
             metrics: Arc::new(Metrics::default()),
             answers: Cache::new(app.limits.cache_bytes),
             pages: Arc::new(Pages::new(app.limits.cache_bytes / 2)),
-            frames: app.catalog.kept_names().map(|name| (name.clone(), Default::default())).collect(),
+            frames: app.catalog.kept().map(|view| (view.id.clone(), Default::default())).collect(),
             finals: Cache::new(app.limits.cache_bytes / 8),
             computing: Arc::new(Semaphore::new(app.limits.computing)),
             streams: Arc::new(Semaphore::new(app.limits.streams)),
@@ -82,7 +82,7 @@ impl Server {
     pub fn readiness(&self) -> Readiness {
         let mut readiness = self.app.ready.borrow().clone();
         let snapshots = self.layers.snapshots().0.iter();
-        let views = snapshots.filter_map(|(name, snapshot)| {
+        let views = snapshots.filter_map(|(ViewId { name, .. }, snapshot)| {
             let snapshot = snapshot.borrow();
             let why = snapshot.stopped.as_ref()?;
             let what = if snapshot.alone { "it has stopped" } else { "its source has stopped" };

@@ -14,7 +14,7 @@ use anabranch_exchange::version::{Version, Versions};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Partition, Positions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use parking_lot::Mutex;
 use polars::prelude::DataFrame;
 
@@ -141,26 +141,25 @@ impl Layers {
 pub struct LayerStore {
     snapshots: Snapshots,
     versions: Versions,
-    kept: BTreeMap<String, Mutex<VecDeque<Arc<HeldVersion>>>>,
+    kept: BTreeMap<ViewId, Mutex<VecDeque<Arc<HeldVersion>>>>,
 }
 
 impl LayerStore {
     /// Follows these snapshots and versions.
     pub fn new(snapshots: Snapshots, versions: Versions) -> Self {
-        let kept = versions.0.keys().map(|name| (name.clone(), Mutex::default())).collect();
+        let kept = versions.0.keys().map(|view| (view.clone(), Mutex::default())).collect();
         Self { snapshots, versions, kept }
     }
 
-    /// What the layers say of a view now. Versions of another definition are no versions of this view, and what was read before
-    /// the archive was rebuilt can't be added to what was read since.
+    /// What the layers say of a view now. What was read before the archive was rebuilt can't be added to what was read since.
     pub fn get(&self, view: &Kept) -> Layers {
         // In this order: the version that a snapshot stands on was published before the snapshot was.
-        let snapshot = self.snapshots.get(&view.id.name);
-        let newest = self.versions.get(&view.id.name);
+        let snapshot = self.snapshots.get(&view.id);
+        let newest = self.versions.get(&view.id);
         let mut versions = Vec::new();
-        if let Some(kept) = self.kept.get(&view.id.name) {
+        if let Some(kept) = self.kept.get(&view.id) {
             let mut kept = kept.lock();
-            if let Some(newest) = newest.filter(|version| version.published.definition == view.id.definition) {
+            if let Some(newest) = newest {
                 if kept.front().is_none_or(|known| !Arc::ptr_eq(&known.version, &newest)) {
                     kept.retain(|known| known.published.version != newest.published.version);
                     kept.push_front(Arc::new(HeldVersion::new(newest)));

@@ -1,8 +1,9 @@
 //! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic object.
 //!
 //! It is an [envelope](anabranch_store::envelope) of kind `ANABSPD\n`. The header has the table, and by topic its positions, the log
-//! that they are of and watermarks; per view its definition, base, late events and chunks. The frames are the partials of each chunk
-//! that holds any, one Parquet file a chunk. Format 1 had no topics, and is read no more: the state is built again.
+//! that they are of and watermarks; of each view its name and definition, base, late events and chunks. The frames are the partials of
+//! each chunk that holds any, one Parquet file a chunk. Format 1 had no topics, and in format 2 views went by their names alone.
+//! Both are read no more: the state is built again.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -14,7 +15,7 @@ use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::lineage::{Mark, Tails};
 use anabranch_log::position::{ByTopic, Coverage, Positions};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
 use object_store::PutPayload;
 use polars::prelude::*;
@@ -28,7 +29,7 @@ mod store;
 
 pub use store::Checkpoints;
 
-const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 2, name: "a checkpoint" };
+const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 3, name: "a checkpoint" };
 
 /// All that a table's pipeline needs to go on.
 #[derive(Debug)]
@@ -37,8 +38,8 @@ pub(crate) struct Image {
     pub positions: Positions,
     /// By which definitions the records were read.
     pub editions: Editions,
-    /// The views by name.
-    pub views: BTreeMap<String, ViewImage>,
+    /// The views.
+    pub views: BTreeMap<ViewId, ViewImage>,
     /// Which log the offsets are of; none in what was written before logs had marks.
     pub log: Option<Mark>,
     /// The last records that were read.
@@ -48,7 +49,6 @@ pub(crate) struct Image {
 /// One view's state.
 #[derive(Debug)]
 pub(crate) struct ViewImage {
-    pub definition: String,
     pub base: Option<u64>,
     pub late: u64,
     pub coverage: Coverage,
@@ -65,11 +65,12 @@ struct Header {
     editions: ByTopic<Editions>,
     log: Option<ByTopic<Mark>>,
     tails: ByTopic<Tails>,
-    views: BTreeMap<String, ViewHeader>,
+    views: Vec<ViewHeader>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ViewHeader {
+    name: String,
     definition: String,
     base: Option<u64>,
     late: u64,
@@ -100,18 +101,18 @@ impl Image {
     /// The bytes of a checkpoint, in pieces: there is never a second copy of it.
     pub fn encode(&self, table: &str, topic: &str) -> PolarsResult<PutPayload> {
         let mut frames = Frames::default();
-        let mut views = BTreeMap::new();
-        for (name, image) in &self.views {
+        let mut views = Vec::new();
+        for (id, image) in &self.views {
             let chunks = image.chunks.iter().map(|closed| encode_chunk(closed, topic, &mut frames));
-            let header = ViewHeader {
-                definition: image.definition.clone(),
+            views.push(ViewHeader {
+                name: id.name.clone(),
+                definition: id.definition.clone(),
                 base: image.base,
                 late: image.late,
                 coverage: ByTopic::of(topic, image.coverage.clone()),
                 tracker: image.tracker.clone().map(|tracker| ByTopic::of(topic, tracker)),
                 chunks: chunks.collect::<Result<_, _>>()?,
-            };
-            views.insert(name.clone(), header);
+            });
         }
         let header = Header {
             table: table.to_owned(),
@@ -134,16 +135,14 @@ impl Image {
             return Err(EnvelopeError::Content(format!("it is of table `{}`", header.table)));
         }
         let mut images = BTreeMap::new();
-        for (name, image) in header.views {
-            let Some(view) = views.iter().find(|v| v.id.name == name && v.id.definition == image.definition) else {
-                continue;
-            };
-            let ViewHeader { definition, base, late, coverage, tracker, chunks } = image;
+        for ViewHeader { name, definition, base, late, coverage, tracker, chunks } in header.views {
+            let id = ViewId { name, definition };
+            let Some(view) = views.iter().find(|view| view.id == id) else { continue };
             let chunks =
                 chunks.into_iter().map(|chunk| decode_chunk(view, topic, chunk, frames)).collect::<Result<_, _>>()?;
             let tracker = tracker.map(|tracker| tracker.only(topic)).transpose().map_err(EnvelopeError::content)?;
             let coverage = coverage.only(topic).map_err(EnvelopeError::content)?;
-            images.insert(name, ViewImage { definition, base, late, coverage, tracker, chunks });
+            images.insert(id, ViewImage { base, late, coverage, tracker, chunks });
         }
         Ok(Self {
             tracker: header.tracker.only(topic).map_err(EnvelopeError::content)?,

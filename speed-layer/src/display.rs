@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anabranch_engine::edition::Reading;
 use anabranch_exchange::snapshot::Snapshot;
+use anabranch_plan::view::ViewId;
 use tokio::sync::watch;
 
 use crate::error::Stop;
@@ -14,7 +15,7 @@ use crate::metrics::Counters;
 #[derive(Clone)]
 pub(crate) struct Display {
     pub counters: Arc<Counters>,
-    pub senders: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
+    pub senders: BTreeMap<ViewId, watch::Sender<Arc<Snapshot>>>,
 }
 
 impl Display {

@@ -87,14 +87,7 @@ impl ViewState {
     pub fn image(&mut self, own: Option<&Tracker>) -> ViewImage {
         let chunks = self.attempt(Self::chunks).unwrap_or_else(|| self.closed.clone());
         let tracker = if self.stopped.is_some() { self.mark.tracker.as_deref().cloned() } else { own.cloned() };
-        ViewImage {
-            definition: self.view.id.definition.clone(),
-            base: self.base,
-            late: self.late,
-            coverage: self.coverage(),
-            tracker,
-            chunks,
-        }
+        ViewImage { base: self.base, late: self.late, coverage: self.coverage(), tracker, chunks }
     }
 }
 

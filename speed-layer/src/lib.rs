@@ -147,7 +147,7 @@ pub fn run_partition(
     let views: Vec<Kept> = context.catalog.kept_of(name).collect();
     if let Some(table) = context.catalog.tables.get(name).filter(|_| !views.is_empty()) {
         layer.start(context, table, views.clone(), Some(owned))?;
-        let receiver = |view: Kept| Some((view.clone(), layer.snapshots.0.get(&view.id.name)?.clone()));
+        let receiver = |view: Kept| Some((view.clone(), layer.snapshots.0.get(&view.id)?.clone()));
         let counters = layer.counters.get(name).cloned().unwrap_or_default();
         let publisher = Publisher {
             log: context.log.clone(),
@@ -216,8 +216,8 @@ impl SpeedLayer {
         let mut senders = BTreeMap::new();
         for view in &views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-            self.snapshots.0.insert(view.id.name.clone(), receiver);
-            senders.insert(view.id.name.clone(), sender);
+            self.snapshots.0.insert(view.id.clone(), receiver);
+            senders.insert(view.id.clone(), sender);
         }
         let (context, table, shutdown) = (context.clone(), table.clone(), self.shutdown.clone());
         let display = Display { counters, senders };

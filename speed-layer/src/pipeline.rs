@@ -15,7 +15,7 @@ use anabranch_log::lineage::{Mark, Tails};
 use anabranch_log::position::{Partition, Positions};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use tokio::sync::watch;
 
 use crate::checkpoint::Image;
@@ -89,9 +89,9 @@ pub(crate) struct Pipeline {
     /// Those of them that catch up, by their place.
     behind: BTreeMap<usize, CatchUp>,
     /// Versions that wait, by view, until the state has read as far.
-    waiting: BTreeMap<String, u64>,
+    waiting: BTreeMap<ViewId, u64>,
     /// Versions seen, by view: a refold that failed isn't tried again with the same one.
-    seen: BTreeMap<String, u64>,
+    seen: BTreeMap<ViewId, u64>,
     sequence: u64,
     changed: bool,
     published: Instant,
@@ -297,7 +297,7 @@ impl Pipeline {
             let view = self.states[i].view.clone();
             let Some(version) = self.parts.versions.fitting(&view) else { continue };
             let number = version.published.version;
-            if self.states[i].base == Some(number) || self.seen.get(&view.id.name) == Some(&number) {
+            if self.states[i].base == Some(number) || self.seen.get(&view.id) == Some(&number) {
                 continue;
             }
             let frontier = version.published.coverage.ends();
@@ -308,7 +308,7 @@ impl Pipeline {
                 frontier.iter().all(|(p, &offset)| self.positions.get(p).is_some_and(|&next| offset <= next));
             let goes_on = place == Place::Ahead && is_behind && is_reached;
             if place == Place::Ahead && !goes_on {
-                if self.waiting.insert(view.id.name.clone(), number) != Some(number) {
+                if self.waiting.insert(view.id.clone(), number) != Some(number) {
                     tracing::info!(
                         view = view.id.name,
                         version = number,
@@ -317,8 +317,8 @@ impl Pipeline {
                 }
                 continue;
             }
-            self.waiting.remove(&view.id.name);
-            self.seen.insert(view.id.name.clone(), number);
+            self.waiting.remove(&view.id);
+            self.seen.insert(view.id.clone(), number);
             match place {
                 Place::Ahead => self.begin_anew(i, &version, &frontier),
                 Place::Start => self.states[i].base = Some(number),
@@ -434,8 +434,7 @@ impl Pipeline {
             };
             rows += state.rows() as u64;
             stopped.insert(state.view.id.name.clone(), snapshot.stopped.clone());
-            shown
-                .extend(self.parts.display.senders.get(&state.view.id.name).map(|sender| (sender, Arc::new(snapshot))));
+            shown.extend(self.parts.display.senders.get(&state.view.id).map(|sender| (sender, Arc::new(snapshot))));
         }
         *self.parts.display.counters.views.lock() = stopped;
         for (sender, snapshot) in shown {
@@ -460,7 +459,7 @@ impl Pipeline {
         let mut views = BTreeMap::new();
         for (i, state) in self.states.iter_mut().enumerate() {
             let image = state.image(self.behind.get(&i).map(|behind| &behind.tracker));
-            views.insert(state.view.id.name.clone(), image);
+            views.insert(state.view.id.clone(), image);
         }
         let editions = self.parts.replay.editions().clone();
         let (tracker, positions, log) = (self.tracker.clone(), self.positions.clone(), self.log.clone());

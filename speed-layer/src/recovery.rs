@@ -147,11 +147,8 @@ impl Bases {
     }
 
     fn newest(&self, view: &Kept) -> Option<Arc<Version>> {
-        let version = self.versions.newest(&view.id.name)?;
+        let version = self.versions.newest(&view.id)?;
         let Version { root, published, is_stale, .. } = &*version;
-        if published.definition != view.id.definition {
-            return None;
-        }
         let Some(only) = self.only else { return Some(version) };
         let coverage = published.coverage.iter().filter(|(p, _)| *p == only).map(|(p, range)| (p, range.clone()));
         let times = published.event_times.iter().filter(|(p, _)| **p == only).map(|(&p, &time)| (p, time));
@@ -194,7 +191,7 @@ pub(crate) fn recover(
     let (mut states, mut behind) = (Vec::new(), BTreeMap::new());
     for view in views {
         let version = versions.fitting(view);
-        let restored = image.as_mut().and_then(|image| image.views.remove(&view.id.name));
+        let restored = image.as_mut().and_then(|image| image.views.remove(&view.id));
         let restored = restored.filter(|image| image.base.is_none() || version.is_some());
         let state = match (restored, &version) {
             (_, None) if versions.outdated(view).is_some() => {

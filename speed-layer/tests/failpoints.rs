@@ -79,7 +79,7 @@ fn child() {
     std::panic::set_hook(Box::new(|_| std::process::abort()));
     let scenario = FailScenario::setup();
     let catalog = catalog();
-    let definition = catalog.views["sums"].id.definition.clone();
+    let id = catalog.views["sums"].id.clone();
     let (versions, receiver) = watch::channel(None);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
     let storage = Storage::open(Location::Folder(folder.join("checkpoints")), &BTreeMap::new()).expect("a folder");
@@ -88,7 +88,7 @@ fn child() {
         rejects: Arc::new(RejectLog::open(log.clone(), Arc::new(ManualClock::new(0))).expect("rejects")),
         log: log.clone(),
         catalog: Arc::new(catalog),
-        versions: Versions([("sums".to_owned(), receiver)].into(), Default::default()),
+        versions: Versions([(id.clone(), receiver)].into(), Default::default()),
         readings: Default::default(),
         checkpoints: Some(Checkpoints::new(storage, runtime.handle().clone())),
         outlets: None,
@@ -103,7 +103,7 @@ fn child() {
         },
     };
     let layer = run(&context, &CancellationToken::new()).expect("started");
-    let mut snapshots = layer.snapshots().0["sums"].clone();
+    let mut snapshots = layer.snapshots().0[&id].clone();
     let mut wait = |base: Option<u64>| {
         let all = snapshots.wait_for(|s| s.coverage.next(0) == EVENTS && (base.is_none() || s.base == base));
         runtime.block_on(all).expect("the layer works").clone()
@@ -111,7 +111,7 @@ fn child() {
     let before = wait(None);
     let published = Published {
         version: 1,
-        definition,
+        definition: id.definition,
         coverage: [(0, 0..FRONTIER)].into_iter().collect::<Coverage>(),
         event_times: BTreeMap::new(),
         published: 0,

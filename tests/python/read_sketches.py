@@ -20,10 +20,11 @@ def partials(checkpoint: bytes) -> pl.DataFrame:
     body, (checksum,) = checkpoint[:-4], struct.unpack("<I", checkpoint[-4:])
     assert zlib.crc32(body) == checksum
     magic, version, length, _ = FIXED.unpack_from(body)
-    assert (magic, version) == (b"ANABSPD\n", 2)
+    assert (magic, version) == (b"ANABSPD\n", 3)
     frames = FIXED.size + length
     header = json.loads(body[FIXED.size : frames])
-    places = [chunk["frame"] for chunk in header["views"][view]["chunks"] if chunk["frame"]]
+    (of_view,) = (each for each in header["views"] if each["name"] == view)
+    places = [chunk["frame"] for chunk in of_view["chunks"] if chunk["frame"]]
     return pl.concat(pl.read_parquet(io.BytesIO(body[frames + start :][:size])) for start, size in places)
 
 

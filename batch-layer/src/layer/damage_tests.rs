@@ -11,7 +11,7 @@ use anabranch_plan::window::Window;
 use anabranch_store::table::{Change, DataFile, DeltaTable};
 
 use super::BatchLayer;
-use super::tests::{EVENTS, open};
+use super::tests::{EVENTS, id, number, open};
 use crate::archive::tests::archive;
 use crate::archive::{Archive, Rebuild, check_table};
 use crate::fixture::{Event, SECOND, Source, fold, rows_of_partials, source, table, view};
@@ -48,7 +48,7 @@ async fn run(layer: &BatchLayer, full: bool) -> Job {
 /// What the view `hopping` says by its partials is a fold over the events.
 async fn assert_is_fold(layer: &BatchLayer, events: &[Event]) {
     let window = Window::sliding(5 * SECOND, SECOND);
-    let version = layer.versions().get("hopping").expect("a version");
+    let version = layer.versions().get(&id(layer, "hopping")).expect("a version");
     let hopping = view("hopping", Arc::new(table()), Some(window));
     let found = tokio::task::spawn_blocking(move || rows_of_partials(&hopping, &version)).await.expect("joined");
     assert_eq!(found, fold(Some(window), events));
@@ -61,10 +61,6 @@ async fn computed() -> (tempfile::TempDir, Source, BatchLayer) {
     source.append(&EVENTS);
     assert_eq!(run(&layer, false).await.state, JobState::Succeeded);
     (dir, source, layer)
-}
-
-fn number(layer: &BatchLayer, view: &str) -> Option<u64> {
-    layer.versions().get(view).map(|version| version.published.version)
 }
 
 #[tokio::test]
@@ -105,7 +101,7 @@ async fn damaged_and_missing_partials_are_computed_anew_by_the_next_run() {
     fs::remove_file(&panes[1]).expect("remove");
     drop(layer);
     let layer = open(dir.path(), &source).await;
-    let version = layer.versions().get("hopping").expect("a version");
+    let version = layer.versions().get(&id(&layer, "hopping")).expect("a version");
     let reasons: Vec<String> = version.published.panes.iter().filter_map(|file| version.damage(file)).collect();
     assert!(reasons.len() == 2 && reasons[0].contains("SHA-256") && reasons[1].contains("missing"), "{reasons:?}");
     let job = run(&layer, false).await;

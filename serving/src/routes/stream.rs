@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Positions;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
@@ -278,11 +278,11 @@ type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
 fn changes(server: &Server, views: &[Kept]) -> StreamMap<(usize, bool), Changes> {
     let mut changes = StreamMap::new();
     for (i, view) in views.iter().enumerate() {
-        if let Some(snapshot) = server.layers.snapshots().0.get(&view.id.name) {
+        if let Some(snapshot) = server.layers.snapshots().0.get(&view.id) {
             let stream: Changes = Box::pin(WatchStream::from_changes(snapshot.clone()).map(drop));
             changes.insert((i, false), stream);
         }
-        if let Some(version) = server.layers.versions().0.get(&view.id.name) {
+        if let Some(version) = server.layers.versions().0.get(&view.id) {
             let stream: Changes = Box::pin(WatchStream::from_changes(version.clone()).map(drop));
             changes.insert((i, true), stream);
         }
@@ -413,7 +413,7 @@ impl Feed {
 /// The newest answer, or one that is not older than its size allows, and when it is to be looked at again though no layer
 /// changes; none if there is none now. All streams of a view have the same, so it is computed once for them.
 async fn newest(server: &Arc<Server>, view: &Kept) -> Option<(Arc<Frame>, Option<Instant>)> {
-    let mut shared = server.frames.get(&view.id.name)?.lock().await;
+    let mut shared = server.frames.get(&view.id)?.lock().await;
     let mut layers = server.layers.get(view);
     let (log_end, again) = if layers.need_log_end() {
         (server.recent_log_end(view, &mut layers).await?, Some(Instant::now() + AGAIN))
@@ -449,7 +449,8 @@ fn pace(frame: &Frame) -> Duration {
 
 async fn next_finals(server: &Arc<Server>, view: &Kept, after: Option<Final>) -> Result<Arc<Option<Finals>>, Problem> {
     let (layers, log_end, stamp) = server.instant(view).await?;
-    let question = format!("{}\0{}", view.id.name, after.map_or("newest".to_owned(), Final::name));
+    let ViewId { name, definition } = &view.id;
+    let question = format!("{name}\0{definition}\0{}", after.map_or("newest".to_owned(), Final::name));
     if let Some(finals) = server.finals.get(&question, stamp) {
         return Ok(finals);
     }

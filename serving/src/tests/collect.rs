@@ -10,7 +10,7 @@ use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::Partition;
 use anabranch_log::{Log, Payloads};
-use anabranch_plan::view::{Catalog, Kept};
+use anabranch_plan::view::{Catalog, Kept, ViewId};
 use tokio_util::sync::CancellationToken;
 
 use super::support::{Event, MemoryLog, event, hop, snapshot, view};
@@ -18,16 +18,14 @@ use crate::collect::{Held, collect, compose};
 
 struct Wire {
     view: Kept,
-    views: BTreeMap<String, Kept>,
     events: Vec<Event>,
 }
 
 impl Wire {
     fn new() -> Self {
         let view = view("trending", Some(hop()), true, None);
-        let views = [(view.id.name.clone(), view.clone())].into();
         let events = (0..40).map(|i| event(i * 10, ["a", "b", "c"][i as usize % 3], i)).collect();
-        Self { view, views, events }
+        Self { view, events }
     }
 
     fn snapshot(&self, base: Option<u64>, cuts: &[usize]) -> Arc<Snapshot> {
@@ -39,8 +37,9 @@ impl Wire {
     }
 
     fn decode(&self, decoder: &mut Decoder, offset: u64, records: &Payloads) -> Option<Arc<Snapshot>> {
-        let told = records.iter().filter_map(|record| decoder.take(offset, record, &self.views)).last()?;
-        Some(told[&self.view.id.name].clone())
+        let views = std::slice::from_ref(&self.view);
+        let told = records.iter().filter_map(|record| decoder.take(offset, record, views)).last()?;
+        Some(told[&self.view.id].clone())
     }
 }
 
@@ -169,6 +168,10 @@ fn what_a_degraded_pane_lacks_goes_along() {
     }
 }
 
+fn id() -> ViewId {
+    ViewId { name: "trending".to_owned(), definition: "sha256:trending".to_owned() }
+}
+
 /// What is held of some partitions.
 struct Partitions(BTreeMap<Partition, Held>);
 
@@ -182,12 +185,12 @@ impl Partitions {
         let chunk = |chunk: &Arc<Chunk>| Arc::new(Chunk { coverage: place(&chunk.coverage), ..Chunk::clone(chunk) });
         moved.chunks = snapshot.chunks.iter().map(chunk).collect();
         change(&mut moved);
-        let told: Views = [("trending".to_owned(), Arc::new(moved))].into();
+        let told: Views = [(id(), Arc::new(moved))].into();
         self.0.entry(partition).or_default().hold(told);
     }
 
     fn whole(&self) -> Snapshot {
-        compose("trending", &self.0)
+        compose(&id(), &self.0)
     }
 }
 
@@ -233,6 +236,17 @@ fn partitions_that_are_read_otherwise_since_a_rebuild_are_not_put_together_with_
     partitions.told(1, &after, |snapshot| snapshot.rebuilds = 1);
     let whole = partitions.whole();
     assert_eq!((whole.rebuilds, whole.base, whole.chunks.len(), whole.stopped), (1, Some(2), 2, None));
+}
+
+#[test]
+fn two_generations_of_a_view_are_put_together_each_by_itself() {
+    let (wire, other) = (Wire::new(), ViewId { definition: "sha256:other".to_owned(), ..id() });
+    let mut held = Held::default();
+    held.hold([(id(), wire.snapshot(None, &[0, 10])), (other.clone(), wire.snapshot(Some(3), &[4, 20]))].into());
+    let partitions = [(0, held)].into();
+    let of = |view: &ViewId| compose(view, &partitions);
+    assert_eq!((of(&id()).base, of(&id()).coverage), (None, [(0, 0..10)].into_iter().collect()));
+    assert_eq!((of(&other).base, of(&other).coverage), (Some(3), [(0, 4..20)].into_iter().collect()));
 }
 
 #[test]

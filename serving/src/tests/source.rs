@@ -17,8 +17,8 @@ fn what_was_read_before_a_rebuild_is_not_added_to_what_is_read_since() {
     let events: Vec<Event> = (0..100).map(|i| event(i * 3, "a", i)).collect();
     let (shows, shown) = watch::channel(Arc::new(Snapshot::default()));
     let (publishes, published) = watch::channel(None);
-    let snapshots = Snapshots([("v".to_owned(), shown)].into());
-    let store = LayerStore::new(snapshots, Versions([("v".to_owned(), published)].into(), Default::default()));
+    let snapshots = Snapshots([(view.id.clone(), shown)].into());
+    let store = LayerStore::new(snapshots, Versions([(view.id.clone(), published)].into(), Default::default()));
     let publish = |number: u64, rebuilds: u64, is_stale: bool| {
         let Version { root, published, .. } = Version::clone(&version(folder.path(), &view, number, &events[..40]));
         let published = Published { rebuilds, ..published };

@@ -464,8 +464,8 @@ pub struct Platform {
     pub router: Router,
     pub folder: tempfile::TempDir,
     pub ready: watch::Sender<Readiness>,
-    snapshots: BTreeMap<String, watch::Sender<Arc<Snapshot>>>,
-    versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
+    snapshots: BTreeMap<ViewId, watch::Sender<Arc<Snapshot>>>,
+    versions: BTreeMap<ViewId, watch::Sender<Option<Arc<Version>>>>,
 }
 
 impl Platform {
@@ -486,11 +486,11 @@ impl Platform {
         let (mut newest_snapshots, mut newest_versions) = (Snapshots::default(), Versions::default());
         for view in views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
-            snapshots.insert(view.id.name.clone(), sender);
-            newest_snapshots.0.insert(view.id.name.clone(), receiver);
+            snapshots.insert(view.id.clone(), sender);
+            newest_snapshots.0.insert(view.id.clone(), receiver);
             let (sender, receiver) = watch::channel(None);
-            versions.insert(view.id.name.clone(), sender);
-            newest_versions.0.insert(view.id.name.clone(), receiver);
+            versions.insert(view.id.clone(), sender);
+            newest_versions.0.insert(view.id.clone(), receiver);
         }
         let (ready, is_ready) = watch::channel(Readiness::ready());
         let folder = tempfile::tempdir().expect("a folder");
@@ -520,16 +520,16 @@ impl Platform {
 
     /// Where a view's versions are announced.
     pub fn versions(&self, view: &Kept) -> &watch::Sender<Option<Arc<Version>>> {
-        &self.versions[&view.id.name]
+        &self.versions[&view.id]
     }
 
     pub fn publish(&self, view: &Kept, version: Arc<Version>) {
-        self.versions[&view.id.name].send_replace(Some(version));
+        self.versions[&view.id].send_replace(Some(version));
     }
 
     /// Shows a snapshot, with a sequence above that of the one before.
     pub fn show(&self, view: &Kept, mut snapshot: Snapshot) {
-        self.snapshots[&view.id.name].send_modify(|shown| {
+        self.snapshots[&view.id].send_modify(|shown| {
             snapshot.sequence = shown.sequence + 1;
             *shown = Arc::new(snapshot);
         });

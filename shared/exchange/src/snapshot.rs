@@ -13,6 +13,7 @@ use anabranch_engine::partial::Slack;
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Partition};
 use anabranch_plan::time::Micros;
+use anabranch_plan::view::ViewId;
 use polars::prelude::DataFrame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -131,11 +132,11 @@ pub struct Pane {
 
 /// The newest snapshot of each view.
 #[derive(Debug, Clone, Default)]
-pub struct Snapshots(pub BTreeMap<String, watch::Receiver<Arc<Snapshot>>>);
+pub struct Snapshots(pub BTreeMap<ViewId, watch::Receiver<Arc<Snapshot>>>);
 
 impl Snapshots {
     /// The newest snapshot of a view.
-    pub fn get(&self, view: &str) -> Option<Arc<Snapshot>> {
+    pub fn get(&self, view: &ViewId) -> Option<Arc<Snapshot>> {
         self.0.get(view).map(|receiver| receiver.borrow().clone())
     }
 }

@@ -18,6 +18,7 @@ use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Partition};
 use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
+use anabranch_plan::view::ViewId;
 use anabranch_store::table;
 use parking_lot::Mutex;
 use polars::prelude::*;
@@ -172,9 +173,9 @@ impl Version {
 
 /// The newest version of each view, none before the first; and why the versions of some can't be read.
 #[derive(Debug, Clone, Default)]
-pub struct Versions(pub BTreeMap<String, watch::Receiver<Option<Arc<Version>>>>, pub Troubles);
+pub struct Versions(pub BTreeMap<ViewId, watch::Receiver<Option<Arc<Version>>>>, pub Troubles);
 
-/// By view, why its versions can't be read.
+/// By the name of a view, why the versions in its folder can't be read.
 pub type Troubles = Arc<Mutex<BTreeMap<String, String>>>;
 
 impl Versions {
@@ -190,12 +191,12 @@ impl Versions {
     }
 
     /// The newest version of a view, unless it is stale.
-    pub fn get(&self, view: &str) -> Option<Arc<Version>> {
+    pub fn get(&self, view: &ViewId) -> Option<Arc<Version>> {
         self.newest(view).filter(|version| !version.is_stale)
     }
 
     /// The newest version of a view, also if it is stale: then another is to be computed.
-    pub fn newest(&self, view: &str) -> Option<Arc<Version>> {
+    pub fn newest(&self, view: &ViewId) -> Option<Arc<Version>> {
         self.0.get(view).and_then(|receiver| receiver.borrow().clone())
     }
 }

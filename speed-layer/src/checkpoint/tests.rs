@@ -32,11 +32,8 @@ fn image(events: u64) -> (Kept, Image) {
         }
     }
     let (chunks, coverage) = (state.chunks().expect("chunks"), state.coverage());
-    let definition = view.id.definition.clone();
-    let views = [(
-        "sums".to_owned(),
-        ViewImage { definition, base: Some(3), late: state.late, coverage, tracker: None, chunks },
-    )];
+    let image = ViewImage { base: Some(3), late: state.late, coverage, tracker: None, chunks };
+    let views = [(view.id.clone(), image)];
     (
         view,
         Image {
@@ -54,27 +51,39 @@ fn encoded(image: &Image) -> Bytes {
     image.encode("clicks", "clicks").expect("bytes").into()
 }
 
-fn chunks(image: &Image) -> impl Iterator<Item = &Chunk> {
-    image.views["sums"].chunks.iter().map(|closed| &*closed.chunk)
+fn chunks<'a>(image: &'a Image, view: &Kept) -> impl Iterator<Item = &'a Chunk> + use<'a> {
+    image.views[&view.id].chunks.iter().map(|closed| &*closed.chunk)
 }
 
 #[test]
 fn a_checkpoint_is_read_as_it_was_written() {
     for events in [0, 1, 23] {
         let (view, image) = image(events);
-        let read = Image::decode(&encoded(&image), "clicks", "clicks", &[view]).expect("read");
+        let read = Image::decode(&encoded(&image), "clicks", "clicks", std::slice::from_ref(&view)).expect("read");
         assert_eq!((&read.tracker, &read.positions), (&image.tracker, &image.positions));
         assert_eq!((&read.log, &read.tails), (&image.log, &image.tails));
-        let (one, other) = (&read.views["sums"], &image.views["sums"]);
+        let (one, other) = (&read.views[&view.id], &image.views[&view.id]);
         assert_eq!((one.base, one.late, &one.coverage), (other.base, other.late, &other.coverage));
-        assert_eq!(rows(chunks(&read)), rows(chunks(&image)));
-        assert_eq!(chunks(&read).any(|chunk| !chunk.early.is_empty()), events > 0);
+        assert_eq!(rows(chunks(&read, &view)), rows(chunks(&image, &view)));
+        assert_eq!(chunks(&read, &view).any(|chunk| !chunk.early.is_empty()), events > 0);
         for (one, other) in one.chunks.iter().zip(&other.chunks) {
             assert_eq!((&one.journal, &one.chunk.coverage), (&other.journal, &other.chunk.coverage));
             assert_eq!(one.chunk.early, other.chunk.early);
             assert!(one.chunk.panes.keys().eq(other.chunk.panes.keys()));
             assert!(one.chunk.panes.values().zip(other.chunk.panes.values()).all(|(a, b)| a.late == b.late));
         }
+    }
+}
+
+#[test]
+fn two_generations_of_a_view_come_back_each_with_its_own_state() {
+    let ((view, mut image), (_, other)) = (image(5), image(23));
+    let views = [named(&view, "sums", "sha256:other"), view];
+    image.views.extend(other.views.into_values().map(|of_other| (views[0].id.clone(), of_other)));
+    let read = Image::decode(&encoded(&image), "clicks", "clicks", &views).expect("read");
+    for (view, end) in views.iter().zip([30, 12]) {
+        assert_eq!(read.views[&view.id].coverage.ends(), Positions::from([(0, end)]));
+        assert_eq!(rows(chunks(&read, view)), rows(chunks(&image, view)));
     }
 }
 
@@ -213,28 +222,30 @@ fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
     }
 }
 
-/// Topics weren't named in it.
 #[test]
-fn checkpoints_of_the_format_before_are_passed_over_and_stay_where_they_are() {
-    let folder = tempfile::tempdir().expect("a folder");
+fn checkpoints_of_the_formats_before_are_passed_over_and_stay_where_they_are() {
     let (view, image) = image(23);
-    let before = include_bytes!("format-1.checkpoint");
-    let refused = Image::decode(before, "clicks", "clicks", std::slice::from_ref(&view)).expect_err("of format 1");
-    assert_eq!(refused.to_string(), "it is of format 1, and this build reads format 2");
-    let all = at(folder.path().display().to_string());
-    let path = store(&all, 7, before);
-    assert_eq!(load(&all, "clicks", std::slice::from_ref(&view)), None);
-    let newer = store(&all, 7, &encoded(&image));
-    assert_eq!(load(&all, "clicks", std::slice::from_ref(&view)), Some(image.positions));
-    damage(&all, &newer, b"half a checkpoi");
-    assert_eq!(load(&all, "clicks", &[view]), None);
-    assert!(folder.path().join(path.as_ref()).exists(), "an earlier build may go on from it");
+    let views = [view];
+    let before = [(1, &include_bytes!("format-1.checkpoint")[..]), (2, include_bytes!("format-2.checkpoint"))];
+    for (format, before) in before {
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = Image::decode(before, "clicks", "clicks", &views).expect_err("of another format");
+        assert_eq!(refused.to_string(), format!("it is of format {format}, and this build reads format 3"));
+        let all = at(folder.path().display().to_string());
+        let path = store(&all, 7, before);
+        assert_eq!(load(&all, "clicks", &views), None);
+        let newer = store(&all, 7, &encoded(&image));
+        assert_eq!(load(&all, "clicks", &views).as_ref(), Some(&image.positions));
+        damage(&all, &newer, b"half a checkpoi");
+        assert_eq!(load(&all, "clicks", &views), None);
+        assert!(folder.path().join(path.as_ref()).exists(), "an earlier build may go on from it");
+    }
 }
 
 /// What a checkpoint says but for the bytes of its partials, which Polars may write otherwise.
 fn shape(bytes: &[u8]) -> Value {
     let (mut header, _) = KIND.open::<Value>(bytes).expect("opened");
-    for chunk in header["views"]["sums"]["chunks"].as_array_mut().expect("chunks") {
+    for chunk in header["views"][0]["chunks"].as_array_mut().expect("chunks") {
         chunk["frame"] = chunk["frame"].is_array().into();
     }
     header
@@ -257,7 +268,7 @@ fn a_checkpoint_of_this_format_is_read_and_written_as_the_stored_one() {
     let written = encoded(&expected);
     let stored = fixture(KIND.version, &written);
     assert_eq!(shape(&written), shape(&stored), "the format is another: raise its version");
-    let read = Image::decode(&stored, "clicks", "clicks", &[view]).expect("read");
+    let read = Image::decode(&stored, "clicks", "clicks", std::slice::from_ref(&view)).expect("read");
     assert_eq!((&read.tracker, &read.positions), (&expected.tracker, &expected.positions));
-    assert_eq!(rows(chunks(&read)), rows(chunks(&expected)));
+    assert_eq!(rows(chunks(&read, &view)), rows(chunks(&expected, &view)));
 }

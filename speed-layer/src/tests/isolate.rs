@@ -7,7 +7,6 @@ use anabranch_log::Log;
 use anabranch_log::position::Coverage;
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::expr::{Expr, Function};
-use anabranch_plan::view::Catalog;
 use anabranch_plan::window::Window;
 
 use super::kit::{SECOND, named, rows_of, sums, with};
@@ -19,9 +18,7 @@ fn with_neighbour(name: &str, late: Late) -> Rig {
     let mut rig = Rig::new(1);
     let like = sums(rig.view.table(), Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
     let view = named(&with(&like, |kept| kept.late = late), name, &format!("sha256:{name}"));
-    let mut catalog = Catalog::clone(&rig.context.catalog);
-    catalog.views.insert(name.to_owned(), Arc::clone(&view));
-    rig.context.catalog = Arc::new(catalog);
+    rig.add(&view);
     rig
 }
 
@@ -119,10 +116,7 @@ fn a_view_that_cannot_be_lowered_stops_alone() {
     let mut rig = with_neighbour("broken", Late::Discard);
     let view = rig.context.catalog.kept_view("broken").expect("a view");
     // No planner leaves a call without its argument.
-    let view = with(&view, |kept| kept.keys[0].expr = Expr::Call(Function::Lower, vec![]));
-    let mut catalog = Catalog::clone(&rig.context.catalog);
-    catalog.views.insert("broken".to_owned(), Arc::clone(&view));
-    rig.context.catalog = Arc::new(catalog);
+    rig.add(&with(&view, |kept| kept.keys[0].expr = Expr::Call(Function::Lower, vec![])));
     let layer = rig.start();
     rig.append(0, &stream());
     let reason = stopped(&rig, &layer, "broken").stopped.clone().expect("a reason");

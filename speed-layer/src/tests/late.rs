@@ -93,7 +93,7 @@ fn late_events_are_written_once_the_log_takes_them() {
             settings: Settings { batch_wait: Duration::from_millis(1), ..Settings::default() },
         };
         let layer = run(&context, &CancellationToken::new()).expect("started");
-        let mut snapshots = layer.snapshots().0["sums"].clone();
+        let mut snapshots = layer.snapshots().0[&view.id].clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let folded = snapshots.wait_for(|snapshot| snapshot.coverage.next(0) == 4 || snapshot.stopped.is_some());
         let snapshot = runtime.block_on(folded).expect("the layer works").clone();

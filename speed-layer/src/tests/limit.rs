@@ -238,13 +238,13 @@ fn with_late(count: usize, seed: u64) -> Vec<Event> {
 /// What a checkpoint brings back of a state.
 fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
     let view = state.view.clone();
-    let (positions, name) = (state.coverage().ends(), view.id.name.clone());
-    let images = [(name.clone(), state.image(None))].into();
+    let positions = state.coverage().ends();
+    let images = [(view.id.clone(), state.image(None))].into();
     let (editions, log, tails) = Default::default();
     let image = Image { tracker: tracker.clone(), positions: positions.clone(), editions, views: images, log, tails };
     let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
     let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&view)).expect("decoded");
-    let ViewImage { base, chunks, late, .. } = image.views.remove(&name).expect("the view");
+    let ViewImage { base, chunks, late, .. } = image.views.remove(&view.id).expect("the view");
     let mut again = ViewState::new(view, base, &positions, 0);
     (again.closed, again.late, again.open) = (chunks, late, Open::new(&positions, 0));
     again
@@ -357,9 +357,9 @@ proptest! {
         // As a process has it that serves.
         let snapshot = Arc::new(Snapshot { sequence: 1, ..state.show(&Arc::new(tracker), None) });
         let records = Encoder::new(5).update(vec![(view.clone(), snapshot)], true).encode().expect("encoded");
-        let (mut decoder, views) = (Decoder::default(), [(view.id.name.clone(), view.clone())].into());
+        let (mut decoder, views) = (Decoder::default(), [view.clone()]);
         let told = records.iter().filter_map(|record| decoder.take(6, record, &views)).last().expect("an update");
-        let speed = parts(&told[&view.id.name]);
+        let speed = parts(&told[&view.id]);
         let archived = partial::partials(&view, micro_batch(0, 0, &archive).events.lazy(), false).expect("partials");
         let merged = [vec![Part { partials: archived, slack: None }], speed.clone()].concat();
 

@@ -12,25 +12,22 @@ use anabranch_log::Log;
 use anabranch_log::clock::{Clock, ManualClock};
 use anabranch_log::position::{Coverage, Partition, Positions};
 use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, Kept};
+use anabranch_plan::view::{Catalog, Kept, ViewId};
 use anabranch_plan::window::Window;
 use anabranch_store::storage::Location;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Event, Oracle, SECOND, checkpoints, event, rows_of, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, checkpoints, event, named, rows_of, sums, table, top};
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
-
-/// The views that versions are published of.
-const VERSIONED: [&str; 4] = ["sums", "top", "refolding", "overtaken"];
 
 pub(super) struct Rig {
     pub log: TestLog,
     pub clock: Arc<ManualClock>,
     pub view: Kept,
     /// By view.
-    versions: BTreeMap<String, watch::Sender<Option<Arc<Version>>>>,
+    versions: BTreeMap<ViewId, watch::Sender<Option<Arc<Version>>>>,
     pub context: Context,
     pub oracle: Oracle,
     /// How often the archive was rebuilt that versions are published of.
@@ -47,26 +44,16 @@ impl Rig {
     pub fn of(table: Arc<Table>, partitions: u32) -> Self {
         let window = Some(Window::sliding(10 * SECOND, 5 * SECOND));
         let view = sums(&table, window, 0);
-        let views = [view.clone(), top(&table, None, 1_000)];
-        let catalog = Catalog {
-            tables: [(table.name.clone(), table.clone())].into(),
-            views: views.map(|view| (view.id.name.clone(), Arc::clone(&view))).into(),
-        };
+        let top = top(&table, None, 1_000);
+        let catalog = Catalog { tables: [(table.name.clone(), table)].into(), ..Catalog::default() };
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
         let clock = Arc::new(ManualClock::new(0));
-        let (versions, receivers) = VERSIONED
-            .iter()
-            .map(|&name| {
-                let (sender, receiver) = watch::channel(None);
-                ((name.to_owned(), sender), (name.to_owned(), receiver))
-            })
-            .unzip();
         let folder = tempfile::tempdir().expect("a folder");
         let context = Context {
             log: Arc::new(log.clone()),
             catalog: Arc::new(catalog),
-            versions: Versions(receivers, Default::default()),
+            versions: Versions::default(),
             readings: Default::default(),
             checkpoints: Some(checkpoints(Location::Folder(folder.path().to_owned()))),
             outlets: None,
@@ -80,7 +67,25 @@ impl Rig {
             },
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { log, clock, view, versions, context, oracle: Oracle::new(partitions), rebuilds: 0, folder, runtime }
+        let (versions, oracle) = (BTreeMap::new(), Oracle::new(partitions));
+        let mut rig = Self { log, clock, view, versions, context, oracle, rebuilds: 0, folder, runtime };
+        rig.add(&rig.view.clone());
+        rig.add(&top);
+        rig
+    }
+
+    /// From now on the catalog has this view under its name, and versions of it can be published.
+    pub fn add(&mut self, view: &Kept) {
+        let mut catalog = Catalog::clone(&self.context.catalog);
+        catalog.views.insert(view.id.name.clone(), Arc::clone(view));
+        self.context.catalog = Arc::new(catalog);
+        let (sender, receiver) = watch::channel(None);
+        self.versions.insert(view.id.clone(), sender);
+        self.context.versions.0.insert(view.id.clone(), receiver);
+    }
+
+    fn id(&self, view: &str) -> &ViewId {
+        &self.context.catalog.views[view].id
     }
 
     pub fn start(&self) -> SpeedLayer {
@@ -97,13 +102,14 @@ impl Rig {
 
     /// Waits for a snapshot that is as asked for.
     pub fn wait(&self, layer: &SpeedLayer, view: &str, mut is: impl FnMut(&Snapshot) -> bool) -> Arc<Snapshot> {
-        let mut receiver = layer.snapshots().0[view].clone();
+        let (view, snapshots) = (self.id(view), layer.snapshots());
+        let mut receiver = snapshots.0[view].clone();
         let waiting = async {
             let found = receiver.wait_for(|snapshot| is(snapshot)).await.map(|snapshot| snapshot.clone());
             found.expect("the layer works")
         };
         let patient = async { tokio::time::timeout(Duration::from_secs(60), waiting).await };
-        self.runtime.block_on(patient).unwrap_or_else(|_| panic!("in vain: {:?}", layer.snapshots().get(view)))
+        self.runtime.block_on(patient).unwrap_or_else(|_| panic!("in vain: {:?}", snapshots.get(view)))
     }
 
     pub fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
@@ -150,7 +156,7 @@ impl Rig {
         let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
         let published = Published {
             version,
-            definition: self.context.catalog.views[view].id.definition.clone(),
+            definition: self.id(view).definition.clone(),
             coverage,
             event_times: times.iter().copied().collect(),
             published: 0,
@@ -160,7 +166,7 @@ impl Rig {
             panes: vec![],
             log: None,
         };
-        self.versions[view].send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
+        self.versions[self.id(view)].send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     }
 }
 
@@ -416,12 +422,10 @@ fn without_a_checkpoint_a_version_is_the_beginning() {
 fn a_version_of_another_definition_is_ignored() {
     let mut rig = Rig::new(1);
     rig.append(0, &stream());
+    let catalog = rig.context.catalog.clone();
+    rig.add(&named(&rig.view, "sums", "sha256:other"));
     rig.publish(1, &[(0, 5)], &[]);
-    rig.versions["sums"].send_modify(|version| {
-        let mut other = Version::clone(version.as_ref().expect("a version"));
-        other.published.definition = "sha256:other".to_owned();
-        *version = Some(Arc::new(other));
-    });
+    rig.context.catalog = catalog;
     let layer = rig.start();
     let snapshot = rig.wait_for_all(&layer);
     assert_eq!(snapshot.base, None);

@@ -106,14 +106,13 @@ impl World {
 
     fn restart(&mut self) {
         let image = ViewImage {
-            definition: self.view.id.definition.clone(),
             base: self.state.base,
             late: self.state.late,
             coverage: self.state.coverage(),
             tracker: None,
             chunks: self.state.chunks().expect("chunks"),
         };
-        let views = [(self.view.id.name.clone(), image)].into();
+        let views = [(self.view.id.clone(), image)].into();
         let image = Image {
             tracker: self.tracker.clone(),
             positions: self.positions.clone(),
@@ -124,7 +123,7 @@ impl World {
         };
         let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
         let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&self.view)).expect("decoded");
-        let view = image.views.remove("sums").expect("the view");
+        let view = image.views.remove(&self.view.id).expect("the view");
         let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), 0);
         (state.closed, state.late, state.open) = (view.chunks, view.late, Open::new(&view.coverage.ends(), 0));
         (self.state, self.tracker, self.positions) = (state, image.tracker, image.positions);

@@ -136,12 +136,12 @@ fn one_update_is_on_its_way_at_most_and_it_counts_toward_the_limit() {
     publisher.join().expect("ended");
     assert_eq!(counters.read().state_bytes, 0);
     assert!(pipeline.take(LIMIT));
-    let views = [(view.id.name.clone(), view)].into();
+    let views = [view];
     let mut decoder = Decoder::default();
     let taken = gate.0.0.lock();
     let covered = |records: &Payloads| {
         let told = records.iter().filter_map(|record| decoder.take(6, record, &views)).last().expect("an update");
-        told["top"].coverage.len()
+        told[&views[0].id].coverage.len()
     };
     let mut covered: Vec<u64> = taken.taken.iter().map(covered).collect();
     covered.dedup();

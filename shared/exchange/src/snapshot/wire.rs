@@ -32,7 +32,7 @@ use anabranch_log::lineage::Mark;
 use anabranch_log::position::{ByTopic, Coverage, Partition};
 use anabranch_log::{Payloads, PayloadsBuilder};
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::Kept;
+use anabranch_plan::view::{Kept, ViewId};
 use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -42,8 +42,9 @@ use super::{Chunk, Early, Pane, Progress, Snapshot};
 const MAGIC: &[u8; 4] = b"ANSP";
 const HEADER: usize = 4 + 8 + 8 + 4 + 4;
 
-/// What the parts of an update are together. Before format 2 they had neither a kind nor a version.
-const KIND: Kind = Kind { magic: b"ANABUPD\n", version: 2, name: "an update of this build's format" };
+/// What the parts of an update are together. Before format 3 views went by their names alone, and before format 2 there was
+/// neither a kind nor a version.
+const KIND: Kind = Kind { magic: b"ANABUPD\n", version: 3, name: "an update of this build's format" };
 
 /// Below the record size that Kafka takes unless told otherwise.
 const PART_BYTES: usize = 512 << 10;
@@ -54,18 +55,19 @@ pub fn topic(table: &str) -> String {
 }
 
 /// The snapshots of a table's views, of one partition, by view.
-pub type Views = BTreeMap<String, Arc<Snapshot>>;
+pub type Views = BTreeMap<ViewId, Arc<Snapshot>>;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
     full: bool,
-    views: BTreeMap<String, ViewHeader>,
+    views: Vec<ViewHeader>,
     /// The panes that come along.
     panes: BTreeMap<u64, PaneHeader>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct ViewHeader {
+    name: String,
     definition: String,
     base: Option<u64>,
     rebuilds: u64,
@@ -132,7 +134,7 @@ impl Encoder {
 
     /// An update to these snapshots. If it isn't published, the next one has to be full.
     pub fn update(&mut self, views: Vec<(Kept, Arc<Snapshot>)>, full: bool) -> Update {
-        let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), BTreeMap::new());
+        let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), Vec::new());
         for (view, snapshot) in views {
             let topic = &view.table().topic;
             let mut chunks = Vec::new();
@@ -156,8 +158,10 @@ impl Encoder {
                 chunks.push(ChunkHeader { coverage, early, panes: named });
             }
             let told = Snapshot::clone(&snapshot);
-            let header = ViewHeader {
-                definition: view.id.definition.clone(),
+            let ViewId { name, definition } = view.id.clone();
+            all.push(ViewHeader {
+                name,
+                definition,
                 base: told.base,
                 rebuilds: told.rebuilds,
                 coverage: ByTopic::of(topic, told.coverage),
@@ -170,8 +174,7 @@ impl Encoder {
                 log: told.log.map(|log| ByTopic::of(topic, log)),
                 other_log: told.other_log,
                 chunks,
-            };
-            all.insert(view.id.name.clone(), header);
+            });
         }
         (self.sent, self.number) = (sent, self.number + 1);
         Update { epoch: self.epoch, number: self.number, full, views: all, panes }
@@ -184,7 +187,7 @@ pub struct Update {
     epoch: u64,
     number: u64,
     full: bool,
-    views: BTreeMap<String, ViewHeader>,
+    views: Vec<ViewHeader>,
     panes: Vec<(u64, Arc<Pane>)>,
 }
 
@@ -259,7 +262,7 @@ impl Decoder {
 
     /// Takes a record in; returns the snapshots once an update is whole. What can't be used is passed over: the next
     /// full update makes up for it.
-    pub fn take(&mut self, offset: u64, record: &[u8], views: &BTreeMap<String, Kept>) -> Option<Views> {
+    pub fn take(&mut self, offset: u64, record: &[u8], views: &[Kept]) -> Option<Views> {
         let (head, part) = record.split_at_checked(HEADER)?;
         let (magic, rest) = head.split_first_chunk::<4>()?;
         let (epoch, rest) = rest.split_first_chunk::<8>()?;
@@ -295,7 +298,7 @@ impl Decoder {
             && !self.is_said
         {
             self.is_said = true;
-            let table = views.values().next().map(|view| view.table().name.as_str());
+            let table = views.first().map(|view| view.table().name.as_str());
             let problem = problem.to_string();
             tracing::warn!(table, epoch, offset, problem, "an update of the speed layer's snapshots can't be used");
         }
@@ -305,15 +308,16 @@ impl Decoder {
     }
 
     /// The snapshots once the parts are together; none if an update between was lost.
-    fn update(&mut self, body: &[u8], views: &BTreeMap<String, Kept>) -> Result<Option<Views>, EnvelopeError> {
+    fn update(&mut self, body: &[u8], views: &[Kept]) -> Result<Option<Views>, EnvelopeError> {
         let (header, frames) = KIND.open::<Header>(body)?;
         if !header.full && !self.begun {
             return Ok(None);
         }
         let mut named: HashMap<u64, Arc<Pane>> = HashMap::new();
         let mut snapshots = Views::new();
-        for (name, told) in header.views {
-            let Some(view) = views.get(&name).filter(|view| view.id.definition == told.definition) else { continue };
+        for told in header.views {
+            let id = ViewId { name: told.name, definition: told.definition };
+            let Some(view) = views.iter().find(|view| view.id == id) else { continue };
             let topic = &view.table().topic;
             let mut chunks = Vec::new();
             for chunk in told.chunks {
@@ -350,7 +354,7 @@ impl Decoder {
                 log: told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
                 other_log: told.other_log,
             };
-            snapshots.insert(name, Arc::new(snapshot));
+            snapshots.insert(id, Arc::new(snapshot));
         }
         (self.panes, self.begun) = (named, true);
         Ok(Some(snapshots))

@@ -174,7 +174,7 @@ fn last_number(log: &Path) -> u64 {
 struct OfTable {
     archive: Notes<Noted<Reading>>,
     reading: watch::Sender<Reading>,
-    views: BTreeMap<String, OfView>,
+    views: Vec<OfView>,
     troubles: Troubles,
 }
 
@@ -198,12 +198,12 @@ pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, 
     for table in catalog.tables.keys() {
         let (reading, receiver) = watch::channel(Reading::default());
         readings.0.insert(table.clone(), receiver);
-        let mut views = BTreeMap::new();
+        let mut views = Vec::new();
         for view in catalog.kept_of(table) {
             let (sender, receiver) = watch::channel(None);
-            versions.0.insert(view.id.name.clone(), receiver);
+            versions.0.insert(view.id.clone(), receiver);
             let table = Notes::of(view_root(&data.join("views"), &view.id.name));
-            views.insert(view.id.name.clone(), OfView { view: view.clone(), table, sender });
+            views.push(OfView { view, table, sender });
         }
         let archive = Notes::of(archive_root(data, table));
         let troubles = versions.1.clone();
@@ -253,8 +253,9 @@ impl Publishers {
 
 impl OfTable {
     async fn refresh(&mut self) -> Result<(), TableError> {
-        for (name, view) in &mut self.views {
-            let trouble = view.table.look().await.err().map(|error| chain(&error));
+        for OfView { view, table, .. } in &mut self.views {
+            let name = &view.id.name;
+            let trouble = table.look().await.err().map(|error| chain(&error));
             let mut troubles = self.troubles.lock();
             if let Some(why) = trouble {
                 // Said once: the versions read before go on being served.
@@ -275,7 +276,7 @@ impl OfTable {
             *current = reading;
             is_new
         });
-        for OfView { view, table, sender } in self.views.values() {
+        for OfView { view, table, sender } in &self.views {
             let newest = table.newest().filter(|noted| noted.is_of(&view.table().topic)).map(|noted| &noted.said);
             let newest = newest.filter(|published| published.definition == view.id.definition);
             let newest = newest.map(|published| (published, published.rebuilds != rebuilds));

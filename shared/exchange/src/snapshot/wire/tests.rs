@@ -9,17 +9,17 @@ use super::*;
 
 /// `SELECT window_start, window_end, k, count(*), sum(v)`, over a table whose name isn't its topic's.
 fn view() -> Kept {
+    generation("sha256:sums")
+}
+
+fn generation(definition: &str) -> Kept {
     let sql =
         "CREATE TABLE clicks (k TEXT, v BIGINT, ts TIMESTAMP NOT NULL) WITH (topic = 'events', event_time = 'ts');
         CREATE MATERIALIZED VIEW sums AS SELECT window_start, window_end, k, count(*) AS n, sum(v) AS total
         FROM TUMBLE(clicks, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, k;";
     let catalog = anabranch_plan::sql::plan(&[("views.sql".to_owned(), sql.to_owned())]).expect("a project");
-    let id = ViewId { name: "sums".to_owned(), definition: "sha256:sums".to_owned() };
+    let id = ViewId { name: "sums".to_owned(), definition: definition.to_owned() };
     Kept::of(&Arc::new(View { id, ..View::clone(&catalog.views["sums"]) })).expect("it keeps an aggregation")
-}
-
-fn views() -> BTreeMap<String, Kept> {
-    BTreeMap::from([("sums".to_owned(), view())])
 }
 
 fn snapshot() -> Arc<Snapshot> {
@@ -78,8 +78,8 @@ fn an_update_of_this_format_is_read_and_written_as_the_stored_one() {
     let stored = fixture(KIND.version, &written);
     assert_eq!(shape(&written), shape(&stored), "the format is another: raise its version");
     assert_eq!(stored[..HEADER + 9], written[..HEADER + 9], "also what stands around the header");
-    let views = Decoder::default().take(6, &stored, &views()).expect("snapshots");
-    let (got, expected) = (&views["sums"], snapshot());
+    let views = Decoder::default().take(6, &stored, &[view()]).expect("snapshots");
+    let (got, expected) = (&views[&view().id], snapshot());
     assert_eq!((got.base, got.rebuilds, &got.coverage), (expected.base, expected.rebuilds, &expected.coverage));
     assert_eq!((got.watermark, &got.partitions, got.late), (expected.watermark, &expected.partitions, expected.late));
     assert_eq!((&got.log, &got.lost, &got.stopped), (&expected.log, &expected.lost, &expected.stopped));
@@ -93,21 +93,39 @@ fn an_update_of_this_format_is_read_and_written_as_the_stored_one() {
 }
 
 #[test]
+fn two_generations_of_a_view_come_each_with_its_own_state() {
+    let (views, one) = ([view(), generation("sha256:other")], snapshot());
+    let mut fewer = Chunk::clone(&one.chunks[0]);
+    fewer.panes.pop_first().expect("a pane");
+    let other = Arc::new(Snapshot { base: Some(8), chunks: vec![Arc::new(fewer)], ..Snapshot::clone(&one) });
+    let told = [(views[0].clone(), one), (views[1].clone(), other)];
+    let records = Encoder::new(5).update(told.to_vec(), true).encode().expect("encoded");
+    let got = Decoder::default().take(6, records.get(0), &views).expect("snapshots");
+    for (view, expected) in told {
+        let got = &got[&view.id];
+        assert_eq!(got.base, expected.base);
+        assert!(got.chunks[0].panes.keys().eq(expected.chunks[0].panes.keys()), "{got:?}");
+    }
+}
+
+#[test]
 fn updates_of_other_formats_are_no_snapshots_and_that_is_said_once() {
     let sealed =
         Frames::default().seal(Kind { version: KIND.version + 1, ..KIND }, &"whatever it says").expect("sealed");
     let later = [header(5, 1, 0, 1), sealed.concat()].concat();
-    for other in [include_bytes!("format-1.update").to_vec(), later] {
+    let before = [include_bytes!("format-1.update").to_vec(), include_bytes!("format-2.update").to_vec()];
+    let views = [view()];
+    for other in before.into_iter().chain([later]) {
         let mut decoder = Decoder::default();
-        assert!(decoder.take(6, &other, &views()).is_none());
+        assert!(decoder.take(6, &other, &views).is_none());
         assert!(decoder.is_said);
         assert_eq!(decoder.epoch(), 5, "its owner is known");
         // An owner of this build takes over.
-        assert!(decoder.take(7, claim().get(0), &views()).is_none());
+        assert!(decoder.take(7, claim().get(0), &views).is_none());
         assert!(!decoder.is_said, "of the next owner it would be said again");
-        assert!(decoder.take(8, &other, &views()).is_none() && !decoder.is_said, "of the owner before");
+        assert!(decoder.take(8, &other, &views).is_none() && !decoder.is_said, "of the owner before");
         let records = Encoder::new(7).update(vec![(view(), snapshot())], true).encode().expect("encoded");
-        assert!(decoder.take(9, records.get(0), &views()).is_some());
+        assert!(decoder.take(9, records.get(0), &views).is_some());
     }
 }
 
@@ -117,6 +135,6 @@ fn an_update_of_another_topic_is_no_snapshot() {
     let of_clicks = View { rows: Rows::Scan(Arc::new(clicks)), ..View::clone(&view()) };
     let of_clicks = Kept::of(&Arc::new(of_clicks)).expect("it keeps an aggregation");
     let mut decoder = Decoder::default();
-    assert!(decoder.take(6, &record(), &BTreeMap::from([("sums".to_owned(), of_clicks)])).is_none());
+    assert!(decoder.take(6, &record(), &[of_clicks]).is_none());
     assert!(decoder.is_said);
 }
