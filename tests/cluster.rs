@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::kafka::topic;
 use crate::output::console_consumer;
-use crate::support::{Project, Server, kafka, repository, totals};
+use crate::support::{Project, Server, free_ports, kafka, repository, totals};
 
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
@@ -51,9 +51,10 @@ impl Cluster {
         repository().join("tests/kafka/kafka-local")
     }
 
-    pub fn start(count: usize, port: u16) -> Self {
+    pub fn start(count: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let (port, count) = (port.to_string(), count.to_string());
+        // The script puts ten ports between two brokers.
+        let (port, count) = (free_ports(10 * count).to_string(), count.to_string());
         let started = Command::new(Self::script())
             .args(["start", "--brokers", &count, "--port", &port, "--dir"])
             .arg(folder.path().join("kafka"))
@@ -174,9 +175,7 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
         return;
     }
     let minutes = std::env::var("ANABRANCH_TEST_CLUSTER_MINUTES").map_or(3.0, |text| text.parse().expect("minutes"));
-    // Below the ports that connections get: a broker has to find its own again when it is started anew.
-    let port = 10_000 + (std::process::id() % 600) as u16 * 15;
-    let cluster = Cluster::start(3, port);
+    let cluster = Cluster::start(3);
     let project = Project::with_sql(SQL);
     project.write("anabranch.toml", SETTINGS);
     let project = project.on_kafka(&cluster.brokers);

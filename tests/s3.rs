@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Project, Server, kafka, repository, s3, until};
+use crate::support::{Project, Server, free_ports, kafka, repository, s3, until};
 
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
@@ -52,10 +52,8 @@ struct Store {
 impl Store {
     fn start() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        // Below the ports that connections get: the server has to find its own again.
-        let port = 30_000 + std::process::id() % 2_000;
         let mut store = Self { folder, address: String::new() };
-        store.address = store.order(&["start", "--port", &port.to_string()]);
+        store.address = store.order(&["start", "--port", &free_ports(1).to_string()]);
         store
     }
 

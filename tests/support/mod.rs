@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -469,6 +471,20 @@ pub fn copy(from: &Path, to: &Path) {
             copy(&entry.path(), &into);
         } else {
             std::fs::copy(entry.path(), into).expect("copied");
+        }
+    }
+}
+
+/// The first of so many free ports in a row. They are below those that connections get, as a server that is started anew has to find its
+/// own again, and other ones for each test, also of other test runs.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(64);
+    loop {
+        let next = begin.wrapping_add(NEXT.fetch_add(u32::from(count), Ordering::Relaxed));
+        let first = 10_000 + (next % 10_000) as u16;
+        if (first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+            return first;
         }
     }
 }

@@ -181,8 +181,13 @@ fn retention_gives_room_back() {
     let stored_bytes = || log.shared.with_store(|store| store.disk_bytes()).expect("size");
     let before = stored_bytes();
     log.retain("t", Retention { age: None, bytes: Some(8 << 20) }, &Positions::new()).expect("retain");
-    let after = stored_bytes();
-    assert!(before > 160 << 20 && after < 80 << 20, "{before} before, {after} after");
+    assert!(before > 160 << 20, "{before}");
+    // The log's own thread gives the room of its journals back, once it comes to it.
+    let started = std::time::Instant::now();
+    while stored_bytes() >= 80 << 20 {
+        assert!(started.elapsed() < Duration::from_secs(60), "{before} before, {} after", stored_bytes());
+        std::thread::sleep(Duration::from_millis(5));
+    }
     assert_eq!(log.bounds("t").expect("bounds")[&0], 38..40);
 }
 
