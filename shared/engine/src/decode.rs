@@ -56,6 +56,9 @@ use self::record::{Layout, Slot};
 pub use self::record::{describe, is_nested_deeper, is_too_deep, parse};
 use crate::edition::Editions;
 
+/// The column of a changelog's rows that says whether the change is a deletion.
+pub const DELETED: &str = "__deleted";
+
 /// How many bytes a record may have.
 pub const MAX_RECORD_BYTES: usize = 1 << 20;
 
@@ -131,7 +134,7 @@ pub fn arrow_type(data_type: &DataType) -> arrow::datatypes::DataType {
     use arrow::datatypes::DataType as Arrow;
     match data_type {
         DataType::Text | DataType::Json => Arrow::Utf8View,
-        DataType::BigInt => Arrow::Int64,
+        DataType::BigInt | DataType::Interval => Arrow::Int64,
         DataType::Double => Arrow::Float64,
         DataType::Boolean => Arrow::Boolean,
         DataType::Timestamp => Arrow::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
@@ -374,7 +377,7 @@ enum Builder {
 impl Builder {
     fn new(data_type: &DataType, rows: usize) -> Self {
         match data_type {
-            DataType::BigInt => Self::BigInt(Int64Builder::with_capacity(rows)),
+            DataType::BigInt | DataType::Interval => Self::BigInt(Int64Builder::with_capacity(rows)),
             DataType::Double => Self::Double(Float64Builder::with_capacity(rows)),
             DataType::Boolean => Self::Boolean(BooleanBuilder::with_capacity(rows)),
             DataType::Timestamp => {

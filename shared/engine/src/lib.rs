@@ -8,6 +8,7 @@ pub mod edition;
 mod fragment;
 mod frame;
 pub mod group;
+pub mod operator;
 pub mod partial;
 pub mod partitioner;
 pub mod render;

@@ -37,7 +37,7 @@ use polars::prelude::*;
 
 use crate::group::{Groups, Keep};
 use crate::row::Lowered;
-use crate::transform::{column, constant, lower, polars_type};
+use crate::transform::{constant, lower, polars_type};
 
 pub use finish::{Finished, Scope};
 pub use slack::Slack;
@@ -68,13 +68,16 @@ impl Inputs {
     /// Those of a view.
     pub fn new(view: &Kept) -> Self {
         let aggregation = view.aggregation();
-        let time = view.table().event_time_column();
-        let event_time = anabranch_plan::expr::Expr::Column(time.name.clone(), time.data_type.clone());
-        let rows = Lowered::new(&view.rows, aggregation.expressions().chain([&event_time]));
-        let time = column(&time.name).cast(DataType::Int64);
+        // Without windows it is any column of each row: a frame of nothing but constants would have one row.
+        let by = aggregation.time.clone().or_else(|| view.rows.event_times().into_iter().next());
+        let columns = view.rows.schema();
+        let by = columns.iter().find(|column| by.as_ref().is_none_or(|time| column.name == *time));
+        let by = by.map(|column| anabranch_plan::expr::Expr::Column(column.name.clone(), column.data_type.clone()));
+        let rows = Lowered::new(&view.rows, aggregation.expressions().chain(&by));
+        let by = by.as_ref().map_or_else(|| constant(0_i64), lower);
+        let time = by.clone().cast(DataType::Int64);
         let pane = match aggregation.window {
-            // Of each event: a frame of nothing but constants would have one row.
-            None => time.clone() * constant(0_i64),
+            None => by.is_null().cast(DataType::Int64) * constant(0_i64),
             Some(Window::Sliding(sliding)) => {
                 let (offset, pane) = (constant(sliding.offset), constant(sliding.pane()));
                 (time.clone() - offset.clone()).floor_div(pane.clone()) * pane + offset
@@ -112,7 +115,8 @@ impl Inputs {
     pub fn of(&self, events: LazyFrame, has_missed: bool) -> LazyFrame {
         let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
         let columns: Vec<Expr> = self.columns.iter().cloned().chain([missed.alias(MISSED)]).collect();
-        self.rows.of(events, has_missed.then_some(MISSED)).select(columns)
+        let also = has_missed.then(|| MISSED.into());
+        self.rows.of(events, also.as_slice()).select(columns)
     }
 
     /// Those of events that the view makes rows of, by their numbers. `events` has the table's columns, and

@@ -31,27 +31,35 @@ enum Step {
 impl Lowered {
     /// What remains of events are at least the columns that `later` reads.
     pub fn new<'a>(rows: &'a Rows, later: impl Iterator<Item = &'a Value>) -> Self {
+        Self::steps(rows, later).0
+    }
+
+    /// The same down to what looks across records, or to a table; and that.
+    pub fn steps<'a>(rows: &'a Rows, later: impl Iterator<Item = &'a Value>) -> (Self, &'a Rows) {
         let mut readers: Vec<&Value> = later.collect();
         // From the last step to the first. A condition is moved down to where all that it reads is there.
-        let (mut steps, mut conditions, mut at) = (Vec::new(), Vec::new(), Some(rows));
-        while let Some(rows) = at {
-            match rows {
-                Rows::Scan(_) => {}
-                Rows::Filter { condition, .. } => conditions = [conjuncts(condition), conditions].concat(),
-                Rows::Unnest { rows: below, list, column: item } => {
+        let (mut steps, mut conditions, mut at) = (Vec::new(), Vec::new(), rows);
+        loop {
+            at = match at {
+                Rows::Filter { rows, condition } => {
+                    conditions = [conjuncts(condition), conditions].concat();
+                    rows
+                }
+                Rows::Unnest { rows, list, column: item } => {
                     let (late, early): (Vec<_>, Vec<_>) = conditions.into_iter().partition(|it| it.reads(item));
                     conditions = early;
                     steps.extend(late.iter().rev().map(|condition| Step::Filter(lower(condition))));
                     readers.extend(late);
                     // Only what is still needed goes through the explosion.
-                    let below = below.schema();
+                    let below = rows.schema();
                     let read = below.iter().map(|column| column.name.as_str());
                     let read = read.filter(|name| readers.iter().any(|expr| expr.reads(name)));
                     let kept = [item.as_str()].into_iter().chain(read).map(column).collect();
                     steps.push(Step::Unnest { list: lower(list).alias(item.as_str()), item: item.clone(), kept });
                     readers.push(list);
+                    rows
                 }
-                Rows::Project { fields, .. } => {
+                Rows::Project { rows, fields } => {
                     steps.extend(conditions.drain(..).rev().map(|condition| Step::Filter(lower(condition))));
                     let made = |i: usize| format!("__field{i}");
                     let value = |(i, field): (usize, &Field)| lower(&field.expr).alias(made(i));
@@ -59,28 +67,30 @@ impl Lowered {
                     let values = fields.iter().enumerate().map(value).collect();
                     steps.push(Step::Project { values, named: fields.iter().enumerate().map(named).collect() });
                     readers = fields.iter().map(|field| &field.expr).collect();
+                    rows
                 }
+                Rows::Scan(_) | Rows::Interval(_) | Rows::AsOf(_) | Rows::Lag(_) => break,
             }
-            at = rows.of();
         }
         steps.extend(conditions.iter().rev().map(|condition| Step::Filter(lower(condition))));
         steps.reverse();
-        Self(steps)
+        (Self(steps), at)
     }
 
-    /// The rows of events, in their order. `events` has the table's columns, and perhaps one more that remains.
-    pub fn of(&self, events: LazyFrame, also: Option<&str>) -> LazyFrame {
+    /// The rows of events, in their order. `events` has the table's columns, and perhaps others, those of `also`, which remain.
+    pub fn of(&self, events: LazyFrame, also: &[PlSmallStr]) -> LazyFrame {
+        let also = || also.iter().map(|name| column(name));
         self.0.iter().fold(events, |rows, step| match step {
             Step::Filter(condition) => rows.filter(condition.clone()),
             Step::Unnest { list, item, kept } => {
                 let options = ExplodeOptions { empty_as_null: false, keep_nulls: false };
-                let kept: Vec<Expr> = kept.iter().cloned().chain(also.map(column)).collect();
+                let kept: Vec<Expr> = kept.iter().cloned().chain(also()).collect();
                 // The list stands beside the events first, as one that is constant would make one row.
                 let listed = rows.with_column(list.clone()).select(kept);
                 listed.explode(by_name([item.as_str()], true, false), options).filter(column(item).is_not_null())
             }
             Step::Project { values, named } => {
-                let named: Vec<Expr> = named.iter().cloned().chain(also.map(column)).collect();
+                let named: Vec<Expr> = named.iter().cloned().chain(also()).collect();
                 rows.with_columns(values.clone()).select(named)
             }
         })
@@ -88,7 +98,7 @@ impl Lowered {
 
     /// Those of events that make a row, by their numbers: `events` has the table's columns, and [`ROW`].
     pub fn taken(&self, events: LazyFrame) -> PolarsResult<Vec<IdxSize>> {
-        let rows = self.of(events, Some(ROW)).select([col(ROW)]).collect()?;
+        let rows = self.of(events, &[ROW.into()]).select([col(ROW)]).collect()?;
         let mut taken: Vec<IdxSize> = rows.column(ROW)?.as_materialized_series().idx()?.iter().flatten().collect();
         taken.dedup();
         Ok(taken)
@@ -117,7 +127,7 @@ impl Records {
 
     /// The rows of events. `events` has the table's columns.
     pub fn of(&self, events: LazyFrame) -> LazyFrame {
-        self.0.of(events, None)
+        self.0.of(events, &[])
     }
 }
 

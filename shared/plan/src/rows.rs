@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::expr::Expr;
 use crate::schema::{Column, DataType, Table};
+use crate::time::Micros;
 
 /// Rows, made of the events of tables. Its shape is that of the SQL.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +34,74 @@ pub enum Rows {
         /// The columns, in the order of the SELECT list.
         fields: Vec<Field>,
     },
+    /// `JOIN` of two streams, whose times differ by no more than they may.
+    Interval(Box<IntervalJoin>),
+    /// `JOIN` with a changelog `FOR SYSTEM_TIME AS OF` the row's time.
+    AsOf(Box<AsOfJoin>),
+    /// `LAG(…) OVER (PARTITION BY … ORDER BY …)`.
+    Lag(Box<Lag>),
+}
+
+/// Pairs of rows with equal keys and times near each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntervalJoin {
+    /// The left rows. No column of theirs has the name of one of the right rows.
+    pub left: Rows,
+    /// The right rows.
+    pub right: Rows,
+    /// The columns of both sides that are equal. A null equals nothing.
+    pub keys: Vec<(String, String)>,
+    /// The event time of each side.
+    pub times: (String, String),
+    /// By how much the right row is later than the left one, from the least to the most; negative if it is earlier.
+    pub within: (Micros, Micros),
+    /// What else holds of a pair, a `BOOLEAN`.
+    pub condition: Option<Expr>,
+    /// `LEFT JOIN`: a left row without a partner comes once, with nulls, when none that is in time can come any more.
+    pub is_outer: bool,
+}
+
+/// Rows with the version of a changelog that held at their time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AsOfJoin {
+    /// The rows. No column of theirs has the name of one of the changelog's.
+    pub rows: Rows,
+    /// The changelog.
+    pub table: Rows,
+    /// The columns of both that are equal: of the changelog, its primary key. A null equals nothing.
+    pub keys: Vec<(String, String)>,
+    /// The event time of each.
+    pub times: (String, String),
+    /// What else holds, a `BOOLEAN`.
+    pub condition: Option<Expr>,
+    /// `LEFT JOIN`: a row without a version comes with nulls.
+    pub is_outer: bool,
+}
+
+/// Rows with columns of rows that came before them, in order of time, and then of partition and offset.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lag {
+    /// The rows.
+    pub rows: Rows,
+    /// The columns that are equal in rows which see each other. Nulls are equal here.
+    pub keys: Vec<String>,
+    /// The event time that they are ordered by.
+    pub time: String,
+    /// The columns that are added.
+    pub columns: Vec<Lagged>,
+}
+
+/// `LAG(of, back, default)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lagged {
+    /// Its name.
+    pub name: String,
+    /// The column that is looked up.
+    pub of: String,
+    /// How many rows before, 1 or more.
+    pub back: usize,
+    /// The value where there is no such row, a constant; null if none.
+    pub default: Option<Expr>,
 }
 
 /// A computed column.
@@ -45,25 +114,93 @@ pub struct Field {
 }
 
 impl Rows {
-    /// The rows that these are made of; none if they are a table's events.
-    pub fn of(&self) -> Option<&Self> {
+    /// The rows that these are made of, from left to right; none if they are a table's events.
+    pub fn of(&self) -> Vec<&Self> {
         match self {
-            Self::Scan(_) => None,
-            Self::Filter { rows, .. } | Self::Unnest { rows, .. } | Self::Project { rows, .. } => Some(rows),
+            Self::Scan(_) => Vec::new(),
+            Self::Filter { rows, .. } | Self::Unnest { rows, .. } | Self::Project { rows, .. } => vec![rows],
+            Self::Interval(join) => vec![&join.left, &join.right],
+            Self::AsOf(join) => vec![&join.rows, &join.table],
+            Self::Lag(lag) => vec![&lag.rows],
         }
     }
 
-    /// The tables that are read.
+    /// The tables that are read, from left to right. One that is joined with itself is there twice.
     pub fn inputs(&self) -> Vec<&Arc<Table>> {
-        vec![self.table()]
+        match self {
+            Self::Scan(table) => vec![table],
+            other => other.of().into_iter().flat_map(Self::inputs).collect(),
+        }
     }
 
-    /// The table whose events they are made of.
+    /// The first of them.
     pub fn table(&self) -> &Arc<Table> {
         match self {
             Self::Scan(table) => table,
             Self::Filter { rows, .. } | Self::Unnest { rows, .. } | Self::Project { rows, .. } => rows.table(),
+            Self::Interval(join) => join.left.table(),
+            Self::AsOf(join) => join.rows.table(),
+            Self::Lag(lag) => lag.rows.table(),
         }
+    }
+
+    /// How far behind the horizon an event time of a row may be that comes in time. A pair comes with its later record, so its earlier
+    /// time is behind by as much as its times may differ.
+    pub fn delay(&self, time: &str) -> Micros {
+        match self {
+            Self::Scan(_) => 0,
+            Self::Filter { rows, .. } | Self::Unnest { rows, .. } => rows.delay(time),
+            Self::Project { rows, fields } => {
+                match fields.iter().find(|field| field.name == time).map(|field| &field.expr) {
+                    Some(Expr::Column(name, _)) => rows.delay(name),
+                    _ => 0,
+                }
+            }
+            Self::Interval(join) => {
+                let (left, right) = (join.left.delay(&join.times.0), join.right.delay(&join.times.1));
+                let (from, to) = join.within;
+                match join.left.has(time) {
+                    true => left.max(right.saturating_add(to)).saturating_sub(join.left.later(&join.times.0, time)),
+                    false => right.max(left.saturating_sub(from)).saturating_sub(join.right.later(&join.times.1, time)),
+                }
+            }
+            Self::AsOf(join) => {
+                let delay = join.rows.delay(&join.times.0).max(join.table.delay(&join.times.1));
+                delay.saturating_sub(join.rows.later(&join.times.0, time))
+            }
+            Self::Lag(lag) => lag.rows.delay(&lag.time).saturating_sub(lag.rows.later(&lag.time, time)),
+        }
+    }
+
+    /// By how much one event time of a row is later than another at least; negative if it may be earlier.
+    fn later(&self, than: &str, time: &str) -> Micros {
+        match self {
+            _ if than == time => 0,
+            Self::Scan(_) => 0,
+            Self::Filter { rows, .. } | Self::Unnest { rows, .. } => rows.later(than, time),
+            Self::Project { fields, rows } => {
+                let named = |name: &str| fields.iter().find(|field| field.name == name).map(|field| &field.expr);
+                match (named(than), named(time)) {
+                    (Some(Expr::Column(than, _)), Some(Expr::Column(time, _))) => rows.later(than, time),
+                    _ => 0,
+                }
+            }
+            Self::Interval(join) => {
+                let IntervalJoin { left, right, times, within: (from, to), .. } = &**join;
+                match (left.has(than), left.has(time)) {
+                    (true, true) => left.later(than, time),
+                    (false, false) => right.later(than, time),
+                    (true, false) => left.later(than, &times.0) + from + right.later(&times.1, time),
+                    (false, true) => right.later(than, &times.1) - to + left.later(&times.0, time),
+                }
+            }
+            Self::AsOf(join) => join.rows.later(than, time),
+            Self::Lag(lag) => lag.rows.later(than, time),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.schema().iter().any(|column| column.name == name)
     }
 
     /// The columns of a row.
@@ -87,6 +224,16 @@ impl Rows {
                 };
                 fields.iter().map(column).collect()
             }
+            Self::Interval(join) => [join.left.schema(), join.right.schema()].concat(),
+            Self::AsOf(join) => [join.rows.schema(), join.table.schema()].concat(),
+            Self::Lag(lag) => {
+                let mut columns = lag.rows.schema();
+                for Lagged { name, of, .. } in &lag.columns {
+                    let of = columns.iter().find(|column| column.name == *of).cloned();
+                    columns.extend(of.map(|of| Column { name: name.clone(), nullable: true, ..of }));
+                }
+                columns
+            }
         }
     }
 
@@ -101,14 +248,80 @@ impl Rows {
                 let is_time = |field: &&Field| matches!(&field.expr, Expr::Column(name, _) if times.contains(name));
                 fields.iter().filter(is_time).map(|field| field.name.clone()).collect()
             }
+            Self::Interval(join) if !join.is_outer => [join.left.event_times(), join.right.event_times()].concat(),
+            // The other side's may be null. A version's time is that of its change, long before the row's.
+            Self::Interval(join) => join.left.event_times(),
+            Self::AsOf(join) => join.rows.event_times(),
+            Self::Lag(lag) => lag.rows.event_times(),
         }
+    }
+
+    /// The same rows with no more computed columns than are needed, by their names.
+    pub fn keeping(self, is_needed: &dyn Fn(&str) -> bool) -> Self {
+        match self {
+            Self::Scan(table) => Self::Scan(table),
+            Self::Filter { rows, condition } => {
+                let rows = rows.keeping(&|name| is_needed(name) || condition.reads(name));
+                Self::Filter { rows: Box::new(rows), condition }
+            }
+            Self::Unnest { rows, list, column } => {
+                let rows = rows.keeping(&|name| (name != column && is_needed(name)) || list.reads(name));
+                Self::Unnest { rows: Box::new(rows), list, column }
+            }
+            Self::Project { rows, mut fields } => {
+                // Rows have one column at least, or they couldn't be counted.
+                let first = fields.iter().position(|field| is_needed(&field.name)).unwrap_or(0);
+                let mut at = 0..;
+                fields.retain(|field| at.next() == Some(first) || is_needed(&field.name));
+                let rows = rows.keeping(&|name| fields.iter().any(|field| field.expr.reads(name)));
+                Self::Project { rows: Box::new(rows), fields }
+            }
+            Self::Interval(join) => {
+                let IntervalJoin { left, right, keys, times, within, condition, is_outer } = *join;
+                let reads = |name: &str| is_needed(name) || condition.iter().any(|condition| condition.reads(name));
+                let left =
+                    left.keeping(&|name| reads(name) || name == times.0 || keys.iter().any(|(key, _)| key == name));
+                let right =
+                    right.keeping(&|name| reads(name) || name == times.1 || keys.iter().any(|(_, key)| key == name));
+                Self::Interval(Box::new(IntervalJoin { left, right, keys, times, within, condition, is_outer }))
+            }
+            Self::AsOf(join) => {
+                let AsOfJoin { rows, table, keys, times, condition, is_outer } = *join;
+                let reads = |name: &str| is_needed(name) || condition.iter().any(|condition| condition.reads(name));
+                let rows =
+                    rows.keeping(&|name| reads(name) || name == times.0 || keys.iter().any(|(key, _)| key == name));
+                let table =
+                    table.keeping(&|name| reads(name) || name == times.1 || keys.iter().any(|(_, key)| key == name));
+                Self::AsOf(Box::new(AsOfJoin { rows, table, keys, times, condition, is_outer }))
+            }
+            Self::Lag(lag) => {
+                let Lag { rows, keys, time, mut columns } = *lag;
+                columns.retain(|column| is_needed(&column.name));
+                let reads = |name: &str| {
+                    is_needed(name)
+                        || name == time
+                        || keys.iter().any(|key| key == name)
+                        || columns.iter().any(|column| column.of == name)
+                };
+                let rows = rows.keeping(&reads);
+                Self::Lag(Box::new(Lag { rows, keys, time, columns }))
+            }
+        }
+    }
+
+    /// Whether their rows are made of several records, so that operators keep some.
+    pub fn looks_across(&self) -> bool {
+        matches!(self, Self::Interval(_) | Self::AsOf(_) | Self::Lag(_))
+            || self.of().into_iter().any(Self::looks_across)
     }
 
     /// The expressions over rows that they are made of, those of the rows below among them.
     pub fn expressions(&self) -> Vec<&Expr> {
-        let mut all = self.of().map(Self::expressions).unwrap_or_default();
+        let mut all: Vec<&Expr> = self.of().into_iter().flat_map(Self::expressions).collect();
         match self {
-            Self::Scan(_) => {}
+            Self::Scan(_) | Self::Lag(_) => {}
+            Self::Interval(join) => all.extend(&join.condition),
+            Self::AsOf(join) => all.extend(&join.condition),
             Self::Filter { condition, .. } => all.push(condition),
             Self::Unnest { list, .. } => all.push(list),
             Self::Project { fields, .. } => all.extend(fields.iter().map(|field| &field.expr)),
@@ -135,8 +348,7 @@ mod tests {
         let times = ["at", "day", "b"].map(|name| named(name, DataType::Timestamp));
         assert_eq!(schema, [times.to_vec(), vec![named("w", DataType::Text)]].concat());
         assert_eq!(rows.inputs(), [&catalog.tables["t"]]);
-        let below: Vec<String> =
-            rows.of().expect("filtered rows").schema().into_iter().map(|column| column.name).collect();
+        let below: Vec<String> = rows.of()[0].schema().into_iter().map(|column| column.name).collect();
         assert_eq!(below, ["a", "b", "ts", "w"]);
         assert_eq!(rows.expressions().len(), 6);
     }

@@ -58,11 +58,18 @@ pub struct Table {
     pub key: Option<usize>,
     /// The column that holds each record's headers.
     pub headers: Option<usize>,
+    /// The columns whose values tell a changelog's rows from each other; none if it is a stream, of whose events each is a row.
+    pub primary_key: Vec<usize>,
     /// The statement that defined it, in canonical form.
     pub sql: String,
 }
 
 impl Table {
+    /// Whether an event is a change of the row with its key.
+    pub fn is_changelog(&self) -> bool {
+        !self.primary_key.is_empty()
+    }
+
     /// The column that holds the event time.
     pub fn event_time_column(&self) -> &Column {
         &self.columns[self.event_time]
@@ -86,7 +93,7 @@ impl From<&DataType> for ColumnType {
     fn from(data_type: &DataType) -> Self {
         match data_type {
             DataType::Text | DataType::Json | DataType::List(_) => Self::Text,
-            DataType::BigInt => Self::BigInt,
+            DataType::BigInt | DataType::Interval => Self::BigInt,
             DataType::Double => Self::Double,
             DataType::Boolean => Self::Boolean,
             DataType::Timestamp => Self::Timestamp,

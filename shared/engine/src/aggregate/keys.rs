@@ -31,13 +31,14 @@ enum Stored {
 }
 
 /// A column of the tuples that are looked up.
-enum Given {
+pub(crate) enum Given {
     Text(Utf8ViewArray),
     Word(PrimitiveArray<i64>),
 }
 
 impl Given {
-    fn of(column: &Column) -> PolarsResult<Self> {
+    /// That of a column.
+    pub fn of(column: &Column) -> PolarsResult<Self> {
         let series = column.as_materialized_series().rechunk();
         Ok(match series.dtype() {
             DataType::String => Self::Text(series.str()?.downcast_as_array().clone()),
@@ -61,6 +62,21 @@ impl Given {
             Self::Text(values) => hasher.hash_one(values.get(row)),
             Self::Word(values) => hasher.hash_one(values.get(row)),
         }
+    }
+
+    /// The hash of a row's tuple.
+    #[inline]
+    pub fn hash_all(given: &[Self], row: usize, hasher: &RandomState) -> u64 {
+        given.iter().fold(0, |hash, given| join(hash, given.hash(row, hasher)))
+    }
+
+    /// Whether two rows have the same tuple; nulls are the same.
+    pub fn are_same(given: &[Self], row: usize, others: &[Self], other: usize) -> bool {
+        given.iter().zip(others).all(|pair| match pair {
+            (Self::Text(values), Self::Text(others)) => values.get(row) == others.get(other),
+            (Self::Word(values), Self::Word(others)) => values.get(row) == others.get(other),
+            _ => false,
+        })
     }
 }
 
@@ -176,7 +192,7 @@ impl Keys {
             }
             (columns, given) => {
                 for row in 0..rows {
-                    let hash = given.iter().fold(0, |hash, given| join(hash, given.hash(row, hasher)));
+                    let hash = Given::hash_all(given, row, hasher);
                     let is = |&slot: &u32| columns.iter().zip(given).all(|(c, given)| c.is(slot as usize, given, row));
                     let again = |&slot: &u32| {
                         columns.iter().fold(0, |hash, column| join(hash, column.hash(slot as usize, hasher)))
@@ -200,7 +216,7 @@ impl Keys {
     pub fn known(&self, columns: &[Column], rows: usize) -> PolarsResult<BooleanChunked> {
         let given = columns.iter().map(Given::of).collect::<PolarsResult<Vec<_>>>()?;
         let is_known = |row: usize| {
-            let hash = given.iter().fold(0, |hash, given| join(hash, given.hash(row, &self.hasher)));
+            let hash = Given::hash_all(&given, row, &self.hasher);
             let is = |&slot: &u32| self.columns.iter().zip(&given).all(|(c, given)| c.is(slot as usize, given, row));
             if given.is_empty() { self.len > 0 } else { self.index.find(hash, is).is_some() }
         };

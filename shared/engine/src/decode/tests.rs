@@ -31,6 +31,7 @@ fn table() -> Arc<Table> {
         pin: None,
         key: None,
         headers: None,
+        primary_key: Vec::new(),
         sql: String::new(),
     })
 }

@@ -7,7 +7,7 @@ use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
 use super::error::{Fault, list, suggestion};
-use super::expression::Scope;
+use super::expression::{Relation, Scope};
 use super::literal::data_type;
 use super::name::{defined_name, is_twin, reserved, topic, twins};
 use super::option::{Given, Options};
@@ -181,6 +181,7 @@ fn with_options(create: &CreateTable, name: String, mut columns: Vec<Column>) ->
         pin: None,
         key,
         headers,
+        primary_key: Vec::new(),
         sql: create.to_string(),
         name,
     };
@@ -199,7 +200,7 @@ fn pin(table: &Table, given: &Given) -> Result<Expr, Fault> {
     if parser.peek_token().token != Token::EOF {
         return Err(wrong("one condition over the columns is expected, and nothing after it"));
     }
-    let scope = Scope::new(table, table.name.clone(), false);
+    let scope = Scope::new(Relation::of_table(table), None);
     let condition = scope.condition(&parsed, "pin").map_err(|fault| wrong(&fault.message))?;
     let filled = [table.key, table.headers].into_iter().flatten().map(|column| &table.columns[column].name);
     match filled.into_iter().find(|name| condition.reads(name)) {

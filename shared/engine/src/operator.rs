@@ -1,0 +1,297 @@
+//! What looks across records: interval joins, joins with a changelog, and `LAG`, as operators that keep rows.
+//!
+//! Both layers call them. Batch gives them all records below its frontier at once, speed a micro-batch after the other, and what goes
+//! out is the same:
+//!
+//! - a row is **settled** when nothing that is in time can change it any more. It goes out once. So what settles in one stretch of the
+//!   log adds up with what settled before it;
+//! - a row **waits** until then. What the waiting rows would make as things are is [`Operators::pending`], which is computed when
+//!   somebody asks, and never added up.
+//!
+//! What is in time is told by the **horizon**: the watermark less the allowed lateness. It is the one that rows met, and moves between
+//! two steps. What comes behind it, and concerns what may have been forgotten or gone on, is [`Unsure`].
+
+mod asof;
+mod interval;
+mod key;
+mod lag;
+mod newest;
+mod run;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_plan::expr::Expr as Value;
+use anabranch_plan::rows::Rows;
+use anabranch_plan::time::Micros;
+use polars::prelude::*;
+
+use self::asof::AsOf;
+use self::interval::Interval;
+use self::lag::Lag;
+use crate::decode::DELETED;
+use crate::row::Lowered;
+use crate::transform::{column, polars_type};
+
+pub use self::key::{offset_column, partition_column};
+
+/// The columns of a table's records that say where each stood in the log.
+pub const PARTITION: &str = "__partition";
+/// See [`PARTITION`].
+pub const OFFSET: &str = "__offset";
+
+/// Takes rows as they are made.
+pub type Emit<'a> = dyn FnMut(DataFrame) -> PolarsResult<()> + 'a;
+
+/// That rows of some times may be wrong or lacking, since rows came behind the horizon.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unsure {
+    /// The times, from the first to the last; none if all are sure.
+    pub span: Option<(Micros, Micros)>,
+    /// How many rows that concerns.
+    pub rows: u64,
+}
+
+impl Unsure {
+    fn add(&mut self, from: Micros, to: Micros) {
+        *self = self.and(Self { span: Some((from, to)), rows: 1 });
+    }
+
+    /// What either says.
+    pub fn and(self, other: Self) -> Self {
+        let span = match (self.span, other.span) {
+            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+            (one, other) => one.or(other),
+        };
+        Self { span, rows: self.rows + other.rows }
+    }
+}
+
+/// The operators that rows go through.
+#[derive(Debug)]
+pub struct Operators {
+    root: Node,
+    horizon: Micros,
+}
+
+/// The records of tables, by name: their columns, [`PARTITION`] and [`OFFSET`], and of a changelog [`DELETED`].
+pub type Records = BTreeMap<String, DataFrame>;
+
+#[derive(Debug)]
+struct Node {
+    /// The columns of its rows.
+    schema: SchemaRef,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The records of a table, which is the one of this number among those of the rows.
+    Scan {
+        table: String,
+        number: usize,
+    },
+    Steps {
+        of: Box<Node>,
+        steps: Lowered,
+        also: Vec<PlSmallStr>,
+    },
+    Interval {
+        left: Box<Node>,
+        right: Box<Node>,
+        join: Interval,
+    },
+    AsOf {
+        rows: Box<Node>,
+        versions: Box<Node>,
+        join: AsOf,
+    },
+    Lag {
+        rows: Box<Node>,
+        lag: Lag,
+    },
+}
+
+impl Operators {
+    /// The operators of rows, which keep nothing yet.
+    pub fn new(rows: &Rows) -> PolarsResult<Self> {
+        Ok(Self { root: Node::new(rows, &mut 0)?, horizon: Micros::MIN })
+    }
+
+    /// Takes records, which meet the horizon as it is, and then goes on to another, if it is later. Gives the rows that settle.
+    pub fn advance(&mut self, records: &Records, horizon: Micros, emit: &mut Emit<'_>) -> PolarsResult<Unsure> {
+        let met = self.horizon;
+        self.horizon = met.max(horizon);
+        self.root.advance(records, (met, self.horizon), emit)
+    }
+
+    /// The horizon.
+    pub fn horizon(&self) -> Micros {
+        self.horizon
+    }
+
+    /// What the rows that wait make as things are.
+    pub fn pending(&self) -> PolarsResult<DataFrame> {
+        self.root.pending()
+    }
+
+    /// How many rows are kept.
+    pub fn len(&self) -> usize {
+        self.root.len()
+    }
+
+    /// Whether none are.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where the horizon is before a step, and behind it.
+type Step = (Micros, Micros);
+
+impl Node {
+    fn new(rows: &Rows, tables: &mut usize) -> PolarsResult<Self> {
+        Ok(match rows {
+            Rows::Scan(table) => {
+                let number = *tables;
+                *tables += 1;
+                let columns = table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type)));
+                let mut schema: Schema = columns.collect();
+                if table.is_changelog() {
+                    schema.insert(DELETED.into(), DataType::Boolean);
+                }
+                schema.insert(partition_column(number).into(), DataType::Int64);
+                schema.insert(offset_column(number).into(), DataType::Int64);
+                Self { schema: Arc::new(schema), kind: Kind::Scan { table: table.name.clone(), number } }
+            }
+            Rows::Interval(join) => {
+                let (left, right) =
+                    (Box::new(Self::new(&join.left, tables)?), Box::new(Self::new(&join.right, tables)?));
+                let mut schema = Schema::clone(&left.schema);
+                schema.merge(Schema::clone(&right.schema));
+                let join = Interval::new(join, right.schema.clone());
+                Self { schema: Arc::new(schema), kind: Kind::Interval { left, right, join } }
+            }
+            Rows::AsOf(join) => {
+                let (rows, versions) =
+                    (Box::new(Self::new(&join.rows, tables)?), Box::new(Self::new(&join.table, tables)?));
+                let mut schema = Schema::clone(&rows.schema);
+                schema.merge(Schema::clone(&versions.schema));
+                schema.shift_remove(DELETED);
+                let join = AsOf::new(join, versions.schema.clone());
+                Self { schema: Arc::new(schema), kind: Kind::AsOf { rows, versions, join } }
+            }
+            Rows::Lag(plan) => {
+                let rows = Box::new(Self::new(&plan.rows, tables)?);
+                let mut schema = Schema::clone(&rows.schema);
+                for column in &plan.columns {
+                    schema.insert(column.name.as_str().into(), rows.schema.try_get(&column.of)?.clone());
+                }
+                let lag = Lag::new(plan, &rows.schema)?;
+                Self { schema: Arc::new(schema), kind: Kind::Lag { rows, lag } }
+            }
+            Rows::Filter { .. } | Rows::Unnest { .. } | Rows::Project { .. } => {
+                let columns = rows.schema().into_iter().map(|column| Value::Column(column.name, column.data_type));
+                let columns: Vec<Value> = columns.collect();
+                let (steps, below) = Lowered::steps(rows, columns.iter());
+                let of = Box::new(Self::new(below, tables)?);
+                let is_own = |name: &&PlSmallStr| key::is_position(name) || name.as_str() == DELETED;
+                let also: Vec<PlSmallStr> = of.schema.iter_names().filter(is_own).cloned().collect();
+                let none = DataFrame::empty_with_schema(&of.schema);
+                let schema = steps.of(none.lazy(), &also).collect()?.schema().clone();
+                Self { schema, kind: Kind::Steps { of, steps, also } }
+            }
+        })
+    }
+
+    /// Takes records, and gives the rows that settle.
+    fn advance(&mut self, records: &Records, step: Step, emit: &mut Emit<'_>) -> PolarsResult<Unsure> {
+        let (met, horizon) = step;
+        match &mut self.kind {
+            Kind::Scan { table, number } => {
+                if let Some(records) = records.get(table).filter(|records| records.height() > 0) {
+                    emit(scanned(records, *number, &self.schema)?)?;
+                }
+                Ok(Unsure::default())
+            }
+            Kind::Steps { of, steps, also } => of.advance(records, step, &mut |rows| {
+                let rows = steps.of(rows.lazy(), also).collect()?;
+                if rows.height() > 0 { emit(rows) } else { Ok(()) }
+            }),
+            Kind::Interval { left, right, join } => {
+                let ((left, one), (right, other)) = (left.settled(records, step)?, right.settled(records, step)?);
+                let unsure = join.advance(&left, &right, met, emit)?;
+                join.settle(horizon, emit)?;
+                Ok(one.and(other).and(unsure))
+            }
+            Kind::AsOf { rows, versions, join } => {
+                let ((rows, one), (versions, other)) = (rows.settled(records, step)?, versions.settled(records, step)?);
+                let unsure = join.advance(&rows, &versions, met)?;
+                join.settle(horizon, emit)?;
+                Ok(one.and(other).and(unsure))
+            }
+            Kind::Lag { rows, lag } => {
+                let (rows, one) = rows.settled(records, step)?;
+                let unsure = lag.advance(&rows, met)?;
+                lag.settle(horizon, emit)?;
+                Ok(one.and(unsure))
+            }
+        }
+    }
+
+    /// The rows that settle, in one frame.
+    fn settled(&mut self, records: &Records, step: Step) -> PolarsResult<(DataFrame, Unsure)> {
+        let mut all = DataFrame::empty_with_schema(&self.schema);
+        let unsure = self.advance(records, step, &mut |rows| all.vstack_mut(&rows).map(|_| ()))?;
+        all.rechunk_mut();
+        Ok((all, unsure))
+    }
+
+    /// What the rows that wait make as things are.
+    fn pending(&self) -> PolarsResult<DataFrame> {
+        match &self.kind {
+            Kind::Scan { .. } => Ok(DataFrame::empty_with_schema(&self.schema)),
+            Kind::Steps { of, steps, also } => steps.of(of.pending()?.lazy(), also).collect(),
+            Kind::Interval { left, right, join } => join.pending(&left.pending()?, &right.pending()?, &self.schema),
+            Kind::AsOf { rows, join, .. } => join.pending(rows.pending()?),
+            Kind::Lag { rows, lag } => lag.pending(rows.pending()?),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match &self.kind {
+            Kind::Scan { .. } => 0,
+            Kind::Steps { of, .. } => of.len(),
+            Kind::Interval { left, right, join } => left.len() + right.len() + join.len(),
+            Kind::AsOf { rows, versions, join } => rows.len() + versions.len() + join.len(),
+            Kind::Lag { rows, lag } => rows.len() + lag.len(),
+        }
+    }
+}
+
+/// Records as rows: their places in the log are named after the table's number.
+fn scanned(records: &DataFrame, number: usize, schema: &Schema) -> PolarsResult<DataFrame> {
+    let (partition, offset) = (partition_column(number), offset_column(number));
+    let columns = schema.iter().map(|(name, data_type)| {
+        let of = if *name == partition {
+            PARTITION
+        } else if *name == offset {
+            OFFSET
+        } else {
+            name.as_str()
+        };
+        records.column(of)?.cast(data_type).map(|column| column.with_name(name.clone()))
+    });
+    let mut rows = DataFrame::new(records.height(), columns.collect::<PolarsResult<_>>()?)?;
+    rows.rechunk_mut();
+    Ok(rows)
+}
+
+/// That the keys of a pair are equal, and not their hashes alone.
+fn equal_keys(keys: &[(String, String)]) -> Expr {
+    let equal = keys.iter().map(|(left, right)| column(left).eq(column(right)));
+    equal.reduce(Expr::and).unwrap_or_else(|| lit(true))
+}

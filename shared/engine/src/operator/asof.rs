@@ -1,0 +1,122 @@
+//! Joins with a changelog as of each row's time: the row meets that version of its key which is the newest not after its own time.
+//!
+//! A row waits until the horizon has passed its time, as a version that concerns it may come until then. What it would meet as things
+//! are is known meanwhile. A version behind the horizon concerns rows that may have gone on: it says between which times rows may be
+//! wrong.
+
+use anabranch_plan::rows::AsOfJoin;
+use anabranch_plan::time::Micros;
+use polars::prelude::*;
+
+use super::key::{hashes, times};
+use super::newest::{Newest, gather, given};
+use super::run::take;
+use super::wait::Waiting;
+use super::{Emit, Unsure, equal_keys};
+use crate::decode::DELETED;
+use crate::transform::{column, lower};
+
+/// The versions of a changelog that may be met yet, and the rows that wait for theirs.
+#[derive(Debug)]
+pub(super) struct AsOf {
+    keys: Vec<String>,
+    time: String,
+    /// Versions are in time up to so much behind the horizon, and so are rows.
+    delays: (Micros, Micros),
+    waiting: Waiting,
+    versions: Newest,
+    version_time: String,
+    version_schema: SchemaRef,
+    condition: Expr,
+    is_outer: bool,
+    /// The times of the rows that have gone on, if any has.
+    gone: Option<(Micros, Micros)>,
+}
+
+impl AsOf {
+    pub fn new(join: &AsOfJoin, version_schema: SchemaRef) -> Self {
+        let (keys, version_keys): (Vec<String>, Vec<String>) = join.keys.iter().cloned().unzip();
+        let is_there = equal_keys(&join.keys).and(column(DELETED).not());
+        Self {
+            keys,
+            time: join.times.0.clone(),
+            delays: (join.table.delay(&join.times.1), join.rows.delay(&join.times.0)),
+            waiting: Waiting::new(join.times.0.clone()),
+            versions: Newest::new(version_keys, join.times.1.clone(), 1),
+            version_time: join.times.1.clone(),
+            version_schema,
+            condition: join.condition.iter().fold(is_there, |all, rest| all.and(lower(rest))),
+            is_outer: join.is_outer,
+            gone: None,
+        }
+    }
+
+    /// Takes new rows and versions. `horizon` is the one that they meet.
+    pub fn advance(&mut self, rows: &DataFrame, versions: &DataFrame, horizon: Micros) -> PolarsResult<Unsure> {
+        let mut unsure = Unsure::default();
+        let in_time = (horizon.saturating_sub(self.delays.0), horizon.saturating_sub(self.delays.1));
+        for time in times(versions, &self.version_time)?.into_iter().filter(|time| *time < in_time.0) {
+            // Only rows that have gone on could be wrong.
+            if let Some((first, last)) = self.gone.filter(|(_, last)| time <= *last) {
+                unsure.add(time.max(first), last);
+            }
+        }
+        for time in times(rows, &self.time)?.into_iter().filter(|time| *time < in_time.1) {
+            unsure.add(time, time);
+        }
+        self.versions.add(versions)?;
+        self.waiting.add(rows)?;
+        Ok(unsure)
+    }
+
+    /// Goes on to a horizon: whoever comes later and is in time isn't earlier. Gives the rows whose versions are known.
+    pub fn settle(&mut self, horizon: Micros, emit: &mut Emit<'_>) -> PolarsResult<()> {
+        let least = horizon.saturating_sub(self.delays.0);
+        if let Some(rows) = self.waiting.settle(least)? {
+            for time in times(&rows, &self.time)? {
+                let (first, last) = self.gone.unwrap_or((time, time));
+                self.gone = Some((first.min(time), last.max(time)));
+            }
+            emit(self.joined(&rows)?)?;
+        }
+        // No row that comes or waits is earlier.
+        self.versions.forget(least.min(horizon.saturating_sub(self.delays.1)))
+    }
+
+    /// What the rows that wait make as things are, and other rows that may change yet.
+    pub fn pending(&self, others: DataFrame) -> PolarsResult<DataFrame> {
+        self.joined(&self.waiting.with(others)?)
+    }
+
+    /// Rows with the versions that they meet.
+    fn joined(&self, rows: &DataFrame) -> PolarsResult<DataFrame> {
+        let hashes = hashes(rows, &self.keys)?;
+        let (times, keys, mut look) = (times(rows, &self.time)?, given(rows, &self.keys)?, self.versions.look()?);
+        let mut order: Vec<usize> = (0..rows.height()).collect();
+        order.sort_unstable_by_key(|&row| hashes[row]);
+        let mut met = vec![None; rows.height()];
+        for row in order {
+            met[row] = look.find(&keys, row, hashes[row], times[row], 1).first().copied();
+        }
+        let versions = gather(&look.frames(), &self.version_schema, &met)?;
+        let mut joined = rows.hstack(versions.columns())?;
+        if !self.is_outer {
+            joined = joined.lazy().filter(self.condition.clone()).collect()?;
+            joined.drop_in_place(DELETED)?;
+            return Ok(joined);
+        }
+        // A version that doesn't fit is as good as none.
+        let holds = joined.lazy().select([self.condition.clone().alias("holds")]).collect()?;
+        let holds = holds.column("holds")?.bool()?.iter().map(|holds| holds == Some(true));
+        let order = holds.enumerate().map(|(row, holds)| if holds { row as IdxSize + 1 } else { 0 });
+        let with_none = DataFrame::full_null(&self.version_schema, 1).vstack(&versions)?;
+        let mut joined = rows.hstack(take(&with_none, order.collect())?.columns())?;
+        joined.drop_in_place(DELETED)?;
+        Ok(joined)
+    }
+
+    /// How many rows are kept.
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.versions.runs.len()
+    }
+}

@@ -1,0 +1,150 @@
+//! The newest rows of each key: the versions of a changelog, or what came last before a row.
+
+use std::cmp::Ordering;
+
+use anabranch_plan::time::Micros;
+use polars::prelude::*;
+
+use super::key::{Position, hashes, times};
+use super::run::{Run, Runs, take};
+use crate::aggregate::keys::Given;
+
+/// Rows by key, of which the newest are looked up.
+#[derive(Debug)]
+pub(super) struct Newest {
+    keys: Vec<String>,
+    time: String,
+    /// So many of a key are kept.
+    most: usize,
+    pub runs: Runs,
+}
+
+/// A row: which run, and which of its rows.
+pub(super) type Place = (usize, usize);
+
+impl Newest {
+    pub fn new(keys: Vec<String>, time: String, most: usize) -> Self {
+        Self { keys, time, most, runs: Runs::default() }
+    }
+
+    /// Adds rows.
+    pub fn add(&mut self, rows: &DataFrame) -> PolarsResult<()> {
+        self.runs.push(Run::new(rows, &hashes(rows, &self.keys)?, &times(rows, &self.time)?)?);
+        Ok(())
+    }
+
+    /// Forgets what isn't among the newest of its key up to a time, by as many as are kept, nor later than that time. A deletion stays,
+    /// as a version that comes late may be older.
+    pub fn forget(&mut self, upto: Micros) -> PolarsResult<()> {
+        let Self { keys, most, runs, .. } = self;
+        runs.merge(|run| {
+            let given = given(&run.rows, keys)?;
+            // From the last row to the first, so from the newest of a key to its oldest.
+            let mut kept = vec![true; run.len()];
+            let mut newer: Vec<(usize, usize)> = Vec::new();
+            for row in (0..run.len()).rev() {
+                if newer.first().is_some_and(|&(other, _)| run.hashes[other] != run.hashes[row]) {
+                    newer.clear();
+                }
+                if run.times[row] > upto {
+                    continue;
+                }
+                match newer.iter_mut().find(|(other, _)| Given::are_same(&given, row, &given, *other)) {
+                    Some((_, count)) if *count >= *most => kept[row] = false,
+                    Some((_, count)) => *count += 1,
+                    None => newer.push((row, 1)),
+                }
+            }
+            run.filter(|_, row| kept[row])
+        })
+    }
+
+    /// A look at the rows as they are.
+    pub fn look(&self) -> PolarsResult<Look<'_>> {
+        let runs = self.runs.0.iter().map(|run| {
+            Ok(Looked { run, keys: given(&run.rows, &self.keys)?, position: Position::of(&run.rows)?, from: 0 })
+        });
+        Ok(Look { runs: runs.collect::<PolarsResult<_>>()? })
+    }
+}
+
+/// The key columns of rows.
+pub(super) fn given(rows: &DataFrame, keys: &[String]) -> PolarsResult<Vec<Given>> {
+    keys.iter().map(|key| Given::of(rows.column(key)?)).collect()
+}
+
+/// Rows to be looked for in order of their hashes.
+pub(super) struct Look<'a> {
+    runs: Vec<Looked<'a>>,
+}
+
+struct Looked<'a> {
+    run: &'a Run,
+    keys: Vec<Given>,
+    position: Position,
+    /// Before it are only lesser hashes than that which was looked for last.
+    from: usize,
+}
+
+impl Look<'_> {
+    /// The newest rows, the newest first and at most so many, that have the key of a row and aren't later than a time. Hashes are looked
+    /// for in ascending order.
+    pub fn find(&mut self, keys: &[Given], row: usize, hash: u64, upto: Micros, most: usize) -> Vec<Place> {
+        let mut found: Vec<Place> = Vec::new();
+        for (i, looked) in self.runs.iter_mut().enumerate() {
+            let group = looked.run.of_hash(hash, looked.from);
+            looked.from = group.start;
+            let rows = looked.run.within(group, Micros::MIN, upto).rev();
+            found.extend(
+                rows.filter(|&other| Given::are_same(keys, row, &looked.keys, other)).take(most).map(|row| (i, row)),
+            );
+        }
+        if self.runs.len() > 1 {
+            found.sort_by(|&a, &b| self.compare(b, a));
+            found.truncate(most);
+        }
+        found
+    }
+
+    fn compare(&self, (i, a): Place, (j, b): Place) -> Ordering {
+        let (one, other) = (&self.runs[i], &self.runs[j]);
+        one.run.times[a].cmp(&other.run.times[b]).then_with(|| one.position.compare(a, &other.position, b))
+    }
+
+    /// Whether a row of another frame comes before one.
+    pub fn is_before(&self, time: Micros, position: &Position, row: usize, (i, other): Place) -> bool {
+        let looked = &self.runs[i];
+        time.cmp(&looked.run.times[other]).then_with(|| position.compare(row, &looked.position, other)).is_lt()
+    }
+
+    /// The time of a row.
+    pub fn time(&self, (i, row): Place) -> Micros {
+        self.runs[i].run.times[row]
+    }
+
+    /// The rows of the runs.
+    pub fn frames(&self) -> Vec<&DataFrame> {
+        self.runs.iter().map(|looked| &looked.run.rows).collect()
+    }
+}
+
+/// Rows of some frames; nulls where there is none. The frames have the columns of the schema, and perhaps others.
+pub(super) fn gather(frames: &[&DataFrame], schema: &Schema, places: &[Option<Place>]) -> PolarsResult<DataFrame> {
+    let mut all = DataFrame::full_null(schema, 1);
+    let mut begins = Vec::with_capacity(frames.len());
+    for (i, frame) in frames.iter().enumerate() {
+        begins.push(all.height());
+        // Only what is wanted of each, as a frame may be far larger.
+        let wanted = places.iter().flatten().filter(|place| place.0 == i).map(|place| place.1 as IdxSize).collect();
+        all.vstack_mut(&take(&frame.select(schema.iter_names_cloned())?, wanted)?)?;
+    }
+    all.rechunk_mut();
+    let order = places.iter().map(|place| match place {
+        None => 0,
+        Some((i, _)) => {
+            begins[*i] += 1;
+            (begins[*i] - 1) as IdxSize
+        }
+    });
+    take(&all, order.collect())
+}

@@ -1,0 +1,227 @@
+//! Rows that are kept to be found again, sorted: those of one key lie together, in order of time.
+//!
+//! New rows make a run of their own. Runs of like size are merged into one, as a log-structured merge tree does it (O'Neil et al.
+//! 1996), so there are few to look into, and each row is moved a logarithmic number of times.
+
+use std::cmp::Ordering;
+use std::ops::Range;
+
+use anabranch_plan::time::Micros;
+use polars::prelude::*;
+
+use super::key::Position;
+
+/// Sorted rows.
+#[derive(Debug, Clone)]
+pub(super) struct Run {
+    /// The rows, in order of hash, time and position.
+    pub rows: DataFrame,
+    /// Of each row, the hash of its key. Rows of different keys may have the same one.
+    pub hashes: Vec<u64>,
+    /// Of each row, its time.
+    pub times: Vec<Micros>,
+    /// From the first time to the last.
+    pub span: (Micros, Micros),
+    /// Whether each row has been dealt with; empty if nobody asks.
+    pub done: Vec<bool>,
+    /// The rows in order of time, and how many of them are settled.
+    by_time: (Vec<IdxSize>, usize),
+}
+
+impl Run {
+    /// Sorts rows. `hashes` and `times` are theirs.
+    pub fn new(rows: &DataFrame, hashes: &[u64], times: &[Micros]) -> PolarsResult<Self> {
+        let position = Position::of(rows)?;
+        let mut order: Vec<(u64, Micros, IdxSize)> =
+            hashes.iter().zip(times).zip(0..).map(|((&hash, &time), row)| (hash, time, row)).collect();
+        order.sort_unstable_by(|a, b| {
+            let by_position = || position.compare(a.2 as usize, &position, b.2 as usize);
+            (a.0, a.1).cmp(&(b.0, b.1)).then_with(by_position).then(a.2.cmp(&b.2))
+        });
+        let (hashes, times) = order.iter().map(|(hash, time, _)| (*hash, *time)).unzip();
+        Self::sorted(rows, order.into_iter().map(|(.., row)| row).collect(), hashes, times, Vec::new())
+    }
+
+    fn sorted(
+        rows: &DataFrame,
+        order: Vec<IdxSize>,
+        hashes: Vec<u64>,
+        times: Vec<Micros>,
+        done: Vec<bool>,
+    ) -> PolarsResult<Self> {
+        let rows = take(rows, order)?;
+        let span =
+            times.iter().fold((Micros::MAX, Micros::MIN), |(first, last), &time| (first.min(time), last.max(time)));
+        let mut run = Self { rows, hashes, times, span, done: Vec::new(), by_time: Default::default() };
+        if !done.is_empty() {
+            run.watch(done);
+        }
+        Ok(run)
+    }
+
+    /// From now on it is known of each row whether it has been dealt with.
+    pub fn watch(&mut self, done: Vec<bool>) {
+        let mut by_time: Vec<IdxSize> = (0..self.len() as IdxSize).collect();
+        by_time.sort_unstable_by_key(|&row| self.times[row as usize]);
+        (self.done, self.by_time) = (done, (by_time, 0));
+    }
+
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Settles the rows of a watched run that are earlier than `least`: those of them that haven't been dealt with, if any.
+    pub fn settle(&mut self, least: Micros) -> PolarsResult<Option<DataFrame>> {
+        let Self { times, done, by_time: (order, next), .. } = self;
+        let settled = order[*next..].partition_point(|&row| times[row as usize] < least);
+        let open: Vec<IdxSize> =
+            order[*next..*next + settled].iter().copied().filter(|&row| !done[row as usize]).collect();
+        *next += settled;
+        if open.is_empty() { Ok(None) } else { take(&self.rows, open).map(Some) }
+    }
+
+    /// The sum of two runs.
+    fn merge(one: &Self, other: &Self) -> PolarsResult<Self> {
+        let (positions, mut a, mut b) = ((Position::of(&one.rows)?, Position::of(&other.rows)?), 0, 0);
+        let is_watched = !one.done.is_empty() || !other.done.is_empty();
+        let (mut hashes, mut times, mut order, mut done) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        while a < one.len() || b < other.len() {
+            let is_first = match (one.at(a), other.at(b)) {
+                (Some(x), Some(y)) => {
+                    x.cmp(&y).then_with(|| positions.0.compare(a, &positions.1, b)) != Ordering::Greater
+                }
+                (x, _) => x.is_some(),
+            };
+            let (run, row, place) = if is_first { (one, a, a) } else { (other, b, one.len() + b) };
+            hashes.push(run.hashes[row]);
+            times.push(run.times[row]);
+            order.push(place as IdxSize);
+            if is_watched {
+                done.push(run.done[row]);
+            }
+            if is_first { a += 1 } else { b += 1 }
+        }
+        let mut rows = one.rows.vstack(&other.rows)?;
+        rows.rechunk_mut();
+        Self::sorted(&rows, order, hashes, times, done)
+    }
+
+    fn at(&self, row: usize) -> Option<(u64, Micros)> {
+        Some((*self.hashes.get(row)?, self.times[row]))
+    }
+
+    /// The same without the rows of which `keeps` says no.
+    pub fn filter(&self, keeps: impl Fn(&Self, usize) -> bool) -> PolarsResult<Self> {
+        let kept: Vec<usize> = (0..self.len()).filter(|&row| keeps(self, row)).collect();
+        let done = if self.done.is_empty() { Vec::new() } else { kept.iter().map(|&row| self.done[row]).collect() };
+        let (hashes, times) = kept.iter().map(|&row| (self.hashes[row], self.times[row])).unzip();
+        Self::sorted(&self.rows, kept.iter().map(|&row| row as IdxSize).collect(), hashes, times, done)
+    }
+
+    /// The rows of a hash, of which there are none before `from`.
+    pub fn of_hash(&self, hash: u64, from: usize) -> Range<usize> {
+        // Hashes are spread evenly, so where one stands can be guessed.
+        let guess = ((u128::from(hash) * self.len() as u128) >> 64) as usize;
+        let start = seek(&self.hashes, from, guess, |other| *other < hash);
+        start..seek(&self.hashes, start, start, |other| *other <= hash)
+    }
+
+    /// Of the rows of a hash, those whose times are from `from` to `to`.
+    pub fn within(&self, rows: Range<usize>, from: Micros, to: Micros) -> Range<usize> {
+        let times = &self.times[rows.clone()];
+        let start = seek(times, 0, 0, |time| *time < from);
+        rows.start + start..rows.start + seek(times, start, start, |time| *time <= to)
+    }
+}
+
+/// Rows by their numbers.
+pub(super) fn take(rows: &DataFrame, order: Vec<IdxSize>) -> PolarsResult<DataFrame> {
+    rows.take(&IdxCa::from_vec(PlSmallStr::EMPTY, order))
+}
+
+/// The first place at or behind `from` at which `is_before` doesn't hold, in a list in which it holds up to there. It is looked for
+/// around `guess`, in ever longer steps.
+fn seek<T>(list: &[T], from: usize, guess: usize, is_before: impl Fn(&T) -> bool) -> usize {
+    let guess = guess.clamp(from, list.len());
+    // It lies from `low` to `high`.
+    let (mut low, mut high, mut step) = (from, list.len(), 1);
+    let mut at = guess;
+    if list.get(guess).is_some_and(&is_before) {
+        while at < list.len() && is_before(&list[at]) {
+            low = at + 1;
+            at += step;
+            step *= 2;
+        }
+        high = at.min(list.len());
+    } else {
+        while at > from && !is_before(&list[at - 1]) {
+            high = at - 1;
+            at = at.saturating_sub(step).max(from);
+            step *= 2;
+        }
+        low = at;
+    }
+    low + list[low..high].partition_point(is_before)
+}
+
+/// Runs, the older first.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Runs(pub Vec<Run>);
+
+impl Runs {
+    /// Adds new rows.
+    pub fn push(&mut self, run: Run) {
+        if run.len() > 0 {
+            self.0.push(run);
+        }
+    }
+
+    /// Merges the last runs while they are alike in size. `clean` takes away what isn't needed of a run that was made.
+    pub fn merge(&mut self, clean: impl Fn(Run) -> PolarsResult<Run>) -> PolarsResult<()> {
+        while let [.., longer, last] = self.0.as_slice()
+            && longer.len() < 2 * last.len()
+        {
+            let merged = clean(Run::merge(longer, last)?)?;
+            self.0.truncate(self.0.len() - 2);
+            self.push(merged);
+        }
+        Ok(())
+    }
+
+    /// Forgets rows that are earlier than `least`, at least all of a run that has no other.
+    pub fn forget_before(&mut self, least: Micros) -> PolarsResult<()> {
+        self.0.retain(|run| run.span.1 >= least);
+        let is_kept = |run: &Run, row: usize| run.times[row] >= least;
+        for run in &mut self.0 {
+            // About half of it is too old.
+            if least.saturating_sub(run.span.0) > run.span.1.saturating_sub(least) {
+                *run = run.filter(is_kept)?;
+            }
+        }
+        self.merge(|run| run.filter(is_kept))
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Run::len).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_place_is_found_from_wherever_it_is_looked_for(
+            mut list in proptest::collection::vec(0_u64..50, 0..60), wanted in 0_u64..52, guess in 0_usize..80, from in 0_usize..60,
+        ) {
+            list.sort_unstable();
+            let place = list.partition_point(|x| *x < wanted);
+            let from = from.min(place);
+            prop_assert_eq!(seek(&list, from, guess, |x| *x < wanted), place);
+        }
+    }
+}

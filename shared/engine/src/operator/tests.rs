@@ -1,0 +1,391 @@
+//! What operators make, against loops over all records.
+
+use anabranch_plan::expr::{BinaryOp, Expr as Value};
+use anabranch_plan::rows::{AsOfJoin, IntervalJoin, Lag, Lagged, Rows};
+use anabranch_plan::schema::{DataType as Type, Table};
+use anabranch_plan::time::Micros;
+use polars::prelude::*;
+use proptest::prelude::*;
+
+use super::*;
+
+const TABLES: &str = "
+CREATE TABLE l (lk TEXT, x BIGINT, lt TIMESTAMP NOT NULL) WITH (event_time = 'lt');
+CREATE TABLE r (rk TEXT, y BIGINT, rt TIMESTAMP NOT NULL) WITH (event_time = 'rt');
+";
+
+/// A record of `l` or `r`, or a change of a row of `r`: without a value, its deletion.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Record {
+    key: Option<u8>,
+    value: Option<i64>,
+    time: Micros,
+    offset: i64,
+}
+
+/// Micro-batches: of the left table or not, and their records.
+type Batches = Vec<(bool, Vec<Record>)>;
+
+/// Micro-batches, and the horizon behind each.
+#[derive(Debug, Clone)]
+struct Case {
+    batches: Batches,
+    horizons: Vec<Micros>,
+}
+
+impl Case {
+    /// So many micro-batches, where every record is in time.
+    fn in_time() -> impl Strategy<Value = Self> {
+        (batches(), proptest::collection::vec(0_i64..6, 12)).prop_map(|(batches, slack)| {
+            let least = |from: usize| {
+                let later = batches[from..].iter().flat_map(|(_, records)| records).map(|record| record.time);
+                later.min().unwrap_or(1_000)
+            };
+            // What comes in time isn't earlier than the horizon, and may be at it.
+            let horizons = (0..batches.len()).map(|i| least(i + 1) - slack[i % slack.len()]).collect();
+            Self { batches, horizons }
+        })
+    }
+
+    /// The same with horizons that go on too fast.
+    fn late() -> impl Strategy<Value = Self> {
+        (batches(), proptest::collection::vec(-5_i64..50, 12))
+            .prop_map(|(batches, horizons)| Self { batches, horizons })
+    }
+
+    fn records(&self, of_left: bool) -> Vec<Record> {
+        let of = self.batches.iter().filter(|(is_left, _)| *is_left == of_left);
+        of.flat_map(|(_, records)| records.clone()).collect()
+    }
+}
+
+fn batches() -> impl Strategy<Value = Batches> {
+    let record = (proptest::option::weighted(0.9, 0_u8..3), proptest::option::weighted(0.8, 0_i64..9), 0_i64..40);
+    let batch = (any::<bool>(), proptest::collection::vec(record, 0..8));
+    proptest::collection::vec(batch, 1..10).prop_map(|batches| {
+        let mut offset = 0..;
+        let mut record = |(key, value, time)| Record { key, value, time, offset: offset.next().unwrap_or_default() };
+        batches.into_iter().map(|(left, records)| (left, records.into_iter().map(&mut record).collect())).collect()
+    })
+}
+
+fn table(name: &str, is_changelog: bool) -> Rows {
+    let catalog = anabranch_plan::sql::plan(&[("t.sql".to_owned(), TABLES.to_owned())]).expect("tables");
+    let table = Table::clone(&catalog.tables[name]);
+    let primary_key = if is_changelog { vec![0] } else { Vec::new() };
+    Rows::Scan(Arc::new(Table { primary_key, ..table }))
+}
+
+fn frame(is_left: bool, records: &[Record]) -> Records {
+    let [key, value, time] = if is_left { ["lk", "x", "lt"] } else { ["rk", "y", "rt"] };
+    let column = |name: &str, values: Vec<Option<i64>>| Column::new(name.into(), values);
+    let all = |of: fn(&Record) -> Option<i64>| records.iter().map(of).collect::<Vec<_>>();
+    let keys: Vec<Option<String>> = records.iter().map(|record| record.key.map(|key| key.to_string())).collect();
+    let times = column(time, all(|record| Some(record.time))).cast(&polars_type(&Type::Timestamp)).expect("times");
+    let deleted: Vec<bool> = records.iter().map(|record| record.value.is_none()).collect();
+    let columns = vec![
+        Column::new(key.into(), keys),
+        column(value, all(|record| record.value)),
+        times,
+        Column::new(DELETED.into(), deleted),
+        column(PARTITION, all(|_| Some(0))),
+        column(OFFSET, all(|record| Some(record.offset))),
+    ];
+    let frame = DataFrame::new(records.len(), columns).expect("a frame");
+    Records::from([(if is_left { "l" } else { "r" }.to_owned(), frame)])
+}
+
+/// Rows as lists of numbers, sorted. Keys and times are numbers as well.
+fn listed(rows: &DataFrame, names: &[&str]) -> Vec<Vec<Option<i64>>> {
+    let column = |name: &&str| rows.column(name).expect("a column").cast(&DataType::Int64).expect("numbers");
+    let columns: Vec<Column> = names.iter().map(column).collect();
+    let row = |row: usize| columns.iter().map(|column| column.i64().expect("numbers").get(row)).collect();
+    let mut all: Vec<Vec<Option<i64>>> = (0..rows.height()).map(row).collect();
+    all.sort();
+    all
+}
+
+fn sorted(mut rows: Vec<Vec<Option<i64>>>) -> Vec<Vec<Option<i64>>> {
+    rows.sort();
+    rows
+}
+
+/// What a run through the micro-batches makes.
+struct Run {
+    operators: Operators,
+    settled: Vec<Vec<Option<i64>>>,
+    unsure: Unsure,
+}
+
+impl Run {
+    fn new(rows: &Rows) -> Self {
+        Self { operators: Operators::new(rows).expect("operators"), settled: Vec::new(), unsure: Unsure::default() }
+    }
+
+    fn step(&mut self, records: &Records, horizon: Micros, names: &[&str]) {
+        let settled = &mut self.settled;
+        let mut emit = |rows: DataFrame| {
+            settled.extend(listed(&rows, names));
+            Ok(())
+        };
+        let unsure = self.operators.advance(records, horizon, &mut emit).expect("a step");
+        self.unsure = self.unsure.and(unsure);
+    }
+
+    fn all(rows: &Rows, case: &Case, names: &[&str], mut look: impl FnMut(&Self, usize)) -> Self {
+        let mut run = Self::new(rows);
+        for (i, (is_left, records)) in case.batches.iter().enumerate() {
+            run.step(&frame(*is_left, records), case.horizons[i], names);
+            look(&run, i);
+        }
+        run.step(&Records::new(), 10_000, names);
+        run
+    }
+}
+
+fn boxed(name: &str, data_type: Type) -> Box<Value> {
+    Box::new(Value::Column(name.to_owned(), data_type))
+}
+
+/// `x < y`
+fn less() -> Value {
+    Value::Binary(boxed("x", Type::BigInt), BinaryOp::Less, boxed("y", Type::BigInt))
+}
+
+fn names(one: &str, other: &str) -> (String, String) {
+    (one.to_owned(), other.to_owned())
+}
+
+fn interval_join(within: (Micros, Micros), condition: Option<Value>, is_outer: bool) -> Rows {
+    let (left, right) = (table("l", false), table("r", false));
+    let (keys, times) = (vec![names("lk", "rk")], names("lt", "rt"));
+    Rows::Interval(Box::new(IntervalJoin { left, right, keys, times, within, condition, is_outer }))
+}
+
+const PAIR: [&str; 6] = ["lk", "x", "lt", "rk", "y", "rt"];
+
+/// All pairs, and if they are asked for the left rows without one.
+fn pairs(
+    left: &[Record],
+    right: &[Record],
+    (from, to): (Micros, Micros),
+    is_less: bool,
+    is_outer: bool,
+) -> Vec<Vec<Option<i64>>> {
+    let mut all = Vec::new();
+    for l in left {
+        let row = |r: Option<&Record>| {
+            let [key, value, time] = r.map_or([None; 3], |r| [r.key.map(i64::from), r.value, Some(r.time)]);
+            vec![l.key.map(i64::from), l.value, Some(l.time), key, value, time]
+        };
+        let fits = |r: &&Record| {
+            l.key.is_some()
+                && l.key == r.key
+                && (from..=to).contains(&(r.time - l.time))
+                && (!is_less || matches!((l.value, r.value), (Some(x), Some(y)) if x < y))
+        };
+        let found: Vec<_> = right.iter().filter(fits).map(|r| row(Some(r))).collect();
+        if found.is_empty() && is_outer {
+            all.push(row(None));
+        }
+        all.extend(found);
+    }
+    sorted(all)
+}
+
+fn as_of_join(condition: Option<Value>, is_outer: bool) -> Rows {
+    let (rows, table) = (table("l", false), table("r", true));
+    let (keys, times) = (vec![names("lk", "rk")], names("lt", "rt"));
+    Rows::AsOf(Box::new(AsOfJoin { rows, table, keys, times, condition, is_outer }))
+}
+
+/// Each left row with the newest version not after it.
+fn versions(left: &[Record], right: &[Record], is_less: bool, is_outer: bool) -> Vec<Vec<Option<i64>>> {
+    let mut all = Vec::new();
+    for l in left {
+        let held = right.iter().filter(|r| l.key.is_some() && r.key == l.key && r.time <= l.time);
+        let newest = held.max_by_key(|r| (r.time, r.offset)).filter(|r| r.value.is_some());
+        let fits = newest.filter(|r| !is_less || matches!((l.value, r.value), (Some(x), Some(y)) if x < y));
+        if fits.is_none() && !is_outer {
+            continue;
+        }
+        let [key, value, time] = fits.map_or([None; 3], |r| [r.key.map(i64::from), r.value, Some(r.time)]);
+        all.push(vec![l.key.map(i64::from), l.value, Some(l.time), key, value, time]);
+    }
+    sorted(all)
+}
+
+fn lag() -> Rows {
+    let lagged =
+        |name: &str, of: &str, back, default| Lagged { name: name.to_owned(), of: of.to_owned(), back, default };
+    let zero = Value::Literal(anabranch_plan::expr::Literal::BigInt(-1));
+    let columns = vec![lagged("one", "x", 1, None), lagged("before", "lt", 1, None), lagged("two", "x", 2, Some(zero))];
+    Rows::Lag(Box::new(Lag { rows: table("l", false), keys: vec!["lk".to_owned()], time: "lt".to_owned(), columns }))
+}
+
+const LAGGED: [&str; 6] = ["lk", "x", "lt", "one", "before", "two"];
+
+/// Each row with the one before it and the one before that.
+fn lagged(left: &[Record]) -> Vec<Vec<Option<i64>>> {
+    let mut order = left.to_vec();
+    order.sort_by_key(|record| (record.time, record.offset));
+    let row = |i: usize| {
+        let own = order[i];
+        let before: Vec<&Record> = order[..i].iter().rev().filter(|other| other.key == own.key).collect();
+        let one = before.first();
+        let two = before.get(1).map_or(Some(-1), |two| two.value);
+        vec![
+            own.key.map(i64::from),
+            own.value,
+            Some(own.time),
+            one.and_then(|one| one.value),
+            one.map(|one| one.time),
+            two,
+        ]
+    };
+    sorted((0..order.len()).map(row).collect())
+}
+
+fn join(mut rows: Vec<Vec<Option<i64>>>, others: Vec<Vec<Option<i64>>>) -> Vec<Vec<Option<i64>>> {
+    rows.extend(others);
+    sorted(rows)
+}
+
+/// What either list has that the other hasn't.
+fn difference(one: &[Vec<Option<i64>>], other: &[Vec<Option<i64>>]) -> Vec<Vec<Option<i64>>> {
+    let (mut left, mut wrong) = (other.to_vec(), Vec::new());
+    for row in one {
+        match left.iter().position(|it| it == row) {
+            Some(i) => drop(left.swap_remove(i)),
+            None => wrong.push(row.clone()),
+        }
+    }
+    wrong.extend(left);
+    wrong
+}
+
+/// Checks that rows which aren't what they should be have times that were said to be unsure.
+fn check_unsure(run: &Run, expected: &[Vec<Option<i64>>]) -> Result<(), TestCaseError> {
+    for row in difference(&sorted(run.settled.clone()), expected) {
+        let time = row[2].unwrap_or_default();
+        let is_said = run.unsure.span.is_some_and(|(from, to)| (from..=to).contains(&time));
+        prop_assert!(is_said, "{row:?} isn't said to be unsure: {:?}", run.unsure);
+    }
+    Ok(())
+}
+
+fn within() -> impl Strategy<Value = (Micros, Micros)> {
+    (-12_i64..12, 0_i64..15).prop_map(|(from, length)| (from, from + length))
+}
+
+proptest! {
+    #[test]
+    fn pairs_are_made_once_wherever_the_stream_is_cut(
+        case in Case::in_time(), within in within(), is_less in any::<bool>(), is_outer in any::<bool>(),
+    ) {
+        let rows = interval_join(within, is_less.then(less), is_outer);
+        let mut partial = Ok(());
+        let run = Run::all(&rows, &case, &PAIR, |run, i| {
+            // The pairs of what has come are there at once; left rows without a partner are not.
+            let so_far = Case { batches: case.batches[..=i].to_vec(), horizons: Vec::new() };
+            let expected = pairs(&so_far.records(true), &so_far.records(false), within, is_less, false);
+            let settled = sorted(run.settled.iter().filter(|row| row[5].is_some()).cloned().collect());
+            if settled != expected && partial.is_ok() {
+                partial = Err(TestCaseError::fail(format!("behind micro-batch {i}: {settled:?}, not {expected:?}")));
+            }
+        });
+        partial?;
+        let expected = pairs(&case.records(true), &case.records(false), within, is_less, is_outer);
+        prop_assert_eq!(sorted(run.settled), expected);
+        prop_assert_eq!(run.unsure, Unsure::default());
+        prop_assert_eq!(run.operators.len(), 0, "nothing is kept that can't find a partner any more");
+    }
+
+    #[test]
+    fn a_pair_that_is_lacking_is_said_to_be(
+        case in Case::late(), within in within(), is_less in any::<bool>(), is_outer in any::<bool>(),
+    ) {
+        let run = Run::all(&interval_join(within, is_less.then(less), is_outer), &case, &PAIR, |_, _| {});
+        check_unsure(&run, &pairs(&case.records(true), &case.records(false), within, is_less, is_outer))?;
+    }
+
+    #[test]
+    fn a_row_meets_the_version_of_its_time_wherever_the_stream_is_cut(
+        case in Case::in_time(), is_less in any::<bool>(), is_outer in any::<bool>(),
+    ) {
+        let rows = as_of_join(is_less.then(less), is_outer);
+        let mut partial = Ok(());
+        let run = Run::all(&rows, &case, &PAIR, |run, i| {
+            let so_far = Case { batches: case.batches[..=i].to_vec(), horizons: Vec::new() };
+            let expected = versions(&so_far.records(true), &so_far.records(false), is_less, is_outer);
+            let pending = listed(&run.operators.pending().expect("pending"), &PAIR);
+            let all = join(run.settled.clone(), pending);
+            if all != expected && partial.is_ok() {
+                partial = Err(TestCaseError::fail(format!("behind micro-batch {i}: {all:?}, not {expected:?}")));
+            }
+        });
+        partial?;
+        prop_assert_eq!(sorted(run.settled), versions(&case.records(true), &case.records(false), is_less, is_outer));
+        prop_assert_eq!(run.unsure, Unsure::default());
+    }
+
+    #[test]
+    fn a_row_with_a_version_that_came_too_late_is_said_to_be_unsure(
+        case in Case::late(), is_less in any::<bool>(), is_outer in any::<bool>(),
+    ) {
+        let run = Run::all(&as_of_join(is_less.then(less), is_outer), &case, &PAIR, |_, _| {});
+        check_unsure(&run, &versions(&case.records(true), &case.records(false), is_less, is_outer))?;
+    }
+
+    #[test]
+    fn a_row_sees_those_before_it_wherever_the_stream_is_cut(case in Case::in_time()) {
+        let mut partial = Ok(());
+        let run = Run::all(&lag(), &case, &LAGGED, |run, i| {
+            let so_far = Case { batches: case.batches[..=i].to_vec(), horizons: Vec::new() };
+            let expected = lagged(&so_far.records(true));
+            let pending = listed(&run.operators.pending().expect("pending"), &LAGGED);
+            let all = join(run.settled.clone(), pending);
+            if all != expected && partial.is_ok() {
+                partial = Err(TestCaseError::fail(format!("behind micro-batch {i}: {all:?}, not {expected:?}")));
+            }
+        });
+        partial?;
+        prop_assert_eq!(sorted(run.settled), lagged(&case.records(true)));
+        prop_assert_eq!(run.unsure, Unsure::default());
+    }
+
+    #[test]
+    fn a_row_that_belongs_before_others_that_have_gone_makes_them_unsure(case in Case::late()) {
+        let run = Run::all(&lag(), &case, &LAGGED, |_, _| {});
+        check_unsure(&run, &lagged(&case.records(true)))?;
+    }
+
+    #[test]
+    fn operators_stand_on_each_other(case in Case::in_time(), within in within()) {
+        // What was bought by the row before, of pairs: a join, a filter, and a look back.
+        let rows = Rows::Filter { rows: Box::new(interval_join(within, None, false)), condition: less() };
+        let lagged = Lagged { name: "one".to_owned(), of: "y".to_owned(), back: 1, default: None };
+        let rows = Rows::Lag(Box::new(Lag { rows, keys: vec!["lk".to_owned()], time: "rt".to_owned(), columns: vec![lagged] }));
+        let names = ["lk", "x", "lt", "rk", "y", "rt", "one"];
+        let run = Run::all(&rows, &case, &names, |_, _| {});
+        prop_assert_eq!(run.unsure, Unsure::default());
+        let once = Case { batches: vec![(true, case.records(true)), (false, case.records(false))], horizons: vec![Micros::MIN; 2] };
+        let whole = Run::all(&rows, &once, &names, |_, _| {});
+        prop_assert_eq!(sorted(run.settled.clone()), sorted(whole.settled));
+        let without: Vec<_> = run.settled.into_iter().map(|row| row[..6].to_vec()).collect();
+        prop_assert_eq!(sorted(without), pairs(&case.records(true), &case.records(false), within, true, false));
+    }
+}
+
+#[test]
+fn state_is_flat_in_a_long_stream() {
+    let mut run = Run::new(&interval_join((-10, 10), None, true));
+    for second in 0..2_000 {
+        let records: Vec<Record> = (0..20)
+            .map(|i| Record { key: Some((i % 200) as u8), value: Some(i), time: second, offset: second * 20 + i })
+            .collect();
+        run.step(&frame(second % 2 == 0, &records), second - 1, &PAIR);
+        // Of each side the rows of 12 seconds, or so many again that are yet to be forgotten.
+        assert!(run.operators.len() <= 2 * 2 * 12 * 20, "{} rows in second {second}", run.operators.len());
+    }
+}
