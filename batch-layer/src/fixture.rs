@@ -42,6 +42,7 @@ pub fn table() -> Table {
         pin: None,
         key: None,
         headers: None,
+        primary_key: Vec::new(),
         sql: String::new(),
     }
 }
@@ -56,6 +57,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> Kept {
     let id = ViewId { name: name.into(), definition: format!("sha256:{name}-{window:?}") };
     let aggregation = Aggregation {
         window,
+        time: window.map(|_| "ts".into()),
         keys: vec![Key { name: "user".into(), expr: Expr::Column("user".into(), DataType::Text) }],
         aggregates: vec![
             aggregate("n", AggregateFunction::Count, None),

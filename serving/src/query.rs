@@ -285,7 +285,7 @@ fn key_values(view: &Kept, parameters: &[(String, String)]) -> Result<Vec<(Strin
         })?;
         let data_type = key.expr.data_type();
         let value = match data_type {
-            DataType::BigInt => text.parse().ok().map(KeyValue::Integer),
+            DataType::BigInt | DataType::Interval => text.parse().ok().map(KeyValue::Integer),
             DataType::Double => text.parse().ok().map(KeyValue::Double),
             DataType::Boolean => text.to_ascii_lowercase().parse().ok().map(KeyValue::Boolean),
             DataType::Timestamp => time(column, text).ok().map(KeyValue::Time),

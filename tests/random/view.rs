@@ -24,6 +24,15 @@ pub enum Window {
     Session { gap: i64 },
 }
 
+/// By way of what a view reads the events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Table,
+    View,
+    With,
+    Subquery,
+}
+
 /// An aggregate: its call in our SQL and in DuckDB's, and whether rows can be ordered by it without rounding.
 #[derive(Debug, Clone)]
 pub struct Aggregate {
@@ -49,6 +58,7 @@ impl Aggregate {
 #[derive(Debug, Clone)]
 pub struct View {
     pub window: Window,
+    by: By,
     has_words: bool,
     filter: Option<String>,
     keys: Vec<String>,
@@ -89,18 +99,26 @@ impl View {
     /// Our SQL.
     pub fn ours(&self, name: &str, unit: Micros) -> String {
         let interval = |units: i64| format!("INTERVAL '{} milliseconds'", units * unit / 1_000);
+        let filter = self.filter.as_ref().map_or_else(String::new, |filter| format!(" WHERE {filter}"));
+        let inner = format!("SELECT *, ts AS at FROM events{filter}");
+        let (before, with, rows) = match self.by {
+            By::Table => (String::new(), String::new(), "events, ts".to_owned()),
+            By::View => (format!("CREATE VIEW {name}_rows AS {inner};"), String::new(), format!("{name}_rows, at")),
+            By::With => (String::new(), format!("WITH q AS ({inner}) "), "q, at".to_owned()),
+            By::Subquery => (String::new(), String::new(), format!("({inner}), at")),
+        };
         let from = match self.window {
-            Window::None => "events".to_owned(),
-            Window::Tumble { size, offset: 0 } => format!("TUMBLE(events, ts, {})", interval(size)),
-            Window::Tumble { size, offset } => format!("TUMBLE(events, ts, {}, {})", interval(size), interval(offset)),
+            Window::None => rows.rsplit_once(", ").map_or(&*rows, |(rows, _)| rows).to_owned(),
+            Window::Tumble { size, offset: 0 } => format!("TUMBLE({rows}, {})", interval(size)),
+            Window::Tumble { size, offset } => format!("TUMBLE({rows}, {}, {})", interval(size), interval(offset)),
             Window::Hop { slide, size, offset: 0 } => {
-                format!("HOP(events, ts, {}, {})", interval(slide), interval(size))
+                format!("HOP({rows}, {}, {})", interval(slide), interval(size))
             }
             Window::Hop { slide, size, offset } => {
-                format!("HOP(events, ts, {}, {}, {})", interval(slide), interval(size), interval(offset))
+                format!("HOP({rows}, {}, {}, {})", interval(slide), interval(size), interval(offset))
             }
-            Window::Days => format!("TUMBLE(events, ts, INTERVAL '1 day', '{ZONE}')"),
-            Window::Session { gap } => format!("SESSION(events, ts, {})", interval(gap)),
+            Window::Days => format!("TUMBLE({rows}, INTERVAL '1 day', '{ZONE}')"),
+            Window::Session { gap } => format!("SESSION({rows}, {})", interval(gap)),
         };
         let bounds = if matches!(self.window, Window::None) { vec![] } else { vec!["window_start", "window_end"] };
         let bounds: Vec<String> = bounds.into_iter().map(str::to_owned).collect();
@@ -110,9 +128,9 @@ impl View {
         selected.extend(self.aggregates.iter().enumerate().map(|(i, a)| format!("{} AS a{i}", a.ours)));
         let grouped: Vec<String> = bounds.into_iter().chain((0..keys.len()).map(|i| format!("k{i}"))).collect();
         let words = if self.has_words { " CROSS JOIN UNNEST(regexp_extract_all(s, '[a-z]+')) AS w(word)" } else { "" };
-        let mut sql = format!("SELECT {} FROM {from}{words}", selected.join(", "));
-        if let Some(filter) = &self.filter {
-            sql += &format!(" WHERE {filter}");
+        let mut sql = format!("{with}SELECT {} FROM {from}{words}", selected.join(", "));
+        if self.by == By::Table {
+            sql += &filter;
         }
         if !grouped.is_empty() {
             sql += &format!(" GROUP BY {}", grouped.join(", "));
@@ -128,7 +146,7 @@ impl View {
         let max_rows = self.max_rows.map(|rows| format!("max_rows = {rows}"));
         let options: Vec<String> = lateness.into_iter().chain(max_rows).collect();
         let options = if options.is_empty() { String::new() } else { format!(" WITH ({})", options.join(", ")) };
-        format!("CREATE MATERIALIZED VIEW {name}{options} AS {sql};")
+        format!("{before} CREATE MATERIALIZED VIEW {name}{options} AS {sql};")
     }
 
     /// DuckDB's SQL over a table `events` whose times are `ts` and, in microseconds, `us`. It yields start and end of the
@@ -263,6 +281,8 @@ fn condition() -> Sql {
         (-5_i64..100, 0_i64..50).prop_map(|(n, m)| format!("v BETWEEN {n} AND {}", n + m)),
         (-20_i64..20).prop_map(|n| format!("d <= {n}.5")),
         (-20_i64..20).prop_map(|n| format!("v < {n}.5")),
+        (0_i64..90).prop_map(|n| format!("ts - TIMESTAMP '1970-01-01 00:00:00' > INTERVAL '{n} seconds'")),
+        (0_i64..90).prop_map(|n| format!("ts + INTERVAL '{n} hours' <= TIMESTAMP '1970-01-02 00:00:00'")),
         (0_i64..3_000_000_000).prop_map(|n| format!("v * 1000000000 > {n}")),
         proptest::collection::vec(-5_i64..100, 1..80).prop_map(|list| format!("v IN ({})", list_of(&list))),
         proptest::collection::vec(0_i64..80, 1..80).prop_map(|list| {
@@ -362,11 +382,13 @@ pub fn view() -> impl Strategy<Value = View> {
     let keys = prop_oneof![3 => Just(vec!["k".to_owned()]), 4 => proptest::collection::vec(key, 0..3)];
     let having = proptest::option::weighted(0.2, (0_usize..3, prop_oneof![Just(">"), Just("<=")], -5_i64..50));
     let order = proptest::option::weighted(0.4, (0_usize..3, any::<bool>(), 1_usize..5));
-    let shape = (window(), proptest::bool::weighted(0.2), proptest::option::weighted(0.4, condition()), keys);
+    let by = proptest::sample::select([By::Table, By::Table, By::View, By::With, By::Subquery].as_slice());
+    let shape = ((window(), by), proptest::bool::weighted(0.2), proptest::option::weighted(0.4, condition()), keys);
     let options = (proptest::option::weighted(0.4, 0_i64..20), proptest::option::weighted(0.15, 1_u32..12));
     (shape, proptest::collection::vec(aggregate(), 1..4), having, order, options).prop_map(
-        |((window, has_words, filter, keys), aggregates, having, order, (lateness, max_rows))| View {
+        |(((window, by), has_words, filter, keys), aggregates, having, order, (lateness, max_rows))| View {
             window,
+            by,
             has_words,
             filter,
             keys,

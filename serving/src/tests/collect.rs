@@ -299,6 +299,7 @@ fn a_log_that_is_away_is_asked_again_after_a_while_and_not_all_the_time() {
     let view = view("trending", Some(hop()), true, None);
     let catalog = Catalog {
         tables: [(view.table().name.clone(), view.table().clone())].into(),
+        rows: BTreeMap::new(),
         views: [(view.id.name.clone(), Arc::clone(&view))].into(),
     };
     let shutdown = CancellationToken::new();

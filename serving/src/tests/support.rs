@@ -73,6 +73,7 @@ pub fn table() -> Arc<Table> {
         pin: None,
         key: None,
         headers: None,
+        primary_key: Vec::new(),
         sql: "CREATE TABLE posts …".into(),
     })
 }
@@ -99,6 +100,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
     columns.extend([OutputColumn::Aggregate(0), OutputColumn::Aggregate(1)]);
     let aggregation = Aggregation {
         window,
+        time: window.map(|_| "ts".into()),
         keys,
         aggregates: vec![
             aggregate("mentions", AggregateFunction::Count, None),
@@ -476,6 +478,7 @@ impl Platform {
     pub fn with_limits(views: &[Kept], limits: Limits) -> Self {
         let catalog = Arc::new(Catalog {
             tables: BTreeMap::from([("posts".to_owned(), table())]),
+            rows: BTreeMap::new(),
             views: views.iter().map(|view| (view.id.name.clone(), Arc::clone(view))).collect(),
         });
         let log = MemoryLog::default();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use anabranch_plan::expr::{BinaryOp, Expr, Function, Literal, TimeUnit as Unit};
 use anabranch_plan::schema::DataType;
+use anabranch_plan::time::TIMES;
 use polars::prelude::*;
 
 /// Starts the threads of both of Polars' engines. It does so by itself at the first evaluation, but panics if the process may open
@@ -33,13 +34,16 @@ pub fn polars_type(data_type: &DataType) -> polars::prelude::DataType {
     use polars::prelude::DataType as P;
     match data_type {
         DataType::Text | DataType::Json => P::String,
-        DataType::BigInt => P::Int64,
+        DataType::BigInt | DataType::Interval => P::Int64,
         DataType::Double => P::Float64,
         DataType::Boolean => P::Boolean,
         DataType::Timestamp => P::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC)),
         DataType::List(item) => P::List(Box::new(polars_type(item))),
     }
 }
+
+/// Intervals are shorter than this, about 146,000 years: times differ by less, and two of them can be added up.
+const INTERVALS: i64 = 1 << 62;
 
 /// A column by its name, whatever that is. (`col` takes some names for patterns.)
 pub fn column(name: &str) -> polars::prelude::Expr {
@@ -94,6 +98,7 @@ fn lower_literal(literal: &Literal) -> polars::prelude::Expr {
         Literal::BigInt(x) => constant(*x),
         Literal::Double(x) => constant(*x),
         Literal::Boolean(x) => lit(*x),
+        Literal::Interval(micros) => constant(*micros),
         Literal::Timestamp(micros) => constant(*micros).cast(polars_type(&DataType::Timestamp)),
     }
 }
@@ -119,7 +124,9 @@ fn lower_in(x: &Expr, list: &[Expr]) -> polars::prelude::Expr {
 fn lower_binary(left: &Expr, op: BinaryOp, right: &Expr) -> polars::prelude::Expr {
     use polars::prelude::DataType as P;
     let (x, y) = (lower(left), lower(right));
+    let is_time = |side: &Expr| matches!(side.data_type(), DataType::Timestamp | DataType::Interval);
     match op {
+        BinaryOp::Add | BinaryOp::Subtract if is_time(left) => lower_time_arithmetic(left, op, right),
         BinaryOp::Add => x + y,
         BinaryOp::Subtract => x - y,
         BinaryOp::Multiply => x * y,
@@ -146,6 +153,21 @@ fn lower_binary(left: &Expr, op: BinaryOp, right: &Expr) -> polars::prelude::Exp
         BinaryOp::Or => x.or(y),
         BinaryOp::Concat => concat_str([x, y], "", false),
     }
+}
+
+/// Sums and differences of timestamps and intervals, in microseconds. What is no time any more is null. Nothing overflows before: a
+/// time is less than 2^58, and an interval less than 2^62.
+fn lower_time_arithmetic(left: &Expr, op: BinaryOp, right: &Expr) -> polars::prelude::Expr {
+    let micros = |side: &Expr| lower(side).cast(polars::prelude::DataType::Int64);
+    let (x, y) = (micros(left), micros(right));
+    let result = if op == BinaryOp::Add { x + y } else { x - y };
+    let data_type = Expr::Binary(Box::new(left.clone()), op, Box::new(right.clone())).data_type();
+    let (least, beyond) = match data_type {
+        DataType::Timestamp => (TIMES.start, TIMES.end),
+        _ => (-INTERVALS, INTERVALS),
+    };
+    let is_one = result.clone().gt_eq(constant(least)).and(result.clone().lt(constant(beyond)));
+    ternary_expr(is_one, result, lower_null(&DataType::BigInt)).cast(polars_type(&data_type))
 }
 
 /// The remainder with the sign of the dividend; none of a division by zero. A constant beside a column is a column of one row.

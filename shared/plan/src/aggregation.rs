@@ -11,6 +11,8 @@ use crate::window::Window;
 pub struct Aggregation {
     /// Its windows; none means all of time.
     pub window: Option<Window>,
+    /// The column of rows that windows go by, an event time. None without windows.
+    pub time: Option<String>,
     /// The columns that make a row one of its kind within its window.
     pub keys: Vec<Key>,
     /// What is kept of each group.

@@ -17,6 +17,8 @@ pub enum DataType {
     Boolean,
     /// Microseconds since the Unix epoch, UTC.
     Timestamp,
+    /// What timestamps differ by, in microseconds. No column of a table or of a view has it.
+    Interval,
     /// Any JSON value, kept as its text; read with JSON paths.
     Json,
     /// A list, as made by `regexp_extract_all` and `string_split`; only `UNNEST` takes one.
@@ -31,6 +33,7 @@ impl fmt::Display for DataType {
             Self::Double => f.write_str("DOUBLE"),
             Self::Boolean => f.write_str("BOOLEAN"),
             Self::Timestamp => f.write_str("TIMESTAMP"),
+            Self::Interval => f.write_str("INTERVAL"),
             Self::Json => f.write_str("JSON"),
             Self::List(item) => write!(f, "{item}[]"),
         }

@@ -57,6 +57,8 @@ pub enum Literal {
     Boolean(bool),
     /// `TIMESTAMP '…'`.
     Timestamp(Micros),
+    /// `INTERVAL '…'`.
+    Interval(Micros),
 }
 
 impl Literal {
@@ -69,6 +71,7 @@ impl Literal {
             Self::Double(_) => DataType::Double,
             Self::Boolean(_) => DataType::Boolean,
             Self::Timestamp(_) => DataType::Timestamp,
+            Self::Interval(_) => DataType::Interval,
         }
     }
 }
@@ -77,7 +80,9 @@ impl Literal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are the operators")]
 pub enum BinaryOp {
+    /// Of a timestamp and an interval, it is a timestamp; null outside [`TIMES`](crate::time::TIMES).
     Add,
+    /// Of two timestamps, it is an interval.
     Subtract,
     Multiply,
     /// Always a `DOUBLE`; division by zero is null.
@@ -212,7 +217,8 @@ impl Expr {
             Self::Literal(literal) => literal.data_type(),
             Self::Negate(x) => x.data_type(),
             Self::Not(_) | Self::IsNull(_) | Self::In(..) | Self::Like { .. } => DataType::Boolean,
-            Self::Binary(left, op, _) => match op {
+            Self::Binary(left, op, right) => match op {
+                BinaryOp::Subtract if right.data_type() == DataType::Timestamp => DataType::Interval,
                 BinaryOp::Add | BinaryOp::Subtract | BinaryOp::Multiply | BinaryOp::Modulo => left.data_type(),
                 BinaryOp::Divide => DataType::Double,
                 BinaryOp::Concat => DataType::Text,

@@ -14,7 +14,9 @@ use crate::sink::Sink;
 pub struct Catalog {
     /// The tables by name.
     pub tables: BTreeMap<String, Arc<Table>>,
-    /// The views by name.
+    /// The views of rows of which nothing is kept or sent, by name.
+    pub rows: BTreeMap<String, Rows>,
+    /// The materialized views by name.
     pub views: BTreeMap<String, Arc<View>>,
 }
 

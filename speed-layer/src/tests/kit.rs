@@ -59,6 +59,7 @@ pub(crate) fn table(delay: Micros) -> Arc<Table> {
         pin: None,
         key: None,
         headers: None,
+        primary_key: Vec::new(),
         sql: String::new(),
     })
 }
@@ -75,6 +76,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
     };
     let aggregation = Aggregation {
         window,
+        time: window.map(|_| "ts".into()),
         keys: vec![Key { name: "k".to_owned(), expr: Expr::Column("k".to_owned(), Type::Text) }],
         aggregates: vec![
             aggregate("n", AggregateFunction::Count, None),

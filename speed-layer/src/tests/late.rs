@@ -67,6 +67,7 @@ fn late_events_are_written_once_the_log_takes_them() {
     let view = with(&view, |kept| kept.late = Late::Topic("late".to_owned()));
     let catalog = Catalog {
         tables: [(table.name.clone(), table)].into(),
+        rows: BTreeMap::new(),
         views: [(view.id.name.clone(), Arc::clone(&view))].into(),
     };
     let log = TestLog::default();

@@ -39,7 +39,7 @@ impl Constants {
                     texts.insert(text.clone());
                     continue;
                 }
-                Literal::BigInt(number) | Literal::Timestamp(number) => *number,
+                Literal::BigInt(number) | Literal::Timestamp(number) | Literal::Interval(number) => *number,
                 Literal::Double(number) => bits(*number),
                 Literal::Boolean(value) => i64::from(*value),
             };

@@ -88,6 +88,13 @@ const EXPRESSIONS: &[&str] = &[
     "d <= 1",
     "s > 'a'",
     "at >= ts",
+    "at + INTERVAL '1 hour'",
+    "INTERVAL '1 hour' + ts",
+    "TIMESTAMP '2024-01-15' - INTERVAL '1 day'",
+    "at - ts > INTERVAL '1 second'",
+    "TIMESTAMP '2024-01-15' - at < INTERVAL '1 day'",
+    "-(at - ts) = INTERVAL '1 s' - INTERVAL '2 s'",
+    "at - NULL IS NULL",
     "at = '2024-01-15'",
     "b = c",
     "n > 1.5",
@@ -339,4 +346,19 @@ fn a_constant_has_its_own_type() {
         rows().lazy().select([column("n"), constant(1_i64).alias("one"), constant(2_i32).alias("two")]).collect();
     let made = made.expect("constants");
     assert_eq!(made.dtypes()[1..], [DataType::Int64, DataType::Int32]);
+}
+
+#[test]
+fn a_time_moves_by_an_interval_and_is_null_beyond_what_can_be_written() {
+    let of = |sql: &str| {
+        let times = evaluated(sql, rows()).cast(&DataType::Int64).expect("microseconds");
+        times.i64().expect("numbers").iter().collect::<Vec<_>>()
+    };
+    assert_eq!(of("at + INTERVAL '1 ms'"), [Some(999), None, Some(1_501_000)]);
+    assert_eq!(of("at - INTERVAL '1 second'"), [Some(-1_000_001), None, Some(500_000)]);
+    assert_eq!(of("CASE WHEN at - ts < INTERVAL '1 s' THEN 1 ELSE 0 END"), [Some(1), Some(0), Some(0)]);
+    let last = anabranch_plan::time::TIMES.end - 1;
+    assert_eq!(of("TIMESTAMP '9999-12-31 23:59:59.999999' + INTERVAL '0 ms'"), [Some(last); 3]);
+    assert_eq!(of("TIMESTAMP '9999-12-31 23:59:59.999999' + INTERVAL '1 ms'"), [None; 3]);
+    assert_eq!(of("TIMESTAMP '0001-01-01' - INTERVAL '36500 days'"), [None; 3]);
 }

@@ -148,6 +148,7 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
         pin: None,
         key: None,
         headers: None,
+        primary_key: Vec::new(),
         sql: String::new(),
     };
     let log = MemoryLog::default();

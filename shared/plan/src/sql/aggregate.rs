@@ -91,7 +91,7 @@ impl Scope<'_> {
 /// A value that has an order.
 fn sortable(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
     let value = scope.value(expr)?;
-    if matches!(value.data_type(), DataType::Json | DataType::Boolean) {
+    if matches!(value.data_type(), DataType::Json | DataType::Boolean | DataType::Interval) {
         let message = format!("{called} takes a number, a text or a timestamp, not {}", value.data_type());
         return Err(Fault::of(expr, message));
     }
@@ -101,6 +101,9 @@ fn sortable(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault
 /// A value that can be compared. One JSON can be written in many ways.
 fn no_json(scope: &Scope, expr: &ast::Expr, called: &str) -> Result<Expr, Fault> {
     let value = scope.value(expr)?;
+    if value.data_type() == DataType::Interval {
+        return Err(Fault::of(expr, format!("{called} doesn't take an INTERVAL; give it the timestamps")));
+    }
     if value.data_type() == DataType::Json {
         return Err(Fault::of(expr, format!("{called} doesn't take JSON; read a part of it with ->> 'key'")));
     }

@@ -9,18 +9,17 @@ use super::literal;
 use super::syntax::fold;
 use crate::aggregation::Aggregate;
 use crate::expr::{BinaryOp, Expr, Function, Literal};
-use crate::schema::{DataType, Table};
+use crate::rows::Rows;
+use crate::schema::{Column, DataType, Table};
 
 /// How deep an expression may be, so that no layer's recursion can exhaust its stack.
 const MAX_DEPTH: usize = 200;
 
-/// The names that expressions of a view can read.
+/// The names that expressions of a query can read.
 pub(super) struct Scope<'a> {
-    table: &'a Table,
-    /// What may stand before a column's name: the table's alias, or its name.
-    qualifier: String,
-    unnested: Option<Unnested>,
-    is_windowed: bool,
+    relations: Vec<Relation>,
+    /// Which of them has windows, by the event time of that name.
+    windowed: Option<(usize, String)>,
     /// What aggregates in an expression stand for, if it is over the columns of an answer.
     selected: Option<Selected<'a>>,
     depth: Cell<usize>,
@@ -32,22 +31,54 @@ struct Selected<'a> {
     aggregates: &'a [Aggregate],
 }
 
-/// The column that `UNNEST` makes.
-struct Unnested {
-    qualifier: String,
-    column: String,
-    data_type: DataType,
+/// What FROM names: a table, a view, a query, or the items of a list.
+pub(super) struct Relation {
+    /// What may stand before a column's name.
+    pub qualifier: String,
+    /// What it is, for messages.
+    pub what: String,
+    /// Its columns' names and types.
+    pub columns: Vec<(String, DataType)>,
+    /// Those of them that are event times.
+    pub times: Vec<String>,
+    /// Whether it is the items of a list.
+    pub is_list: bool,
+}
+
+impl Relation {
+    /// Rows of that name.
+    pub fn new(qualifier: String, what: String, rows: &Rows) -> Self {
+        Self { qualifier, what, columns: named(rows.schema()), times: rows.event_times(), is_list: false }
+    }
+
+    /// The events of a table, of which others than views speak.
+    pub fn of_table(table: &Table) -> Self {
+        let (qualifier, what) = (table.name.clone(), format!("table `{}`", table.name));
+        Self { qualifier, what, columns: named(table.columns.clone()), times: Vec::new(), is_list: false }
+    }
+
+    fn column(&self, name: &str) -> Option<Expr> {
+        let (_, data_type) = self.columns.iter().find(|(column, _)| column == name)?;
+        Some(Expr::Column(name.to_owned(), data_type.clone()))
+    }
+}
+
+fn named(columns: Vec<Column>) -> Vec<(String, DataType)> {
+    columns.into_iter().map(|column| (column.name, column.data_type)).collect()
 }
 
 impl<'a> Scope<'a> {
-    /// The columns of a table.
-    pub fn new(table: &'a Table, qualifier: String, is_windowed: bool) -> Self {
-        Self { table, qualifier, unnested: None, is_windowed, selected: None, depth: Cell::new(0) }
+    /// The columns of one relation, which has windows by an event time if that is given.
+    pub fn new(relation: Relation, windows_by: Option<String>) -> Self {
+        let windowed = windows_by.map(|time| (0, time));
+        Self { relations: vec![relation], windowed, selected: None, depth: Cell::new(0) }
     }
 
     /// The columns of an answer, whose aggregates may be named by their calls too.
-    pub fn of_answer(answer: &'a Table, rows: &'a Scope<'a>, aggregates: &'a [Aggregate]) -> Self {
-        Self { selected: Some(Selected { rows, aggregates }), ..Self::new(answer, rows.qualifier.clone(), false) }
+    pub fn of_answer(columns: Vec<(String, DataType)>, rows: &'a Scope<'a>, aggregates: &'a [Aggregate]) -> Self {
+        let (qualifier, what) = (rows.relations[0].qualifier.clone(), "the SELECT list".to_owned());
+        let relation = Relation { qualifier, what, columns, times: Vec::new(), is_list: false };
+        Self { selected: Some(Selected { rows, aggregates }), ..Self::new(relation, None) }
     }
 
     /// The selected aggregate that a call is, if aggregates may stand here.
@@ -62,14 +93,19 @@ impl<'a> Scope<'a> {
         Ok(Some(Expr::Column(found.name.clone(), found.data_type())))
     }
 
-    /// Adds the column that `UNNEST` makes.
-    pub fn unnest(&mut self, qualifier: String, column: String, data_type: DataType) {
-        self.unnested = Some(Unnested { qualifier, column, data_type });
+    /// Adds what else FROM names.
+    pub fn add(&mut self, relation: Relation) {
+        self.relations.push(relation);
     }
 
-    /// Whether a name is what may stand before the columns of the table.
-    pub fn is_table(&self, name: &str) -> bool {
-        self.qualifier == name
+    /// Whether a name is what may stand before the columns of a relation.
+    pub fn is_relation(&self, name: &str) -> bool {
+        self.relations.iter().any(|relation| relation.qualifier == name)
+    }
+
+    /// Whether a name is what may stand before the bounds of windows.
+    pub fn is_windowed(&self, name: &str) -> bool {
+        self.windowed.as_ref().is_some_and(|(at, _)| self.relations[*at].qualifier == name)
     }
 
     /// Whether a name is that of a column.
@@ -77,27 +113,35 @@ impl<'a> Scope<'a> {
         self.column(name).is_some()
     }
 
+    /// All columns, in the order of FROM.
+    pub fn columns(&self) -> impl Iterator<Item = &(String, DataType)> {
+        self.relations.iter().flat_map(|relation| &relation.columns)
+    }
+
+    /// The columns of the relation of a name.
+    pub fn columns_of(&self, name: &str) -> Option<&[(String, DataType)]> {
+        let relation = self.relations.iter().find(|relation| relation.qualifier == name)?;
+        Some(&relation.columns)
+    }
+
     fn column(&self, name: &str) -> Option<Expr> {
-        if let Some(unnested) = self.unnested.as_ref().filter(|unnested| unnested.column == name) {
-            return Some(Expr::Column(name.to_owned(), unnested.data_type.clone()));
-        }
-        let column = self.table.columns.iter().find(|column| column.name == name)?;
-        Some(Expr::Column(name.to_owned(), column.data_type.clone()))
+        self.relations.iter().find_map(|relation| relation.column(name))
     }
 
     fn resolve(&self, qualifier: Option<&Ident>, ident: &Ident) -> Result<Expr, Fault> {
         let name = fold(ident);
-        let place = qualifier.unwrap_or(ident).span.start;
-        if let Some(qualifier) = qualifier.map(fold) {
-            let of_unnest = self.unnested.as_ref().is_some_and(|unnested| unnested.qualifier == qualifier);
-            if !of_unnest && qualifier != self.qualifier {
-                let known = std::iter::once(self.qualifier.as_str())
-                    .chain(self.unnested.as_ref().map(|unnested| unnested.qualifier.as_str()));
-                return Err(Fault::new(place, format!("unknown table `{qualifier}`; this view reads {}", list(known))));
+        if let Some(qualifier) = qualifier {
+            let (place, wanted) = (qualifier.span.start, fold(qualifier));
+            let Some(relation) = self.relations.iter().find(|relation| relation.qualifier == wanted) else {
+                let known = self.relations.iter().map(|relation| relation.qualifier.as_str());
+                let known = list(known.filter(|name| !name.is_empty()));
+                return Err(Fault::new(place, format!("unknown table `{wanted}`; this view reads {known}")));
+            };
+            if let Some(column) = relation.column(&name) {
+                return Ok(column);
             }
-            let is_unnested = self.unnested.as_ref().is_some_and(|unnested| unnested.column == name);
-            if of_unnest != is_unnested && self.has_column(&name) {
-                return Err(Fault::new(place, format!("`{qualifier}` has no column `{name}`; write `{name}` alone")));
+            if self.has_column(&name) {
+                return Err(Fault::new(place, format!("`{wanted}` has no column `{name}`; write `{name}` alone")));
             }
         }
         self.column(&name).ok_or_else(|| Fault::new(ident.span.start, self.unknown_column(&name)))
@@ -107,24 +151,26 @@ impl<'a> Scope<'a> {
         if matches!(name, "window_start" | "window_end") {
             return if self.selected.is_some() {
                 format!("`{name}` needs windows, and the view has none: read FROM TUMBLE(…), HOP(…) or SESSION(…)")
-            } else if self.is_windowed {
-                format!(
-                    "`{name}` can only be selected and grouped by as it is; filter on `{}`",
-                    self.table.event_time_column().name
-                )
+            } else if let Some((_, time)) = &self.windowed {
+                format!("`{name}` can only be selected and grouped by as it is; filter on `{time}`")
             } else {
+                let first = &self.relations[0];
+                let time = first.times.first().map_or("event_time", |name| name);
                 format!(
-                    "`{name}` needs windows: read FROM TUMBLE({t}, {c}, INTERVAL '1 minute'), HOP(…) or SESSION(…)",
-                    t = self.table.name,
-                    c = self.table.event_time_column().name
+                    "`{name}` needs windows: read FROM TUMBLE({}, {time}, INTERVAL '1 minute'), HOP(…) or SESSION(…)",
+                    first.qualifier
                 )
             };
         }
-        let columns = || self.table.columns.iter().map(|column| column.name.as_str());
-        let unnested = self.unnested.as_ref().map(|unnested| unnested.column.as_str());
-        let made = unnested.map_or_else(String::new, |column| format!(", and UNNEST makes `{column}`"));
-        let close = suggestion(name, columns().chain(unnested));
-        format!("unknown column `{name}`; table `{}` has {}{made}{close}", self.table.name, list(columns()))
+        let [first, others @ ..] = self.relations.as_slice() else { return format!("unknown column `{name}`") };
+        let names = |relation: &Relation| list(relation.columns.iter().map(|(name, _)| name.as_str()));
+        let others = others.iter().map(|relation| match relation.is_list {
+            true => format!(", and UNNEST makes {}", names(relation)),
+            false => format!(", and {} has {}", relation.what, names(relation)),
+        });
+        let close = suggestion(name, self.columns().map(|(name, _)| name.as_str()));
+        let others = others.collect::<String>();
+        format!("unknown column `{name}`; {} has {}{others}{close}", first.what, names(first))
     }
 
     /// A condition.
@@ -152,15 +198,7 @@ impl<'a> Scope<'a> {
 
     /// A number.
     pub fn numeric(&self, expr: &ast::Expr, what: &str) -> Result<Expr, Fault> {
-        let planned = self.value(expr)?;
-        match planned.data_type() {
-            DataType::BigInt | DataType::Double => Ok(planned),
-            _ if is_null(&planned) => Ok(Expr::Literal(Literal::Null(DataType::BigInt))),
-            found => Err(Fault::of(
-                expr,
-                format!("{what} takes a number, not {found}{}", cast_hint(&found, &DataType::Double)),
-            )),
-        }
+        number(self.value(expr)?, expr, what)
     }
 
     /// Any expression, a list too.
@@ -247,8 +285,8 @@ impl<'a> Scope<'a> {
             E::Ceil { expr: x, field: ast::CeilFloorKind::DateTimeField(ast::DateTimeField::NoDateTime) } => {
                 self.rounded(Function::Ceil, x, "ceil")
             }
-            E::Interval(_) => {
-                Err(Fault::of(expr, "intervals are the lengths of windows only; there is no arithmetic with them"))
+            E::Interval(interval) => {
+                literal::interval(expr, interval).map(|length| Expr::Literal(Literal::Interval(length)))
             }
             E::Subquery(_) | E::Exists { .. } | E::AnyOp { .. } | E::AllOp { .. } => {
                 Err(Fault::of(expr, "subqueries aren't supported"))
@@ -267,7 +305,14 @@ impl<'a> Scope<'a> {
             let number = literal::number(&format!("-{digits}")).map_err(|message| Fault::of(expr, message))?;
             return Ok(Expr::Literal(number));
         }
-        match self.numeric(expr, "-")? {
+        let planned = self.value(expr)?;
+        if let Expr::Literal(Literal::Interval(length)) = planned {
+            return Ok(Expr::Literal(Literal::Interval(-length)));
+        }
+        if planned.data_type() == DataType::Interval {
+            return Ok(Expr::Negate(Box::new(planned)));
+        }
+        match number(planned, expr, "-")? {
             Expr::Literal(Literal::BigInt(number)) => match number.checked_neg() {
                 Some(number) => Ok(Expr::Literal(Literal::BigInt(number))),
                 None => Err(Fault::of(expr, format!("`-{expr}` is beyond BIGINT"))),
@@ -314,7 +359,11 @@ impl<'a> Scope<'a> {
             }
             _ => return Err(Fault::of(whole, format!("unsupported operator `{op}`"))),
         };
-        let (left, right) = (self.numeric(left, what)?, self.numeric(right, what)?);
+        let (x, y) = (self.value(left)?, self.value(right)?);
+        if [&x, &y].into_iter().any(|side| matches!(side.data_type(), DataType::Timestamp | DataType::Interval)) {
+            return time_arithmetic(x, op, y).map_err(|message| Fault::of(whole, message));
+        }
+        let (left, right) = (number(x, left, what)?, number(y, right, what)?);
         if let (Expr::Literal(Literal::BigInt(x)), Expr::Literal(Literal::BigInt(y))) = (&left, &right)
             && let Some(folded) = fold_whole(*x, op, *y)
         {
@@ -535,6 +584,53 @@ impl<'a> Scope<'a> {
 /// Whether an expression is the word `NULL`, which takes any type.
 pub(super) fn is_null(expr: &Expr) -> bool {
     matches!(expr, Expr::Literal(Literal::Null(_)))
+}
+
+/// A planned expression, if it is a number.
+fn number(planned: Expr, expr: &ast::Expr, what: &str) -> Result<Expr, Fault> {
+    match planned.data_type() {
+        DataType::BigInt | DataType::Double => Ok(planned),
+        _ if is_null(&planned) => Ok(Expr::Literal(Literal::Null(DataType::BigInt))),
+        found => {
+            let hint = cast_hint(&found, &DataType::Double);
+            Err(Fault::of(expr, format!("{what} takes a number, not {found}{hint}")))
+        }
+    }
+}
+
+/// What timestamps and intervals make of each other. An interval stands on the right, a timestamp on the left.
+fn time_arithmetic(x: Expr, op: BinaryOp, y: Expr) -> Result<Expr, String> {
+    use DataType::{Interval, Timestamp};
+    let null_as = |x: Expr, data_type| if is_null(&x) { Expr::Literal(Literal::Null(data_type)) } else { x };
+    let (x, y) = match (is_null(&x), is_null(&y)) {
+        (true, _) if op == BinaryOp::Subtract && y.data_type() == Timestamp => (null_as(x, Timestamp), y),
+        (true, _) if y.data_type() == Timestamp => (null_as(x, Interval), y),
+        (true, _) => (null_as(x, Timestamp), y),
+        (_, true) => (x, null_as(y, Interval)),
+        _ => (x, y),
+    };
+    let (x, y) = match (x.data_type(), op, y.data_type()) {
+        (Timestamp, BinaryOp::Add | BinaryOp::Subtract, Interval) | (Timestamp, BinaryOp::Subtract, Timestamp) => {
+            (x, y)
+        }
+        (Interval, BinaryOp::Add, Timestamp) => (y, x),
+        (Interval, BinaryOp::Add | BinaryOp::Subtract, Interval) => match (&x, &y) {
+            (Expr::Literal(Literal::Interval(x)), Expr::Literal(Literal::Interval(y))) => {
+                let sum = if op == BinaryOp::Add { x + y } else { x - y };
+                return Ok(Expr::Literal(Literal::Interval(sum)));
+            }
+            _ => (x, y),
+        },
+        (Timestamp, BinaryOp::Add | BinaryOp::Subtract, DataType::BigInt | DataType::Double) => {
+            return Err("a timestamp and a number can't be added; write + INTERVAL '5 seconds'".to_owned());
+        }
+        (x, _, y) => {
+            return Err(format!(
+                "{x} and {y}: an INTERVAL is added to a TIMESTAMP or taken from it, and two TIMESTAMPs differ by an INTERVAL"
+            ));
+        }
+    };
+    Ok(Expr::Binary(Box::new(x), op, Box::new(y)))
 }
 
 /// Brings an expression to a type where that loses nothing; else tells the type that it has.

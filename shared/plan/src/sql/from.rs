@@ -1,21 +1,21 @@
-//! `FROM`: one table, its windows, and at most one `CROSS JOIN UNNEST`.
+//! `FROM`: one table, view or query, its windows, and at most one `CROSS JOIN UNNEST`.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use sqlparser::ast::{self, Spanned, TableAlias, TableFactor};
 use sqlparser::keywords::Keyword;
 use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
-use super::expression::Scope;
+use super::expression::{Relation, Scope};
 use super::name::reserved;
+use super::query::{self, Asker};
 use super::syntax::{Tokens, fold, simple_name};
 use super::{literal, option};
 use crate::aggregation::OutputColumn;
 use crate::expr::Expr;
 use crate::rows::Rows;
-use crate::schema::{DataType, Table};
+use crate::schema::DataType;
 use crate::time::Micros;
 use crate::view::{Catalog, End};
 use crate::window::{Days, Sliding, Window};
@@ -25,26 +25,72 @@ const MAX_PANES: Micros = 100_000;
 
 const DAY: Micros = 86_400_000_000;
 
-/// Tables whose own definition is wrong: a view that reads them isn't wrong for that.
+/// Tables and views whose own definition is wrong: a view that reads them isn't wrong for that.
+#[derive(Default)]
 pub(super) struct Broken {
-    pub names: BTreeSet<String>,
-    /// Whether there are statements that can't even be read, which may define any table.
+    pub tables: BTreeSet<String>,
+    pub views: BTreeSet<String>,
+    /// Whether there are statements that can't even be read, which may define any name.
     pub unread: bool,
 }
 
 impl Broken {
-    pub fn may_define(&self, table: &str) -> bool {
-        self.unread || self.names.contains(table)
+    fn may_define(&self, name: &str) -> bool {
+        self.unread || self.tables.contains(name) || self.views.contains(name)
     }
 }
 
-/// What a view reads.
+/// What names mean in FROM.
+#[derive(Clone)]
+pub(super) struct Names<'a> {
+    pub catalog: &'a Catalog,
+    pub broken: &'a Broken,
+    /// The queries of WITH, the last one last; none where one reads a name whose own definition is wrong.
+    pub queries: Vec<(String, Option<Rows>)>,
+}
+
+impl Names<'_> {
+    /// The rows of a name, and what it is; none if its own definition is wrong.
+    fn rows(&self, name: &str, at: Location) -> Result<Option<(Rows, String)>, Fault> {
+        let Catalog { tables, rows, views } = self.catalog;
+        if let Some((_, rows)) = self.queries.iter().rev().find(|(query, _)| query == name) {
+            return Ok(rows.clone().map(|rows| (rows, format!("query `{name}`"))));
+        }
+        if let Some(table) = tables.get(name) {
+            return Ok(Some((Rows::Scan(table.clone()), format!("table `{name}`"))));
+        }
+        if let Some(rows) = rows.get(name) {
+            return Ok(Some((rows.clone(), format!("view `{name}`"))));
+        }
+        match views.get(name).map(|view| (&view.end, &view.rows)) {
+            Some((End::Send(_), rows)) => return Ok(Some((rows.clone(), format!("view `{name}`")))),
+            Some((End::Keep(_), _)) => {
+                let message = format!("`{name}` is a view that aggregates; a view reads tables, and views of rows");
+                return Err(Fault::new(at, message));
+            }
+            None if self.broken.may_define(name) => return Ok(None),
+            None => {}
+        }
+        let queries = self.queries.iter().map(|(name, _)| name);
+        let known: Vec<&str> = tables.keys().chain(rows.keys()).chain(queries).map(String::as_str).collect();
+        let there = match known.as_slice() {
+            [] => "there are no tables".to_owned(),
+            known => format!("there are {}", list(known.iter().copied())),
+        };
+        Err(Fault::new(at, format!("unknown table `{name}`; {there}{}", suggestion(name, known))))
+    }
+}
+
+/// What a query reads.
 pub(super) struct Source<'a> {
-    pub table: Arc<Table>,
     pub window: Option<Window>,
+    /// The event time that windows go by.
+    pub time: Option<String>,
     /// Its rows, before any condition.
     pub rows: Rows,
     pub scope: Scope<'a>,
+    /// What FROM names, for messages.
+    pub what: String,
     /// Where FROM's table is named.
     pub at: Location,
 }
@@ -55,7 +101,7 @@ impl Source<'_> {
         self.window?;
         let name = match expr {
             ast::Expr::Identifier(ident) => fold(ident),
-            ast::Expr::CompoundIdentifier(parts) if parts.len() == 2 && self.scope.is_table(&fold(&parts[0])) => {
+            ast::Expr::CompoundIdentifier(parts) if parts.len() == 2 && self.scope.is_windowed(&fold(&parts[0])) => {
                 fold(&parts[1])
             }
             ast::Expr::Nested(inner) => return self.bound(inner),
@@ -74,71 +120,102 @@ impl Source<'_> {
     }
 }
 
-/// Plans FROM. `None` if it reads a table whose own definition is wrong.
-pub(super) fn plan<'a>(
-    select: &ast::Select,
-    tokens: &Tokens,
-    catalog: &'a Catalog,
-    broken: &Broken,
-) -> Result<Option<Source<'a>>, Fault> {
+/// Plans FROM. `None` if it reads what is wrong itself.
+pub(super) fn plan<'a>(select: &ast::Select, tokens: &Tokens, names: &Names) -> Result<Option<Source<'a>>, Vec<Fault>> {
+    let one = |fault| vec![fault];
     let from = match select.from.as_slice() {
         [from] => from,
-        [] => return Err(Fault::of(select, "the view needs FROM: a table, TUMBLE(…), HOP(…) or SESSION(…)")),
+        [] => return Err(one(Fault::of(select, "the view needs FROM: a table, TUMBLE(…), HOP(…) or SESSION(…)"))),
         [_, second, ..] => {
-            return Err(Fault::of(
+            return Err(one(Fault::of(
                 &second.relation,
                 "a view reads one table; lists are unnested by CROSS JOIN UNNEST(…) AS t(item)",
-            ));
+            )));
         }
     };
-    let (name, alias, arguments) = relation(&from.relation, tokens)?;
-    let function = simple_name(name)?;
-    let (name, form) = match (&arguments, form_of(&function)) {
-        (None, _) => (function.clone(), None),
-        (Some(arguments), Some(form)) => (windowed_table(arguments, form, name)?, Some((form, arguments))),
-        (Some(_), None) => {
-            let message = format!("unknown table function `{function}`; there are TUMBLE, HOP and SESSION");
-            return Err(Fault::of(name, message));
-        }
-    };
-    let at = arguments.as_ref().map_or(from.relation.span().start, |arguments| arguments[0].span().start);
-    let Some(table) = catalog.tables.get(&name) else {
-        if broken.may_define(&name) {
-            return Ok(None);
-        }
-        if let Some(view) = catalog.views.get(&name) {
-            let way_out = match &view.end {
-                End::Keep(_) => String::new(),
-                End::Send(sink) => format!(": create one WITH (topic = '{}')", sink.topic),
-            };
-            return Err(Fault::new(at, format!("`{name}` is a view; a view reads a table{way_out}")));
-        }
-        let names = || catalog.tables.keys().map(String::as_str);
-        let known = if catalog.tables.is_empty() {
-            "there are no tables".to_owned()
-        } else {
-            format!("there are {}", list(names()))
-        };
-        return Err(Fault::new(at, format!("unknown table `{name}`; {known}{}", suggestion(&name, names()))));
-    };
-    let window = form.map(|(form, arguments)| window(form, arguments, table)).transpose()?;
-    let qualifier = alias.map_or_else(|| name.clone(), |alias| fold(&alias.name));
-    let mut scope = Scope::new(table, qualifier, window.is_some());
-    let scan = Rows::Scan(table.clone());
+    let Some(Read { rows, relation, window, at }) = relation(&from.relation, tokens, names)? else { return Ok(None) };
+    let (window, time) = window.unzip();
+    let what = relation.what.clone();
+    let mut scope = Scope::new(relation, time.clone());
     let rows = match from.joins.as_slice() {
-        [] => scan,
-        [join] => unnest(scan, join, &mut scope)?,
+        [] => rows,
+        [join] => unnest(rows, join, &mut scope).map_err(one)?,
         [_, second, ..] => {
-            return Err(Fault::of(&second.relation, "a view unnests at most one list, and joins nothing else"));
+            let message = "a view unnests at most one list, and joins nothing else";
+            return Err(one(Fault::of(&second.relation, message)));
         }
     };
-    Ok(Some(Source { table: table.clone(), window, rows, scope, at }))
+    Ok(Some(Source { window, time, rows, scope, what, at }))
 }
 
-type Relation<'a> = (&'a ast::ObjectName, Option<&'a TableAlias>, Option<Vec<&'a ast::Expr>>);
+/// What FROM reads first.
+struct Read {
+    rows: Rows,
+    relation: Relation,
+    /// Its windows, and the event time that they go by.
+    window: Option<(Window, String)>,
+    at: Location,
+}
+
+/// A table, view or query, or windows over one. `None` if its own definition is wrong.
+fn relation(factor: &TableFactor, tokens: &Tokens, names: &Names) -> Result<Option<Read>, Vec<Fault>> {
+    let one = |fault| vec![fault];
+    if let TableFactor::Derived { lateral: false, subquery, alias, sample: None } = factor {
+        check_alias(alias.as_ref()).map_err(one)?;
+        let at = subquery.span().start;
+        let Some((rows, what)) = query(subquery, tokens, names)? else { return Ok(None) };
+        let qualifier = alias.as_ref().map(|alias| fold(&alias.name)).unwrap_or_default();
+        let relation = Relation::new(qualifier, what, &rows);
+        return Ok(Some(Read { rows, relation, window: None, at }));
+    }
+    let (name, alias, arguments) = named(factor, tokens).map_err(one)?;
+    let function = simple_name(name).map_err(one)?;
+    let start = factor.span().start;
+    let (found, name, form, at) = match (arguments, form_of(&function)) {
+        (None, _) => (names.rows(&function, start).map_err(one)?, function, None, start),
+        (Some(arguments), Some(form)) => {
+            if !form.arguments().contains(&arguments.len()) {
+                return Err(one(Fault::of(name, format!("write {}", form.example()))));
+            }
+            let at = arguments[0].span().start;
+            let (found, name) = match arguments[0] {
+                ast::Expr::Identifier(ident) => (names.rows(&fold(ident), at).map_err(one)?, fold(ident)),
+                ast::Expr::Subquery(subquery) => (query(subquery, tokens, names)?, String::new()),
+                other => {
+                    return Err(one(Fault::of(other, format!("`{other}` isn't a table; write {}", form.example()))));
+                }
+            };
+            (found, name, Some((form, arguments)), at)
+        }
+        (Some(_), None) => {
+            let message = format!("unknown table function `{function}`; there are TUMBLE, HOP and SESSION");
+            return Err(one(Fault::of(name, message)));
+        }
+    };
+    let Some((rows, what)) = found else { return Ok(None) };
+    let qualifier = alias.map_or(name, |alias| fold(&alias.name));
+    let relation = Relation::new(qualifier, what, &rows);
+    let window = form.map(|(form, arguments)| window(form, &arguments, &relation)).transpose().map_err(one)?;
+    Ok(Some(Read { rows, relation, window, at }))
+}
+
+/// The rows of a query in FROM, and what it is.
+fn query(subquery: &ast::Query, tokens: &Tokens, names: &Names) -> Result<Option<(Rows, String)>, Vec<Fault>> {
+    let rows = query::rows(subquery, Asker::Reader, tokens, names)?;
+    Ok(rows.map(|rows| (rows, "the query in FROM".to_owned())))
+}
+
+fn check_alias(alias: Option<&TableAlias>) -> Result<(), Fault> {
+    match alias.filter(|alias| !alias.columns.is_empty() || alias.at.is_some()) {
+        Some(alias) => Err(Fault::of(alias, "a table's columns keep their names; write AS t")),
+        None => Ok(()),
+    }
+}
+
+type Named<'a> = (&'a ast::ObjectName, Option<&'a TableAlias>, Option<Vec<&'a ast::Expr>>);
 
 /// The name, alias and arguments of a table or a table function.
-fn relation<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Relation<'a>, Fault> {
+fn named<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Named<'a>, Fault> {
     let TableFactor::Table {
         name,
         alias,
@@ -154,7 +231,7 @@ fn relation<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Relation<'a>
     } = factor
     else {
         let message = match factor {
-            TableFactor::Derived { .. } => "subqueries aren't supported; a view reads one table",
+            TableFactor::Derived { .. } => "unsupported query in FROM; write FROM (SELECT …) AS t",
             TableFactor::UNNEST { .. } => "UNNEST follows a table: FROM t CROSS JOIN UNNEST(…) AS u(item)",
             _ => "unsupported FROM; a view reads a table, TUMBLE(…), HOP(…) or SESSION(…)",
         };
@@ -163,9 +240,7 @@ fn relation<'a>(factor: &'a TableFactor, tokens: &Tokens) -> Result<Relation<'a>
     if !with_hints.is_empty() || version.is_some() || !partitions.is_empty() || !index_directives.is_empty() {
         return Err(Fault::of(name, format!("`{factor}`: a table is read by its name alone")));
     }
-    if let Some(alias) = alias.as_ref().filter(|alias| !alias.columns.is_empty() || alias.at.is_some()) {
-        return Err(Fault::of(alias, "a table's columns keep their names; write AS t"));
-    }
+    check_alias(alias.as_ref())?;
     let arguments = args.as_ref().map(|given| {
         let argument = |argument: &'a ast::FunctionArg| match argument {
             ast::FunctionArg::Unnamed(ast::FunctionArgExpr::Expr(expr)) => Ok(expr),
@@ -223,33 +298,32 @@ impl Form {
     }
 }
 
-/// The table that a window function is over.
-fn windowed_table(arguments: &[&ast::Expr], form: Form, name: &ast::ObjectName) -> Result<String, Fault> {
-    if !form.arguments().contains(&arguments.len()) {
-        return Err(Fault::of(name, format!("write {}", form.example())));
-    }
-    match arguments[0] {
-        ast::Expr::Identifier(ident) => Ok(fold(ident)),
-        other => Err(Fault::of(other, format!("`{other}` isn't a table; write {}", form.example()))),
-    }
+/// The windows, and the event time that they go by.
+fn window(form: Form, arguments: &[&ast::Expr], over: &Relation) -> Result<(Window, String), Fault> {
+    let named = if let ast::Expr::Identifier(ident) = arguments[1] { Some(fold(ident)) } else { None };
+    let Some(time) = over.times.iter().find(|time| Some(*time) == named.as_ref()).cloned() else {
+        let (what, given) = (&over.what, arguments[1]);
+        let message = match over.times.as_slice() {
+            [] => {
+                format!("windows are over an event time, and {what} has none: no column of it comes unchanged from one")
+            }
+            [time] => format!("windows are over the event time, which is `{time}` in {what}, not `{given}`"),
+            times => {
+                let times = list(times.iter().map(String::as_str));
+                format!("windows are over an event time, which are {times} in {what}, not `{given}`")
+            }
+        };
+        return Err(Fault::of(arguments[1], message));
+    };
+    Ok((window_of(form, arguments)?, time))
 }
 
-fn window(form: Form, arguments: &[&ast::Expr], table: &Table) -> Result<Window, Fault> {
-    let time = &table.event_time_column().name;
-    if !matches!(arguments[1], ast::Expr::Identifier(ident) if fold(ident) == *time) {
-        return Err(Fault::of(
-            arguments[1],
-            format!(
-                "windows are over the event time, which is `{time}` in table `{}`, not `{}`",
-                table.name, arguments[1]
-            ),
-        ));
-    }
-    let first = literal::interval(arguments[2])?;
+fn window_of(form: Form, arguments: &[&ast::Expr]) -> Result<Window, Fault> {
+    let first = literal::length(arguments[2])?;
     let (slide, size, last) = match form {
         Form::Session => return Ok(Window::Session { gap: first }),
         Form::Tumble => (first, first, arguments.get(3)),
-        Form::Hop => (first, literal::interval(arguments[3])?, arguments.get(4)),
+        Form::Hop => (first, literal::length(arguments[3])?, arguments.get(4)),
     };
     if slide > size {
         return Err(Fault::of(
@@ -259,7 +333,7 @@ fn window(form: Form, arguments: &[&ast::Expr], table: &Table) -> Result<Window,
     }
     let offset = match last {
         Some(&last) if literal::text(last).is_some() => return days(form, size, arguments[2], last),
-        Some(&last) => literal::interval(last)?.rem_euclid(slide),
+        Some(&last) => literal::length(last)?.rem_euclid(slide),
         None => 0,
     };
     let sliding = Sliding { size, slide, offset };
@@ -321,12 +395,18 @@ fn unnest(rows: Rows, join: &ast::Join, scope: &mut Scope) -> Result<Rows, Fault
             format!("the table has a column `{name}` already; choose another name for the items"),
         ));
     }
-    if scope.is_table(&fold(alias)) {
+    if scope.is_relation(&fold(alias)) {
         return Err(Fault::new(
             alias.span.start,
             format!("`{alias}` names the table already; choose another name for the list"),
         ));
     }
-    scope.unnest(fold(alias), name.clone(), *item);
+    scope.add(Relation {
+        qualifier: fold(alias),
+        what: "the list".to_owned(),
+        columns: vec![(name.clone(), *item)],
+        times: Vec::new(),
+        is_list: true,
+    });
     Ok(Rows::Unnest { rows: Box::new(rows), list: planned, column: name })
 }

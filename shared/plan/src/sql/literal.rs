@@ -156,11 +156,19 @@ pub(super) fn replacement(template: &str, pattern: &str) -> Result<Vec<Part>, St
     Ok(parts)
 }
 
-/// Reads `INTERVAL '1 minute'` or `INTERVAL '1' MINUTE`, of more than no time.
-pub(super) fn interval(expr: &ast::Expr) -> Result<Micros, Fault> {
-    let ast::Expr::Interval(interval) = expr else {
+/// Reads the interval of a window, which is of more than no time.
+pub(super) fn length(expr: &ast::Expr) -> Result<Micros, Fault> {
+    let ast::Expr::Interval(given) = expr else {
         return Err(Fault::of(expr, format!("`{expr}` isn't an interval; write INTERVAL '1 minute'")));
     };
+    match interval(expr, given)? {
+        0 => Err(Fault::of(expr, format!("`{expr}`: a window's interval must be longer than no time"))),
+        length => Ok(length),
+    }
+}
+
+/// Reads `INTERVAL '1 minute'` or `INTERVAL '1' MINUTE`.
+pub(super) fn interval(expr: &ast::Expr, interval: &ast::Interval) -> Result<Micros, Fault> {
     let malformed = || Fault::of(expr, "unsupported interval; write INTERVAL '1 minute' or INTERVAL '1' MINUTE");
     let number = match &*interval.value {
         ast::Expr::Value(value) => match &value.value {
@@ -179,10 +187,7 @@ pub(super) fn interval(expr: &ast::Expr) -> Result<Micros, Fault> {
         Some(field) => format!("{number} {field}"),
         None => number.clone(),
     };
-    match parse_duration(&text) {
-        Ok(0) => Err(Fault::of(expr, format!("`{text}`: a window's interval must be longer than no time"))),
-        result => result.map_err(|message| Fault::of(expr, message)),
-    }
+    parse_duration(&text).map_err(|message| Fault::of(expr, message))
 }
 
 /// The types that columns and casts have.

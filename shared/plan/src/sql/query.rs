@@ -9,31 +9,52 @@ use sqlparser::tokenizer::Location;
 use super::aggregate::inner;
 use super::error::Fault;
 use super::expression::Scope;
-use super::from::{self, Broken};
+use super::from::{self, Names};
 use super::literal;
 use super::name::{is_twin, reserved};
-use super::syntax::{Tokens, fold};
+use super::syntax::{Tokens, fold, simple_name};
 use crate::aggregation::{Aggregate, Aggregation, Key, OrderBy, OutputColumn};
 use crate::expr::{Expr, Literal};
 use crate::rows::{Field, Rows};
-use crate::schema::{Column, DataType, Table};
-use crate::view::Catalog;
+use crate::schema::DataType;
 use crate::window::Window;
 
 /// How many rows of a window a view may keep.
 const MAX_LIMIT: u64 = 100_000;
 
-/// Plans a query that aggregates: the rows, and what of an aggregation a query says. `None` if it reads a table whose own
-/// definition is wrong.
+/// Who asks for plain rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A view that writes them to a topic.
+    Sink,
+    /// A view or a query that others read.
+    Reader,
+}
+
+impl Asker {
+    /// Why it has no aggregates, and what to do.
+    fn refusal(self, clause: &str) -> String {
+        match self {
+            Self::Sink => format!("a view with a sink has plain rows; leave {clause} out, or the sink"),
+            Self::Reader => {
+                format!(
+                    "what a view reads are plain rows; leave {clause} out here, and aggregate in the view that reads them"
+                )
+            }
+        }
+    }
+}
+
+/// Plans a query that aggregates: the rows, and what of an aggregation a query says. `None` if it reads what is wrong itself.
 pub(super) fn aggregated(
     query: &ast::Query,
     tokens: &Tokens,
-    catalog: &Catalog,
-    broken: &Broken,
+    names: &Names,
 ) -> Result<Option<(Rows, Aggregation)>, Vec<Fault>> {
     let one = |fault| vec![fault];
+    let names = &with(query, tokens, names)?;
     let select = plain_select(query, tokens).map_err(one)?;
-    let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
+    let Some(source) = from::plan(select, tokens, names)? else { return Ok(None) };
     let scope = &source.scope;
 
     let mut faults = Vec::new();
@@ -43,6 +64,7 @@ pub(super) fn aggregated(
     let items: Vec<Item> =
         select.projection.iter().filter_map(|selected| item(selected, &source).map_err(&mut keep).ok()).collect();
     check_names(&items, &mut keep);
+    check_types(&items, &mut keep);
     let is_complete = items.len() == select.projection.len();
     let mut grouped = BTreeSet::new();
     if is_complete {
@@ -86,56 +108,59 @@ pub(super) fn aggregated(
     }
     let having = having(select, &keys, &aggregates, &source).map_err(one)?;
     let order = order_by(query, &items, &columns, &source).map_err(one)?;
-    let window = source.window;
-    let aggregation = Aggregation { window, keys, aggregates, columns, having, order, limit, ..Aggregation::default() };
+    let (window, time) = (source.window, source.time);
+    let aggregation =
+        Aggregation { window, time, keys, aggregates, columns, having, order, limit, ..Aggregation::default() };
     Ok(Some((filtered(source.rows, filter), aggregation)))
 }
 
-/// Plans a query of plain rows. `None` if it reads a table whose own definition is wrong.
+/// Plans a query of plain rows. `None` if it reads what is wrong itself.
 pub(super) fn rows(
     query: &ast::Query,
+    asker: Asker,
     tokens: &Tokens,
-    catalog: &Catalog,
-    broken: &Broken,
+    names: &Names,
 ) -> Result<Option<Rows>, Vec<Fault>> {
     let one = |fault| vec![fault];
+    let names = &with(query, tokens, names)?;
     let select = plain_select(query, tokens).map_err(one)?;
     let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(exprs, modifiers) if exprs.is_empty() && modifiers.is_empty());
     for (is_there, keyword, message) in [
-        (is_grouped, Keyword::GROUP, "a view with a sink has plain rows; leave GROUP BY out, or the sink"),
-        (select.having.is_some(), Keyword::HAVING, "a view with a sink has plain rows; filter them by WHERE"),
-        (query.order_by.is_some(), Keyword::ORDER, "rows are written in the order of their events; leave ORDER BY out"),
-        (query.limit_clause.is_some(), Keyword::LIMIT, "rows are written for as long as events come; leave LIMIT out"),
+        (is_grouped, Keyword::GROUP, &*asker.refusal("GROUP BY")),
+        (select.having.is_some(), Keyword::HAVING, "plain rows are filtered by WHERE; HAVING is for aggregates"),
+        (query.order_by.is_some(), Keyword::ORDER, "rows come in the order of their events; leave ORDER BY out"),
+        (query.limit_clause.is_some(), Keyword::LIMIT, "rows come for as long as events do; leave LIMIT out"),
     ] {
         if is_there {
             return Err(vec![Fault::new(tokens.keyword(keyword), message)]);
         }
     }
-    let Some(source) = from::plan(select, tokens, catalog, broken).map_err(one)? else { return Ok(None) };
+    let Some(source) = from::plan(select, tokens, names)? else { return Ok(None) };
     if source.window.is_some() {
-        let message = format!("a view with a sink has plain rows, without windows; read FROM {}", source.table.name);
-        return Err(vec![Fault::new(source.at, message)]);
+        return Err(vec![Fault::new(source.at, asker.refusal("windows"))]);
     }
     let mut faults = Vec::new();
     let mut keep = |fault: Fault| faults.push(fault);
     let filter = select.selection.as_ref();
     let filter = filter.and_then(|condition| source.scope.condition(condition, "WHERE").map_err(&mut keep).ok());
-    let items = select.projection.iter().filter_map(|selected| item(selected, &source).map_err(&mut keep).ok());
-    let items: Vec<Item> = items.collect();
+    let items = select.projection.iter().filter_map(|selected| items(selected, &source).map_err(&mut keep).ok());
+    let items: Vec<Item> = items.flatten().collect();
     check_names(&items, &mut keep);
+    if asker == Asker::Sink {
+        check_types(&items, &mut keep);
+    }
     let place = items.first().map_or(source.at, |item| item.at);
     let mut fields = Vec::new();
     for Item { name, value, at } in items {
         match value {
             Selected::Row(expr) => fields.push(Field { name, expr }),
-            Selected::Aggregate(_) | Selected::Bound(_) => keep(Fault::new(
-                at,
-                format!("`{name}` is an aggregate, and a view with a sink has plain rows; leave it out, or the sink"),
-            )),
+            Selected::Aggregate(_) | Selected::Bound(_) => {
+                keep(Fault::new(at, asker.refusal(&format!("the aggregate `{name}`"))))
+            }
         }
     }
     if faults.is_empty() && !fields.iter().any(|field| source.reads_any(&field.expr)) {
-        let message = format!("the view's rows would all be the same; select a column of `{}`", source.table.name);
+        let message = format!("the view's rows would all be the same; select a column of {}", source.what);
         faults.push(Fault::new(place, message));
     }
     if !faults.is_empty() {
@@ -151,10 +176,34 @@ fn filtered(rows: Rows, condition: Option<Expr>) -> Rows {
     }
 }
 
+/// The names that a query's parts may read: those that it may read itself, and the queries of its WITH.
+fn with<'a>(query: &ast::Query, tokens: &Tokens, names: &Names<'a>) -> Result<Names<'a>, Vec<Fault>> {
+    let mut names = names.clone();
+    let Some(with) = &query.with else { return Ok(names) };
+    if with.recursive {
+        return Err(vec![Fault::of(with, "WITH RECURSIVE isn't supported; write WITH")]);
+    }
+    for ast::Cte { alias, query, from, materialized, closing_paren_token: _ } in &with.cte_tables {
+        let name = fold(&alias.name);
+        if !alias.columns.is_empty() || from.is_some() || materialized.is_some() {
+            return Err(vec![Fault::new(
+                alias.name.span.start,
+                format!("write {name} AS (SELECT …), and name columns with AS there"),
+            )]);
+        }
+        if names.queries.iter().any(|(other, _)| *other == name) {
+            return Err(vec![Fault::new(alias.name.span.start, format!("query `{name}` is defined twice"))]);
+        }
+        let rows = rows(query, Asker::Reader, tokens, &names)?;
+        names.queries.push((name, rows));
+    }
+    Ok(names)
+}
+
 /// The SELECT of a query that has no clause which isn't supported.
 fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::Select, Fault> {
     let ast::Query {
-        with,
+        with: _,
         body,
         order_by: _,
         limit_clause: _,
@@ -166,10 +215,6 @@ fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::S
         pipe_operators,
     } = query;
     let refuse = |keyword, message: &str| Err(Fault::new(tokens.keyword(keyword), message));
-    if with.is_some() {
-        // The first WITH may be that of the view's options.
-        return Err(Fault::of(query, "WITH isn't supported; a view is one SELECT over one table"));
-    }
     if fetch.is_some() {
         return refuse(Keyword::FETCH, "FETCH isn't supported; write LIMIT");
     }
@@ -270,12 +315,36 @@ enum Selected {
     Aggregate(Aggregate),
 }
 
+/// The columns that an item of plain rows means: `*` and `t.*` are many.
+fn items(selected: &SelectItem, source: &from::Source) -> Result<Vec<Item>, Fault> {
+    let (columns, options) = match selected {
+        SelectItem::Wildcard(options) => (source.scope.columns().cloned().collect(), options),
+        SelectItem::QualifiedWildcard(ast::SelectItemQualifiedWildcardKind::ObjectName(name), options) => {
+            let name = simple_name(name)?;
+            let unknown = || Fault::of(selected, format!("unknown table `{name}`"));
+            (source.scope.columns_of(&name).ok_or_else(unknown)?.to_vec(), options)
+        }
+        _ => return item(selected, source).map(|item| vec![item]),
+    };
+    let plain = ast::WildcardAdditionalOptions { wildcard_token: options.wildcard_token.clone(), ..Default::default() };
+    if *options != plain {
+        return Err(Fault::of(selected, "write * alone, or name the columns"));
+    }
+    let at = selected.span().start;
+    let item = |(name, data_type): (String, DataType)| Item {
+        value: Selected::Row(Expr::Column(name.clone(), data_type)),
+        name,
+        at,
+    };
+    Ok(columns.into_iter().map(item).collect())
+}
+
 fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
     let (expr, alias) = match selected {
         SelectItem::UnnamedExpr(expr) => (expr, None),
         SelectItem::ExprWithAlias { expr, alias } => (expr, Some(alias)),
         SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..) => {
-            return Err(Fault::of(selected, "* isn't supported; name the columns"));
+            return Err(Fault::of(selected, "* is for plain rows; name the columns"));
         }
         SelectItem::ExprWithAliases { .. } => return Err(Fault::of(selected, "a column has one name")),
     };
@@ -304,6 +373,18 @@ fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
         None => Selected::Row(source.scope.value(expr)?),
     };
     Ok(Item { name, value, at: alias.map_or(at, |alias| alias.span.start) })
+}
+
+/// Refuses what can't be kept or sent.
+fn check_types(items: &[Item], keep: &mut impl FnMut(Fault)) {
+    for Item { name, value, at } in items {
+        if matches!(value, Selected::Row(expr) if expr.data_type() == DataType::Interval) {
+            keep(Fault::new(
+                *at,
+                format!("`{name}` is an INTERVAL, which is for conditions; select the timestamps instead"),
+            ));
+        }
+    }
 }
 
 fn check_names(items: &[Item], keep: &mut impl FnMut(Fault)) {
@@ -387,6 +468,9 @@ fn group(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Opti
         },
         None => source.scope.value(expr)?,
     };
+    if key.data_type() == DataType::Interval {
+        return Err(Fault::of(expr, "an INTERVAL can't be a key; group by the timestamps"));
+    }
     if key.data_type() == DataType::Json {
         return Err(Fault::of(expr, "JSON can't be a key; read a part of it with ->> 'key'"));
     }
@@ -441,10 +525,8 @@ fn having(
     let bounds = ["window_start", "window_end"].map(|bound| (bound, DataType::Timestamp)).into_iter();
     let bounds = bounds.filter(|_| source.window.is_some());
     let columns = bounds.chain(keys).chain(aggregated);
-    let column = |(name, data_type): (&str, DataType)| Column { name: name.to_owned(), data_type, nullable: true };
-    let columns = columns.map(column).collect();
-    let answer = Table { columns, name: "the SELECT list".to_owned(), ..Table::clone(&source.table) };
-    Scope::of_answer(&answer, &source.scope, aggregates).condition(condition, "HAVING").map(Some)
+    let columns = columns.map(|(name, data_type)| (name.to_owned(), data_type)).collect();
+    Scope::of_answer(columns, &source.scope, aggregates).condition(condition, "HAVING").map(Some)
 }
 
 fn order_by(

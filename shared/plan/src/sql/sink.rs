@@ -3,10 +3,11 @@
 use sqlparser::ast;
 
 use super::error::{Fault, list, suggestion};
-use super::from::Broken;
+use super::from::Names;
+use super::name;
 use super::option::{Given, Options};
+use super::query::{self, Asker};
 use super::syntax::Tokens;
-use super::{name, query};
 use crate::rows::Rows;
 use crate::schema::{Column, Format, Table};
 use crate::sink::{Delivery, Sink};
@@ -22,10 +23,9 @@ pub(super) fn plan(
     query: &ast::Query,
     (sink, options): (Given, Options),
     tokens: &Tokens,
-    catalog: &Catalog,
-    broken: &Broken,
+    names: &Names,
 ) -> Result<Option<(Rows, Sink)>, Vec<Fault>> {
-    let (asked, rows) = (Asked::read(&sink, options, name), query::rows(query, tokens, catalog, broken));
+    let (asked, rows) = (Asked::read(&sink, options, name), query::rows(query, Asker::Sink, tokens, names));
     let (asked, rows) = match (asked, rows) {
         (Ok(asked), Ok(rows)) => (asked, rows),
         (Err(fault), rows) => {
@@ -35,7 +35,7 @@ pub(super) fn plan(
     };
     let Some(rows) = rows else { return Ok(None) };
     let one = |fault| vec![fault];
-    check_topic(name, &asked.topic, rows.table(), catalog).map_err(one)?;
+    check_topic(name, &asked.topic, rows.table(), names.catalog).map_err(one)?;
     let columns = rows.schema();
     let partition_by = asked.partition_by.map(|given| column_named(&given, &columns)).transpose().map_err(one)?;
     let sink = Sink { topic: asked.topic.text, delivery: asked.delivery, partition_by };

@@ -1,6 +1,11 @@
 //! Statements as they are read: their text, tokens and syntax trees, and the names in them.
 
-use sqlparser::ast::{CreateTable, CreateView, Ident, ObjectName, Spanned, Statement};
+use std::collections::BTreeSet;
+
+use sqlparser::ast::{
+    CreateTable, CreateView, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, Spanned, Statement,
+    TableFactor,
+};
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -94,7 +99,7 @@ fn parse(dialect: &PostgreSqlDialect, tokens: &Tokens, end: Location) -> Result<
         (Some(Statement::CreateView(create)), true) => Ok(Definition::View(Box::new(create))),
         _ => Err(Fault::new(
             tokens.start(),
-            "unsupported statement; a project holds CREATE TABLE and CREATE MATERIALIZED VIEW statements",
+            "unsupported statement; a project holds CREATE TABLE, CREATE VIEW and CREATE MATERIALIZED VIEW statements",
         )),
     }
 }
@@ -135,6 +140,66 @@ fn byte_offset(text: &str, at: Location) -> usize {
     let line_start: usize = text.split_inclusive('\n').take((at.line as usize).saturating_sub(1)).map(str::len).sum();
     let line = &text[line_start..];
     line_start + line.char_indices().nth((at.column as usize).saturating_sub(1)).map_or(line.len(), |(i, _)| i)
+}
+
+/// The names of tables and views that a query reads, but for those of queries that it defines itself.
+pub(super) fn relations(query: &Query) -> BTreeSet<String> {
+    let mut relations = Relations::default();
+    relations.query(query);
+    relations.found
+}
+
+#[derive(Default)]
+struct Relations {
+    /// The queries of each WITH around.
+    defined: Vec<String>,
+    found: BTreeSet<String>,
+}
+
+impl Relations {
+    fn query(&mut self, query: &Query) {
+        let outer = self.defined.len();
+        for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.query(&cte.query);
+            self.defined.push(fold(&cte.alias.name));
+        }
+        self.body(&query.body);
+        self.defined.truncate(outer);
+    }
+
+    fn body(&mut self, body: &SetExpr) {
+        match body {
+            SetExpr::Query(query) => self.query(query),
+            SetExpr::SetOperation { left, right, .. } => {
+                self.body(left);
+                self.body(right);
+            }
+            SetExpr::Select(select) => select.from.iter().for_each(|from| {
+                self.factor(&from.relation);
+                from.joins.iter().for_each(|join| self.factor(&join.relation));
+            }),
+            _ => {}
+        }
+    }
+
+    fn factor(&mut self, factor: &TableFactor) {
+        match factor {
+            TableFactor::Derived { subquery, .. } => self.query(subquery),
+            TableFactor::Table { name, args: None, .. } => self.name(simple_name(name).ok()),
+            TableFactor::Table { args: Some(given), .. } => match given.args.first() {
+                Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(ident)))) => {
+                    self.name(Some(fold(ident)))
+                }
+                Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Subquery(query)))) => self.query(query),
+                _ => {}
+            },
+            _ => {}
+        }
+    }
+
+    fn name(&mut self, name: Option<String>) {
+        self.found.extend(name.filter(|name| !self.defined.contains(name)));
+    }
 }
 
 /// A name as SQL sees it: lower case unless quoted.

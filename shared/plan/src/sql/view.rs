@@ -1,15 +1,18 @@
-//! `CREATE MATERIALIZED VIEW`.
+//! `CREATE MATERIALIZED VIEW`, and `CREATE VIEW`.
+
+use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
-use sqlparser::ast::CreateView;
+use sqlparser::ast::{CreateTableOptions, CreateView};
 use sqlparser::tokenizer::Location;
 
 use super::error::Fault;
-use super::from::Broken;
+use super::from::Names;
 use super::name::{defined_name, topic};
 use super::option::{Given, Options, schedule};
+use super::query::{self, Asker};
+use super::sink;
 use super::syntax::Source;
-use super::{query, sink};
 use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schedule::Schedule;
@@ -21,22 +24,13 @@ use crate::window::Window;
 /// Rows of state that a view keeps exactly, unless it says otherwise.
 const MAX_ROWS: u64 = 5_000_000;
 
-/// Plans a view. `None` if it is sound as far as can be told but its table isn't.
-pub(super) fn plan(
-    create: &CreateView,
-    source: &Source,
-    catalog: &Catalog,
-    broken: &Broken,
-) -> Result<Option<View>, Vec<Fault>> {
-    let one = |fault| vec![fault];
-    let name = defined_name(&create.name).map_err(one)?;
-    if !create.materialized {
-        return Err(one(Fault::of(&create.name, "views are kept up to date; write CREATE MATERIALIZED VIEW")));
-    }
+/// The name of a view, if nothing else has it, and nothing is said of the view but what is understood.
+fn checked_name(create: &CreateView, source: &Source, names: &Names) -> Result<String, Fault> {
+    let name = defined_name(&create.name)?;
     let understood = CreateView {
         or_alter: false,
         or_replace: false,
-        materialized: true,
+        materialized: create.materialized,
         secure: false,
         name: create.name.clone(),
         name_before_not_exists: false,
@@ -54,29 +48,61 @@ pub(super) fn plan(
     };
     if understood != *create {
         let message = "unsupported clause; a view is CREATE MATERIALIZED VIEW name [WITH (…)] AS SELECT …";
-        return Err(one(Fault::new(source.start(), message)));
+        return Err(Fault::new(source.start(), message));
     }
-    if catalog.views.contains_key(&name) {
-        return Err(one(Fault::of(&create.name, format!("view `{name}` is defined twice"))));
+    let Catalog { tables, rows, views } = names.catalog;
+    if views.contains_key(&name) || rows.contains_key(&name) {
+        return Err(Fault::of(&create.name, format!("view `{name}` is defined twice")));
     }
-    if catalog.tables.contains_key(&name) || broken.names.contains(&name) {
-        return Err(one(Fault::of(&create.name, format!("`{name}` is a table; a view needs a name of its own"))));
+    if tables.contains_key(&name) || names.broken.tables.contains(&name) {
+        return Err(Fault::of(&create.name, format!("`{name}` is a table; a view needs a name of its own")));
     }
+    Ok(name)
+}
+
+/// Plans a view of rows, of which nothing is kept. `None` if it is sound as far as can be told but what it reads isn't.
+pub(super) fn rows(create: &CreateView, source: &Source, names: &Names) -> Result<Option<(String, Rows)>, Vec<Fault>> {
+    let name = checked_name(create, source, names).map_err(|fault| vec![fault])?;
+    if create.options != CreateTableOptions::None {
+        let message = "nothing is kept or sent of a plain view, so it takes no options; write CREATE MATERIALIZED VIEW";
+        return Err(vec![Fault::of(&create.name, message)]);
+    }
+    let rows = query::rows(&create.query, Asker::Reader, &source.tokens, names)?;
+    Ok(rows.map(|rows| (name, rows)))
+}
+
+/// Plans a materialized view, which reads the views of rows of `above`, by their texts. `None` if it is sound as far as can be told
+/// but what it reads isn't.
+pub(super) fn plan(
+    create: &CreateView,
+    source: &Source,
+    names: &Names,
+    above: &Texts,
+) -> Result<Option<View>, Vec<Fault>> {
+    let one = |fault| vec![fault];
+    let name = checked_name(create, source, names).map_err(one)?;
     let options = Options::read(&create.options, &[&OPTIONS[..], &sink::OPTIONS].concat());
     let (query, tokens) = (&create.query, &source.tokens);
     let view = |rows: Rows, end: End, allowed_lateness: Micros| {
-        let definition = definition(rows.table(), allowed_lateness, create);
+        let rows = match &end {
+            End::Keep(kept) => {
+                let reads = |name: &str| kept.expressions().any(|expr| expr.reads(name));
+                rows.keeping(&|name| kept.time.as_deref() == Some(name) || reads(name))
+            }
+            End::Send(_) => rows.keeping(&|_| true),
+        };
+        let definition = definition(rows.table(), allowed_lateness, create, above);
         View { id: ViewId { name: name.clone(), definition }, sql: source.text.clone(), rows, end }
     };
     let options = match options.map(|mut options| (options.text("sink"), options)) {
         Ok((Some(sink), options)) => {
-            let planned = sink::plan(&name, query, (sink, options), tokens, catalog, broken)?;
+            let planned = sink::plan(&name, query, (sink, options), tokens, names)?;
             return Ok(planned.map(|(rows, sink)| view(rows, End::Send(sink), 0)));
         }
         Ok((None, options)) => view_options(options),
         Err(fault) => Err(fault),
     };
-    let query = query::aggregated(query, tokens, catalog, broken);
+    let query = query::aggregated(query, tokens, names);
     let (options, query) = match (options, query) {
         (Ok(options), Ok(query)) => (options, query),
         (Err(fault), Err(mut faults)) => {
@@ -89,7 +115,7 @@ pub(super) fn plan(
     let Some((rows, asked)) = query else { return Ok(None) };
     let ViewOptions { allowed_lateness, late, schedule, max_rows, memory } = options;
     let late = match late {
-        Some((late, at)) => check_late(&name, late, at, &rows, asked.window, catalog).map_err(one)?,
+        Some((late, at)) => check_late(&name, late, at, &rows, asked.window, names.catalog).map_err(one)?,
         None => Late::default(),
     };
     let aggregation = Aggregation { allowed_lateness, late, schedule, max_rows, memory, ..asked };
@@ -172,10 +198,14 @@ fn view_options(mut options: Options) -> Result<ViewOptions, Fault> {
 /// snapshots of before are then of another definition, which nothing reads.
 const EDITION: u32 = 2;
 
+/// The queries of views of rows, by name.
+pub(super) type Texts = BTreeMap<String, String>;
+
 /// What the rows mean, in one hash: not the schedule, the limits on memory, white space or comments.
-fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView) -> String {
-    let canonical =
+fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView, above: &Texts) -> String {
+    let mut canonical =
         format!("edition {EDITION}\n{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
+    canonical.extend(above.iter().map(|(name, query)| format!("\n{name} AS {query}")));
     let hash = Sha256::digest(canonical.as_bytes());
     hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
 }

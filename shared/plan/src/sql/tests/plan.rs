@@ -417,3 +417,116 @@ fn nested_lists_and_comparisons_are_planned_once() {
         planned(&condition(&format!("{} IS NULL", nested(condition_of))));
     }
 }
+
+#[test]
+fn a_view_of_rows_is_read_under_its_name_wherever_it_is_defined() {
+    let select =
+        "SELECT tag, window_end, count(*) AS n FROM TUMBLE(tags, at, INTERVAL '1 minute') GROUP BY tag, window_end";
+    let tags = "CREATE VIEW tags AS SELECT lower(h) AS tag, at FROM (SELECT timestamp AS at, text FROM tweets WHERE likes > 1) AS t
+        CROSS JOIN UNNEST(string_split(t.text, ' ')) AS u(h);";
+    let view = planned(&format!("CREATE MATERIALIZED VIEW v AS {select}; {tags}"));
+    let boxed = Box::new;
+    let scan = Rows::Scan(view.table().clone());
+    let liked = Rows::Filter { rows: boxed(scan), condition: binary(column("likes"), Op::Greater, int(1)) };
+    let field = |name: &str, expr: Expr| Field { name: name.to_owned(), expr };
+    let fields = vec![field("at", column("timestamp")), field("text", column("text"))];
+    let split = call(F::StringSplit(" ".to_owned()), [column("text")]);
+    let rows = Rows::Project { rows: boxed(liked), fields };
+    let rows = Rows::Unnest { rows: boxed(rows), list: split, column: "h".to_owned() };
+    let at = Expr::Column("at".to_owned(), Timestamp);
+    let fields = vec![field("tag", call(F::Lower, [column("h")])), field("at", at)];
+    assert_eq!(view.rows, Rows::Project { rows: boxed(rows), fields });
+    assert_eq!(view.aggregation().time.as_deref(), Some("at"));
+    assert_eq!(view.aggregation().keys[0].name, "tag");
+}
+
+#[test]
+fn a_query_may_stand_in_from_or_before_it() {
+    let rows =
+        |sql: &str| planned_output(&format!("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS {sql}")).rows.clone();
+    let inside = rows("SELECT t.id FROM (SELECT id, likes FROM tweets WHERE likes > 1) AS t WHERE t.likes < 9");
+    let before = rows("WITH t AS (SELECT id, likes FROM tweets WHERE likes > 1) SELECT id FROM t WHERE likes < 9");
+    assert_eq!(inside, before);
+    let hidden =
+        rows("WITH tweets AS (SELECT id, likes FROM tweets WHERE likes > 1) SELECT id FROM tweets WHERE likes < 9");
+    assert_eq!(inside, hidden, "the query's own name hides the table's behind it");
+    let chained = rows(
+        "WITH a AS (SELECT id, text, likes FROM tweets WHERE likes > 1), b AS (SELECT * FROM a WHERE likes < 9) SELECT id FROM b",
+    );
+    let names = |rows: &Rows| rows.schema().into_iter().map(|column| column.name).collect::<Vec<_>>();
+    assert_eq!(names(&chained), ["id"]);
+    assert_eq!(names(chained.of()[0].of()[0]), ["id", "likes"], "no more is computed than is read");
+    let all = rows("SELECT * FROM tweets");
+    assert_eq!(
+        all.schema().len(),
+        planned_output("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT id FROM tweets")
+            .table()
+            .columns
+            .len()
+    );
+    let windowed = planned("CREATE MATERIALIZED VIEW v AS WITH t AS (SELECT id, timestamp AS at FROM tweets)
+        SELECT t.window_end, count(*) AS n FROM HOP(t, at, INTERVAL '1 minute', INTERVAL '2 minutes') WHERE t.id <> '' GROUP BY window_end");
+    assert_eq!(windowed.aggregation().time.as_deref(), Some("at"));
+    let over = planned("CREATE MATERIALIZED VIEW v AS
+        SELECT window_end, count(*) AS n FROM TUMBLE((SELECT timestamp AS at FROM tweets), at, INTERVAL '1 minute') GROUP BY window_end");
+    assert_eq!(over.aggregation().window, Some(Window::sliding(MINUTE, MINUTE)));
+}
+
+#[test]
+fn a_view_changes_with_the_views_that_it_reads() {
+    let hash = |views: &str| {
+        planned(&format!("{views} CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM a")).id.definition.clone()
+    };
+    let one = hash("CREATE VIEW a AS SELECT id FROM b; CREATE VIEW b AS SELECT id FROM tweets;");
+    assert_eq!(one, hash("CREATE VIEW b AS SELECT  id FROM tweets; CREATE VIEW a AS SELECT id -- it\n FROM b;"));
+    assert_ne!(one, hash("CREATE VIEW a AS SELECT id FROM b; CREATE VIEW b AS SELECT id FROM tweets WHERE likes > 1;"));
+    assert_ne!(one, hash("CREATE VIEW a AS SELECT id FROM b WHERE id <> ''; CREATE VIEW b AS SELECT id FROM tweets;"));
+    assert_eq!(
+        one,
+        hash(
+            "CREATE VIEW a AS SELECT id FROM b; CREATE VIEW b AS SELECT id FROM tweets; CREATE VIEW c AS SELECT id FROM a;"
+        )
+    );
+}
+
+#[test]
+fn views_that_read_each_other_are_the_only_ones_blamed() {
+    let text = "CREATE VIEW a AS SELECT id FROM b; CREATE VIEW b AS SELECT id FROM a;
+        CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM a;
+        CREATE MATERIALIZED VIEW w AS SELECT count(*) AS n FROM tweets;";
+    let errors = plan_beside_tables(text).expect_err("a circle");
+    let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    let expected =
+        ["v.sql:1:13: view `a` reads itself, or what reads it", "v.sql:1:48: view `b` reads itself, or what reads it"];
+    assert_eq!(errors, expected);
+    let errors = plan_beside_tables(
+        "CREATE VIEW a AS SELECT nothing FROM tweets; CREATE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM a",
+    )
+    .expect_err("a view that can't be planned");
+    assert_eq!(errors.len(), 1, "{errors:?}");
+}
+
+#[test]
+fn times_and_intervals_are_added_up_as_they_are_written() {
+    let second = |n: i64| Expr::Literal(Literal::Interval(n * 1_000_000));
+    let of = |text: &str| match &planned(&condition(text)).rows {
+        Rows::Filter { condition, .. } => condition.clone(),
+        other => panic!("{other:?}"),
+    };
+    let (at, created) = (column("timestamp"), column("created"));
+    let later = binary(created.clone(), Op::Add, second(5));
+    assert_eq!(of("timestamp > created + INTERVAL '5 seconds'"), binary(at.clone(), Op::Greater, later.clone()));
+    assert_eq!(of("timestamp > INTERVAL '5' SECOND + created"), binary(at.clone(), Op::Greater, later));
+    let age = binary(at.clone(), Op::Subtract, created.clone());
+    assert_eq!(
+        of("timestamp - created <= INTERVAL '1 minute' + INTERVAL '1 s'"),
+        binary(age.clone(), Op::LessOrEqual, second(61))
+    );
+    assert_eq!(of("timestamp - created <= -INTERVAL '1 s'"), binary(age.clone(), Op::LessOrEqual, second(-1)));
+    let more = binary(age, Op::Add, second(2));
+    assert_eq!(of("timestamp - created + INTERVAL '2 s' > INTERVAL '0 s'"), binary(more, Op::Greater, second(0)));
+    assert_eq!(
+        of("timestamp - NULL IS NULL"),
+        Expr::IsNull(Box::new(binary(at, Op::Subtract, null(DataType::Interval))))
+    );
+}

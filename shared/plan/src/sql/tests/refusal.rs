@@ -7,11 +7,20 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("SELEC 1", "1:1: expected an SQL statement, found SELEC"),
     (
         "CREATE VIEW v AS SELECT count(*) AS n FROM tweets",
-        "1:13: views are kept up to date; write CREATE MATERIALIZED VIEW",
+        "1:37: what a view reads are plain rows; leave the aggregate `n` out here, and aggregate in the view that reads them",
+    ),
+    (
+        "CREATE VIEW v WITH (batch = '0 * * * *') AS SELECT user_id FROM tweets",
+        "1:13: nothing is kept or sent of a plain view, so it takes no options; write CREATE MATERIALIZED VIEW",
+    ),
+    ("CREATE VIEW v AS SELECT id FROM v", "1:13: view `v` reads itself, or what reads it"),
+    (
+        "CREATE VIEW a AS SELECT user_id FROM tweets; CREATE VIEW a AS SELECT user_id FROM tweets",
+        "1:58: view `a` is defined twice",
     ),
     (
         "DROP TABLE tweets",
-        "1:1: unsupported statement; a project holds CREATE TABLE and CREATE MATERIALIZED VIEW statements",
+        "1:1: unsupported statement; a project holds CREATE TABLE, CREATE VIEW and CREATE MATERIALIZED VIEW statements",
     ),
     (
         "CREATE OR REPLACE MATERIALIZED VIEW v AS SELECT count(*) AS n FROM tweets",
@@ -253,7 +262,10 @@ const QUERIES: &[(&str, &str)] = &[
         "SELECT count(*) AS n FROM tweet",
         "2:27: unknown table `tweet`; there are `changes`, `clicks`, `tweets`; did you mean `tweets`?",
     ),
-    ("SELECT count(*) AS n FROM other", "2:27: `other` is a view; a view reads a table"),
+    (
+        "SELECT count(*) AS n FROM other",
+        "2:27: `other` is a view that aggregates; a view reads tables, and views of rows",
+    ),
     (
         "SELECT count(*) AS n FROM tweets, clicks",
         "2:35: a view reads one table; lists are unnested by CROSS JOIN UNNEST(…) AS t(item)",
@@ -263,12 +275,36 @@ const QUERIES: &[(&str, &str)] = &[
         "2:39: joins aren't supported but for CROSS JOIN UNNEST(…) AS t(item)",
     ),
     (
-        "SELECT count(*) AS n FROM (SELECT * FROM tweets) AS t",
-        "2:28: subqueries aren't supported; a view reads one table",
+        "SELECT count(*) AS n FROM (SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id) AS t",
+        "2:70: what a view reads are plain rows; leave GROUP BY out here, and aggregate in the view that reads them",
     ),
     (
-        "WITH t AS (SELECT 1) SELECT count(*) AS n FROM t",
-        "2:1: WITH isn't supported; a view is one SELECT over one table",
+        "SELECT count(x) AS n FROM (SELECT text AS y FROM tweets) AS t",
+        "2:14: unknown column `x`; the query in FROM has `y`",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE((SELECT date_trunc('hour', timestamp) AS at FROM tweets), at, INTERVAL '1 day') GROUP BY window_end",
+        "2:104: windows are over an event time, and the query in FROM has none: no column of it comes unchanged from one",
+    ),
+    (
+        "SELECT window_end, count(*) AS n FROM TUMBLE((SELECT timestamp AS a, timestamp AS b, created FROM tweets), created, INTERVAL '1 day') GROUP BY window_end",
+        "2:108: windows are over an event time, which are `a`, `b` in the query in FROM, not `created`",
+    ),
+    (
+        "WITH t AS (SELECT user_id AS u FROM tweets) SELECT count(v) AS n FROM t",
+        "2:58: unknown column `v`; query `t` has `u`",
+    ),
+    (
+        "WITH t AS (SELECT id FROM tweets), t AS (SELECT id FROM tweets) SELECT count(*) AS n FROM t",
+        "2:36: query `t` is defined twice",
+    ),
+    (
+        "WITH RECURSIVE t AS (SELECT id FROM t) SELECT count(*) AS n FROM t",
+        "2:1: WITH RECURSIVE isn't supported; write WITH",
+    ),
+    (
+        "WITH t (a) AS (SELECT id FROM tweets) SELECT count(*) AS n FROM t",
+        "2:6: write t AS (SELECT …), and name columns with AS there",
     ),
     ("SELECT DISTINCT user_id FROM tweets", "2:8: SELECT DISTINCT isn't supported; GROUP BY the columns"),
     (
@@ -333,7 +369,7 @@ const QUERIES: &[(&str, &str)] = &[
         "2:69: there is no column 3; the SELECT list has 2",
     ),
     ("SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id FOR UPDATE", "2:60: FOR isn't supported"),
-    ("SELECT * FROM tweets", "2:8: * isn't supported; name the columns"),
+    ("SELECT * FROM tweets", "2:8: * is for plain rows; name the columns"),
     (
         "SELECT user_id FROM tweets",
         "2:8: the view has neither GROUP BY nor an aggregate; plain rows are written to a topic: WITH (sink = 'kafka', topic = '…')",
@@ -408,7 +444,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '0 minutes') GROUP BY window_end",
-        "2:74: `0 minutes`: a window's interval must be longer than no time",
+        "2:74: `INTERVAL '0 minutes'`: a window's interval must be longer than no time",
     ),
     (
         "SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '-1 minute') GROUP BY window_end",
@@ -481,7 +517,7 @@ const QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id HAVING text = 'x'",
-        "2:67: unknown column `text`; table `the SELECT list` has `user_id`, `n`",
+        "2:67: unknown column `text`; the SELECT list has `user_id`, `n`",
     ),
     (
         "SELECT user_id, approx_percentile(likes, 95) AS p FROM tweets GROUP BY user_id",
@@ -617,7 +653,13 @@ const CONDITIONS: &[(&str, &str)] = &[
         "timestamp > current_timestamp",
         "3:13: `current_timestamp` isn't supported: a view depends on its events alone, so that it can be computed again",
     ),
-    ("timestamp + INTERVAL '1 hour' > '2017-01-01'", "3:1: + takes a number, not TIMESTAMP"),
+    ("timestamp + 3600 > '2017-01-01'", "3:1: a timestamp and a number can't be added; write + INTERVAL '5 seconds'"),
+    (
+        "timestamp + created > '2017-01-01'",
+        "3:1: TIMESTAMP and TIMESTAMP: an INTERVAL is added to a TIMESTAMP or taken from it, and two TIMESTAMPs differ by an INTERVAL",
+    ),
+    ("timestamp - created > 5", "3:23: BIGINT can't stand beside INTERVAL"),
+    ("timestamp > created + INTERVAL '1 month'", "3:32: `1 month`: months and years have no fixed length; give days"),
     (
         "date_trunc('week', timestamp) = '2017-01-01'",
         "3:12: unsupported unit `week`; the units are second, minute, hour, day, month and year",
@@ -686,22 +728,24 @@ const PLAIN_QUERIES: &[(&str, &str)] = &[
     ),
     (
         "SELECT user_id, count(*) AS n FROM tweets",
-        "2:29: `n` is an aggregate, and a view with a sink has plain rows; leave it out, or the sink",
+        "2:29: a view with a sink has plain rows; leave the aggregate `n` out, or the sink",
     ),
     (
         "SELECT user_id FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute')",
-        "2:28: a view with a sink has plain rows, without windows; read FROM tweets",
+        "2:28: a view with a sink has plain rows; leave windows out, or the sink",
     ),
-    (
-        "SELECT user_id FROM tweets ORDER BY user_id",
-        "2:28: rows are written in the order of their events; leave ORDER BY out",
-    ),
-    ("SELECT user_id FROM tweets LIMIT 5", "2:28: rows are written for as long as events come; leave LIMIT out"),
+    ("SELECT user_id FROM tweets ORDER BY user_id", "2:28: rows come in the order of their events; leave ORDER BY out"),
+    ("SELECT user_id FROM tweets LIMIT 5", "2:28: rows come for as long as events do; leave LIMIT out"),
     ("SELECT DISTINCT user_id FROM tweets", "2:8: SELECT DISTINCT isn't supported; GROUP BY the columns"),
-    ("SELECT * FROM tweets", "2:8: * isn't supported; name the columns"),
+    ("SELECT id, * FROM tweets", "2:12: two columns are called `id`; name one with AS"),
+    ("SELECT x.* FROM tweets", "2:8: unknown table `x`"),
+    (
+        "SELECT id, timestamp - created AS age FROM tweets",
+        "2:35: `age` is an INTERVAL, which is for conditions; select the timestamps instead",
+    ),
     (
         "SELECT 'x' AS kind, 1 AS one FROM tweets",
-        "2:15: the view's rows would all be the same; select a column of `tweets`",
+        "2:15: the view's rows would all be the same; select a column of table `tweets`",
     ),
     ("SELECT user_id, lower(text) FROM tweets", "2:17: give `lower(text)` a name with AS"),
     ("SELECT user_id, text AS user_id FROM tweets", "2:25: two columns are called `user_id`; name one with AS"),
@@ -710,8 +754,8 @@ const PLAIN_QUERIES: &[(&str, &str)] = &[
         "2:8: a list can only be read by CROSS JOIN UNNEST(…) AS t(item)",
     ),
     ("SELECT user_id FROM tweets WHERE likes", "2:34: WHERE takes a condition, a BOOLEAN, not BIGINT"),
-    ("SELECT user_id FROM big", "2:21: `big` is a view; a view reads a table: create one WITH (topic = 'clicks.big')"),
-    ("SELECT user_id FROM other", "2:21: `other` is a view; a view reads a table"),
+    ("SELECT user_id FROM big", "2:8: unknown column `user_id`; view `big` has `ts`"),
+    ("SELECT user_id FROM other", "2:21: `other` is a view that aggregates; a view reads tables, and views of rows"),
 ];
 
 #[test]
