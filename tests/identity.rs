@@ -312,8 +312,10 @@ impl Admin {
     }
 
     fn produce(&self, topic: &str, ids: std::ops::Range<u64>) {
-        let producer: BaseProducer =
-            ClientConfig::new().set("bootstrap.servers", &self.brokers).create().expect("a producer");
+        let mut config = ClientConfig::new();
+        // A record that is sent again stays in its place.
+        config.set("bootstrap.servers", &self.brokers).set("enable.idempotence", "true");
+        let producer: BaseProducer = config.create().expect("a producer");
         for id in ids {
             let payload = event(id);
             let record = BaseRecord::<(), str>::to(topic).partition(0).payload(&payload);

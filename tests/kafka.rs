@@ -260,7 +260,10 @@ fn an_event_of_the_year_9999_makes_no_other_late_although_its_producer_set_its_t
         .args(["--config", "message.timestamp.type=CreateTime"])
         .output();
     assert!(created.expect("java starts").status.success());
-    let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("a producer");
+    let mut config = ClientConfig::new();
+    // A record that is sent again stays in its place.
+    config.set("bootstrap.servers", &brokers).set("enable.idempotence", "true");
+    let producer: BaseProducer = config.create().expect("a producer");
     // The last one's producer has a clock that stands at 1970.
     for (ts, time) in
         [("9700-01-01T00:00:00Z", None), ("2024-01-15T10:00:00Z", None), ("2024-01-15T10:00:30Z", Some(0))]

@@ -132,7 +132,8 @@ fn what_a_build_before_left_is_gone_on_with_on_kafka() {
     std::fs::remove_dir_all(project.data().join("log")).expect("removed");
     let topic = topic(&project, "events");
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &brokers).set("partitioner", "murmur2_random");
+    // A record that is sent again stays in its place.
+    config.set("bootstrap.servers", &brokers).set("partitioner", "murmur2_random").set("enable.idempotence", "true");
     let admin: AdminClient<DefaultClientContext> = config.create().expect("a client");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let new = NewTopic::new(&topic, 2, TopicReplication::Fixed(1));

@@ -218,7 +218,7 @@ fn headers_are_brought_to_whoever_asks_for_them() {
     let log = open(&options);
     log.create_topic("t", 1).expect("create");
     let topic = format!("{}t", options.topic_prefix);
-    let producer: BaseProducer = options.client(&[]).create().expect("a producer");
+    let producer: BaseProducer = options.client(&[("enable.idempotence", "true")]).create().expect("a producer");
     let headers = OwnedHeaders::new()
         .insert(Header { key: "trace", value: Some("first") })
         .insert(Header { key: "a \"quoted\" name", value: Some("é\n") })
@@ -251,7 +251,7 @@ fn a_batch_of_records_with_their_producers_times_says_when_it_was_read() {
     let log = KafkaLog::open(options.clone(), Arc::new(ManualClock::new(now))).expect("open");
     log.cluster.create("theirs", 1, &[("message.timestamp.type", "CreateTime")]).expect("create");
     log.create_topic("ours", 1).expect("create");
-    let producer: BaseProducer = options.client(&[]).create().expect("a producer");
+    let producer: BaseProducer = options.client(&[("enable.idempotence", "true")]).create().expect("a producer");
     for topic in ["theirs", "ours"] {
         let topic = format!("{}{topic}", options.topic_prefix);
         producer.send(BaseRecord::<(), str>::to(&topic).payload("a").timestamp(7)).expect("queued");
@@ -276,7 +276,10 @@ fn records_of_every_compression_are_read() {
     let topic = format!("{}t", options.topic_prefix);
     let all = ["none", "gzip", "snappy", "lz4", "zstd"];
     for compression in all {
-        let producer: BaseProducer = options.client(&[("compression.type", compression)]).create().expect("a producer");
+        let producer: BaseProducer = options
+            .client(&[("compression.type", compression), ("enable.idempotence", "true")])
+            .create()
+            .expect("a producer");
         let record = compression.repeat(1_000);
         producer.send(BaseRecord::<(), str>::to(&topic).payload(&record)).expect("queued");
         producer.flush(PATIENCE).expect("flushed");
