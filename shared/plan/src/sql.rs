@@ -24,12 +24,13 @@ mod view;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use sqlparser::ast::{CreateTable, CreateView};
+use sqlparser::ast::{CreateTable, CreateView, Query};
 
 use self::error::Fault;
 pub use self::error::SqlError;
 use self::from::{Broken, Names};
-use self::syntax::{Definition, Source, relations, simple_name, statements};
+use self::query::Asker;
+use self::syntax::{Definition, Source, Tokens, relations, simple_name, statements};
 use self::view::Texts;
 use crate::rows::Rows;
 use crate::view::{Catalog, View};
@@ -79,7 +80,8 @@ pub fn plan(files: &[(String, String)]) -> Result<Catalog, Vec<SqlError>> {
     // The texts of each view of rows and of those that it reads.
     let mut texts: BTreeMap<String, Texts> = BTreeMap::new();
     for Statement { file, source, create, name, reads } in &ordered {
-        let names = Names { catalog: &catalog, broken: &broken, queries: Vec::new() };
+        let plan = |query: &Query, tokens: &Tokens, names: &Names| query::rows(query, Asker::Reader, tokens, names);
+        let names = Names { catalog: &catalog, broken: &broken, queries: Vec::new(), plan };
         let above = reads.iter().filter_map(|name| texts.get(name)).flatten();
         let mut above: Texts = above.map(|(name, text)| (name.clone(), text.clone())).collect();
         let planned = match create.materialized {

@@ -9,7 +9,6 @@ use sqlparser::tokenizer::Location;
 use super::error::{Fault, list, suggestion};
 use super::expression::{Relation, Scope};
 use super::name::reserved;
-use super::query::{self, Asker};
 use super::syntax::{Tokens, fold, simple_name};
 use super::{literal, option};
 use crate::aggregation::OutputColumn;
@@ -40,6 +39,9 @@ impl Broken {
     }
 }
 
+/// Plans the rows of a query. `None` if it reads what is wrong itself.
+type Plan = fn(&ast::Query, &Tokens, &Names) -> Result<Option<Rows>, Vec<Fault>>;
+
 /// What names mean in FROM.
 #[derive(Clone)]
 pub(super) struct Names<'a> {
@@ -47,6 +49,8 @@ pub(super) struct Names<'a> {
     pub broken: &'a Broken,
     /// The queries of WITH, the last one last; none where one reads a name whose own definition is wrong.
     pub queries: Vec<(String, Option<Rows>)>,
+    /// Plans a query in FROM.
+    pub plan: Plan,
 }
 
 impl Names<'_> {
@@ -148,6 +152,9 @@ pub(super) fn plan<'a>(select: &ast::Select, tokens: &Tokens, names: &Names) -> 
     Ok(Some(Source { window, time, rows, scope, what, at }))
 }
 
+/// What a query in FROM is called.
+const QUERY: &str = "the query in FROM";
+
 /// What FROM reads first.
 struct Read {
     rows: Rows,
@@ -163,9 +170,9 @@ fn relation(factor: &TableFactor, tokens: &Tokens, names: &Names) -> Result<Opti
     if let TableFactor::Derived { lateral: false, subquery, alias, sample: None } = factor {
         check_alias(alias.as_ref()).map_err(one)?;
         let at = subquery.span().start;
-        let Some((rows, what)) = query(subquery, tokens, names)? else { return Ok(None) };
+        let Some(rows) = (names.plan)(subquery, tokens, names)? else { return Ok(None) };
         let qualifier = alias.as_ref().map(|alias| fold(&alias.name)).unwrap_or_default();
-        let relation = Relation::new(qualifier, what, &rows);
+        let relation = Relation::new(qualifier, QUERY.to_owned(), &rows);
         return Ok(Some(Read { rows, relation, window: None, at }));
     }
     let (name, alias, arguments) = named(factor, tokens).map_err(one)?;
@@ -180,7 +187,10 @@ fn relation(factor: &TableFactor, tokens: &Tokens, names: &Names) -> Result<Opti
             let at = arguments[0].span().start;
             let (found, name) = match arguments[0] {
                 ast::Expr::Identifier(ident) => (names.rows(&fold(ident), at).map_err(one)?, fold(ident)),
-                ast::Expr::Subquery(subquery) => (query(subquery, tokens, names)?, String::new()),
+                ast::Expr::Subquery(subquery) => {
+                    let rows = (names.plan)(subquery, tokens, names)?;
+                    (rows.map(|rows| (rows, QUERY.to_owned())), String::new())
+                }
                 other => {
                     return Err(one(Fault::of(other, format!("`{other}` isn't a table; write {}", form.example()))));
                 }
@@ -197,12 +207,6 @@ fn relation(factor: &TableFactor, tokens: &Tokens, names: &Names) -> Result<Opti
     let relation = Relation::new(qualifier, what, &rows);
     let window = form.map(|(form, arguments)| window(form, &arguments, &relation)).transpose().map_err(one)?;
     Ok(Some(Read { rows, relation, window, at }))
-}
-
-/// The rows of a query in FROM, and what it is.
-fn query(subquery: &ast::Query, tokens: &Tokens, names: &Names) -> Result<Option<(Rows, String)>, Vec<Fault>> {
-    let rows = query::rows(subquery, Asker::Reader, tokens, names)?;
-    Ok(rows.map(|rows| (rows, "the query in FROM".to_owned())))
 }
 
 fn check_alias(alias: Option<&TableAlias>) -> Result<(), Fault> {
