@@ -78,7 +78,7 @@ pub(crate) struct Tracker {
     partitions: BTreeMap<TopicPartition, Source>,
 }
 
-/// How it is stored, by topic.
+/// How it is stored, by topic. Delay and watermark are those of the tracker, and so the same for each.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct TrackerOfTopic {
     delay: Micros,

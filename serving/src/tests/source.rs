@@ -32,7 +32,7 @@ fn what_was_read_before_a_rebuild_is_not_added_to_what_is_read_since() {
     let sources = || {
         let sources = Sources::choose(&view, Mode::Merged, &store.get(&view), &Positions::from([(partition(0), 100)]));
         let version = sources.version.as_ref().map(|version| version.published.version);
-        (version, sources.chunks.len(), sources.missing.to_string())
+        (version, sources.chunks.len(), sources.missing.of("posts").to_string())
     };
     show(Some(1), 0, 40);
     assert_eq!(

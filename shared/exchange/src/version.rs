@@ -87,7 +87,7 @@ impl Published {
 
 impl<K> Published<K> {
     /// The same version, of other offsets.
-    pub fn with<L>(self, coverage: Coverage<L>, event_times: BTreeMap<L, Micros>) -> Published<L> {
+    fn with<L>(self, coverage: Coverage<L>, event_times: BTreeMap<L, Micros>) -> Published<L> {
         let Self { version, definition, published, run, rebuilds, erased, panes, log, .. } = self;
         Published { version, definition, coverage, event_times, published, run, rebuilds, erased, panes, log }
     }
