@@ -39,7 +39,7 @@ use anabranch_exchange::reject::{RejectLog, Rejected};
 use anabranch_exchange::version::Version;
 use anabranch_log::clock::Clock;
 use anabranch_log::lineage::{Adoption, Epoch, Mark, Tails};
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions, TopicPartition};
 use anabranch_log::{Log, LogReader, Retention};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
@@ -157,14 +157,15 @@ pub struct ArchiveStatus {
     /// Why the last attempt to archive in the background failed, if it did; it goes on trying.
     pub failing: Option<String>,
     /// What retention had taken when it was to be archived.
-    pub lost: Coverage,
+    pub lost: Coverage<TopicPartition>,
 }
 
 impl ArchiveStatus {
     /// How many offsets of each partition wait to be archived.
     pub fn waiting(&self) -> Positions {
         let ends = self.log_ends.iter();
-        ends.map(|(&partition, &end)| (partition, end.saturating_sub(self.archived.coverage.next(partition)))).collect()
+        ends.map(|(&partition, &end)| (partition, end.saturating_sub(self.archived.coverage.next(&partition))))
+            .collect()
     }
 }
 
@@ -215,13 +216,14 @@ impl Archiver {
 
     /// The offsets that are archived and that every view's newest version covers, per partition.
     fn settled(&self, archived: &Archived) -> Positions {
-        let covered = |view: &watch::Receiver<Option<Arc<Version>>>, partition| {
+        let covered = |view: &watch::Receiver<Option<Arc<Version>>>, partition: &TopicPartition| {
             let version = view.borrow().clone().filter(|version| !version.is_stale);
             version.map_or(0, |version| version.published.coverage.next(partition))
         };
         let ends = archived.coverage.ends().into_iter();
         ends.map(|(partition, end)| {
-            (partition, self.views.iter().map(|view| covered(view, partition)).fold(end, u64::min))
+            let of_topic = TopicPartition::new(self.archive.table.topic.as_str(), partition);
+            (partition, self.views.iter().map(|view| covered(view, &of_topic)).fold(end, u64::min))
         })
         .collect()
     }
@@ -383,7 +385,7 @@ impl Archiver {
     async fn positions(&self, archived: &Archived) -> Result<Positions, BatchError> {
         let bounds = self.archive.bounds().await?;
         let position = |(partition, held): (Partition, Range<Offset>)| {
-            (partition, archived.coverage.get(partition).map_or(held.start, |range| range.end))
+            (partition, archived.coverage.get(&partition).map_or(held.start, |range| range.end))
         };
         Ok(bounds.into_iter().map(position).collect())
     }

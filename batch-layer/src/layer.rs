@@ -323,8 +323,8 @@ impl Worker {
             tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
         });
         let newest = self.versions.newest(&view.id);
-        let begins = |p| newest.as_ref().map_or(0, |version| version.published.coverage.next(p));
-        held.is_ok_and(|held| held.iter().any(|(&partition, range)| begins(partition) < range.start))
+        let covered = newest.map(|version| version.published.coverage.of(&view.table().topic)).unwrap_or_default();
+        held.is_ok_and(|held| held.iter().any(|(partition, range)| covered.next(partition) < range.start))
     }
 
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {

@@ -29,6 +29,7 @@ use anabranch_exchange::version::{
     CommittedVersion, PaneFile, Published, Version, committed_version, kept_versions, set_aside, view_app_id, view_root,
 };
 use anabranch_log::clock::Clock;
+use anabranch_log::position::{Coverage, named};
 use anabranch_plan::schema::Layout;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
@@ -140,7 +141,7 @@ impl Recompute {
         let previous = newest.filter(is_start);
         let mut damaged = Vec::new();
         if let Some(previous) = &previous {
-            let known = Version::new(root.clone(), previous.published.clone(), false);
+            let known = Version::new(root.clone(), previous.published.clone().named(&self.view.table().topic), false);
             damaged = blocking("checking the panes", move || Ok(damaged_days(&known))).await?;
         }
         // Which sessions there were on a day that can't be read isn't known.
@@ -166,11 +167,12 @@ impl Recompute {
             return Err(BatchError::Cancelled);
         }
         self.archive.check().await?;
+        let topic = &self.view.table().topic;
         let published = Published {
             version,
             definition: self.view.id.definition.clone(),
-            coverage: self.archive.archived.coverage.clone(),
-            event_times: self.archive.archived.event_times.clone(),
+            coverage: self.archive.archived.coverage.clone().named(topic),
+            event_times: named(topic, self.archive.archived.event_times.clone()),
             published: self.clock.now(),
             run: self.run.clone(),
             rebuilds: self.archive.archived.rebuilds,
@@ -178,7 +180,7 @@ impl Recompute {
             panes: computed.panes,
             log: self.archive.archived.log.clone(),
         };
-        let note = CommittedVersion::note(&self.view.table().topic, &published, &archive_read(&self.archive));
+        let note = CommittedVersion::note(topic, &published, &archive_read(&self.archive));
         let note = note.map_err(|source| TableError::Note {
             table: root.display().to_string(),
             version: table.version() + 1,
@@ -288,7 +290,7 @@ impl Recompute {
         Published {
             version: 0,
             definition: self.view.id.definition.clone(),
-            coverage: self.archive.archived.coverage.clone(),
+            coverage: Coverage::new(),
             event_times: BTreeMap::new(),
             published: 0,
             run: self.run.clone(),

@@ -225,7 +225,8 @@ impl Collector {
     /// Why a snapshot isn't of the log that is there. The next owner of its partition will have another one.
     fn misfit(&self, lineage: &Lineage) -> Option<String> {
         let newest = self.partitions.values().flat_map(|held| held.views.values()).filter_map(VecDeque::front);
-        let checked = newest.map(|snapshot| lineage.check(snapshot.log.as_ref(), &snapshot.coverage.ends()));
+        let ends = |snapshot: &Snapshot| snapshot.coverage.of(&self.table.topic).ends();
+        let checked = newest.map(|snapshot| lineage.check(snapshot.log.as_ref(), &ends(snapshot)));
         let misfit = checked.filter_map(Result::err).next()?;
         Some(format!("topic `{}` isn't what the speed layer has told of: {misfit}", self.table.topic))
     }
@@ -269,8 +270,8 @@ pub(crate) fn compose(view: &ViewId, partitions: &BTreeMap<Partition, Held>) -> 
         if let Some(snapshot) = held.iter().find(|snapshot| place(snapshot) == chosen).or(held.front())
             && snapshot.rebuilds == chosen.0
         {
-            let own = snapshot.coverage.iter().filter(|(p, _)| *p == partition);
-            coverage.extend(own.map(|(p, range)| (p, range.clone())));
+            let own = snapshot.coverage.iter().filter(|(p, _)| p.partition == partition);
+            coverage.extend(own.map(|(p, range)| (p.clone(), range.clone())));
             whole.chunks.extend(snapshot.chunks.iter().cloned());
             whole.late += snapshot.late;
         } else {
@@ -283,12 +284,12 @@ pub(crate) fn compose(view: &ViewId, partitions: &BTreeMap<Partition, Held>) -> 
             Some(watermark) if newest.is_idle() => idle.push(watermark),
             Some(watermark) => awake.push(watermark),
         }
-        whole.partitions.extend(&newest.partitions);
+        whole.partitions.extend(newest.partitions.clone());
         stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
         alone &= newest.stopped.is_none() || newest.alone;
         whole.other_log |= newest.other_log;
         whole.log = whole.log.or_else(|| newest.log.clone());
-        lost.extend(newest.lost.iter().map(|(p, range)| (p, range.clone())));
+        lost.extend(newest.lost.iter().map(|(p, range)| (p.clone(), range.clone())));
     }
     whole.coverage = coverage.into_iter().collect();
     whole.watermark = awake.into_iter().min().or(idle.into_iter().max()).filter(|_| is_known);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{OnceLock, Weak};
 
 use anabranch_engine::render::Rows;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::view::{Kept, ViewId};
 use polars::prelude::PolarsResult;
 use sha2::{Digest, Sha256};
@@ -48,7 +48,7 @@ impl Frame {
     pub fn compute(
         view: &Kept,
         layers: &Layers,
-        log_end: &Positions,
+        log_end: &Positions<TopicPartition>,
         rejected: u64,
         most: usize,
         follows: Option<String>,
@@ -113,7 +113,7 @@ pub type Finals = Vec<(Final, String)>;
 pub fn finals(
     view: &Kept,
     layers: &Layers,
-    log_end: &Positions,
+    log_end: &Positions<TopicPartition>,
     after: Option<Final>,
     rejected: u64,
 ) -> PolarsResult<Option<Finals>> {

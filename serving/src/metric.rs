@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use anabranch_exchange::audit::Audit;
 use anabranch_exchange::histogram::{Counts, Histogram};
-use anabranch_log::position::Coverage;
+use anabranch_log::position::{Coverage, TopicPartition};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
@@ -62,10 +62,11 @@ impl Measure {
     }
 
     /// Offsets that retention took although they were wanted, a number for each partition.
-    pub fn lost(name: &str, lost: &Coverage) -> Vec<Self> {
+    pub fn lost(name: &str, lost: &Coverage<TopicPartition>) -> Vec<Self> {
         let help = "Offsets that retention deleted before they were read";
         let each = lost.iter().map(|(partition, range)| {
-            let measure = Self::gauge(name, help, (range.end - range.start) as f64).of("partition", partition);
+            let measure =
+                Self::gauge(name, help, (range.end - range.start) as f64).of("partition", partition.partition);
             measure.of("from", range.start).of("to", range.end)
         });
         each.collect()

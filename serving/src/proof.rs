@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_engine::render::write_json_text;
-use anabranch_log::position::{Coverage, Offset, Positions};
+use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::time::format_timestamp;
 use anabranch_plan::view::Kept;
 use serde::Serialize;
@@ -105,8 +105,8 @@ pub struct Offsets(BTreeMap<String, Ranges>);
 
 impl Offsets {
     /// Those of one topic.
-    pub fn of(topic: &str, coverage: &Coverage) -> Self {
-        Self([(topic.to_owned(), Ranges(coverage.clone()))].into())
+    pub fn of(topic: &str, coverage: &Coverage<TopicPartition>) -> Self {
+        Self([(topic.to_owned(), Ranges(coverage.of(topic)))].into())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::view::{Catalog, Kept, Sent, ViewId};
 use axum::http::StatusCode;
 use bytes::Bytes;
@@ -44,7 +44,7 @@ pub(crate) struct Server {
     pub openapi: Bytes,
     pub shutdown: watch::Receiver<bool>,
     /// Where topics ended a moment ago.
-    ends: Mutex<BTreeMap<String, (Instant, Positions)>>,
+    ends: Mutex<BTreeMap<String, (Instant, Positions<TopicPartition>)>>,
     rejects_seen: AtomicU64,
 }
 
@@ -110,7 +110,7 @@ impl Server {
     }
 
     /// What the layers say of a view, where its log ends if that matters, and the stamp of it all.
-    pub async fn instant(&self, view: &Kept) -> Result<(Layers, Positions, Stamp), Problem> {
+    pub async fn instant(&self, view: &Kept) -> Result<(Layers, Positions<TopicPartition>, Stamp), Problem> {
         let mut layers = self.layers.get(view);
         let log_end = if layers.need_log_end() { self.log_end(view, &mut layers).await? } else { Positions::new() };
         let stamp = self.stamp(&layers, &log_end);
@@ -118,19 +118,19 @@ impl Server {
     }
 
     /// The stamp of an answer made of these.
-    pub fn stamp(&self, layers: &Layers, log_end: &Positions) -> Stamp {
+    pub fn stamp(&self, layers: &Layers, log_end: &Positions<TopicPartition>) -> Stamp {
         layers.stamp(log_end, self.rejects_seen.load(Ordering::Relaxed))
     }
 
     /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to them.
-    pub async fn log_end(&self, view: &Kept, layers: &mut Layers) -> Result<Positions, Problem> {
+    pub async fn log_end(&self, view: &Kept, layers: &mut Layers) -> Result<Positions<TopicPartition>, Problem> {
         let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());
         let bounds = blocking(move || log.bounds(&topic)).await?;
-        Ok(Asked::of(bounds)?.ends(layers))
+        Ok(Asked::of(bounds)?.ends(&view.table().topic, layers))
     }
 
     /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
-    pub async fn recent_log_end(&self, view: &Kept, layers: &mut Layers) -> Option<Positions> {
+    pub async fn recent_log_end(&self, view: &Kept, layers: &mut Layers) -> Option<Positions<TopicPartition>> {
         let topic = &view.table().topic;
         let known = self.ends.lock().get(topic).cloned();
         if let Some((asked, end)) = &known

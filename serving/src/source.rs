@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots};
 use anabranch_exchange::version::{Version, Versions};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
 use parking_lot::Mutex;
@@ -116,7 +116,7 @@ impl Layers {
     }
 
     /// Changes whenever an answer made from these layers, the log's end and that many rejects may change.
-    pub fn stamp(&self, log_end: &Positions, rejects: u64) -> Stamp {
+    pub fn stamp(&self, log_end: &Positions<TopicPartition>, rejects: u64) -> Stamp {
         let version = self.versions.first().map(|version| version.published.version);
         let snapshot = self.snapshot.as_ref().map(|snapshot| snapshot.sequence);
         Stamp { snapshot, version, rejects, log_end: log_end.values().sum() }
@@ -204,9 +204,9 @@ pub struct Sources {
     /// The chunks that the speed part comes from.
     pub chunks: Vec<Arc<Chunk>>,
     /// What those chunks cover; none if the speed layer has no part.
-    pub speed: Option<Coverage>,
+    pub speed: Option<Coverage<TopicPartition>>,
     /// What neither covers and the answer therefore lacks.
-    pub missing: Coverage,
+    pub missing: Coverage<TopicPartition>,
     /// Records that may be events to the archive, and are none to the speed layer.
     pub early: Early,
     /// Set once the answer is about times of which those may be.
@@ -226,7 +226,7 @@ pub struct Sources {
 impl Sources {
     /// Chooses what a view's answer is made of. `log_end` matters only where [`Layers::need_log_end`] says so; unknown, it is
     /// empty.
-    pub fn choose(view: &Kept, mode: Mode, layers: &Layers, log_end: &Positions) -> Self {
+    pub fn choose(view: &Kept, mode: Mode, layers: &Layers, log_end: &Positions<TopicPartition>) -> Self {
         let snapshot = layers.snapshot.as_deref();
         let other_log = snapshot.is_some_and(|snapshot| snapshot.other_log) || layers.other_log.is_some();
         let stopped = snapshot.and_then(|snapshot| snapshot.stopped.clone()).or_else(|| layers.other_log.clone());
@@ -269,20 +269,19 @@ impl Sources {
 
     fn take_chunks(&mut self, snapshot: &Snapshot) {
         let batch = self.version.as_ref().map(|version| &version.published.coverage);
-        let frontier = |p: Partition| batch.map_or(0, |coverage| coverage.next(p));
+        let frontier = |p: &TopicPartition| batch.map_or(0, |coverage| coverage.next(p));
         let (used, left): (Vec<_>, Vec<_>) = snapshot.chunks.iter().cloned().partition(|chunk| {
             chunk.coverage.iter().all(|(p, range)| range.is_empty() || batch.is_none() || range.start >= frontier(p))
         });
         if left.is_empty() {
             self.speed = Some(snapshot.coverage.clone());
         } else {
-            let mut covered: BTreeMap<Partition, std::ops::Range<Offset>> = BTreeMap::new();
+            let mut covered = Coverage::new();
             for (p, range) in used.iter().flat_map(|chunk| chunk.coverage.iter()).filter(|(_, range)| !range.is_empty())
             {
-                let all = covered.entry(p).or_insert_with(|| range.clone());
-                *all = all.start.min(range.start)..all.end.max(range.end);
+                covered.extend(p.clone(), range.clone());
             }
-            self.speed = Some(covered.into_iter().collect());
+            self.speed = Some(covered);
         }
         self.chunks = used;
         // Chunks that stand on a version lack its part where no version is at hand.
@@ -290,25 +289,19 @@ impl Sources {
             let speed = self.speed.clone().unwrap_or_default();
             let holes = snapshot.coverage.iter().filter_map(|(p, range)| {
                 let begins = speed.get(p).filter(|used| !used.is_empty()).map_or(range.end, |used| used.start);
-                (frontier(p) < begins).then(|| (p, frontier(p)..begins))
+                (frontier(p) < begins).then(|| (p.clone(), frontier(p)..begins))
             });
             self.missing = holes.collect();
         }
     }
 
-    fn name_missing(&mut self, log_end: &Positions) {
-        let missing = log_end.iter().filter_map(|(&p, &end)| {
-            let covered = self.covered_to(p);
-            match self.missing.get(p) {
-                Some(hole) => Some((p, hole.start..hole.end.max(end))),
-                None => (covered < end).then_some((p, covered..end)),
+    fn name_missing(&mut self, log_end: &Positions<TopicPartition>) {
+        for (p, &end) in log_end {
+            let begins = self.missing.get(p).map_or_else(|| self.covered_to(p), |hole| hole.start);
+            if begins < end {
+                self.missing.extend(p.clone(), begins..end);
             }
-        });
-        let mut missing: BTreeMap<_, _> = missing.collect();
-        for (p, range) in self.missing.iter() {
-            missing.entry(p).or_insert_with(|| range.clone());
         }
-        self.missing = missing.into_iter().collect();
     }
 
     /// Whether it lacks something that there is.
@@ -330,10 +323,10 @@ impl Sources {
     }
 
     /// What the answer lacks.
-    pub fn lacking(&self) -> Coverage {
+    pub fn lacking(&self) -> Coverage<TopicPartition> {
         let mut lacking = self.missing.clone();
         if self.is_early.get().is_some() {
-            self.early.offsets.iter().for_each(|(partition, range)| lacking.extend(partition, range.clone()));
+            self.early.offsets.iter().for_each(|(partition, range)| lacking.extend(partition.clone(), range.clone()));
         }
         lacking
     }
@@ -370,19 +363,19 @@ impl Sources {
         partials
     }
 
-    fn coverages(&self) -> impl Iterator<Item = &Coverage> {
+    fn coverages(&self) -> impl Iterator<Item = &Coverage<TopicPartition>> {
         let batch = self.version.as_ref().map(|version| &version.published.coverage);
         batch.into_iter().chain(&self.speed)
     }
 
     /// The first offset that neither part covers.
-    pub fn covered_to(&self, partition: Partition) -> Offset {
+    pub fn covered_to(&self, partition: &TopicPartition) -> Offset {
         self.coverages().map(|coverage| coverage.next(partition)).max().unwrap_or(0)
     }
 
     /// How many records there are up to the log's end that neither part covers.
-    pub fn lag(&self, log_end: &Positions) -> u64 {
-        log_end.iter().map(|(&partition, &end)| end.saturating_sub(self.covered_to(partition))).sum()
+    pub fn lag(&self, log_end: &Positions<TopicPartition>) -> u64 {
+        log_end.iter().map(|(partition, &end)| end.saturating_sub(self.covered_to(partition))).sum()
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use anabranch_exchange::reject::RejectLog;
-use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::position::{Offset, Partition, Positions, TopicPartition, named};
 use anabranch_log::{Log, LogError};
 use anabranch_plan::view::Kept;
 
@@ -40,12 +40,12 @@ impl Asked {
         }
     }
 
-    /// Where its partitions end. That it is another one than that which the layers have read is told to them.
-    pub fn ends(&self, layers: &mut Layers) -> Positions {
+    /// Where the partitions of that topic end. That it is another one than that which the layers have read is told to them.
+    pub fn ends(&self, topic: &str, layers: &mut Layers) -> Positions<TopicPartition> {
         if self.other_log.is_some() {
             layers.other_log.clone_from(&self.other_log);
         }
-        self.held.iter().map(|(&partition, held)| (partition, held.end)).collect()
+        named(topic, self.held.iter().map(|(&partition, held)| (partition, held.end)).collect())
     }
 }
 
@@ -62,8 +62,9 @@ impl<'a> Topics<'a> {
     }
 
     /// Where the partitions of a view's topic end, as [`Asked::ends`] has it.
-    pub fn ends(&mut self, view: &Kept, layers: &mut Layers) -> Result<Positions, Problem> {
-        Ok(self.ask(&view.table().topic)?.ends(layers))
+    pub fn ends(&mut self, view: &Kept, layers: &mut Layers) -> Result<Positions<TopicPartition>, Problem> {
+        let topic = &view.table().topic;
+        Ok(self.ask(topic)?.ends(topic, layers))
     }
 
     fn ask(&mut self, topic: &str) -> Result<&Asked, Problem> {

@@ -13,7 +13,7 @@ use anabranch_engine::edition::Editions;
 use anabranch_engine::partial::{self, Slack};
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::lineage::{Mark, Tails};
-use anabranch_log::position::{ByTopic, Coverage, Positions};
+use anabranch_log::position::{ByTopic, Coverage, Positions, TopicPartition, by_topic, check_topic};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
 use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
@@ -22,7 +22,7 @@ use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::Closed;
-use crate::journal::Entry;
+use crate::journal::{self, Entry};
 use crate::watermark::Tracker;
 
 mod store;
@@ -35,7 +35,7 @@ const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 3, name: "a checkpoint" 
 #[derive(Debug)]
 pub(crate) struct Image {
     pub tracker: Tracker,
-    pub positions: Positions,
+    pub positions: Positions<TopicPartition>,
     /// By which definitions the records were read.
     pub editions: Editions,
     /// The views.
@@ -51,7 +51,7 @@ pub(crate) struct Image {
 pub(crate) struct ViewImage {
     pub base: Option<u64>,
     pub late: u64,
-    pub coverage: Coverage,
+    pub coverage: Coverage<TopicPartition>,
     /// The watermarks where it ends, if that is before the table's positions: it had stopped, or was catching up.
     pub tracker: Option<Tracker>,
     pub chunks: Vec<Closed>,
@@ -60,8 +60,9 @@ pub(crate) struct ViewImage {
 #[derive(Serialize, Deserialize)]
 struct Header {
     table: String,
-    tracker: ByTopic<Tracker>,
-    positions: ByTopic<Positions>,
+    tracker: Tracker,
+    #[serde(with = "by_topic")]
+    positions: Positions<TopicPartition>,
     editions: ByTopic<Editions>,
     log: Option<ByTopic<Mark>>,
     tails: ByTopic<Tails>,
@@ -74,18 +75,19 @@ struct ViewHeader {
     definition: String,
     base: Option<u64>,
     late: u64,
-    coverage: ByTopic<Coverage>,
+    coverage: Coverage<TopicPartition>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    tracker: Option<ByTopic<Tracker>>,
+    tracker: Option<Tracker>,
     chunks: Vec<ChunkHeader>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct ChunkHeader {
-    coverage: ByTopic<Coverage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    early: Option<ByTopic<Early>>,
-    journal: ByTopic<Vec<Entry>>,
+    coverage: Coverage<TopicPartition>,
+    #[serde(default, skip_serializing_if = "Early::is_empty")]
+    early: Early,
+    #[serde(with = "journal")]
+    journal: Vec<Entry>,
     panes: BTreeMap<Micros, PaneHeader>,
     /// Where its Parquet file is.
     frame: Option<Place>,
@@ -103,21 +105,21 @@ impl Image {
         let mut frames = Frames::default();
         let mut views = Vec::new();
         for (id, image) in &self.views {
-            let chunks = image.chunks.iter().map(|closed| encode_chunk(closed, topic, &mut frames));
+            let chunks = image.chunks.iter().map(|closed| encode_chunk(closed, &mut frames));
             views.push(ViewHeader {
                 name: id.name.clone(),
                 definition: id.definition.clone(),
                 base: image.base,
                 late: image.late,
-                coverage: ByTopic::of(topic, image.coverage.clone()),
-                tracker: image.tracker.clone().map(|tracker| ByTopic::of(topic, tracker)),
+                coverage: image.coverage.clone(),
+                tracker: image.tracker.clone(),
                 chunks: chunks.collect::<Result<_, _>>()?,
             });
         }
         let header = Header {
             table: table.to_owned(),
-            tracker: ByTopic::of(topic, self.tracker.clone()),
-            positions: ByTopic::of(topic, self.positions.clone()),
+            tracker: self.tracker.clone(),
+            positions: self.positions.clone(),
             editions: ByTopic::of(topic, self.editions.clone()),
             log: self.log.clone().map(|log| ByTopic::of(topic, log)),
             tails: ByTopic::of(topic, self.tails.clone()),
@@ -140,13 +142,15 @@ impl Image {
             let Some(view) = views.iter().find(|view| view.id == id) else { continue };
             let chunks =
                 chunks.into_iter().map(|chunk| decode_chunk(view, topic, chunk, frames)).collect::<Result<_, _>>()?;
-            let tracker = tracker.map(|tracker| tracker.only(topic)).transpose().map_err(EnvelopeError::content)?;
-            let coverage = coverage.only(topic).map_err(EnvelopeError::content)?;
+            let of_tracker = tracker.iter().flat_map(Tracker::partitions);
+            check_topic(topic, coverage.partitions().chain(of_tracker)).map_err(EnvelopeError::content)?;
             images.insert(id, ViewImage { base, late, coverage, tracker, chunks });
         }
+        check_topic(topic, header.tracker.partitions()).map_err(EnvelopeError::content)?;
+        check_topic(topic, header.positions.keys()).map_err(EnvelopeError::content)?;
         Ok(Self {
-            tracker: header.tracker.only(topic).map_err(EnvelopeError::content)?,
-            positions: header.positions.only(topic).map_err(EnvelopeError::content)?,
+            tracker: header.tracker,
+            positions: header.positions,
             editions: header.editions.only(topic).map_err(EnvelopeError::content)?,
             views: images,
             log: header.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
@@ -158,7 +162,7 @@ impl Image {
 /// The rows of a row group: of small panes as many as make one.
 const ROWS: usize = 262_144;
 
-fn encode_chunk(closed: &Closed, topic: &str, frames: &mut Frames) -> PolarsResult<ChunkHeader> {
+fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkHeader> {
     let pane = |pane: &Pane| PaneHeader { late: pane.late.clone(), slack: pane.slack };
     let panes = closed.chunk.panes.iter().map(|(&start, it)| (start, pane(it))).collect();
     let mut held = closed.chunk.panes.values().map(|pane| &pane.partials).filter(|frame| frame.height() > 0).peekable();
@@ -188,9 +192,9 @@ fn encode_chunk(closed: &Closed, topic: &str, frames: &mut Frames) -> PolarsResu
     }
     let Chunk { coverage, early, .. } = &*closed.chunk;
     Ok(ChunkHeader {
-        coverage: ByTopic::of(topic, coverage.clone()),
-        early: (!early.is_empty()).then(|| ByTopic::of(topic, early.clone())),
-        journal: ByTopic::of(topic, closed.journal.to_vec()),
+        coverage: coverage.clone(),
+        early: early.clone(),
+        journal: closed.journal.to_vec(),
         panes,
         frame: place,
     })
@@ -209,10 +213,9 @@ fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) 
         let partials = partials.remove(&start).unwrap_or_else(empty);
         panes.insert(start, Arc::new(Pane { partials, late, slack }));
     }
-    let coverage = coverage.only(topic).map_err(EnvelopeError::content)?;
-    let early =
-        early.map_or_else(|| Ok(Early::default()), |early| early.only(topic)).map_err(EnvelopeError::content)?;
-    let journal = journal.only(topic).map_err(EnvelopeError::content)?;
+    let of_journal = journal.iter().map(|entry| &entry.partition);
+    let partitions = coverage.partitions().chain(early.offsets.partitions()).chain(of_journal);
+    check_topic(topic, partitions).map_err(EnvelopeError::content)?;
     Ok(Closed::new(Chunk { coverage, panes, early }, Arc::new(journal)))
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
-use anabranch_log::position::{Coverage, Positions};
+use anabranch_log::position::{Coverage, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 use polars::prelude::*;
@@ -154,7 +154,7 @@ fn merge_panes(view: &Kept, one: &Pane, other: &Pane) -> Result<Pane, SpeedError
 #[derive(Debug, Default)]
 pub(crate) struct Open {
     /// The offsets folded into it.
-    pub coverage: Coverage,
+    pub coverage: Coverage<TopicPartition>,
     /// Its panes by their start.
     pub panes: BTreeMap<Micros, OpenPane>,
     /// As in [`Chunk`].
@@ -171,7 +171,7 @@ pub(crate) struct Open {
 
 impl Open {
     /// A chunk that will go on at these positions.
-    pub fn new(positions: &Positions, since: Micros) -> Self {
+    pub fn new(positions: &Positions<TopicPartition>, since: Micros) -> Self {
         Self { coverage: Coverage::starting_at(positions), since, ..Self::default() }
     }
 
@@ -222,9 +222,9 @@ impl Open {
     /// wrong since has a part in it.
     pub fn last_exported(self) -> Option<Closed> {
         let chunk = self.exported.filter(|chunk| !chunk.coverage.is_empty())?;
-        let end = |partition| chunk.coverage.next(partition);
-        let known = self.journal.into_iter().filter(|entry| entry.first < end(entry.partition));
-        let journal = known.map(|entry| Entry { next: entry.next.min(end(entry.partition)), ..entry }).collect();
+        let end = |entry: &Entry| chunk.coverage.next(&entry.partition);
+        let known = self.journal.into_iter().filter(|entry| entry.first < end(entry));
+        let journal = known.map(|entry| Entry { next: entry.next.min(end(&entry)), ..entry }).collect();
         Some(Closed::of(chunk, Arc::new(journal)))
     }
 }

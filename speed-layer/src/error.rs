@@ -4,7 +4,7 @@ use std::any::Any;
 use std::error::Error;
 
 use anabranch_log::LogError;
-use anabranch_log::position::{Coverage, PositionError};
+use anabranch_log::position::{Coverage, PositionError, TopicPartition};
 use polars::prelude::PolarsError;
 
 /// Why the speed layer can't start or go on.
@@ -66,7 +66,7 @@ pub enum SpeedError {
         view: String,
         /// What doesn't join.
         #[source]
-        source: PositionError,
+        source: PositionError<TopicPartition>,
     },
     /// A range of the log was read again and did not hold what it had held.
     #[error("table `{table}`: the log did not deliver {missing} again")]
@@ -74,7 +74,7 @@ pub enum SpeedError {
         /// The table.
         table: String,
         /// What was not read.
-        missing: Coverage,
+        missing: Coverage<TopicPartition>,
     },
     /// A checkpoint could not be stored or read.
     #[error("checkpoint `{path}`: {step} failed")]
@@ -125,7 +125,7 @@ pub(crate) struct Stop {
     /// In words.
     pub reason: String,
     /// What retention has taken of what it wants.
-    pub lost: Coverage,
+    pub lost: Coverage<TopicPartition>,
     /// Whether the log isn't the one that it had read.
     pub other_log: bool,
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use anabranch_log::position::Partition;
+use anabranch_log::position::TopicPartition;
 use anabranch_plan::time::Micros;
 
 use crate::error::Stop;
@@ -13,9 +13,9 @@ pub(crate) enum Input {
     /// Records.
     Batch(MicroBatch),
     /// At that time, these partitions held nothing unread.
-    CaughtUp(Vec<Partition>, Micros),
+    CaughtUp(Vec<TopicPartition>, Micros),
     /// These partitions hold records and deliver none; all others don't stall.
-    Stalled(BTreeSet<Partition>),
+    Stalled(BTreeSet<TopicPartition>),
     /// The reader can't go on.
     Failed(Stop),
 }

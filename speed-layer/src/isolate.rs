@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use anabranch_exchange::snapshot::Snapshot;
-use anabranch_log::position::{Coverage, Partition, Positions};
+use anabranch_log::position::{Coverage, Positions, TopicPartition};
 use anabranch_log::{Batch, LogReader};
 
 use crate::checkpoint::ViewImage;
@@ -119,12 +119,12 @@ impl CatchUp {
     pub fn step(
         &mut self,
         state: &mut ViewState,
-        to: &Positions,
+        to: &Positions<TopicPartition>,
         replay: &mut Replay,
         late: &mut LateWriter,
         chunk_records: u64,
     ) -> Result<Step, SpeedError> {
-        let lacking: Vec<Partition> = to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| p).collect();
+        let lacking: Vec<_> = to.iter().filter(|&(p, &end)| state.next(p) < end).map(|(p, _)| p).collect();
         if lacking.is_empty() {
             return Ok(Step::Done);
         }
@@ -147,14 +147,14 @@ impl CatchUp {
     fn next(
         &mut self,
         state: &ViewState,
-        lacking: &[Partition],
-        to: &Positions,
+        lacking: &[&TopicPartition],
+        to: &Positions<TopicPartition>,
         replay: &Replay,
     ) -> Result<Option<Batch>, SpeedError> {
         let mut reader = match self.reader.take() {
             // The topic may have grown since it was opened.
-            Some(reader) if lacking.iter().all(|p| reader.positions().contains_key(p)) => reader,
-            _ => replay.reader(&to.keys().map(|&p| (p, state.next(p))).collect())?,
+            Some(reader) if lacking.iter().all(|p| reader.positions().contains_key(&p.partition)) => reader,
+            _ => replay.reader(&to.keys().map(|p| (p.clone(), state.next(p))).collect())?,
         };
         let batch = replay.poll_once(&mut *reader);
         self.reader = Some(reader);

@@ -12,10 +12,9 @@ use std::time::Duration;
 use anabranch_engine::render::write_json_text;
 use anabranch_engine::row::ROW;
 use anabranch_exchange::reject::{RejectLog, Rejected};
-use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::position::{Offset, Partition, Positions, TopicPartition};
 use anabranch_log::{Append, Batch, Log, LogError, Payloads, ReadLimit};
 use anabranch_plan::aggregation::Late;
-use anabranch_plan::schema::Table;
 use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_plan::view::Kept;
 use polars::prelude::*;
@@ -65,19 +64,18 @@ pub(crate) fn events(
     Ok(taken.into_iter().map(event).collect())
 }
 
-/// Writes the late events of one table's views.
+/// Writes the late events of a pipeline's views.
 pub(crate) struct LateWriter {
     log: Arc<dyn Log>,
     rejects: Arc<RejectLog>,
-    table: Arc<Table>,
     shutdown: CancellationToken,
     /// The highest offset of each partition that the topic of a view has.
-    written: BTreeMap<(String, Partition), Option<Offset>>,
+    written: BTreeMap<(String, TopicPartition), Option<Offset>>,
 }
 
 impl LateWriter {
-    pub fn new(log: Arc<dyn Log>, rejects: Arc<RejectLog>, table: Arc<Table>, shutdown: CancellationToken) -> Self {
-        Self { log, rejects, table, shutdown, written: BTreeMap::new() }
+    pub fn new(log: Arc<dyn Log>, rejects: Arc<RejectLog>, shutdown: CancellationToken) -> Self {
+        Self { log, rejects, shutdown, written: BTreeMap::new() }
     }
 
     /// Writes the events of a micro-batch that came late for a view, where the view wants them. Blocks until they are stored.
@@ -115,11 +113,11 @@ impl LateWriter {
                 windows => format!("late: {} of its {windows} windows were closed for good", event.missed),
             };
             Rejected {
-                partition: Some(batch.partition),
+                partition: Some(batch.partition.partition),
                 offset: Some(told.offset),
                 view: Some(view.id.name.clone()),
                 behind_ms: Some(told.behind_ms),
-                ..self.rejects.rejected(&self.table.topic, reason, records.payloads.get(told.index))
+                ..self.rejects.rejected(&batch.partition.topic, reason, records.payloads.get(told.index))
             }
         });
         self.rejects.record(&rejected.collect::<Vec<_>>())
@@ -134,15 +132,15 @@ impl LateWriter {
         late: &[LateEvent],
     ) -> Result<(), LogError> {
         let partitions = self.log.bounds(topic)?.len().max(1) as u32;
-        let place = batch.partition % partitions;
-        let of = (view.id.name.clone(), batch.partition);
+        let place = batch.partition.partition % partitions;
+        let of = (view.id.name.clone(), batch.partition.clone());
         let written = match self.written.get(&of) {
             Some(written) => *written,
-            None => self.highest(topic, place, view, batch.partition)?,
+            None => self.highest(topic, place, view, &batch.partition)?,
         };
         let told = late.iter().map(|event| Told::of(view, batch, records, event));
         let told = told.filter(|told| written.is_none_or(|written| told.offset > written));
-        let told: Vec<_> = told.map(|told| (told.key(records), self.record(view, batch, records, &told))).collect();
+        let told: Vec<_> = told.map(|told| (told.key(records), record(view, batch, records, &told))).collect();
         self.append(topic, place, &told)?;
         let last = late.last().map(|event| batch.offsets[event.row]);
         self.written.insert(of, written.max(last));
@@ -168,37 +166,14 @@ impl LateWriter {
         }
     }
 
-    /// What a topic says of a late event.
-    fn record(&self, view: &Kept, batch: &MicroBatch, records: &Batch, told: &Told) -> Vec<u8> {
-        let Told { index, offset, time, behind_ms, windows, event } = *told;
-        let mut record = b"{\"view\":".to_vec();
-        write_json_text(&view.id.name, &mut record);
-        record.extend_from_slice(b",\"topic\":");
-        write_json_text(&self.table.topic, &mut record);
-        let (partition, missed) = (batch.partition, event.missed);
-        let (time, watermark) = (format_timestamp(time), format_timestamp(event.met));
-        let numbers = format!(
-            ",\"partition\":{partition},\"offset\":{offset},\"event_time\":\"{time}\",\"watermark\":\"{watermark}\",\
-             \"behind_ms\":{behind_ms},\"missed\":{missed},\"windows\":{windows}"
-        );
-        record.extend_from_slice(numbers.as_bytes());
-        let key = told.key(records);
-        if !key.is_empty() {
-            record.extend_from_slice(b",\"key\":");
-            write_json_text(&String::from_utf8_lossy(key), &mut record);
-        }
-        if let Some(headers) = records.headers.as_ref().map(|all| all.get(index)).filter(|text| !text.is_empty()) {
-            record.extend_from_slice(b",\"headers\":");
-            record.extend_from_slice(headers);
-        }
-        record.extend_from_slice(b",\"record\":");
-        record.extend_from_slice(records.payloads.get(index));
-        record.push(b'}');
-        record
-    }
-
     /// The highest offset of a partition that the topic of a view has.
-    fn highest(&self, topic: &str, place: Partition, view: &Kept, of: Partition) -> Result<Option<Offset>, LogError> {
+    fn highest(
+        &self,
+        topic: &str,
+        place: Partition,
+        view: &Kept,
+        of: &TopicPartition,
+    ) -> Result<Option<Offset>, LogError> {
         let held = self.log.bounds(topic)?.remove(&place).unwrap_or(0..0);
         let (mut tail, mut end, mut highest) = (TAIL, held.end, None);
         while highest.is_none() && end > held.start {
@@ -208,7 +183,7 @@ impl LateWriter {
             while let Some(batch) = reader.poll(limit, Duration::from_secs(1))? {
                 let origins = batch.payloads.iter().filter_map(|record| serde_json::from_slice::<Origin>(record).ok());
                 let ours = origins.filter(|origin| {
-                    (origin.view == view.id.name) && (origin.topic == self.table.topic) && origin.partition == of
+                    origin.view == view.id.name && *origin.topic == *of.topic && origin.partition == of.partition
                 });
                 highest = ours.map(|origin| origin.offset).max().max(highest);
                 if batch.coverage.end >= end {
@@ -219,6 +194,35 @@ impl LateWriter {
         }
         Ok(highest)
     }
+}
+
+/// What a topic says of a late event.
+fn record(view: &Kept, batch: &MicroBatch, records: &Batch, told: &Told) -> Vec<u8> {
+    let Told { index, offset, time, behind_ms, windows, event } = *told;
+    let mut record = b"{\"view\":".to_vec();
+    write_json_text(&view.id.name, &mut record);
+    record.extend_from_slice(b",\"topic\":");
+    write_json_text(&batch.partition.topic, &mut record);
+    let (partition, missed) = (batch.partition.partition, event.missed);
+    let (time, watermark) = (format_timestamp(time), format_timestamp(event.met));
+    let numbers = format!(
+        ",\"partition\":{partition},\"offset\":{offset},\"event_time\":\"{time}\",\"watermark\":\"{watermark}\",\
+         \"behind_ms\":{behind_ms},\"missed\":{missed},\"windows\":{windows}"
+    );
+    record.extend_from_slice(numbers.as_bytes());
+    let key = told.key(records);
+    if !key.is_empty() {
+        record.extend_from_slice(b",\"key\":");
+        write_json_text(&String::from_utf8_lossy(key), &mut record);
+    }
+    if let Some(headers) = records.headers.as_ref().map(|all| all.get(index)).filter(|text| !text.is_empty()) {
+        record.extend_from_slice(b",\"headers\":");
+        record.extend_from_slice(headers);
+    }
+    record.extend_from_slice(b",\"record\":");
+    record.extend_from_slice(records.payloads.get(index));
+    record.push(b'}');
+    record
 }
 
 /// Where a record of a topic of late events came from.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_log::kafka::group::Member;
-use anabranch_log::position::{Partition, Positions};
+use anabranch_log::position::{Partition, Positions, TopicPartition};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -89,7 +89,8 @@ impl Member for SpeedMember {
         }
         let done = |((topic, partition), running): (&(String, Partition), &Running)| {
             let snapshots = running.layer.snapshots();
-            let ends = snapshots.0.keys().filter_map(|view| Some(snapshots.get(view)?.coverage.get(*partition)?.end));
+            let of_topic = TopicPartition::new(topic.as_str(), *partition);
+            let ends = snapshots.0.keys().filter_map(|view| Some(snapshots.get(view)?.coverage.get(&of_topic)?.end));
             Some((topic.clone(), Positions::from([(*partition, ends.min()?)])))
         };
         self.running.lock().iter().filter_map(done).collect()

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anabranch_exchange::histogram::{Counts, Histogram};
-use anabranch_log::position::Coverage;
+use anabranch_log::position::{Coverage, TopicPartition};
 use anabranch_plan::time::Micros;
 use parking_lot::Mutex;
 
@@ -51,7 +51,7 @@ pub struct SpeedMetrics {
     /// Why the source has stopped, if it has.
     pub stopped: Option<String>,
     /// What retention had taken when the source wanted it.
-    pub lost: Coverage,
+    pub lost: Coverage<TopicPartition>,
     /// The table's views, each with why it has stopped by itself, if it has.
     pub views: BTreeMap<String, Option<String>>,
 }

@@ -8,7 +8,7 @@ use anabranch_engine::decode::{self, Decoder, Reject};
 use anabranch_engine::edition::Editions;
 use anabranch_exchange::snapshot::Early;
 use anabranch_log::lineage::Tail;
-use anabranch_log::position::{Offset, Partition};
+use anabranch_log::position::{Offset, TopicPartition};
 use anabranch_log::{Batch, Extras};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
@@ -22,7 +22,7 @@ use crate::error::SpeedError;
 #[derive(Debug)]
 pub(crate) struct MicroBatch {
     /// The partition of all records.
-    pub partition: Partition,
+    pub partition: TopicPartition,
     /// The offsets that it speaks for.
     pub coverage: Range<Offset>,
     /// The table's columns.
@@ -46,18 +46,19 @@ pub(crate) struct MicroBatch {
 }
 
 impl MicroBatch {
-    /// Decodes a batch that was read at `at`.
-    pub fn decode(decoder: &mut Decoder, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
+    /// Decodes a batch of a topic that was read at `at`.
+    pub fn decode(decoder: &mut Decoder, topic: &Arc<str>, batch: &Batch, at: Micros) -> Result<Self, SpeedError> {
         let decoded = decoder.decode_batch(batch);
+        let partition = TopicPartition::new(topic.clone(), batch.partition);
         let mut early = Early::default();
         for Reject { index, early: time, .. } in &decoded.rejects {
             let offset = batch.offsets[*index as usize];
-            time.iter().for_each(|&time| early.add(batch.partition, offset..offset + 1, time));
+            time.iter().for_each(|&time| early.add(partition.clone(), offset..offset + 1, time));
         }
         let events = to_polars(&decoded.batch)
             .map_err(|source| SpeedError::Columns { table: decoder.table().name.clone(), source })?;
         Ok(Self {
-            partition: batch.partition,
+            partition,
             coverage: batch.coverage.clone(),
             events,
             offsets: decoded.kept.iter().map(|&i| batch.offsets[i as usize]).collect(),

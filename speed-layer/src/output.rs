@@ -21,7 +21,7 @@ use anabranch_engine::row;
 use anabranch_log::clock::{Clock, has_passed};
 use anabranch_log::kafka::outlet::{Commit, Keys, Outlets, Parts, Stream};
 use anabranch_log::key::by_key;
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions, TopicPartition};
 use anabranch_log::{Log, LogError, Payloads};
 use anabranch_plan::schema::{Column, DataType};
 use anabranch_plan::sink::{Delivery, Sink};
@@ -58,7 +58,7 @@ pub struct OutputStatus {
     /// Why it has stopped, if it has.
     pub stopped: Option<String>,
     /// What retention had taken when it was wanted.
-    pub lost: Coverage,
+    pub lost: Coverage<TopicPartition>,
 }
 
 /// How the outputs of a process do, by view and partition.
@@ -156,7 +156,7 @@ impl OutputWriter {
         reader.bring(decode::extras(table));
         self.note(partition, |state| state.position = next);
         let (mut decoder, made) = (Decoder::new(table.clone()), row::Records::new(&self.output.rows));
-        let mut stored = self.clock.now();
+        let (mut stored, of) = (self.clock.now(), table.topic.as_str().into());
         while !self.shutdown.is_cancelled() {
             let (begun, now) = (Instant::now(), self.clock.now());
             let Some(batch) = reader.poll(self.settings.read_limit(), self.settings.batch_wait).map_err(reading)?
@@ -168,7 +168,7 @@ impl OutputWriter {
                 continue;
             };
             fail::fail_point!("output::after_read");
-            let decoded = MicroBatch::decode(&mut decoder, &batch, now)?;
+            let decoded = MicroBatch::decode(&mut decoder, &of, &batch, now)?;
             let partitions = outlet.partitions().map_err(writing)?;
             let rows = made.of(decoded.events.lazy()).collect();
             let written = rows

@@ -12,7 +12,7 @@ use anabranch_exchange::snapshot::Snapshot;
 use anabranch_exchange::version::Version;
 use anabranch_log::clock::{Clock, has_passed};
 use anabranch_log::lineage::{Mark, Tails};
-use anabranch_log::position::{Partition, Positions};
+use anabranch_log::position::{Positions, TopicPartition, of_topic};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
@@ -83,8 +83,8 @@ pub(crate) struct Pipeline {
     /// The last records that it has read.
     tails: Tails,
     tracker: Tracker,
-    positions: Positions,
-    stalled: BTreeSet<Partition>,
+    positions: Positions<TopicPartition>,
+    stalled: BTreeSet<TopicPartition>,
     states: Vec<ViewState>,
     /// Those of them that catch up, by their place.
     behind: BTreeMap<usize, CatchUp>,
@@ -116,7 +116,7 @@ pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, 
         let mut pipeline = Pipeline::recover(parts, found);
         *display.counters.stopped.lock() = None;
         // The reader may have ended before it began.
-        begin.send(pipeline.positions.clone()).ok();
+        begin.send(of_topic(&pipeline.parts.table.topic, &pipeline.positions)).ok();
         pipeline.fold_all(inputs)
     }));
     let stopped = match done {
@@ -247,7 +247,7 @@ impl Pipeline {
 
     fn fold(&mut self, batch: &MicroBatch) {
         let begun = Instant::now();
-        let met = self.tracker.begin(batch.partition, batch.at);
+        let met = self.tracker.begin(&batch.partition, batch.at);
         let each = met.each(&batch.times, self.tracker.delay());
         let (mut late, writer) = (0, &mut self.parts.late);
         for (_, state) in self.states.iter_mut().enumerate().filter(|(i, _)| !self.behind.contains_key(i)) {
@@ -261,10 +261,10 @@ impl Pipeline {
         self.limit();
         fail::fail_point!("speed::after_fold");
         if let Some(newest) = batch.newest() {
-            self.tracker.end(batch.partition, newest);
+            self.tracker.end(&batch.partition, newest);
         }
-        self.positions.insert(batch.partition, batch.coverage.end);
-        self.tails.extend(batch.tail.map(|tail| (batch.partition, tail)));
+        self.positions.insert(batch.partition.clone(), batch.coverage.end);
+        self.tails.extend(batch.tail.map(|tail| (batch.partition.partition, tail)));
         self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
         let counters = &self.parts.display.counters;
@@ -338,7 +338,7 @@ impl Pipeline {
     }
 
     /// Drops what a version covers of a view's state. Whether the state stands on the version now.
-    fn advance(&mut self, i: usize, version: &Version, frontier: &Positions) -> bool {
+    fn advance(&mut self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) -> bool {
         let (state, replay) = (&mut self.states[i], &mut self.parts.replay);
         let (number, newest) = (version.published.version, &version.published.event_times);
         let advanced = catch_unwind(AssertUnwindSafe(|| state.advance(number, frontier, newest, replay)));
@@ -365,18 +365,18 @@ impl Pipeline {
     }
 
     /// A state that begins at the frontier of a version, and the watermarks there.
-    fn standing_on(&self, i: usize, version: &Version, frontier: &Positions) -> (ViewState, Tracker) {
-        let from = self.positions.keys().map(|&p| (p, frontier.get(&p).copied().unwrap_or(0))).collect();
+    fn standing_on(&self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) -> (ViewState, Tracker) {
+        let from = self.positions.keys().map(|p| (p.clone(), frontier.get(p).copied().unwrap_or(0))).collect();
         let (view, now) = (self.states[i].view.clone(), self.parts.clock.now());
         let mut tracker = self.tracker.restarted();
-        for (&partition, &newest) in &version.published.event_times {
+        for (partition, &newest) in &version.published.event_times {
             tracker.seed(partition, newest);
         }
         (ViewState::new(view, Some(version.published.version), &from, now), tracker)
     }
 
     /// Has a view that had stopped go on from the frontier of a version.
-    fn begin_anew(&mut self, i: usize, version: &Version, frontier: &Positions) {
+    fn begin_anew(&mut self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) {
         let (state, tracker) = self.standing_on(i, version, frontier);
         tracing::info!(view = state.view.id.name, version = state.base, "goes on from the frontier of a version");
         self.states[i] = state;
@@ -384,7 +384,7 @@ impl Pipeline {
     }
 
     /// Folds a view's state anew from the frontier of a version that begins before it. If that fails, the view stops as it was.
-    fn rebuild(&mut self, i: usize, version: &Version, frontier: &Positions) {
+    fn rebuild(&mut self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) {
         let (mut state, tracker) = self.standing_on(i, version, frontier);
         let (view, number) = (&state.view.id.name, version.published.version);
         tracing::warn!(view, version = number, "a version begins before the state, which is folded anew");

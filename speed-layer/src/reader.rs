@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use anabranch_engine::edition::Editions;
 use anabranch_log::clock::{Clock, has_passed};
-use anabranch_log::position::{Partition, Positions};
+use anabranch_log::position::{Partition, Positions, TopicPartition};
 use anabranch_log::{Log, LogError, LogReader};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
@@ -51,6 +51,8 @@ impl Reader {
         let Some(mut reader) = self.open(&positions)? else { return Ok(()) };
         let mut decoder = decoder(&self.table, &self.views, &self.editions);
         let keeps_records = self.views.iter().any(|view| view.aggregation().late != Late::Discard);
+        let topic: Arc<str> = self.table.topic.as_str().into();
+        let of_topic = |partition: Partition| TopicPartition::new(topic.clone(), partition);
         let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();
@@ -58,7 +60,7 @@ impl Reader {
             let now_stalled = self.stalled();
             if now_stalled != stalled {
                 stalled = now_stalled;
-                if inputs.send(Input::Stalled(stalled.clone())).is_err() {
+                if inputs.send(Input::Stalled(stalled.iter().copied().map(of_topic).collect())).is_err() {
                     return Ok(());
                 }
             }
@@ -77,10 +79,10 @@ impl Reader {
                 Some(batch) => {
                     fail::fail_point!("speed::after_read");
                     positions.insert(batch.partition, batch.coverage.end);
-                    let decoded = MicroBatch::decode(&mut decoder, &batch, self.clock.now())?;
+                    let decoded = MicroBatch::decode(&mut decoder, &topic, &batch, self.clock.now())?;
                     Input::Batch(MicroBatch { records: keeps_records.then(|| Box::new(batch)), ..decoded })
                 }
-                None => Input::CaughtUp(positions.keys().copied().collect(), at),
+                None => Input::CaughtUp(positions.keys().copied().map(of_topic).collect(), at),
             };
             if inputs.send(input).is_err() {
                 return Ok(());
@@ -89,7 +91,7 @@ impl Reader {
             if has_passed(looked, at, self.look_every()) {
                 looked = at;
                 let (still, new) = self.look(&positions)?;
-                if inputs.send(Input::CaughtUp(still, at)).is_err() {
+                if inputs.send(Input::CaughtUp(still.into_iter().map(of_topic).collect(), at)).is_err() {
                     return Ok(());
                 }
                 if !new.is_empty() {

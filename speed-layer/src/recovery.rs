@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::position::{Offset, Partition, Positions, TopicPartition, named, of_topic};
 use anabranch_log::{Log, LogError};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
@@ -43,7 +43,7 @@ use crate::watermark::Tracker;
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What each partition of the log holds.
-pub(crate) type Bounds = BTreeMap<Partition, Range<Offset>>;
+pub(crate) type Bounds = BTreeMap<TopicPartition, Range<Offset>>;
 
 /// Where a pipeline finds out what there is to begin with.
 pub(crate) struct Origin {
@@ -89,8 +89,8 @@ impl Origin {
         let failed = |source| SpeedError::Log { table: self.table.name.clone(), source };
         let mut bounds = self.log.bounds(&self.table.topic).map_err(failed)?;
         bounds.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
-        let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions| {
-            self.log.verify(&self.table.topic, carrier, mark, reached).map_err(failed)
+        let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions<TopicPartition>| {
+            self.log.verify(&self.table.topic, carrier, mark, &of_topic(&self.table.topic, reached)).map_err(failed)
         };
         let mut log = self.log.lineage(&self.table.topic).map_err(failed)?.newest().cloned();
         if let Some(image) = &image {
@@ -104,7 +104,7 @@ impl Origin {
             let carrier = format!("version {version} of view `{}`", view.id.name);
             log = verify(&carrier, mark.as_ref(), &coverage.ends())?;
         }
-        Ok(Some(Found { image, bounds, log }))
+        Ok(Some(Found { image, bounds: named(&self.table.topic, bounds), log }))
     }
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct Found {
 /// What a pipeline begins with.
 pub(crate) struct Start {
     pub tracker: Tracker,
-    pub positions: Positions,
+    pub positions: Positions<TopicPartition>,
     pub states: Vec<ViewState>,
     /// Those of the views that catch up while the others go on, by their place among them.
     pub behind: BTreeMap<usize, CatchUp>,
@@ -150,8 +150,10 @@ impl Bases {
         let version = self.versions.newest(&view.id)?;
         let Version { root, published, is_stale, .. } = &*version;
         let Some(only) = self.only else { return Some(version) };
-        let coverage = published.coverage.iter().filter(|(p, _)| *p == only).map(|(p, range)| (p, range.clone()));
-        let times = published.event_times.iter().filter(|(p, _)| **p == only).map(|(&p, &time)| (p, time));
+        let is_own = |p: &TopicPartition| p.partition == only;
+        let coverage =
+            published.coverage.iter().filter(|(p, _)| is_own(p)).map(|(p, range)| (p.clone(), range.clone()));
+        let times = published.event_times.iter().filter(|(p, _)| is_own(p)).map(|(p, &time)| (p.clone(), time));
         let published = Published {
             version: published.version,
             definition: published.definition.clone(),
@@ -179,12 +181,12 @@ pub(crate) fn recover(
     now: Micros,
 ) -> Start {
     let table = replay.table().clone();
-    let zero: Positions = bounds.keys().map(|&p| (p, 0)).collect();
+    let zero: Positions<_> = bounds.keys().map(|p| (p.clone(), 0)).collect();
     // What was folded by other definitions isn't what would be folded now.
     let is_usable = |image: &Image| !image.views.is_empty() && image.editions.folds_as(replay.editions());
     let mut image = image.filter(is_usable);
     let mut tracker = image.as_ref().map_or_else(
-        || Tracker::new(table.watermark_delay, bounds.keys().copied(), now),
+        || Tracker::new(table.watermark_delay, bounds.keys().cloned(), now),
         |image| image.tracker.clone(),
     );
     let read = image.as_ref().map(|image| with(&zero, &image.positions));
@@ -221,7 +223,7 @@ pub(crate) fn recover(
         states.push(state);
     }
     for state in states.iter_mut().filter(|state| state.stopped.is_none()) {
-        if let Some(error) = lost(state, &table.topic, bounds) {
+        if let Some(error) = lost(state, bounds) {
             state.stop(error.into());
         }
     }
@@ -236,47 +238,49 @@ pub(crate) fn recover(
     }
     let going = || states.iter().enumerate().filter(|(i, state)| state.stopped.is_none() && !behind.contains_key(i));
     let read = read.unwrap_or_else(|| frontiers(&zero, views, versions));
-    let least = |p: Partition| going().map(|(_, state)| state.next(p)).min().or(read.get(&p).copied()).unwrap_or(0);
-    let positions: Positions = bounds.iter().map(|(&p, held)| (p, least(p).max(held.start))).collect();
-    for &partition in bounds.keys() {
-        tracker.add(partition, now);
+    let least =
+        |p: &TopicPartition| going().map(|(_, state)| state.next(p)).min().or(read.get(p).copied()).unwrap_or(0);
+    let positions: Positions<_> = bounds.iter().map(|(p, held)| (p.clone(), least(p).max(held.start))).collect();
+    for partition in bounds.keys() {
+        tracker.add(partition.clone(), now);
     }
     seed(&mut tracker, &positions, views, versions);
-    let end = |p: Partition| bounds.get(&p).map_or(0, |range| range.end);
-    tracker.resume(now, |p| positions.get(&p).copied().unwrap_or(0) < end(p));
+    let end = |p: &TopicPartition| bounds.get(p).map_or(0, |range| range.end);
+    tracker.resume(now, |p| positions.get(p).copied().unwrap_or(0) < end(p));
     Start { tracker, positions, states, behind }
 }
 
 /// What the log no longer holds of what a state wants next, if anything.
-fn lost(state: &ViewState, topic: &str, bounds: &Bounds) -> Option<SpeedError> {
-    let gone = bounds.iter().map(|(&p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
-    gone.map(|(partition, wanted, held)| SpeedError::Log {
+fn lost(state: &ViewState, bounds: &Bounds) -> Option<SpeedError> {
+    let gone = bounds.iter().map(|(p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
+    gone.map(|(TopicPartition { topic, partition }, wanted, held)| SpeedError::Log {
         table: state.view.table().name.clone(),
-        source: LogError::OutOfRange { topic: topic.to_owned(), partition, wanted, held: held.clone() },
+        source: LogError::OutOfRange { topic: topic.to_string(), partition: *partition, wanted, held: held.clone() },
     })
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to
 /// come cover at least as much.
-fn frontiers(zero: &Positions, views: &[Kept], versions: &Bases) -> Positions {
+fn frontiers(zero: &Positions<TopicPartition>, views: &[Kept], versions: &Bases) -> Positions<TopicPartition> {
     let outdated: Vec<_> = views.iter().filter_map(|view| versions.outdated(view)).collect();
-    let least = |p: Partition| outdated.iter().map(|version| version.published.coverage.next(p)).min().unwrap_or(0);
-    zero.keys().map(|&p| (p, least(p))).collect()
+    let least =
+        |p: &TopicPartition| outdated.iter().map(|version| version.published.coverage.next(p)).min().unwrap_or(0);
+    zero.keys().map(|p| (p.clone(), least(p))).collect()
 }
 
 /// Takes up the newest event times below these positions from the versions whose frontiers lie there.
-fn seed(tracker: &mut Tracker, positions: &Positions, views: &[Kept], versions: &Bases) {
+fn seed(tracker: &mut Tracker, positions: &Positions<TopicPartition>, views: &[Kept], versions: &Bases) {
     for version in views.iter().filter_map(|view| versions.fitting(view)) {
-        for (&partition, &newest) in &version.published.event_times {
-            if version.published.coverage.next(partition) <= positions.get(&partition).copied().unwrap_or(0) {
+        for (partition, &newest) in &version.published.event_times {
+            if version.published.coverage.next(partition) <= positions.get(partition).copied().unwrap_or(0) {
                 tracker.seed(partition, newest);
             }
         }
     }
 }
 
-fn with(zero: &Positions, positions: &Positions) -> Positions {
-    zero.iter().chain(positions).map(|(&p, &offset)| (p, offset)).collect()
+fn with(zero: &Positions<TopicPartition>, positions: &Positions<TopicPartition>) -> Positions<TopicPartition> {
+    zero.iter().chain(positions).map(|(p, &offset)| (p.clone(), offset)).collect()
 }
 
 /// Whether a version covers all that a checkpoint had read, and more than its beginning: what it had stopped before, perhaps.
@@ -286,7 +290,7 @@ fn is_beyond(version: &Version, image: &ViewImage) -> bool {
         && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
 }
 
-fn restore(view: &Kept, image: ViewImage, zero: &Positions, now: Micros) -> ViewState {
+fn restore(view: &Kept, image: ViewImage, zero: &Positions<TopicPartition>, now: Micros) -> ViewState {
     let positions = with(zero, &image.coverage.ends());
     let mut state = ViewState::new(view.clone(), image.base, &positions, now);
     state.open = Open::new(&positions, now);

@@ -19,7 +19,7 @@ use anabranch_engine::decode::Decoder;
 use anabranch_engine::edition::Editions;
 use anabranch_exchange::snapshot::Chunk;
 use anabranch_log::clock::Clock;
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition, of_topic};
 use anabranch_log::{Batch, Extras, Log, LogError, LogReader, ReadLimit};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
@@ -57,10 +57,10 @@ pub(crate) enum Place {
 
 impl ViewState {
     /// Where a frontier lies.
-    pub fn place(&self, frontier: &Positions) -> Place {
+    pub fn place(&self, frontier: &Positions<TopicPartition>) -> Place {
         let coverage = self.coverage();
-        let at = |p: Partition| frontier.get(&p).copied().unwrap_or(0);
-        if frontier.iter().any(|(&p, &offset)| offset > coverage.next(p)) {
+        let at = |p: &TopicPartition| frontier.get(p).copied().unwrap_or(0);
+        if frontier.iter().any(|(p, &offset)| offset > coverage.next(p)) {
             Place::Ahead
         } else if coverage.iter().any(|(p, range)| at(p) < range.start) {
             Place::Before
@@ -78,33 +78,33 @@ impl ViewState {
     pub fn advance(
         &mut self,
         version: u64,
-        frontier: &Positions,
-        newest: &BTreeMap<Partition, Micros>,
+        frontier: &Positions<TopicPartition>,
+        newest: &BTreeMap<TopicPartition, Micros>,
         replay: &mut Replay,
     ) -> Result<(), SpeedError> {
-        let at = |p: Partition| frontier.get(&p).copied().unwrap_or(0);
+        let at = |p: &TopicPartition| frontier.get(p).copied().unwrap_or(0);
         let mut kept = Vec::new();
         for closed in self.chunks()? {
             let coverage = &closed.chunk.coverage;
-            let above: Coverage =
-                coverage.iter().map(|(p, range)| (p, range.start.max(at(p))..range.end.max(at(p)))).collect();
+            let above: Coverage<_> =
+                coverage.iter().map(|(p, range)| (p.clone(), range.start.max(at(p))..range.end.max(at(p)))).collect();
             if above.is_empty() {
                 continue;
             }
             let panes = if above.len() == coverage.len() {
                 closed.chunk.panes.clone()
             } else {
-                let begins = newest.iter().filter_map(|(&p, &newest)| Some((p, (*frontier.get(&p)?, newest))));
+                let begins = newest.iter().filter_map(|(p, &newest)| Some((p, (*frontier.get(p)?, newest))));
                 replay.refold((&self.view, &self.evaluator), &closed.journal, &above, &begins.collect())?
             };
-            let entries = closed.journal.iter().filter(|entry| entry.next > at(entry.partition));
+            let entries = closed.journal.iter().filter(|entry| entry.next > at(&entry.partition));
             let journal = Arc::new(entries.cloned().collect());
             let early = closed.chunk.early.within(|p| at(p)..Offset::MAX);
             kept.push(Closed::new(Chunk { coverage: above, panes, early }, journal));
         }
         let mut ends = self.open.coverage.ends();
-        for (&p, &offset) in frontier {
-            ends.entry(p).or_insert(offset);
+        for (p, &offset) in frontier {
+            ends.entry(p.clone()).or_insert(offset);
         }
         self.open = Open::new(&ends, self.open.since);
         self.closed = kept;
@@ -117,6 +117,7 @@ impl ViewState {
 pub(crate) struct Replay {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
+    topic: Arc<str>,
     decoder: Decoder,
     editions: Editions,
     extras: Extras,
@@ -131,7 +132,8 @@ impl Replay {
         (views, editions): (&[Kept], Editions),
         limit: ReadLimit,
     ) -> Self {
-        Self { log, clock, decoder: decoder(&table, views, &editions), editions, extras: extras(views), limit }
+        let (topic, decoder) = (table.topic.as_str().into(), decoder(&table, views, &editions));
+        Self { log, clock, topic, decoder, editions, extras: extras(views), limit }
     }
 
     /// The table whose log it is.
@@ -149,8 +151,9 @@ impl Replay {
     }
 
     /// Reads the log from these positions on.
-    pub fn reader(&self, from: &Positions) -> Result<Box<dyn LogReader>, SpeedError> {
-        let mut reader = self.log.reader(&self.table().topic, from).map_err(|source| self.failed(source))?;
+    pub fn reader(&self, from: &Positions<TopicPartition>) -> Result<Box<dyn LogReader>, SpeedError> {
+        let from = of_topic(&self.topic, from);
+        let mut reader = self.log.reader(&self.topic, &from).map_err(|source| self.failed(source))?;
         reader.bring(self.extras);
         Ok(reader)
     }
@@ -169,8 +172,9 @@ impl Replay {
         Ok(None)
     }
 
-    fn unread(&self, partition: Partition, missing: Range<Offset>) -> SpeedError {
-        SpeedError::Unread { table: self.table().name.clone(), missing: [(partition, missing)].into_iter().collect() }
+    fn unread(&self, partition: &TopicPartition, missing: Range<Offset>) -> SpeedError {
+        let missing = Coverage::from_iter([(partition.clone(), missing)]);
+        SpeedError::Unread { table: self.table().name.clone(), missing }
     }
 
     /// The panes of the events in `wanted`, each of which meets the watermark that it met first. That follows from where
@@ -179,21 +183,22 @@ impl Replay {
         &mut self,
         (view, evaluator): (&Kept, &Evaluator),
         journal: &[Entry],
-        wanted: &Coverage,
-        known: &BTreeMap<Partition, (Offset, Micros)>,
+        wanted: &Coverage<TopicPartition>,
+        known: &BTreeMap<&TopicPartition, (Offset, Micros)>,
     ) -> Result<BTreeMap<Micros, Arc<anabranch_exchange::snapshot::Pane>>, SpeedError> {
         let mut open = Open::default();
         for (partition, range) in wanted.iter().filter(|(_, range)| !range.is_empty()) {
             let entries = journal::overlapping(journal, partition, range.start, range.end);
             let Some(first) = entries.first() else { return Err(self.unread(partition, range.clone())) };
-            let known = known.get(&partition).filter(|(offset, _)| (first.first..=range.start).contains(offset));
+            let known = known.get(partition).filter(|(offset, _)| (first.first..=range.start).contains(offset));
             let (mut next, newest) = known.copied().unwrap_or((first.first, first.met.before));
             let mut met = MetAgain { entries: &entries, at: 0, newest };
-            let mut reader = self.reader(&Positions::from([(partition, next)]))?;
+            let mut reader = self.reader(&Positions::from([(partition.clone(), next)]))?;
             while next < range.end {
                 let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..range.end))?;
                 next = batch.coverage.end;
-                let batch = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?.until(range.end);
+                let batch =
+                    MicroBatch::decode(&mut self.decoder, &self.topic, &batch, self.clock.now())?.until(range.end);
                 let each = met.each(&batch, view.table().watermark_delay);
                 let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
                 let rows = batch.rows(range);
@@ -209,21 +214,21 @@ impl Replay {
     pub fn rebuild(
         &mut self,
         state: &mut ViewState,
-        to: &Positions,
+        to: &Positions<TopicPartition>,
         mut tracker: Tracker,
         chunk_records: u64,
         late: &mut LateWriter,
     ) -> Result<(), SpeedError> {
         state.set_mark(Arc::new(tracker.clone()));
-        let lacking = |state: &ViewState| -> Positions {
-            to.iter().filter(|&(&p, &end)| state.next(p) < end).map(|(&p, _)| (p, state.next(p))).collect()
+        let lacking = |state: &ViewState| -> Positions<TopicPartition> {
+            to.iter().filter(|&(p, &end)| state.next(p) < end).map(|(p, _)| (p.clone(), state.next(p))).collect()
         };
         let from = lacking(state);
         let mut reader = if from.is_empty() { return Ok(()) } else { self.reader(&from)? };
-        while let Some((&partition, &next)) = lacking(state).first_key_value() {
-            let end = to.get(&partition).copied().unwrap_or(next);
+        while let Some((partition, &next)) = lacking(state).first_key_value() {
+            let end = to.get(partition).copied().unwrap_or(next);
             let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..end))?;
-            let end = to.get(&batch.partition).copied().unwrap_or(0);
+            let end = to.get(&TopicPartition::new(self.topic.clone(), batch.partition)).copied().unwrap_or(0);
             if batch.coverage.start >= end {
                 continue;
             }
@@ -242,17 +247,17 @@ impl Replay {
         chunk_records: u64,
         late: &mut LateWriter,
     ) -> Result<(), SpeedError> {
-        let decoded = MicroBatch::decode(&mut self.decoder, &batch, self.clock.now())?;
+        let decoded = MicroBatch::decode(&mut self.decoder, &self.topic, &batch, self.clock.now())?;
         let decoded = decoded.until(end.unwrap_or(Offset::MAX));
         let batch = MicroBatch {
             records: (state.view.aggregation().late != Late::Discard).then(|| Box::new(batch)),
             ..decoded
         };
-        let met = tracker.begin(batch.partition, batch.at);
+        let met = tracker.begin(&batch.partition, batch.at);
         let events = state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
         late.write(&state.view, &batch, &events)?;
         if let Some(newest) = batch.newest() {
-            tracker.end(batch.partition, newest);
+            tracker.end(&batch.partition, newest);
         }
         state.close_chunk(Micros::MIN, chunk_records, batch.at, tracker)
     }

@@ -140,7 +140,7 @@ impl Source {
         let marker = Marker::new(log.clone(), table.topic.clone());
         let writer = checkpoints
             .map(|store| Writer::start(store, (self.name(), epoch), marker, clock.clone(), display.counters.clone()));
-        let late = LateWriter::new(log.clone(), rejects, table.clone(), self.shutdown.clone());
+        let late = LateWriter::new(log.clone(), rejects, self.shutdown.clone());
         let folded = (views.as_slice(), reading.editions.clone());
         let replay = Replay::new(log, clock.clone(), table.clone(), folded, settings.read_limit());
         Ok(Parts {

@@ -1,9 +1,10 @@
 //! A view's state: chunks that join without a gap, standing on the frontier of a batch version.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
@@ -53,38 +54,38 @@ pub(crate) struct ViewState {
 
 impl ViewState {
     /// A state that covers nothing yet and begins at these positions.
-    pub fn new(view: Kept, base: Option<u64>, from: &Positions, now: Micros) -> Self {
+    pub fn new(view: Kept, base: Option<u64>, from: &Positions<TopicPartition>, now: Micros) -> Self {
         let (delay, evaluator) = (view.table().watermark_delay, Evaluator::new(&view));
         let (mark, open) = (Mark::default(), Open::new(from, now));
         Self { view, evaluator, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
     }
 
     /// What the chunks cover together.
-    pub fn coverage(&self) -> Coverage {
+    pub fn coverage(&self) -> Coverage<TopicPartition> {
         let all = self.closed.iter().map(|closed| &closed.chunk.coverage).chain([&self.open.coverage]);
-        let mut sum: BTreeMap<Partition, std::ops::Range<Offset>> = Default::default();
+        let mut sum: BTreeMap<TopicPartition, Range<Offset>> = Default::default();
         for (partition, range) in all.flat_map(Coverage::iter) {
-            sum.entry(partition).or_insert(range.start..range.start).end = range.end;
+            sum.entry(partition.clone()).or_insert(range.start..range.start).end = range.end;
         }
         sum.into_iter().collect()
     }
 
     /// The next offset of a partition that it lacks.
-    pub fn next(&self, partition: Partition) -> Offset {
+    pub fn next(&self, partition: &TopicPartition) -> Offset {
         self.open.coverage.next(partition)
     }
 
     /// Folds what it lacks of a micro-batch, whose records met `each`, which follows from `met`. Hands out what came too late,
     /// if the view wants to know.
     pub fn apply(&mut self, batch: &MicroBatch, met: Met, each: &[Micros]) -> Result<Vec<LateEvent>, SpeedError> {
-        let (partition, next) = (batch.partition, self.next(batch.partition));
+        let (partition, next) = (&batch.partition, self.next(&batch.partition));
         if batch.coverage.end <= next {
             return Ok(Vec::new());
         }
         let range = batch.coverage.start.max(next)..batch.coverage.end;
         let mut coverage = self.open.coverage.clone();
         coverage
-            .try_apply(partition, range.clone())
+            .try_apply(partition.clone(), range.clone())
             .map_err(|source| SpeedError::Position { view: self.view.id.name.clone(), source })?;
         let rows = batch.rows(&range);
         let events = batch.events.slice(rows.start as i64, rows.len());
@@ -101,7 +102,8 @@ impl ViewState {
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
         self.open.early.merge(&batch.early.within(|_| range.clone()));
-        let entry = Entry { partition, first: batch.coverage.start, next: batch.coverage.end, met };
+        let Range { start: first, end: next } = batch.coverage;
+        let entry = Entry { partition: partition.clone(), first, next, met };
         journal::push(&mut self.open.journal, entry, self.delay);
         self.limit()?;
         Ok(late)

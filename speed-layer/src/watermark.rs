@@ -18,7 +18,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anabranch_exchange::snapshot::Progress;
-use anabranch_log::position::Partition;
+use anabranch_log::position::{ByTopic, Partition, TopicPartition, named};
 use anabranch_plan::time::Micros;
 use serde::{Deserialize, Serialize};
 
@@ -71,23 +71,54 @@ struct Source {
 
 /// The watermark of one table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "ByTopic<TrackerOfTopic>", from = "ByTopic<TrackerOfTopic>")]
 pub(crate) struct Tracker {
+    delay: Micros,
+    merged: Micros,
+    partitions: BTreeMap<TopicPartition, Source>,
+}
+
+/// How it is stored, by topic. Delay and watermark are those of the tracker, and so the same for each.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct TrackerOfTopic {
     delay: Micros,
     merged: Micros,
     partitions: BTreeMap<Partition, Source>,
 }
 
+impl From<Tracker> for ByTopic<TrackerOfTopic> {
+    fn from(Tracker { delay, merged, partitions }: Tracker) -> Self {
+        ByTopic::grouped(&partitions).map(|partitions| TrackerOfTopic { delay, merged, partitions })
+    }
+}
+
+impl From<ByTopic<TrackerOfTopic>> for Tracker {
+    fn from(stored: ByTopic<TrackerOfTopic>) -> Self {
+        let mut tracker = Self::new(0, [], 0);
+        for (topic, TrackerOfTopic { delay, merged, partitions }) in stored {
+            (tracker.delay, tracker.merged) = (delay, merged);
+            tracker.partitions.extend(named(&topic, partitions));
+        }
+        tracker
+    }
+}
+
 impl Tracker {
     /// A tracker of partitions that have had no event.
-    pub fn new(delay: Micros, partitions: impl IntoIterator<Item = Partition>, now: Micros) -> Self {
+    pub fn new(delay: Micros, partitions: impl IntoIterator<Item = TopicPartition>, now: Micros) -> Self {
         let mut tracker = Self { delay, merged: NONE, partitions: BTreeMap::new() };
         partitions.into_iter().for_each(|p| tracker.add(p, now));
         tracker
     }
 
     /// Adds a partition, unless it is known.
-    pub fn add(&mut self, partition: Partition, now: Micros) {
+    pub fn add(&mut self, partition: TopicPartition, now: Micros) {
         self.partitions.entry(partition).or_insert(Source { newest: NONE, idle: false, active: now });
+    }
+
+    /// The partitions.
+    pub fn partitions(&self) -> impl Iterator<Item = &TopicPartition> {
+        self.partitions.keys()
     }
 
     /// The same partitions before any event.
@@ -98,16 +129,16 @@ impl Tracker {
     }
 
     /// Takes up a partition's newest event time from elsewhere, such as a batch version.
-    pub fn seed(&mut self, partition: Partition, newest: Micros) {
-        if let Some(source) = self.partitions.get_mut(&partition) {
+    pub fn seed(&mut self, partition: &TopicPartition, newest: Micros) {
+        if let Some(source) = self.partitions.get_mut(partition) {
             source.newest = source.newest.max(newest);
         }
         self.advance();
     }
 
     /// After a restore: every partition was active now, and only those that have nothing unread may be idle still.
-    pub fn resume(&mut self, now: Micros, has_unread: impl Fn(Partition) -> bool) {
-        for (&partition, source) in &mut self.partitions {
+    pub fn resume(&mut self, now: Micros, has_unread: impl Fn(&TopicPartition) -> bool) {
+        for (partition, source) in &mut self.partitions {
             source.active = now;
             source.idle &= !has_unread(partition);
         }
@@ -124,19 +155,19 @@ impl Tracker {
     }
 
     /// How far each partition is. Those that are `stalled` hold records and deliver none.
-    pub fn progress(&self, stalled: &BTreeSet<Partition>) -> BTreeMap<Partition, Progress> {
-        let each = self.partitions.iter().map(|(&partition, source)| {
+    pub fn progress(&self, stalled: &BTreeSet<TopicPartition>) -> BTreeMap<TopicPartition, Progress> {
+        let each = self.partitions.iter().map(|(partition, source)| {
             let watermark = known(source.newest.saturating_sub(self.delay));
-            (partition, Progress { watermark, idle: source.idle, stalled: stalled.contains(&partition) })
+            (partition.clone(), Progress { watermark, idle: source.idle, stalled: stalled.contains(partition) })
         });
         each.collect()
     }
 
     /// What the next records of a partition meet. The partition isn't idle any more.
-    pub fn begin(&mut self, partition: Partition, at: Micros) -> Met {
-        self.add(partition, at);
+    pub fn begin(&mut self, partition: &TopicPartition, at: Micros) -> Met {
+        self.add(partition.clone(), at);
         let mut met = Met { before: NONE, others: Micros::MAX, floor: self.merged };
-        for (&p, source) in &mut self.partitions {
+        for (p, source) in &mut self.partitions {
             if p == partition {
                 (source.active, source.idle) = (at, false);
                 met.before = source.newest;
@@ -148,12 +179,12 @@ impl Tracker {
     }
 
     /// Takes in the newest event time of the records begun.
-    pub fn end(&mut self, partition: Partition, newest: Micros) {
+    pub fn end(&mut self, partition: &TopicPartition, newest: Micros) {
         self.seed(partition, newest);
     }
 
     /// These partitions had no unread records at `at`: those that have been still for long enough become idle.
-    pub fn caught_up(&mut self, partitions: &[Partition], at: Micros, idle_after: Micros) {
+    pub fn caught_up(&mut self, partitions: &[TopicPartition], at: Micros, idle_after: Micros) {
         for partition in partitions {
             if let Some(source) = self.partitions.get_mut(partition) {
                 // A clock that was set back isn't waited for until it has caught up.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 
 use anabranch_log::clock::Clock;
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Positions, TopicPartition, of_topic};
 use anabranch_log::{Log, LogError};
 
 use crate::checkpoint::{Checkpoints, Image};
@@ -97,7 +97,7 @@ pub(crate) struct Marker {
     log: Arc<dyn Log>,
     topic: String,
     /// What the last checkpoint noted, and how far it went; before the first nothing.
-    last: Option<(Option<Mark>, Positions)>,
+    last: Option<(Option<Mark>, Positions<TopicPartition>)>,
 }
 
 impl Marker {
@@ -108,7 +108,12 @@ impl Marker {
     /// Notes the log that is there now, if it still is the one that was read.
     fn mark(&mut self, image: &mut Image) -> Result<(), LogError> {
         let (mark, reached) = self.last.take().unwrap_or_else(|| (image.log.clone(), Positions::new()));
-        let newest = match self.log.verify(&self.topic, "the state of its views", mark.as_ref(), &reached) {
+        let newest = match self.log.verify(
+            &self.topic,
+            "the state of its views",
+            mark.as_ref(),
+            &of_topic(&self.topic, &reached),
+        ) {
             // Only a log that is far away fails, and that keeps its mark.
             Err(error) if !matches!(error, LogError::OtherLog { .. }) => mark,
             verified => verified?,

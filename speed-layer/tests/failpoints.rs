@@ -105,14 +105,15 @@ fn child() {
     let layer = run(&context, &CancellationToken::new()).expect("started");
     let mut snapshots = layer.snapshots().0[&id].clone();
     let mut wait = |base: Option<u64>| {
-        let all = snapshots.wait_for(|s| s.coverage.next(0) == EVENTS && (base.is_none() || s.base == base));
+        let all =
+            snapshots.wait_for(|s| s.coverage.of("clicks").next(&0) == EVENTS && (base.is_none() || s.base == base));
         runtime.block_on(all).expect("the layer works").clone()
     };
     let before = wait(None);
     let published = Published {
         version: 1,
         definition: id.definition,
-        coverage: [(0, 0..FRONTIER)].into_iter().collect::<Coverage>(),
+        coverage: Coverage::from_iter([(0, 0..FRONTIER)]).named("clicks"),
         event_times: BTreeMap::new(),
         published: 0,
         run: String::new(),
@@ -123,7 +124,7 @@ fn child() {
     };
     versions.send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     let after = wait(Some(1));
-    assert_eq!(before.coverage.starts(), Positions::from([(0, 0)]), "no version was known yet");
+    assert_eq!(before.coverage.of("clicks").starts(), Positions::from([(0, 0)]), "no version was known yet");
     for snapshot in [before, after] {
         let rows = snapshot.chunks.iter().flat_map(|chunk| &chunk.panes).flat_map(|(&start, pane)| {
             let column = |name: &str| pane.partials.column(name).expect("a column").as_materialized_series().clone();

@@ -81,7 +81,7 @@ impl Archive {
     async fn verify_version(&self, view: &str, published: &Published) -> Result<(), BatchError> {
         let (log, topic) = (self.log.clone(), self.table.topic.clone());
         let carrier = format!("version {} of view `{view}`", published.version);
-        let (mark, ends) = (published.log.clone(), published.coverage.ends());
+        let (mark, ends) = (published.log.clone(), published.coverage.of(&topic).ends());
         let verify = move || Ok(log.verify(&topic, &carrier, mark.as_ref(), &ends).map(drop)?);
         blocking("asking the log which it is", verify).await
     }
@@ -153,7 +153,7 @@ impl Adopt {
             return Ok(None);
         }
         let start = |partition| bounds.get(&partition).map_or(0, |held| held.start);
-        let joint = |(partition, range): (Partition, &std::ops::Range<Offset>)| {
+        let joint = |(&partition, range): (&Partition, &std::ops::Range<Offset>)| {
             let mut parted = shown.parted(&archived.epochs, partition);
             if is_other(partition) {
                 // What came after the last record that is archived is what the archive hasn't.

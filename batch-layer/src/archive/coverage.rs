@@ -75,7 +75,7 @@ pub(super) async fn noted(
         let end = delta.transaction(&end_id(table, partition)).await?;
         let start = delta.transaction(&start_id(table, partition)).await?;
         has_transactions |= end.is_some();
-        let Some((_, range)) = version.and_then(|version| Some((version, archived.coverage.get(partition)?))) else {
+        let Some((_, range)) = version.and_then(|version| Some((version, archived.coverage.get(&partition)?))) else {
             if version.is_some() && end.is_some() {
                 return stopped(format!(
                     "its note doesn't have partition {partition}, of which a transaction has {end:?}"
@@ -119,7 +119,7 @@ pub(super) fn grown(layout: &Layout, editions: &Editions) -> Layout {
 pub(super) fn change(delta: &DeltaTable, table: &Table, archived: &Archived) -> Result<Change, BatchError> {
     let version = delta.version() + 1;
     let ranges = archived.coverage.iter();
-    let of_range = |(partition, range): (Partition, &std::ops::Range<u64>)| {
+    let of_range = |(&partition, range): (&Partition, &std::ops::Range<u64>)| {
         [(end_id(table, partition), range.end as i64), (start_id(table, partition), range.start as i64)]
     };
     let mut transactions: Vec<(String, i64)> = ranges.flat_map(of_range).collect();

@@ -87,7 +87,7 @@ impl Rebuild {
             return Ok(None);
         }
         let bounds = archive.bounds().await?;
-        let start = |(partition, archived): (Partition, &Range<Offset>)| {
+        let start = |(&partition, archived): (&Partition, &Range<Offset>)| {
             let held = bounds.get(&partition).map_or(archived.end, |held| held.start);
             // What came before the archive's beginning was never there: the log's first record begins it.
             (partition, if held <= archived.start { 0 } else { held.min(archived.end) })
@@ -106,7 +106,7 @@ impl Rebuild {
         let (root, files, from) = (self.archive.root.clone(), self.delta.files(), self.from.clone());
         let shape = Shape::of(&self.archive.table, &self.archived.editions, &self.delta.layout()?);
         let shape = shape.whole(&self.delta.layout()?);
-        let gone = self.archived.coverage.iter().map(|(p, range)| self.from[&p].saturating_sub(range.start));
+        let gone = self.archived.coverage.iter().map(|(p, range)| self.from[p].saturating_sub(range.start));
         let mut missing: u64 = gone.sum();
         blocking("looking for damaged files", move || {
             let (mut damaged, mut whole) = (Vec::new(), Vec::new());
@@ -151,7 +151,7 @@ impl Rebuild {
     pub fn description(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for (partition, archived) in self.archived.coverage.iter() {
-            let from = self.from[&partition].max(archived.start);
+            let from = self.from[partition].max(archived.start);
             if from > archived.start {
                 let gone = format!("offsets {} to {from} are no longer in the log", archived.start);
                 lines.push(format!("partition {partition}: {gone}: their rows stay as they are"));
@@ -304,7 +304,7 @@ impl Rebuild {
     /// Reads on in the log, up to where the archive ends.
     async fn read(&self, shape: &Arc<Shape>, mut read: Read) -> Result<Read, BatchError> {
         let (archive, shape, now) = (self.archive.clone(), shape.clone(), self.archive.clock.now());
-        let begin = |(p, range): (Partition, &Range<Offset>)| {
+        let begin = |(&p, range): (&Partition, &Range<Offset>)| {
             (p, read.ends.get(&p).copied().unwrap_or(self.from[&p].max(range.start)))
         };
         let begins: Positions = self.archived.coverage.iter().map(begin).collect();
@@ -315,9 +315,9 @@ impl Rebuild {
             let mut reader = log.reader(&table.topic, &begins)?;
             let mut at = Archived { coverage: Coverage::starting_at(&begins), ..Archived::default() };
             let mut waits = 0;
-            while let Some((&partition, &end)) = read.ends.iter().find(|(p, end)| at.coverage.next(**p) < **end) {
+            while let Some((&partition, &end)) = read.ends.iter().find(|(p, end)| at.coverage.next(p) < **end) {
                 if waits == WAITS {
-                    let (topic, reached) = (table.topic.clone(), at.coverage.next(partition));
+                    let (topic, reached) = (table.topic.clone(), at.coverage.next(&partition));
                     return Err(BatchError::Stalled { topic, partition, end, reached });
                 }
                 let before = at.coverage.clone();

@@ -83,7 +83,7 @@ async fn each_event_is_archived_once_by_its_day() {
     assert_eq!(archived(dir.path()).await.len(), 7);
     let delta = DeltaTable::open(&dir.path().join("archive")).await.expect("open").expect("table");
     let (version, note) = delta.note::<Noted<Archived>>().await.expect("note").expect("a note");
-    assert_eq!((version, note.said.coverage.next(0)), (delta.version(), 4));
+    assert_eq!((version, note.said.coverage.next(&0)), (delta.version(), 4));
     assert_eq!(delta.transaction("anabranch.archive.events.0").await.expect("transaction"), Some(4));
 }
 
@@ -215,6 +215,6 @@ async fn the_log_may_forget_what_is_archived_and_loss_stops_the_archive() {
     let stopped = archiver.status().borrow().stopped.clone().expect("stopped");
     assert!(stopped.contains("offsets 1.."), "{stopped}");
     let start = source.log.bounds("events").expect("bounds")[&0].start;
-    assert_eq!(archiver.status().borrow().lost.get(0), Some(&(1..start)));
+    assert_eq!(archiver.status().borrow().lost.of("events").get(&0), Some(&(1..start)));
     assert!(matches!(archiver.step().await, Err(BatchError::Stopped { .. })), "it stays stopped");
 }

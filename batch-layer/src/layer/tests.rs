@@ -118,7 +118,7 @@ async fn a_view_whose_version_ends_before_the_log_begins_gets_another_at_the_sta
     let is_new =
         |version: &Option<Arc<Version>>| version.as_ref().is_some_and(|version| version.published.version == 2);
     let version = ever.wait_for(is_new).await.expect("followed").clone().expect("a version");
-    assert_eq!(version.published.coverage.ends(), ends);
+    assert_eq!(version.published.coverage.of("events").ends(), ends);
     assert_eq!(jobs.list().expect("list")[0].views, ["ever"], "the other one needs none");
     shutdown.cancel();
     runs.await.expect("joined");

@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use anabranch_exchange::version::{ArchiveRead, CommittedVersion};
+use anabranch_log::position::Partition;
 use anabranch_store::table::{Commit, commits};
 
 use crate::archive::ArchiveSnapshot;
@@ -44,7 +45,7 @@ impl Difference {
     pub async fn of(version: &CommittedVersion, archive: &ArchiveSnapshot) -> Result<Self, BatchError> {
         let (then, now) = (&version.archive, archive_read(archive));
         let is_rebuilt = version.published.rebuilds != archive.archived.rebuilds;
-        let begins = |partition| archive.archived.coverage.get(partition).map(|range| range.start);
+        let begins = |partition: &Partition| archive.archived.coverage.get(partition).map(|range| range.start);
         let is_same_start = version.published.coverage.iter().all(|(p, range)| begins(p) == Some(range.start));
         let is_other = is_rebuilt || then.table != now.table || !is_same_start;
         // A rebuild writes the same events to other files, and earlier builds didn't say which files there were.

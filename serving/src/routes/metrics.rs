@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use anabranch_log::Log;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::view::Kept;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
@@ -82,16 +82,16 @@ fn stalls(log: &dyn Log) -> Vec<Measure> {
     each.collect()
 }
 
-fn of_view(server: &Server, view: &Kept, layers: &Layers, log_end: &Positions) -> Vec<Measure> {
+fn of_view(server: &Server, view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>) -> Vec<Measure> {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let now = server.app.clock.now();
     let seconds = |micros: i64| micros as f64 / 1e6;
     let gauge = |name: &str, help, value: f64| Measure::gauge(name, help, value).of("view", &view.id.name);
     let mut measures = Vec::new();
-    for (&partition, &end) in log_end {
+    for (partition, &end) in log_end {
         let lag = end.saturating_sub(sources.covered_to(partition));
         let help = "Records that neither layer covers yet";
-        measures.push(gauge("anabranch_lag_records", help, lag as f64).of("partition", partition));
+        measures.push(gauge("anabranch_lag_records", help, lag as f64).of("partition", partition.partition));
     }
     if let Some(watermark) = sources.watermark {
         let help = "How far the watermark is behind the clock";

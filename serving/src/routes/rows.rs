@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anabranch_engine::render::Rows;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::view::Kept;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -264,7 +264,13 @@ fn respond(rendered: &Rendered, format: Format, headers: &HeaderMap) -> Response
 }
 
 /// The answer that pages are cut from, by what the layers say now.
-fn read(view: &Kept, layers: &Layers, log_end: &Positions, query: &RowsQuery, rejected: u64) -> PolarsResult<Reading> {
+fn read(
+    view: &Kept,
+    layers: &Layers,
+    log_end: &Positions<TopicPartition>,
+    query: &RowsQuery,
+    rejected: u64,
+) -> PolarsResult<Reading> {
     let sources = Sources::choose(view, query.mode, layers, log_end);
     let answer = merge::answer(view, &sources, query.ask)?;
     let selected = query.select(answer.rows)?;
@@ -328,7 +334,7 @@ fn resume(
 fn render(
     view: &Kept,
     layers: &Layers,
-    log_end: &Positions,
+    log_end: &Positions<TopicPartition>,
     query: &RowsQuery,
     format: Format,
     rejected: u64,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_exchange::snapshot::{Progress, Snapshot};
-use anabranch_log::position::{Partition, Positions};
+use anabranch_log::position::{Partition, Positions, TopicPartition, of_topic};
 use anabranch_plan::aggregation::{AggregateFunction, OutputColumn};
 use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_plan::view::{Kept, Sent};
@@ -251,7 +251,7 @@ fn describe_window(window: Window) -> ViewWindow {
     }
 }
 
-fn describe(view: &Kept, layers: &Layers, log_end: &Positions, rejected: u64) -> ViewDetail {
+fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, rejected: u64) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
     let topic = view.table().topic.as_str();
@@ -287,7 +287,7 @@ fn describe(view: &Kept, layers: &Layers, log_end: &Positions, rejected: u64) ->
                 .as_ref()
                 .map(|snapshot| SpeedCoverage { offsets: Offsets::of(topic, &snapshot.coverage) }),
         },
-        log_end: positions_json(topic, log_end),
+        log_end: positions_json(topic, &of_topic(topic, log_end)),
         lag: sources.lag(log_end),
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
@@ -299,9 +299,9 @@ fn describe(view: &Kept, layers: &Layers, log_end: &Positions, rejected: u64) ->
 }
 
 /// How far each partition is. One that the speed layer knows nothing of yet has had no event.
-fn partitions(snapshot: &Snapshot, log_end: &Positions) -> Vec<ViewPartition> {
+fn partitions(snapshot: &Snapshot, log_end: &Positions<TopicPartition>) -> Vec<ViewPartition> {
     let all: BTreeMap<Partition, Progress> =
-        log_end.keys().map(|&p| (p, snapshot.partitions.get(&p).copied().unwrap_or_default())).collect();
+        log_end.keys().map(|p| (p.partition, snapshot.partitions.get(p).copied().unwrap_or_default())).collect();
     let awake = || all.values().filter(|progress| !progress.idle).map(|progress| progress.watermark);
     let (least, most) = (awake().min(), awake().max());
     let each = all.iter().map(|(&partition, progress)| ViewPartition {
@@ -361,6 +361,8 @@ fn iso_duration(length: Micros) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anabranch_log::position::named;
+
     use super::*;
 
     #[test]
@@ -368,8 +370,9 @@ mod tests {
         let second = 1_000_000;
         let is = |watermark: Option<i64>, idle| Progress { watermark, idle, stalled: false };
         let holding = |told: &[Progress]| -> Vec<Partition> {
-            let snapshot = Snapshot { partitions: (0..).zip(told.iter().copied()).collect(), ..Snapshot::default() };
-            let log_end = (0..3).map(|partition| (partition, 9)).collect();
+            let told = named("posts", (0..).zip(told.iter().copied()).collect());
+            let snapshot = Snapshot { partitions: told, ..Snapshot::default() };
+            let log_end = named("posts", (0..3).map(|partition| (partition, 9)).collect());
             let all = partitions(&snapshot, &log_end);
             assert_eq!(all.iter().map(|one| one.partition).collect::<Vec<_>>(), [0, 1, 2]);
             all.into_iter().filter(|one| one.holds_back).map(|one| one.partition).collect()

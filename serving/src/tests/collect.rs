@@ -8,12 +8,12 @@ use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::wire::{self, Decoder, Encoder, Views};
 use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::Partition;
+use anabranch_log::position::{Coverage, Partition};
 use anabranch_log::{Log, Payloads};
 use anabranch_plan::view::{Catalog, Kept, ViewId};
 use tokio_util::sync::CancellationToken;
 
-use super::support::{Event, MemoryLog, event, hop, snapshot, view};
+use super::support::{Event, MemoryLog, event, hop, partition, snapshot, view};
 use crate::collect::{Held, collect, compose};
 
 struct Wire {
@@ -62,10 +62,11 @@ fn assert_same(got: &Snapshot, expected: &Snapshot) {
 
 /// The first snapshot with one more chunk, which shares the others.
 fn grown(wire: &Wire, first: &Snapshot, to: usize) -> Arc<Snapshot> {
-    let from = first.coverage.next(0) as usize;
+    let from = first.coverage.next(&partition(0)) as usize;
     let mut more = Snapshot::clone(&wire.snapshot(first.base, &[from, to]));
     more.chunks = first.chunks.iter().cloned().chain(more.chunks).collect();
-    more.coverage = [(0, first.coverage.get(0).expect("a range").start..to as u64)].into_iter().collect();
+    more.coverage =
+        [(partition(0), first.coverage.get(&partition(0)).expect("a range").start..to as u64)].into_iter().collect();
     Arc::new(more)
 }
 
@@ -115,7 +116,7 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
         rebuilds: 1,
         stopped: Some("records are gone".to_owned()),
         alone: true,
-        lost: [(0, 30..35)].into_iter().collect(),
+        lost: [(partition(0), 30..35)].into_iter().collect(),
         log: Some(Mark::new("kafka:one:two")),
         other_log: true,
         ..Snapshot::clone(&third)
@@ -176,17 +177,16 @@ fn id() -> ViewId {
 struct Partitions(BTreeMap<Partition, Held>);
 
 impl Partitions {
-    fn told(&mut self, partition: Partition, snapshot: &Snapshot, change: impl FnOnce(&mut Snapshot)) {
+    fn told(&mut self, number: Partition, snapshot: &Snapshot, change: impl FnOnce(&mut Snapshot)) {
         let mut moved = snapshot.clone();
-        let place = |coverage: &anabranch_log::position::Coverage| {
-            coverage.iter().map(|(_, range)| (partition, range.clone())).collect()
-        };
+        let place =
+            |coverage: &Coverage<_>| coverage.iter().map(|(_, range)| (partition(number), range.clone())).collect();
         moved.coverage = place(&snapshot.coverage);
         let chunk = |chunk: &Arc<Chunk>| Arc::new(Chunk { coverage: place(&chunk.coverage), ..Chunk::clone(chunk) });
         moved.chunks = snapshot.chunks.iter().map(chunk).collect();
         change(&mut moved);
         let told: Views = [(id(), Arc::new(moved))].into();
-        self.0.entry(partition).or_default().hold(told);
+        self.0.entry(number).or_default().hold(told);
     }
 
     fn whole(&self) -> Snapshot {
@@ -203,15 +203,15 @@ fn partitions_stand_on_the_newest_version_that_all_have_in_common() {
     partitions.told(1, &before, |_| {});
     let whole = partitions.whole();
     assert_eq!((whole.base, whole.chunks.len(), &whole.stopped), (None, 4, &None));
-    assert_eq!(whole.coverage, [(0, 0..20), (1, 0..20)].into_iter().collect());
+    assert_eq!(whole.coverage, [(partition(0), 0..20), (partition(1), 0..20)].into_iter().collect());
     partitions.told(0, &after, |_| {});
     let whole = partitions.whole();
     assert_eq!(whole.base, None, "partition 1 has no other yet");
-    assert_eq!(whole.coverage, [(0, 0..20), (1, 0..20)].into_iter().collect());
+    assert_eq!(whole.coverage, [(partition(0), 0..20), (partition(1), 0..20)].into_iter().collect());
     partitions.told(1, &after, |_| {});
     let whole = partitions.whole();
     assert_eq!((whole.base, whole.chunks.len()), (Some(1), 2));
-    assert_eq!(whole.coverage, [(0, 10..30), (1, 10..30)].into_iter().collect());
+    assert_eq!(whole.coverage, [(partition(0), 10..30), (partition(1), 10..30)].into_iter().collect());
 }
 
 #[test]
@@ -230,7 +230,7 @@ fn partitions_that_are_read_otherwise_since_a_rebuild_are_not_put_together_with_
     partitions.told(0, &after, |snapshot| snapshot.rebuilds = 1);
     let whole = partitions.whole();
     assert_eq!((whole.rebuilds, whole.base, whole.chunks.len()), (1, Some(2), 1), "the other's are of before");
-    assert_eq!(whole.coverage, [(0, 10..30)].into_iter().collect());
+    assert_eq!(whole.coverage, [(partition(0), 10..30)].into_iter().collect());
     let why = whole.stopped.expect("a reason");
     assert_eq!(why, "partition 1: it is read as before the table's archive was rebuilt");
     partitions.told(1, &after, |snapshot| snapshot.rebuilds = 1);
@@ -245,8 +245,8 @@ fn two_generations_of_a_view_are_put_together_each_by_itself() {
     held.hold([(id(), wire.snapshot(None, &[0, 10])), (other.clone(), wire.snapshot(Some(3), &[4, 20]))].into());
     let partitions = [(0, held)].into();
     let of = |view: &ViewId| compose(view, &partitions);
-    assert_eq!((of(&id()).base, of(&id()).coverage), (None, [(0, 0..10)].into_iter().collect()));
-    assert_eq!((of(&other).base, of(&other).coverage), (Some(3), [(0, 4..20)].into_iter().collect()));
+    assert_eq!((of(&id()).base, of(&id()).coverage), (None, [(partition(0), 0..10)].into_iter().collect()));
+    assert_eq!((of(&other).base, of(&other).coverage), (Some(3), [(partition(0), 4..20)].into_iter().collect()));
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn a_partition_that_nobody_tells_of_is_named() {
     assert_eq!(whole.watermark, None, "partition 0 may be behind");
     partitions.told(0, &wire.snapshot(None, &[0, 10]), |snapshot| snapshot.stopped = Some("lost events".to_owned()));
     assert_eq!(partitions.whole().stopped.as_deref(), Some("partition 0: lost events"));
-    let lost = |partition, range| [(partition, range)].into_iter().collect();
+    let lost = |number, range| [(partition(number), range)].into_iter().collect();
     partitions.told(1, &wire.snapshot(None, &[0, 10]), |snapshot| {
         (snapshot.stopped, snapshot.lost) = (Some("more".to_owned()), lost(1, 10..17));
     });
@@ -275,13 +275,13 @@ fn the_watermark_is_the_least_of_the_partitions_that_are_not_idle() {
     let wire = Wire::new();
     let snapshot = wire.snapshot(None, &[0, 10]);
     let mut partitions = Partitions(BTreeMap::new());
-    let mut told = |partition, watermark: Option<i64>, idle| {
-        partitions.told(partition, &snapshot, |snapshot| {
+    let mut told = |number, watermark: Option<i64>, idle| {
+        partitions.told(number, &snapshot, |snapshot| {
             snapshot.watermark = watermark;
-            snapshot.partitions = [(partition, Progress { watermark, idle, stalled: false })].into();
+            snapshot.partitions = [(partition(number), Progress { watermark, idle, stalled: false })].into();
         });
         let whole = partitions.whole();
-        assert_eq!(whole.partitions[&partition], Progress { watermark, idle, stalled: false });
+        assert_eq!(whole.partitions[&partition(number)], Progress { watermark, idle, stalled: false });
         (whole.watermark, whole.is_idle())
     };
     assert_eq!(told(0, Some(50), false), (Some(50), false));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::{Chunk, Snapshot};
 use anabranch_exchange::version::Version;
-use anabranch_log::position::Positions;
+use anabranch_log::position::{Coverage, Positions};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
@@ -225,13 +225,13 @@ fn what_neither_layer_covers_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     let view = view("v", Some(hop()), true, None);
     let events = stream(100);
-    let all = Positions::from([(0, 120)]);
+    let all = Positions::from([(partition(0), 120)]);
     let [v1, v2] =
         [(1, 40), (2, 60)].map(|(number, frontier)| version(folder.path(), &view, number, &events[..frontier]));
     let choose = |snapshot: Option<Snapshot>, versions: &[&Arc<_>]| {
         let layers = layers(snapshot, versions.iter().map(|version| Arc::clone(version)).collect());
         let sources = Sources::choose(&view, Mode::Merged, &layers, &all);
-        let part = |coverage: &anabranch_log::position::Coverage| coverage.to_string();
+        let part = |coverage: &Coverage<_>| coverage.of("posts").to_string();
         let version = sources.version.as_ref().map(|version| version.published.version);
         (version, sources.speed.as_ref().map(part).unwrap_or_default(), part(&sources.missing))
     };
@@ -262,13 +262,13 @@ fn what_neither_layer_covers_is_named() {
 fn an_answer_of_no_record_is_exact_only_while_the_log_holds_none() {
     let folder = tempfile::tempdir().expect("a folder");
     let events = stream(9);
-    let (empty, unknown) = (Positions::from([(0, 0)]), Positions::new());
+    let (empty, unknown) = (Positions::from([(partition(0), 0)]), Positions::new());
     let session = Window::Session { gap: MINUTE };
     for (window, keyed) in [(Some(hop()), true), (Some(session), true), (None, true), (None, false)] {
         let view = view("v", window, keyed, None);
         let speed = |from: usize, to: usize| Some(snapshot(&view, &events, (from > 0).then_some(1), &[from, to]));
         let version = |events: &[Event]| vec![version(folder.path(), &view, 1, events)];
-        let ends = [Positions::from([(0, 9)]), empty.clone(), unknown.clone()];
+        let ends = [Positions::from([(partition(0), 9)]), empty.clone(), unknown.clone()];
         let is_exact = |layers: &Layers, mode, ask| {
             ends.each_ref().map(|end| {
                 let sources = Sources::choose(&view, mode, layers, end);

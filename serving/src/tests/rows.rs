@@ -358,7 +358,7 @@ async fn records_that_are_ahead_of_the_clock_are_missing_until_the_archive_has_d
     let end = parse_timestamp("2017-08-27T00:05:00Z").expect("a time");
     let show = |from| {
         let mut early = snapshot(&view, &events, None, &[0, 3]);
-        Arc::make_mut(&mut early.chunks[0]).early.add(0, 1..2, from);
+        Arc::make_mut(&mut early.chunks[0]).early.add(partition(0), 1..2, from);
         platform.show(&view, early);
     };
     show(end - 1);

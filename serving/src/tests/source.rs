@@ -7,7 +7,7 @@ use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::position::Positions;
 use tokio::sync::watch;
 
-use super::support::{Event, event, hop, snapshot, version, view};
+use super::support::{Event, event, hop, partition, snapshot, version, view};
 use crate::source::{LayerStore, Mode, Sources};
 
 #[test]
@@ -30,9 +30,9 @@ fn what_was_read_before_a_rebuild_is_not_added_to_what_is_read_since() {
         shows.send_replace(Arc::new(Snapshot { rebuilds, ..snapshot }));
     };
     let sources = || {
-        let sources = Sources::choose(&view, Mode::Merged, &store.get(&view), &Positions::from([(0, 100)]));
+        let sources = Sources::choose(&view, Mode::Merged, &store.get(&view), &Positions::from([(partition(0), 100)]));
         let version = sources.version.as_ref().map(|version| version.published.version);
-        (version, sources.chunks.len(), sources.missing.to_string())
+        (version, sources.chunks.len(), sources.missing.of("posts").to_string())
     };
     show(Some(1), 0, 40);
     assert_eq!(

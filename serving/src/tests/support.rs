@@ -12,7 +12,7 @@ use anabranch_exchange::snapshot::{Chunk, Pane, Progress, Snapshot, Snapshots};
 use anabranch_exchange::version::{PaneFile, Published, Version, Versions};
 use anabranch_log::clock::ManualClock;
 use anabranch_log::lineage::{Epoch, Lineage, Mark};
-use anabranch_log::position::{Coverage, Offset, Partition, Positions};
+use anabranch_log::position::{Coverage, Offset, Partition, Positions, TopicPartition};
 use anabranch_log::{Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention};
 use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
@@ -180,11 +180,12 @@ pub fn version(root: &std::path::Path, view: &Kept, number: u64, events: &[Event
         });
         next = end;
     }
-    let event_times = events.iter().map(|event| event.time).max().map(|time| (0, time)).into_iter().collect();
+    let event_times =
+        events.iter().map(|event| event.time).max().map(|time| (partition(0), time)).into_iter().collect();
     let published = Published {
         version: number,
         definition: view.id.definition.clone(),
-        coverage: [(0, 0..events.len() as u64)].into_iter().collect(),
+        coverage: [(partition(0), 0..events.len() as u64)].into_iter().collect(),
         event_times,
         published: T0,
         run: "run".into(),
@@ -194,6 +195,11 @@ pub fn version(root: &std::path::Path, view: &Kept, number: u64, events: &[Event
         log: None,
     };
     Arc::new(Version::new(root.to_owned(), published, false))
+}
+
+/// A partition of the topic that the views read.
+pub fn partition(partition: Partition) -> TopicPartition {
+    TopicPartition::new("posts", partition)
 }
 
 /// How many windows each event had missed, by a watermark that runs with the newest event time.
@@ -226,7 +232,7 @@ pub fn chunk(view: &Kept, events: &[Event], missed: &[i32], offsets: Range<usize
         let late = late.remove(&start).unwrap_or_default();
         panes.entry(start).or_insert_with(|| Arc::new(Pane { partials, late, slack: None }));
     }
-    let coverage = [(0, offsets.start as u64..offsets.end as u64)].into_iter().collect();
+    let coverage = [(partition(0), offsets.start as u64..offsets.end as u64)].into_iter().collect();
     Arc::new(Chunk { coverage, panes, ..Chunk::default() })
 }
 
@@ -240,11 +246,11 @@ pub fn snapshot(view: &Kept, events: &[Event], base: Option<u64>, cuts: &[usize]
         sequence: 1,
         base,
         rebuilds: 0,
-        coverage: Coverage::from_iter([(0, first as u64..last as u64)]),
+        coverage: Coverage::from_iter([(partition(0), first as u64..last as u64)]),
         chunks,
         watermark,
         late: missed[first..last].iter().filter(|missed| **missed > 0).count() as u64,
-        partitions: [(0, Progress { watermark, ..Progress::default() })].into(),
+        partitions: [(partition(0), Progress { watermark, ..Progress::default() })].into(),
         stopped: None,
         alone: false,
         lost: Coverage::new(),

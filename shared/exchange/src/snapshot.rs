@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anabranch_engine::partial::Slack;
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Offset, Partition};
+use anabranch_log::position::{ByTopic, Coverage, Offset, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::ViewId;
 use polars::prelude::DataFrame;
@@ -28,13 +28,13 @@ pub struct Snapshot {
     /// How often the table's archive had been rebuilt, by which the events are read.
     pub rebuilds: u64,
     /// What the chunks cover together.
-    pub coverage: Coverage,
+    pub coverage: Coverage<TopicPartition>,
     /// The state, in order of coverage.
     pub chunks: Vec<Arc<Chunk>>,
     /// No event with an earlier time is expected any more; none before any event.
     pub watermark: Option<Micros>,
     /// How far each partition is that it is made of.
-    pub partitions: BTreeMap<Partition, Progress>,
+    pub partitions: BTreeMap<TopicPartition, Progress>,
     /// How many events came too late for at least one of their windows since the state began.
     pub late: u64,
     /// Why it goes on no further, if its source or the view itself has stopped: the state is served as it was then.
@@ -42,7 +42,7 @@ pub struct Snapshot {
     /// Whether that is the view's own, and its source goes on: evaluating it has failed, or it catches up after that.
     pub alone: bool,
     /// What retention had taken when the source wanted it, which is why it has stopped.
-    pub lost: Coverage,
+    pub lost: Coverage<TopicPartition>,
     /// Which log the offsets are of.
     pub log: Option<Mark>,
     /// Whether the source has stopped because the log that is there is another one: what an answer lacks can't be named.
@@ -71,7 +71,7 @@ pub struct Progress {
 #[derive(Debug, Clone, Default)]
 pub struct Chunk {
     /// The offsets that it speaks for.
-    pub coverage: Coverage,
+    pub coverage: Coverage<TopicPartition>,
     /// The panes that hold any of these events, by their start; 0 alone in a view without windows.
     pub panes: BTreeMap<Micros, Arc<Pane>>,
     /// Its records that may be events to whoever reads them later.
@@ -80,11 +80,35 @@ pub struct Chunk {
 
 /// Records that are ahead of their reader's clock, see [`Reject::early`](anabranch_engine::decode::Reject::early).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "ByTopic<EarlyOfTopic>", from = "ByTopic<EarlyOfTopic>")]
 pub struct Early {
     /// The offsets from the first to the last of them.
-    pub offsets: Coverage,
+    pub offsets: Coverage<TopicPartition>,
     /// The least of their event times; none without any.
     pub from: Option<Micros>,
+}
+
+/// How they are stored and sent, by topic.
+#[derive(Serialize, Deserialize)]
+struct EarlyOfTopic {
+    offsets: Coverage,
+    from: Option<Micros>,
+}
+
+impl From<Early> for ByTopic<EarlyOfTopic> {
+    fn from(early: Early) -> Self {
+        early.offsets.by_topic().map(|offsets| EarlyOfTopic { offsets, from: early.from })
+    }
+}
+
+impl From<ByTopic<EarlyOfTopic>> for Early {
+    fn from(stored: ByTopic<EarlyOfTopic>) -> Self {
+        let mut early = Self::default();
+        for (topic, EarlyOfTopic { offsets, from }) in stored {
+            early.merge(&Self { offsets: offsets.named(&topic), from });
+        }
+        early
+    }
 }
 
 impl Early {
@@ -94,7 +118,7 @@ impl Early {
     }
 
     /// Adds records of a partition, none of which is of a time before `from`.
-    pub fn add(&mut self, partition: Partition, offsets: Range<Offset>, from: Micros) {
+    pub fn add(&mut self, partition: TopicPartition, offsets: Range<Offset>, from: Micros) {
         if !offsets.is_empty() {
             self.offsets.extend(partition, offsets);
             self.from = Some(self.from.map_or(from, |least| least.min(from)));
@@ -104,16 +128,16 @@ impl Early {
     /// Adds others.
     pub fn merge(&mut self, other: &Self) {
         let Some(from) = other.from else { return };
-        other.offsets.iter().for_each(|(partition, range)| self.add(partition, range.clone(), from));
+        other.offsets.iter().for_each(|(partition, range)| self.add(partition.clone(), range.clone(), from));
     }
 
     /// Those of them with an offset in the partition's range.
-    pub fn within(&self, range: impl Fn(Partition) -> Range<Offset>) -> Self {
+    pub fn within(&self, range: impl Fn(&TopicPartition) -> Range<Offset>) -> Self {
         let mut left = Self::default();
         for (partition, offsets) in self.offsets.iter() {
             let range = range(partition);
             let offsets = offsets.start.max(range.start)..offsets.end.min(range.end);
-            self.from.iter().for_each(|&from| left.add(partition, offsets.clone(), from));
+            self.from.iter().for_each(|&from| left.add(partition.clone(), offsets.clone(), from));
         }
         left
     }
@@ -138,5 +162,23 @@ impl Snapshots {
     /// The newest snapshot of a view.
     pub fn get(&self, view: &ViewId) -> Option<Arc<Snapshot>> {
         self.0.get(view).map(|receiver| receiver.borrow().clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn early_records_of_two_topics_are_stored_by_topic() {
+        let mut early = Early::default();
+        early.add(TopicPartition::new("clicks", 0), 3..4, 70);
+        early.add(TopicPartition::new("tweets", 2), 5..7, 60);
+        let json = serde_json::to_value(&early).expect("json");
+        let of_topic =
+            |partition: &str, range: [u64; 2]| serde_json::json!({"offsets": {partition: range}, "from": 60});
+        let expected = serde_json::json!({"clicks": of_topic("0", [3, 4]), "tweets": of_topic("2", [5, 7])});
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<Early>(json).expect("back"), early);
     }
 }

@@ -10,12 +10,13 @@
 mod committed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem::take;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anabranch_engine::partial::{self, MISSED, PANE};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Partition};
+use anabranch_log::position::{Coverage, Partition, TopicPartition, named, of_topic};
 use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::ViewId;
@@ -32,17 +33,21 @@ pub use committed::{
     set_aside, view_app_id, view_root,
 };
 
-/// What a commit says of the version that it publishes.
+/// What a commit says of the version that it publishes. Its note is of one topic, and goes by partitions alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Published {
+#[serde(bound(
+    serialize = "K: Serialize, Coverage<K>: Serialize",
+    deserialize = "K: Deserialize<'de> + Ord, Coverage<K>: Deserialize<'de>"
+))]
+pub struct Published<K = TopicPartition> {
     /// The version: 1 for a view's first, one more for each after it.
     pub version: u64,
     /// The definition that it was computed from, [`View::definition`].
     pub definition: String,
     /// The offsets whose events it holds.
-    pub coverage: Coverage,
+    pub coverage: Coverage<K>,
     /// The newest event time among them, by partition: where the watermark goes on from.
-    pub event_times: BTreeMap<Partition, Micros>,
+    pub event_times: BTreeMap<K, Micros>,
     /// When it was published.
     pub published: Micros,
     /// The run that made it.
@@ -61,8 +66,31 @@ pub struct Published {
     pub log: Option<Mark>,
 }
 
-impl Note for Published {
+impl Note for Published<Partition> {
     const BY_TOPIC: &'static [&'static str] = &["coverage", "event_times", "log"];
+}
+
+impl Published<Partition> {
+    /// The same, of a topic that is named.
+    pub fn named(mut self, topic: &str) -> Published {
+        let (coverage, event_times) = (take(&mut self.coverage), take(&mut self.event_times));
+        self.with(coverage.named(topic), named(topic, event_times))
+    }
+}
+
+impl Published {
+    /// The same, as its note says it.
+    fn of(&self, topic: &str) -> Published<Partition> {
+        self.clone().with(self.coverage.of(topic), of_topic(topic, &self.event_times))
+    }
+}
+
+impl<K> Published<K> {
+    /// The same version, of other offsets.
+    fn with<L>(self, coverage: Coverage<L>, event_times: BTreeMap<L, Micros>) -> Published<L> {
+        let Self { version, definition, published, run, rebuilds, erased, panes, log, .. } = self;
+        Published { version, definition, coverage, event_times, published, run, rebuilds, erased, panes, log }
+    }
 }
 
 /// A Parquet file of partials, sorted by pane.

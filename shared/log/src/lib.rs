@@ -35,7 +35,7 @@ use bytes::Bytes;
 
 use self::lineage::{Lineage, Mark, Tails, check_tails};
 use crate::clock::Micros;
-use crate::position::{Coverage, Offset, Partition, Positions};
+use crate::position::{Coverage, Offset, Partition, Positions, TopicPartition};
 
 /// What went wrong in the log, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -175,10 +175,10 @@ impl LogError {
     }
 
     /// The offsets that retention has taken although they are wanted, if that is what is wrong.
-    pub fn lost(&self) -> Coverage {
+    pub fn lost(&self) -> Coverage<TopicPartition> {
         match self {
-            Self::OutOfRange { partition, wanted, held, .. } if *wanted < held.start => {
-                Coverage::from_iter([(*partition, *wanted..held.start)])
+            Self::OutOfRange { topic, partition, wanted, held } if *wanted < held.start => {
+                Coverage::from_iter([(TopicPartition::new(topic.as_str(), *partition), *wanted..held.start)])
             }
             _ => Coverage::new(),
         }

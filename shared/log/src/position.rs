@@ -14,11 +14,13 @@
 //! Offsets that the log itself skips (compaction, transaction markers) are inside the ranges that a reader reports, so
 //! they are not holes.
 //!
-//! These types are of one topic, which they don't name. Where they are stored or sent, [`ByTopic`] names it.
+//! A topic's log and its archive go by [`Partition`]. Views' states, snapshots, versions and answers go by
+//! [`TopicPartition`], so that they can be made of several topics. In JSON these are written by topic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -28,17 +30,39 @@ pub type Partition = u32;
 /// A record's number within its partition.
 pub type Offset = u64;
 
+/// A partition of a topic.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TopicPartition {
+    /// The topic's name. A clone shares it.
+    pub topic: Arc<str>,
+    /// The partition's number.
+    pub partition: Partition,
+}
+
+impl TopicPartition {
+    /// A partition of a topic.
+    pub fn new(topic: impl Into<Arc<str>>, partition: Partition) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[{}]", self.topic, self.partition)
+    }
+}
+
 /// The next offset to be read, per partition.
-pub type Positions = BTreeMap<Partition, Offset>;
+pub type Positions<K = Partition> = BTreeMap<K, Offset>;
 
 /// Why a range can't be added to a coverage.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PositionError {
+pub enum PositionError<K = Partition> {
     /// Some of the range is covered already.
     #[error("partition {partition}: offsets {applied:?} overlap {covered:?}, which is covered already")]
     Overlap {
         /// The partition concerned.
-        partition: Partition,
+        partition: K,
         /// What is covered.
         covered: Range<Offset>,
         /// What was to be added.
@@ -48,7 +72,7 @@ pub enum PositionError {
     #[error("partition {partition}: offsets {missing:?} are missing before {applied:?}")]
     Hole {
         /// The partition concerned.
-        partition: Partition,
+        partition: K,
         /// What would be skipped.
         missing: Range<Offset>,
         /// What was to be added.
@@ -58,50 +82,62 @@ pub enum PositionError {
     #[error("partition {partition}: offsets {applied:?} end before they begin")]
     Backwards {
         /// The partition concerned.
-        partition: Partition,
+        partition: K,
         /// What was to be added.
         applied: Range<Offset>,
     },
 }
 
-/// One half-open offset range per partition. Written in JSON as `{"partition":[first,next]}`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Coverage(BTreeMap<Partition, Range<Offset>>);
+/// One half-open offset range per partition. Written in JSON as `{"partition":[first,next]}`; by
+/// [`TopicPartition`] as `{"topic":{"partition":[first,next]}}`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage<K = Partition>(BTreeMap<K, Range<Offset>>);
 
-impl Coverage {
+impl<K> Default for Coverage<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord + Clone> Coverage<K> {
     /// A coverage of nothing.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Covers nothing, but says where each partition would begin.
-    pub fn starting_at(positions: &Positions) -> Self {
-        Self(positions.iter().map(|(&p, &offset)| (p, offset..offset)).collect())
+    pub fn starting_at(positions: &Positions<K>) -> Self {
+        Self(positions.iter().map(|(p, &offset)| (p.clone(), offset..offset)).collect())
     }
 
     /// The range of a partition, or none if the coverage doesn't speak of it.
-    pub fn get(&self, partition: Partition) -> Option<&Range<Offset>> {
-        self.0.get(&partition)
+    pub fn get(&self, partition: &K) -> Option<&Range<Offset>> {
+        self.0.get(partition)
     }
 
     /// The first offset not covered; 0 for a partition that the coverage doesn't speak of.
-    pub fn next(&self, partition: Partition) -> Offset {
-        self.0.get(&partition).map_or(0, |range| range.end)
+    pub fn next(&self, partition: &K) -> Offset {
+        self.0.get(partition).map_or(0, |range| range.end)
     }
 
     /// The first offset not covered, per partition.
-    pub fn ends(&self) -> Positions {
-        self.0.iter().map(|(&p, range)| (p, range.end)).collect()
+    pub fn ends(&self) -> Positions<K> {
+        self.0.iter().map(|(p, range)| (p.clone(), range.end)).collect()
     }
 
     /// The first covered offset, per partition.
-    pub fn starts(&self) -> Positions {
-        self.0.iter().map(|(&p, range)| (p, range.start)).collect()
+    pub fn starts(&self) -> Positions<K> {
+        self.0.iter().map(|(p, range)| (p.clone(), range.start)).collect()
     }
 
     /// The ranges in order of partition, empty ones included.
-    pub fn iter(&self) -> impl Iterator<Item = (Partition, &Range<Offset>)> {
-        self.0.iter().map(|(&p, range)| (p, range))
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &Range<Offset>)> {
+        self.0.iter()
+    }
+
+    /// The partitions that the coverage speaks of.
+    pub fn partitions(&self) -> impl Iterator<Item = &K> {
+        self.0.keys()
     }
 
     /// The number of offsets covered.
@@ -115,7 +151,7 @@ impl Coverage {
     }
 
     /// Adds `[first, next)` of a partition, or says why that would count something twice or skip it.
-    pub fn try_apply(&mut self, partition: Partition, applied: Range<Offset>) -> Result<(), PositionError> {
+    pub fn try_apply(&mut self, partition: K, applied: Range<Offset>) -> Result<(), PositionError<K>> {
         if applied.end < applied.start {
             return Err(PositionError::Backwards { partition, applied });
         }
@@ -135,39 +171,57 @@ impl Coverage {
     }
 
     /// Makes a partition's range reach over another one too, and over what lies between them.
-    pub fn extend(&mut self, partition: Partition, other: Range<Offset>) {
+    pub fn extend(&mut self, partition: K, other: Range<Offset>) {
         let range = self.0.entry(partition).or_insert_with(|| other.clone());
         *range = range.start.min(other.start)..range.end.max(other.end);
     }
 
     /// Adds another coverage that begins where this one ends, in every partition or in none.
-    pub fn try_append(&mut self, other: &Coverage) -> Result<(), PositionError> {
+    pub fn try_append(&mut self, other: &Self) -> Result<(), PositionError<K>> {
         let mut sum = self.clone();
         for (partition, range) in other.iter() {
-            sum.try_apply(partition, range.clone())?;
+            sum.try_apply(partition.clone(), range.clone())?;
         }
         *self = sum;
         Ok(())
     }
 
     /// The ranges below `frontier` that this coverage leaves out: what an answer lacks if it is all there is.
-    pub fn missing_before(&self, frontier: &Positions) -> Coverage {
-        Coverage(
-            frontier.iter().filter(|&(&p, &end)| self.next(p) < end).map(|(&p, &end)| (p, self.next(p)..end)).collect(),
-        )
+    pub fn missing_before(&self, frontier: &Positions<K>) -> Self {
+        let missing = frontier.iter().filter(|&(p, &end)| self.next(p) < end);
+        missing.map(|(p, &end)| (p.clone(), self.next(p)..end)).collect()
     }
 }
 
-impl FromIterator<(Partition, Range<Offset>)> for Coverage {
-    fn from_iter<I: IntoIterator<Item = (Partition, Range<Offset>)>>(ranges: I) -> Self {
+impl Coverage {
+    /// The same, of a topic that is named.
+    pub fn named(self, topic: &str) -> Coverage<TopicPartition> {
+        Coverage(named(topic, self.0))
+    }
+}
+
+impl Coverage<TopicPartition> {
+    /// The part of one topic.
+    pub fn of(&self, topic: &str) -> Coverage {
+        Coverage(of_topic(topic, &self.0))
+    }
+
+    /// Each topic's part.
+    pub fn by_topic(&self) -> ByTopic<Coverage> {
+        ByTopic::grouped(&self.0).map(Coverage)
+    }
+}
+
+impl<K: Ord> FromIterator<(K, Range<Offset>)> for Coverage<K> {
+    fn from_iter<I: IntoIterator<Item = (K, Range<Offset>)>>(ranges: I) -> Self {
         Self(ranges.into_iter().collect())
     }
 }
 
-impl fmt::Display for Coverage {
+impl<K: fmt::Display> fmt::Display for Coverage<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("{")?;
-        for (i, (partition, range)) in self.iter().enumerate() {
+        for (i, (partition, range)) in self.0.iter().enumerate() {
             let comma = if i == 0 { "" } else { ", " };
             write!(f, "{comma}{partition}: [{}, {})", range.start, range.end)?;
         }
@@ -196,7 +250,60 @@ impl<'de> Deserialize<'de> for Coverage {
     }
 }
 
-/// What is stored or sent of partitions, by their topic. Written in JSON as `{"topic":…}`.
+impl Serialize for Coverage<TopicPartition> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.by_topic().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Coverage<TopicPartition> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let ranges = ByTopic::<Coverage>::deserialize(deserializer)?;
+        Ok(Self(ranges.map(|ranges| ranges.0).named()))
+    }
+}
+
+/// How other maps by [`TopicPartition`] are written in JSON, such as [`Positions`]: `{"topic":{"partition":…}}`.
+pub mod by_topic {
+    use super::*;
+
+    /// For `#[serde(with = "by_topic")]`.
+    pub fn serialize<V: Serialize + Clone, S: Serializer>(
+        said: &BTreeMap<TopicPartition, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        ByTopic::grouped(said).serialize(serializer)
+    }
+
+    /// For `#[serde(with = "by_topic")]`.
+    pub fn deserialize<'de, V: Deserialize<'de>, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<TopicPartition, V>, D::Error> {
+        Ok(ByTopic::deserialize(deserializer)?.named())
+    }
+}
+
+/// What is said of a topic's partitions, with the topic named.
+pub fn named<V>(topic: &str, said: BTreeMap<Partition, V>) -> BTreeMap<TopicPartition, V> {
+    ByTopic::of(topic, said).named()
+}
+
+/// What is said of one topic's partitions.
+pub fn of_topic<V: Clone>(topic: &str, said: &BTreeMap<TopicPartition, V>) -> BTreeMap<Partition, V> {
+    let of_topic = said.iter().filter(|(partition, _)| *partition.topic == *topic);
+    of_topic.map(|(partition, said)| (partition.partition, said.clone())).collect()
+}
+
+/// Refuses what is said of partitions of other topics than this one, or of none at all.
+pub fn check_topic<'a>(topic: &str, said: impl IntoIterator<Item = &'a TopicPartition>) -> Result<(), OtherTopic> {
+    let there: BTreeSet<&str> = said.into_iter().map(|partition| &*partition.topic).collect();
+    if there.iter().eq([&topic]) {
+        return Ok(());
+    }
+    Err(OtherTopic { there: there.into_iter().map(str::to_owned).collect(), wanted: topic.to_owned() })
+}
+
+/// What is stored or sent by topic. Written in JSON as `{"topic":…}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ByTopic<T>(BTreeMap<String, T>);
@@ -230,6 +337,45 @@ impl<T> ByTopic<T> {
     /// The topics.
     pub fn topics(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// The same topics, with something made of what is said of each.
+    pub fn map<U>(self, mut make: impl FnMut(T) -> U) -> ByTopic<U> {
+        ByTopic(self.0.into_iter().map(|(topic, said)| (topic, make(said))).collect())
+    }
+}
+
+impl<V> ByTopic<BTreeMap<Partition, V>> {
+    /// The same, by partitions that name their topic.
+    fn named(self) -> BTreeMap<TopicPartition, V> {
+        let each = self.into_iter().flat_map(|(topic, said)| {
+            said.into_iter().map(move |(partition, said)| (TopicPartition::new(topic.clone(), partition), said))
+        });
+        each.collect()
+    }
+}
+
+impl<V: Clone> ByTopic<BTreeMap<Partition, V>> {
+    /// What is said of partitions that name their topic.
+    pub fn grouped(said: &BTreeMap<TopicPartition, V>) -> Self {
+        said.iter().map(|(partition, said)| (&*partition.topic, (partition.partition, said.clone()))).collect()
+    }
+}
+
+impl<'a, T: Default + Extend<X>, X> FromIterator<(&'a str, X)> for ByTopic<T> {
+    fn from_iter<I: IntoIterator<Item = (&'a str, X)>>(said: I) -> Self {
+        let mut all = BTreeMap::<String, T>::new();
+        said.into_iter().for_each(|(topic, one)| all.entry(topic.to_owned()).or_default().extend([one]));
+        Self(all)
+    }
+}
+
+impl<T> IntoIterator for ByTopic<T> {
+    type Item = (Arc<str>, T);
+    type IntoIter = std::iter::Map<std::collections::btree_map::IntoIter<String, T>, fn((String, T)) -> (Arc<str>, T)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().map(|(topic, said)| (topic.into(), said))
     }
 }
 
@@ -273,17 +419,57 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_names_its_topic_and_is_of_no_other() {
+    fn a_partition_of_a_topic_is_ordered_by_topic_and_then_by_number() {
+        let mut all = [("b", 1), ("a", 10), ("a", 9)].map(|(topic, partition)| TopicPartition::new(topic, partition));
+        all.sort();
+        assert_eq!(all.each_ref().map(TopicPartition::to_string), ["a[9]", "a[10]", "b[1]"]);
+    }
+
+    #[test]
+    fn what_is_said_of_several_topics_is_written_by_topic() {
+        let clicks = coverage(&[(0, 0..5)]);
+        let tweets = coverage(&[(2, 3..4), (11, 0..1200)]);
+        let mut both = tweets.clone().named("tweets");
+        both.try_append(&clicks.clone().named("clicks")).expect("another topic");
+        let json = serde_json::to_string(&both).expect("json");
+        assert_eq!(json, r#"{"clicks":{"0":[0,5]},"tweets":{"2":[3,4],"11":[0,1200]}}"#);
+        assert_eq!(serde_json::from_str::<Coverage<TopicPartition>>(&json).expect("back"), both);
+        assert!(serde_json::from_str::<Coverage<TopicPartition>>(r#"{"clicks":{"0":[5,1]}}"#).is_err());
+        assert_eq!((both.of("clicks"), both.of("tweets"), both.of("no")), (clicks, tweets, Coverage::new()));
+        assert_eq!(both.to_string(), "{clicks[0]: [0, 5), tweets[2]: [3, 4), tweets[11]: [0, 1200)}");
+    }
+
+    #[test]
+    fn positions_in_several_topics_are_written_by_topic() {
+        #[derive(Serialize, Deserialize)]
+        #[serde(transparent)]
+        struct Stored(#[serde(with = "by_topic")] Positions<TopicPartition>);
+        let (clicks, tweets) = (Positions::from([(0, 12)]), Positions::from([(2, 7), (11, 9)]));
+        let both = named("clicks", clicks.clone()).into_iter().chain(named("tweets", tweets.clone())).collect();
+        let json = serde_json::to_string(&Stored(both)).expect("json");
+        assert_eq!(json, r#"{"clicks":{"0":12},"tweets":{"2":7,"11":9}}"#);
+        let Stored(both) = serde_json::from_str(&json).expect("back");
+        assert_eq!((of_topic("clicks", &both), of_topic("tweets", &both)), (clicks, tweets));
+    }
+
+    #[test]
+    fn one_topic_is_written_the_same_in_every_way_and_others_are_refused() {
         let stored = ByTopic::of("tweets", coverage(&[(0, 0..1200)]));
         let json = serde_json::to_string(&stored).expect("json");
         assert_eq!(json, r#"{"tweets":{"0":[0,1200]}}"#);
         assert_eq!(serde_json::from_str::<ByTopic<Coverage>>(&json).expect("back"), stored);
+        let named: Coverage<TopicPartition> = serde_json::from_str(&json).expect("read");
+        assert_eq!(serde_json::to_string(&named).expect("json"), json);
         assert_eq!(stored.clone().only("tweets"), Ok(coverage(&[(0, 0..1200)])));
+        assert_eq!(check_topic("tweets", named.partitions()), Ok(()));
         let other = stored.only("clicks").expect_err("another topic");
         assert_eq!(other.to_string(), r#"it is of the topics ["tweets"], and `clicks` alone is wanted"#);
-        for json in ["{}", r#"{"a":{},"b":{}}"#] {
+        assert_eq!(check_topic("clicks", named.partitions()), Err(other));
+        for json in ["{}", r#"{"a":{"0":[0,1]},"b":{"0":[0,1]}}"#] {
             let stored: ByTopic<Coverage> = serde_json::from_str(json).expect("json");
             assert!(stored.only("a").is_err(), "{json}");
+            let named: Coverage<TopicPartition> = serde_json::from_str(json).expect("json");
+            assert!(check_topic("a", named.partitions()).is_err(), "{json}");
         }
     }
 

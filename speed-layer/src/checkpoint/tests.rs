@@ -10,23 +10,23 @@ use super::*;
 use crate::error::{SpeedError, reason};
 use crate::micro_batch::MicroBatch;
 use crate::state::ViewState;
-use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, named, rows, sums, table, with};
+use crate::tests::kit::{SECOND, checkpoints, event, micro_batch, named, partition, rows, sums, table, with};
 
 fn image(events: u64) -> (Kept, Image) {
     let table = table(0);
     let view = sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
-    let mut tracker = Tracker::new(0, [0], 0);
-    let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(0, 7)]), 0);
+    let mut tracker = Tracker::new(0, [0].map(partition), 0);
+    let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(partition(0), 7)]), 0);
     for i in 0..events {
         let batch = micro_batch(0, 7 + i, &[event(i as i64 * 3 % 40, if i % 2 == 0 { "a" } else { "b" }, 1)]);
         let mut early = Early::default();
         if i % 3 == 0 {
-            early.add(0, 7 + i..8 + i, i as i64 * SECOND);
+            early.add(partition(0), 7 + i..8 + i, i as i64 * SECOND);
         }
         let batch = MicroBatch { early, ..batch };
-        let met = tracker.begin(0, 0);
+        let met = tracker.begin(&partition(0), 0);
         state.apply(&batch, met, &met.each(&batch.times, 0)).expect("folded");
-        tracker.end(0, batch.newest().expect("events"));
+        tracker.end(&partition(0), batch.newest().expect("events"));
         if i % 5 == 4 {
             state.close_chunk(0, 0, 0, &tracker).expect("closed");
         }
@@ -38,7 +38,7 @@ fn image(events: u64) -> (Kept, Image) {
         view,
         Image {
             tracker,
-            positions: Positions::from([(0, 7 + events)]),
+            positions: Positions::from([(partition(0), 7 + events)]),
             editions: Default::default(),
             views: views.into(),
             log: Some(Mark::new("embedded:one")),
@@ -82,7 +82,7 @@ fn two_generations_of_a_view_come_back_each_with_its_own_state() {
     image.views.extend(other.views.into_values().map(|of_other| (views[0].id.clone(), of_other)));
     let read = Image::decode(&encoded(&image), "clicks", "clicks", &views).expect("read");
     for (view, end) in views.iter().zip([30, 12]) {
-        assert_eq!(read.views[&view.id].coverage.ends(), Positions::from([(0, end)]));
+        assert_eq!(read.views[&view.id].coverage.ends(), Positions::from([(partition(0), end)]));
         assert_eq!(rows(chunks(&read, view)), rows(chunks(&image, view)));
     }
 }
@@ -151,7 +151,7 @@ fn store(to: &Checkpoints, epoch: u64, bytes: &[u8]) -> Path {
     to.block_on(to.store("clicks", epoch, bytes.to_vec().into())).expect("stored")
 }
 
-fn load(from: &Checkpoints, table: &str, views: &[Kept]) -> Option<Positions> {
+fn load(from: &Checkpoints, table: &str, views: &[Kept]) -> Option<Positions<TopicPartition>> {
     from.block_on(from.load((table, "clicks"), views)).expect("read").map(|image| image.positions)
 }
 
@@ -171,12 +171,12 @@ fn the_one_before_is_kept_and_used_if_the_newest_is_damaged() {
         let views = [view.expect("a view")];
         let found = all.block_on(all.list("clicks")).expect("listed");
         assert_eq!(found.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [(7, 3), (7, 2)]);
-        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 10)])), "the newest");
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(partition(0), 10)])), "the newest");
         let late = store(all, 6, b"by whoever had the table before");
-        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 10)])), "still the newest");
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(partition(0), 10)])), "still the newest");
         all.block_on(all.storage.objects.delete(&late)).expect("removed");
         damage(all, &found[0].1, b"half a checkpoi");
-        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(0, 9)])), "the one before");
+        assert_eq!(load(all, "clicks", &views), Some(Positions::from([(partition(0), 9)])), "the one before");
         let aside = Path::from(found[0].1.as_ref().replace("checkpoint", "damaged"));
         let aside = all.block_on(async { all.storage.objects.get(&aside).await?.bytes().await });
         assert_eq!(aside.expect("set aside, not deleted"), &b"half a checkpoi"[..]);

@@ -8,7 +8,7 @@ use anabranch_plan::schema::Layout;
 use anabranch_plan::schema::{DataType, Table};
 use tokio::sync::watch;
 
-use super::kit::{event, rows_of};
+use super::kit::{event, partition, rows_of};
 use super::pipeline::Rig;
 
 /// How many events there are, and the sum of their values.
@@ -101,7 +101,7 @@ fn a_source_at_work_begins_anew_once_its_archive_is_rebuilt() {
         assert_eq!(snapshot.rebuilds, 1);
         snapshot.base == Some(2) && snapshot.stopped.is_none()
     });
-    assert_eq!((totals(&snapshot), snapshot.coverage.get(0)), ((2, 2), Some(&(3..6))));
+    assert_eq!((totals(&snapshot), snapshot.coverage.get(&partition(0))), ((2, 2), Some(&(3..6))));
     // A version of before isn't gone over to.
     rig.rebuilds = 0;
     rig.publish(3, &[(0, 4)], &[]);

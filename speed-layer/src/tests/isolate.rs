@@ -9,7 +9,7 @@ use anabranch_plan::aggregation::Late;
 use anabranch_plan::expr::{Expr, Function};
 use anabranch_plan::window::Window;
 
-use super::kit::{SECOND, named, rows_of, sums, with};
+use super::kit::{SECOND, named, partition, rows_of, sums, with};
 use super::pipeline::{Rig, stream};
 use crate::SpeedLayer;
 
@@ -140,7 +140,7 @@ fn a_view_that_fails_in_a_refold_stops_alone() {
     drop(failpoint);
     let layer = rig.start();
     let healed = rig.wait(&layer, "refolding", |snapshot| snapshot.base == Some(1) && snapshot.stopped.is_none());
-    assert_eq!(healed.coverage, Coverage::from_iter([(0, 5..16)]));
+    assert_eq!(healed.coverage, Coverage::from_iter([(partition(0), 5..16)]));
     layer.stop();
 }
 
@@ -157,7 +157,7 @@ fn a_stopped_view_goes_on_from_a_version_beyond_without_a_restart() {
     rig.append(0, &stream()[8..]);
     rig.check(&rig.wait_for_all(&layer));
     rig.publish_of("overtaken", 1, &[(0, 8)]);
-    let wanted = Coverage::from_iter([(0, 8..16)]);
+    let wanted = Coverage::from_iter([(partition(0), 8..16)]);
     let snapshot = rig.wait(&layer, "overtaken", |snapshot| snapshot.stopped.is_none());
     assert_eq!((snapshot.base, &snapshot.coverage), (Some(1), &wanted));
     layer.stop();
@@ -187,7 +187,7 @@ fn what_retention_took_of_a_stopped_view_stops_no_other() {
     rig.wait_for_all(&layer);
     let failpoint = Failpoint::set("forgotten", "return");
     rig.append(0, &stream()[4..12]);
-    let at = stopped(&rig, &layer, "forgotten").coverage.next(0);
+    let at = stopped(&rig, &layer, "forgotten").coverage.next(&partition(0));
     layer.stop();
     drop(failpoint);
     rig.log.forget_before("clicks", 0, 12);
@@ -195,7 +195,7 @@ fn what_retention_took_of_a_stopped_view_stops_no_other() {
     rig.append(0, &stream()[12..]);
     let snapshot = rig.wait(&layer, "forgotten", |snapshot| !snapshot.lost.is_empty());
     assert!(snapshot.alone && snapshot.stopped.as_ref().is_some_and(|why| why.contains("are wanted")), "{snapshot:?}");
-    assert_eq!(snapshot.lost, Coverage::from_iter([(0, at..12)]));
+    assert_eq!(snapshot.lost, Coverage::from_iter([(partition(0), at..12)]));
     let neighbour = rig.wait_for_all(&layer);
     rig.check(&neighbour);
     layer.stop();

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 
 use anabranch_engine::partial::{self, MISSED, PANE};
 use anabranch_exchange::snapshot::{Chunk, Early, Snapshot};
-use anabranch_log::position::{Offset, Partition, Positions};
+use anabranch_log::position::{Offset, Partition, Positions, TopicPartition};
 use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
 use anabranch_plan::schema::{Column as TableColumn, DataType as Type, Table};
@@ -130,8 +130,13 @@ pub(crate) fn checkpoints(location: Location) -> Checkpoints {
     Checkpoints::new(storage, RUNTIME.handle().clone())
 }
 
+/// A partition of the table's topic.
+pub(crate) fn partition(number: Partition) -> TopicPartition {
+    TopicPartition::new("clicks", number)
+}
+
 /// A micro-batch without the detour over JSON.
-pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event]) -> MicroBatch {
+pub(crate) fn micro_batch(number: Partition, first: Offset, events: &[Event]) -> MicroBatch {
     let times: Vec<Micros> = events.iter().map(|e| e.time).collect();
     let time = Series::new("ts".into(), times.as_slice());
     let time = time.cast(&DataType::Datetime(TimeUnit::Microseconds, Some(TimeZone::UTC))).expect("a cast");
@@ -139,7 +144,7 @@ pub(crate) fn micro_batch(partition: Partition, first: Offset, events: &[Event])
     let values: Vec<i64> = events.iter().map(|e| e.value).collect();
     let columns = vec![time.into(), Column::new("k".into(), keys), Column::new("v".into(), values)];
     MicroBatch {
-        partition,
+        partition: partition(number),
         coverage: first..first + events.len() as u64,
         events: DataFrame::new(events.len(), columns).expect("columns alike"),
         offsets: (first..).take(events.len()).collect(),
@@ -227,9 +232,10 @@ impl Oracle {
         self.watermark = self.watermark.max(least);
     }
 
-    pub fn rows(&self, view: &Kept, from: &Positions) -> Rows {
+    pub fn rows(&self, view: &Kept, from: &Positions<TopicPartition>) -> Rows {
+        let begins = |number| from.get(&partition(number)).copied().unwrap_or(0);
         let mut rows = Rows::new();
-        for seen in self.seen.iter().filter(|seen| seen.offset >= from.get(&seen.partition).copied().unwrap_or(0)) {
+        for seen in self.seen.iter().filter(|seen| seen.offset >= begins(seen.partition)) {
             let pane = view.aggregation().window.map_or(0, |window| window.pane_of(seen.event.time));
             let row = rows.entry((pane, seen.missed, seen.event.key.clone())).or_default();
             row.0 += 1;

@@ -16,7 +16,7 @@ use anabranch_plan::view::Catalog;
 use anabranch_plan::window::Window;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{SECOND, event, sums, table, with};
+use super::kit::{SECOND, event, partition, sums, table, with};
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, run};
 
@@ -96,7 +96,8 @@ fn late_events_are_written_once_the_log_takes_them() {
         let layer = run(&context, &CancellationToken::new()).expect("started");
         let mut snapshots = layer.snapshots().0[&view.id].clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        let folded = snapshots.wait_for(|snapshot| snapshot.coverage.next(0) == 4 || snapshot.stopped.is_some());
+        let folded =
+            snapshots.wait_for(|snapshot| snapshot.coverage.next(&partition(0)) == 4 || snapshot.stopped.is_some());
         let snapshot = runtime.block_on(folded).expect("the layer works").clone();
         assert_eq!((snapshot.late, &snapshot.stopped), (3, &None), "life {life}");
         assert_eq!(fussy.failing.load(Ordering::SeqCst), 0);

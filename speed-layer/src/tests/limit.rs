@@ -13,7 +13,7 @@ use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, SECOND, event, micro_batch, sums, table, top, with};
+use super::kit::{Event, Oracle, SECOND, event, micro_batch, partition, sums, table, top, with};
 use super::pipeline::Rig;
 use crate::Memory;
 use crate::checkpoint::{Image, ViewImage};
@@ -24,14 +24,14 @@ use crate::watermark::Tracker;
 
 /// Folds events of one partition; closes a chunk after each batch that is told to.
 fn folded(view: Kept, batches: &[(Vec<Event>, bool)]) -> ViewState {
-    let from = Positions::from([(0, 0)]);
-    let mut tracker = Tracker::new(view.table().watermark_delay, [0], 0);
+    let from = Positions::from([(partition(0), 0)]);
+    let mut tracker = Tracker::new(view.table().watermark_delay, [partition(0)], 0);
     let mut state = ViewState::new(view, None, &from, 0);
     for (events, close) in batches {
-        let batch = micro_batch(0, state.next(0), events);
-        let met = tracker.begin(0, 0);
+        let batch = micro_batch(0, state.next(&partition(0)), events);
+        let met = tracker.begin(&partition(0), 0);
         state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
-        tracker.end(0, batch.newest().expect("events"));
+        tracker.end(&partition(0), batch.newest().expect("events"));
         if *close {
             state.close_chunk(0, 0, 0, &tracker).expect("closed");
         }
@@ -158,8 +158,11 @@ fn a_view_that_refuses_keys_refuses_new_rows_of_late_events_too() {
     let mut state = folded(view.clone(), &batches);
     assert_eq!(slacks(&mut state)[&0], Slack { down: 0, up: 1, late: 1 });
     assert_eq!(state.rows(), 101);
-    let rows =
-        windows(view.aggregation(), &parts(&state.show(&Arc::new(Tracker::new(0, [0], 0)), None)), Scope::One(0));
+    let rows = windows(
+        view.aggregation(),
+        &parts(&state.show(&Arc::new(Tracker::new(0, [0].map(partition), 0)), None)),
+        Scope::One(0),
+    );
     let rows = rows.expect("rows").rows;
     let column = |name: &str| rows.column(name).expect("a column").i64().expect("integers").iter().collect::<Vec<_>>();
     let keys: Vec<_> =
@@ -328,16 +331,16 @@ proptest! {
         let archive: Vec<Event> = events.drain(..archived).collect();
 
         let (mut oracle, mut at) = (Oracle::new(1), 0);
-        let mut tracker = Tracker::new(table.watermark_delay, [0], 0);
-        let mut state = ViewState::new(view.clone(), None, &Positions::from([(0, 0)]), 0);
+        let mut tracker = Tracker::new(table.watermark_delay, [0].map(partition), 0);
+        let mut state = ViewState::new(view.clone(), None, &Positions::from([(partition(0), 0)]), 0);
         for (i, &(size, close)) in sizes.iter().enumerate() {
             let batch = micro_batch(0, at as u64, &events[at..at + size]);
             for (offset, event) in batch.offsets.iter().zip(&events[at..]) {
                 oracle.take(&view, 0, *offset, event);
             }
-            let met = tracker.begin(0, 0);
+            let met = tracker.begin(&partition(0), 0);
             state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
-            tracker.end(0, batch.newest().expect("events"));
+            tracker.end(&partition(0), batch.newest().expect("events"));
             at += size;
             let chunks = state.chunks().expect("chunks");
             let mut panes = chunks.iter().flat_map(|closed| closed.chunk.panes.values());

@@ -18,7 +18,7 @@ use anabranch_store::storage::Location;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Event, Oracle, SECOND, checkpoints, event, named, rows_of, sums, table, top};
+use super::kit::{Event, Oracle, SECOND, checkpoints, event, named, partition, rows_of, sums, table, top};
 use super::log::TestLog;
 use crate::{Context, Memory, Settings, SpeedLayer, SpeedMetrics, run};
 
@@ -113,7 +113,8 @@ impl Rig {
     }
 
     pub fn wait_for_all(&self, layer: &SpeedLayer) -> Arc<Snapshot> {
-        let ends: Positions = self.log.bounds("clicks").expect("bounds").into_iter().map(|(p, r)| (p, r.end)).collect();
+        let bounds = self.log.bounds("clicks").expect("bounds").into_iter();
+        let ends: Positions<_> = bounds.map(|(p, r)| (partition(p), r.end)).collect();
         self.wait(layer, "sums", |snapshot| snapshot.coverage.ends() == ends)
     }
 
@@ -153,12 +154,12 @@ impl Rig {
     }
 
     fn publish_of_view(&self, view: &str, version: u64, frontier: &[(Partition, u64)], times: &[(Partition, i64)]) {
-        let coverage: Coverage = frontier.iter().map(|&(p, end)| (p, 0..end)).collect();
+        let coverage = frontier.iter().map(|&(p, end)| (partition(p), 0..end)).collect();
         let published = Published {
             version,
             definition: self.id(view).definition.clone(),
             coverage,
-            event_times: times.iter().copied().collect(),
+            event_times: times.iter().map(|&(p, time)| (partition(p), time)).collect(),
             published: 0,
             run: String::new(),
             rebuilds: self.rebuilds,
@@ -340,7 +341,7 @@ fn a_topic_that_grows_is_read_in_all_its_partitions() {
     // The reader looks for new partitions now and then, by the clock.
     rig.clock.set(5 * SECOND);
     let snapshot = rig.wait_for_all(&layer);
-    assert_eq!(snapshot.coverage, [(0, 0..3), (1, 0..1)].into_iter().collect());
+    assert_eq!(snapshot.coverage, [(partition(0), 0..3), (partition(1), 0..1)].into_iter().collect());
     assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::new()));
     layer.stop();
     rig.append(1, &[event(41, "new", 1)]);
@@ -359,7 +360,7 @@ fn a_version_takes_over_what_it_covers() {
     for (version, frontier) in [(1, 3), (2, 11), (3, 11), (4, 16)] {
         rig.publish(version, &[(0, frontier)], &[]);
         let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(version));
-        assert_eq!(snapshot.coverage, [(0, frontier..16)].into_iter().collect());
+        assert_eq!(snapshot.coverage, [(partition(0), frontier..16)].into_iter().collect());
         rig.check(&snapshot);
     }
     layer.stop();
@@ -381,7 +382,7 @@ fn a_version_ahead_is_waited_for() {
     assert_eq!(snapshot.base, None);
     rig.append(0, &stream()[5..8]);
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1));
-    assert_eq!(snapshot.coverage.starts(), Positions::from([(0, 6)]));
+    assert_eq!(snapshot.coverage.starts(), Positions::from([(partition(0), 6)]));
     rig.check(&rig.wait_for_all(&layer));
     layer.stop();
 }
@@ -396,9 +397,9 @@ fn a_rollback_folds_anew_from_the_older_frontier() {
     // The newest of the first five events.
     rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
     // If it was still reading for another view, it gets there by reading on.
-    let wanted: Coverage = [(0, 5..16)].into_iter().collect();
+    let wanted = Coverage::from_iter([(partition(0), 5..16)]);
     let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(1) && snapshot.coverage == wanted);
-    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(partition(0), 5)])));
     let late = rig.oracle.seen[5..].iter().filter(|seen| seen.missed > 0).count();
     assert_eq!(snapshot.late, late as u64, "the state began anew");
     layer.stop();
@@ -412,8 +413,8 @@ fn without_a_checkpoint_a_version_is_the_beginning() {
     rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
     let layer = rig.start();
     let snapshot = rig.wait_for_all(&layer);
-    assert_eq!((snapshot.base, snapshot.coverage.starts()), (Some(1), Positions::from([(0, 5)])));
-    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+    assert_eq!((snapshot.base, snapshot.coverage.starts()), (Some(1), Positions::from([(partition(0), 5)])));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(partition(0), 5)])));
     assert_eq!(snapshot.watermark, rig.oracle.watermark);
     layer.stop();
 }
@@ -465,11 +466,12 @@ fn a_view_whose_beginning_retention_took_waits_for_a_version_of_what_is_left() {
     assert!(reason.contains("offsets 0.. are wanted, but the log holds 4..16"), "{reason}");
     let metrics = layer.metrics()["clicks"].clone();
     assert_eq!((&metrics.stopped, &metrics.views["sums"]), (&None, &Some(reason)));
-    assert_eq!(snapshot.lost, Coverage::from_iter([(0, 0..4)]));
+    assert_eq!(snapshot.lost, Coverage::from_iter([(partition(0), 0..4)]));
     rig.publish(1, &[(0, 5)], &[(0, 12 * SECOND)]);
-    let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(0) == 16);
+    let snapshot =
+        rig.wait(&layer, "sums", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(&partition(0)) == 16);
     assert_eq!(snapshot.base, Some(1));
-    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+    assert_eq!(rows_of(&snapshot), rig.oracle.rows(&rig.view, &Positions::from([(partition(0), 5)])));
     layer.stop();
 }
 
@@ -494,14 +496,15 @@ fn a_view_that_is_new_harms_no_other_where_the_log_has_lost_its_start() {
         rig.context.catalog = all;
         let layer = rig.start();
         let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_some());
-        assert_eq!((&top.lost, top.alone), (&Coverage::from_iter([(0, 0..5)]), true), "{has_checkpoint}");
+        assert_eq!((&top.lost, top.alone), (&Coverage::from_iter([(partition(0), 0..5)]), true), "{has_checkpoint}");
         rig.append(0, &stream()[8..]);
         let sums = rig.wait_for_all(&layer);
         assert_eq!((sums.base, &sums.stopped), (Some(1), &None));
-        assert_eq!(rows_of(&sums), rig.oracle.rows(&rig.view, &Positions::from([(0, 5)])));
+        assert_eq!(rows_of(&sums), rig.oracle.rows(&rig.view, &Positions::from([(partition(0), 5)])));
         rig.publish_of("top", 1, &[(0, 7)]);
-        let top = rig.wait(&layer, "top", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(0) == 16);
-        assert_eq!((top.base, &top.coverage), (Some(1), &Coverage::from_iter([(0, 7..16)])));
+        let top = rig
+            .wait(&layer, "top", |snapshot| snapshot.stopped.is_none() && snapshot.coverage.next(&partition(0)) == 16);
+        assert_eq!((top.base, &top.coverage), (Some(1), &Coverage::from_iter([(partition(0), 7..16)])));
         layer.stop();
     }
 }

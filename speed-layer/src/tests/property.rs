@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_log::clock::ManualClock;
-use anabranch_log::position::{Partition, Positions};
+use anabranch_log::position::{Coverage, Partition, Positions, TopicPartition};
 use anabranch_log::{Log, ReadLimit};
 use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, Rows, SECOND, event, micro_batch, rows, sums, table};
+use super::kit::{Event, Oracle, Rows, SECOND, event, micro_batch, partition, rows, sums, table};
 use super::log::TestLog;
 use crate::checkpoint::{Image, ViewImage};
 use crate::chunk::Open;
@@ -59,7 +59,7 @@ struct World {
     tracker: Tracker,
     state: ViewState,
     oracle: Oracle,
-    positions: Positions,
+    positions: Positions<TopicPartition>,
     replay: Replay,
     now: i64,
 }
@@ -70,10 +70,10 @@ impl World {
         let view = sums(&table, Some(window), lateness);
         let log = TestLog::default();
         log.create_topic("clicks", partitions).expect("a topic");
-        let positions: Positions = (0..partitions).map(|p| (p, 0)).collect();
+        let positions: Positions<_> = (0..partitions).map(|p| (partition(p), 0)).collect();
         let limit = ReadLimit { records: read_records, bytes: usize::MAX };
         Self {
-            tracker: Tracker::new(table.watermark_delay, 0..partitions, 0),
+            tracker: Tracker::new(table.watermark_delay, (0..partitions).map(partition), 0),
             state: ViewState::new(view.clone(), None, &positions, 0),
             oracle: Oracle::new(partitions),
             replay: Replay::new(
@@ -90,18 +90,18 @@ impl World {
         }
     }
 
-    fn batch(&mut self, partition: Partition, events: &[Event]) {
-        let first = self.positions[&partition];
+    fn batch(&mut self, number: Partition, events: &[Event]) {
+        let first = self.positions[&partition(number)];
         for (offset, event) in (first..).zip(events) {
-            self.log.add("clicks", partition, &event.json());
-            self.oracle.take(&self.view, partition, offset, event);
+            self.log.add("clicks", number, &event.json());
+            self.oracle.take(&self.view, number, offset, event);
         }
-        let batch = micro_batch(partition, first, events);
-        let met = self.tracker.begin(partition, 0);
+        let batch = micro_batch(number, first, events);
+        let met = self.tracker.begin(&batch.partition, 0);
         let each = met.each(&batch.times, self.tracker.delay());
         self.state.apply(&batch, met, &each).expect("folded");
-        self.tracker.end(partition, batch.newest().expect("events"));
-        self.positions.insert(partition, batch.coverage.end);
+        self.tracker.end(&batch.partition, batch.newest().expect("events"));
+        self.positions.insert(batch.partition, batch.coverage.end);
     }
 
     fn restart(&mut self) {
@@ -131,15 +131,15 @@ impl World {
 
     fn publish(&mut self, tenths: &[u64], version: u64) {
         let starts = self.state.coverage().starts();
-        let frontier: Positions = starts
+        let frontier: Positions<_> = starts
             .iter()
-            .map(|(&p, &start)| (p, start + (self.positions[&p] - start) * tenths[p as usize] / 10))
+            .map(|(p, &start)| (p.clone(), start + (self.positions[p] - start) * tenths[p.partition as usize] / 10))
             .collect();
         match self.state.place(&frontier) {
             Place::Start => {}
             Place::Inside => {
                 // Retention takes at once what it may.
-                frontier.iter().for_each(|(&p, &offset)| self.log.forget_before("clicks", p, offset));
+                frontier.iter().for_each(|(p, &offset)| self.log.forget_before("clicks", p.partition, offset));
                 let newest = self.newest_before(&frontier);
                 self.state.advance(version, &frontier, &newest, &mut self.replay).expect("advanced");
             }
@@ -148,10 +148,10 @@ impl World {
         assert_eq!(self.state.coverage().starts(), frontier);
     }
 
-    fn newest_before(&self, frontier: &Positions) -> BTreeMap<Partition, i64> {
-        let below = self.oracle.seen.iter().filter(|seen| seen.offset < frontier[&seen.partition]);
+    fn newest_before(&self, frontier: &Positions<TopicPartition>) -> BTreeMap<TopicPartition, i64> {
+        let below = self.oracle.seen.iter().filter(|seen| seen.offset < frontier[&partition(seen.partition)]);
         below.fold(BTreeMap::new(), |mut newest, seen| {
-            let time = newest.entry(seen.partition).or_insert(seen.event.time);
+            let time = newest.entry(partition(seen.partition)).or_insert(seen.event.time);
             *time = seen.event.time.max(*time);
             newest
         })
@@ -160,7 +160,7 @@ impl World {
     fn rows(&mut self) -> Rows {
         let snapshot = self.state.show(&Arc::new(self.tracker.clone()), None);
         // Chunks join without a gap.
-        let mut joined = anabranch_log::position::Coverage::starting_at(&snapshot.coverage.starts());
+        let mut joined = Coverage::starting_at(&snapshot.coverage.starts());
         for chunk in &snapshot.chunks {
             joined.try_append(&chunk.coverage).expect("adjacent");
         }
@@ -186,22 +186,22 @@ proptest! {
         let mut clock = 0;
         for (i, step) in (1..).zip(&steps) {
             match step {
-                Step::Batch(partition, events) => {
+                Step::Batch(number, events) => {
                     let mut events = events.clone();
                     for event in &mut events {
                         clock += SECOND;
                         event.time += clock;
                     }
-                    world.batch(partition % partitions, &events);
+                    world.batch(number % partitions, &events);
                 }
                 Step::CloseChunk => {
                     world.now += 1;
                     world.state.close_chunk(world.now, u64::MAX, world.now, &world.tracker).expect("closed");
                 }
-                Step::Idle(partition) => {
-                    let partition = partition % partitions;
-                    world.tracker.caught_up(&[partition], i64::MAX, 0);
-                    world.oracle.be_idle(partition, world.tracker.delay());
+                Step::Idle(number) => {
+                    let number = number % partitions;
+                    world.tracker.caught_up(&[partition(number)], i64::MAX, 0);
+                    world.oracle.be_idle(number, world.tracker.delay());
                 }
                 Step::Restart => world.restart(),
                 Step::Publish(tenths) => world.publish(tenths, i),
@@ -216,7 +216,7 @@ proptest! {
             world.state.closed.iter().flat_map(|c| c.chunk.panes.values()).flat_map(|p| p.late.values()).sum()
         };
         world.state.close_chunk(i64::MAX, u64::MAX, 0, &world.tracker).expect("closed");
-        let late = world.oracle.seen.iter().filter(|s| s.missed > 0 && s.offset >= from[&s.partition]).count();
+        let late = world.oracle.seen.iter().filter(|s| s.missed > 0 && s.offset >= from[&partition(s.partition)]).count();
         prop_assert_eq!(panes(&world), late as u64, "late events by pane, from the frontier on");
     }
 }

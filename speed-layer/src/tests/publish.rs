@@ -87,7 +87,7 @@ fn shown(view: &Kept, events: u64) -> (Arc<Snapshot>, Weak<Pane>) {
     let partials = partial::partials(view, micro_batch(0, 0, &keys).events.lazy(), false).expect("partials");
     let pane = Arc::new(Pane { partials, ..Pane::default() });
     let held = Arc::downgrade(&pane);
-    let coverage: Coverage = [(0, 0..events)].into_iter().collect();
+    let coverage = Coverage::from_iter([(0, 0..events)]).named("clicks");
     let chunks = vec![Arc::new(Chunk { coverage: coverage.clone(), panes: [(0, pane)].into(), ..Chunk::default() })];
     (Arc::new(Snapshot { sequence: events, coverage, chunks, ..Snapshot::default() }), held)
 }

@@ -6,7 +6,7 @@ use anabranch_exchange::snapshot::Snapshot;
 use anabranch_log::position::{Partition, Positions};
 use anabranch_plan::schema::Table;
 
-use super::kit::{Event, Rows, SECOND, event, rows_of, table};
+use super::kit::{Event, Rows, SECOND, event, partition, rows_of, table};
 use super::pipeline::Rig;
 
 const HOUR: i64 = 3_600;
@@ -25,7 +25,7 @@ fn with_max_future(now: i64) -> Rig {
 }
 
 fn idle(snapshot: &Snapshot) -> Vec<Partition> {
-    snapshot.partitions.iter().filter(|(_, progress)| progress.idle).map(|(&partition, _)| partition).collect()
+    snapshot.partitions.iter().filter(|(_, progress)| progress.idle).map(|(of, _)| of.partition).collect()
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn offsets_that_compaction_left_out_are_covered_and_no_event_is_lost() {
         rig.context.checkpoints = None;
         let layer = rig.start();
         let snapshot = rig.wait_for_all(&layer);
-        assert_eq!(snapshot.coverage.starts(), Positions::from([(0, 0)]));
+        assert_eq!(snapshot.coverage.starts(), Positions::from([(partition(0), 0)]));
         assert_eq!((rows_of(&snapshot), snapshot.late), (rig.oracle.rows(&rig.view, &Positions::new()), 0));
         layer.stop();
     }
@@ -191,7 +191,7 @@ fn offsets_that_compaction_left_out_are_covered_and_no_event_is_lost() {
         rig.wait_for_all(&layer);
         rig.publish(version, &[(0, frontier)], &[]);
         let snapshot = rig.wait(&layer, "sums", |snapshot| snapshot.base == Some(version));
-        let from = Positions::from([(0, frontier)]);
+        let from = Positions::from([(partition(0), frontier)]);
         assert_eq!((rows_of(&snapshot), snapshot.coverage.starts()), (rig.oracle.rows(&rig.view, &from), from));
     }
     layer.stop();

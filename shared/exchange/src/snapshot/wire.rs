@@ -29,7 +29,7 @@ use std::sync::{Arc, Weak};
 
 use anabranch_engine::partial::{self, Slack};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{ByTopic, Coverage, Partition};
+use anabranch_log::position::{ByTopic, Coverage, Partition, TopicPartition, check_topic, named, of_topic};
 use anabranch_log::{Payloads, PayloadsBuilder};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
@@ -65,6 +65,7 @@ struct Header {
     panes: BTreeMap<u64, PaneHeader>,
 }
 
+/// `coverage`, `partitions` and `lost` name the topic even if they say nothing of it.
 #[derive(Debug, Serialize, Deserialize)]
 struct ViewHeader {
     name: String,
@@ -85,9 +86,9 @@ struct ViewHeader {
 
 #[derive(Debug, Serialize, Deserialize)]
 struct ChunkHeader {
-    coverage: ByTopic<Coverage>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    early: Option<ByTopic<Early>>,
+    coverage: Coverage<TopicPartition>,
+    #[serde(default, skip_serializing_if = "Early::is_empty")]
+    early: Early,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }
@@ -139,7 +140,7 @@ impl Encoder {
             let topic = &view.table().topic;
             let mut chunks = Vec::new();
             for chunk in &snapshot.chunks {
-                let mut named = BTreeMap::new();
+                let mut panes_of_chunk = BTreeMap::new();
                 for (&start, pane) in &chunk.panes {
                     let address = Arc::as_ptr(pane).addr();
                     let known = self.sent.get(&address).map(|(id, _)| *id);
@@ -151,11 +152,10 @@ impl Encoder {
                         panes.push((id, pane.clone()));
                     }
                     sent.insert(address, (id, Arc::downgrade(pane)));
-                    named.insert(start, id);
+                    panes_of_chunk.insert(start, id);
                 }
-                let coverage = ByTopic::of(topic, chunk.coverage.clone());
-                let early = (!chunk.early.is_empty()).then(|| ByTopic::of(topic, chunk.early.clone()));
-                chunks.push(ChunkHeader { coverage, early, panes: named });
+                let (coverage, early) = (chunk.coverage.clone(), chunk.early.clone());
+                chunks.push(ChunkHeader { coverage, early, panes: panes_of_chunk });
             }
             let told = Snapshot::clone(&snapshot);
             let ViewId { name, definition } = view.id.clone();
@@ -164,13 +164,13 @@ impl Encoder {
                 definition,
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: ByTopic::of(topic, told.coverage),
+                coverage: ByTopic::of(topic, told.coverage.of(topic)),
                 watermark: told.watermark,
-                partitions: ByTopic::of(topic, told.partitions),
+                partitions: ByTopic::of(topic, of_topic(topic, &told.partitions)),
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: ByTopic::of(topic, told.lost),
+                lost: ByTopic::of(topic, told.lost.of(topic)),
                 log: told.log.map(|log| ByTopic::of(topic, log)),
                 other_log: told.other_log,
                 chunks,
@@ -313,7 +313,7 @@ impl Decoder {
         if !header.full && !self.begun {
             return Ok(None);
         }
-        let mut named: HashMap<u64, Arc<Pane>> = HashMap::new();
+        let mut used: HashMap<u64, Arc<Pane>> = HashMap::new();
         let mut snapshots = Views::new();
         for told in header.views {
             let id = ViewId { name: told.name, definition: told.definition };
@@ -323,7 +323,7 @@ impl Decoder {
             for chunk in told.chunks {
                 let mut panes = BTreeMap::new();
                 for (start, id) in chunk.panes {
-                    let pane = match (named.get(&id).or_else(|| self.panes.get(&id)), header.panes.get(&id)) {
+                    let pane = match (used.get(&id).or_else(|| self.panes.get(&id)), header.panes.get(&id)) {
                         (Some(pane), _) => pane.clone(),
                         (None, Some(pane)) => Arc::new(decode_pane(view, pane, frames)?),
                         (None, None) => {
@@ -331,32 +331,32 @@ impl Decoder {
                             return Ok(None);
                         }
                     };
-                    named.insert(id, pane.clone());
+                    used.insert(id, pane.clone());
                     panes.insert(start, pane);
                 }
-                let early = chunk.early.map_or_else(|| Ok(Early::default()), |early| early.only(topic));
-                let early = early.map_err(EnvelopeError::content)?;
-                let coverage = chunk.coverage.only(topic).map_err(EnvelopeError::content)?;
+                let ChunkHeader { coverage, early, .. } = chunk;
+                let partitions = coverage.partitions().chain(early.offsets.partitions());
+                check_topic(topic, partitions).map_err(EnvelopeError::content)?;
                 chunks.push(Arc::new(Chunk { coverage, panes, early }));
             }
             let snapshot = Snapshot {
                 sequence: 0,
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: told.coverage.only(topic).map_err(EnvelopeError::content)?,
+                coverage: told.coverage.only(topic).map_err(EnvelopeError::content)?.named(topic),
                 chunks,
                 watermark: told.watermark,
-                partitions: told.partitions.only(topic).map_err(EnvelopeError::content)?,
+                partitions: named(topic, told.partitions.only(topic).map_err(EnvelopeError::content)?),
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: told.lost.only(topic).map_err(EnvelopeError::content)?,
+                lost: told.lost.only(topic).map_err(EnvelopeError::content)?.named(topic),
                 log: told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
                 other_log: told.other_log,
             };
             snapshots.insert(id, Arc::new(snapshot));
         }
-        (self.panes, self.begun) = (named, true);
+        (self.panes, self.begun) = (used, true);
         Ok(Some(snapshots))
     }
 }

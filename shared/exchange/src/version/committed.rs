@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_engine::edition::Reading;
+use anabranch_log::position::Partition;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Catalog, Kept};
 use anabranch_store::table::{DataFile, DeltaTable, Notes, TableError, commit_damage, name};
@@ -51,7 +52,7 @@ pub struct CommittedVersion {
     /// The topic whose offsets it speaks of; none in what earlier builds wrote.
     pub topic: Option<String>,
     /// What it says to readers.
-    pub published: Published,
+    pub published: Published<Partition>,
     /// What it says to the next recompute.
     pub archive: ArchiveRead,
 }
@@ -59,7 +60,7 @@ pub struct CommittedVersion {
 impl CommittedVersion {
     /// A commit's note: a [`Published`], with `archive` beside its fields.
     pub fn note(topic: &str, published: &Published, archive: &ArchiveRead) -> serde_json::Result<Value> {
-        let mut note = published.to_note(topic)?;
+        let mut note = published.of(topic).to_note(topic)?;
         note["archive"] = serde_json::to_value(archive)?;
         Ok(note)
     }
@@ -181,7 +182,7 @@ struct OfTable {
 #[derive(Debug)]
 struct OfView {
     view: Kept,
-    table: Notes<Noted<Published>>,
+    table: Notes<Noted<Published<Partition>>>,
     sender: watch::Sender<Option<Arc<Version>>>,
 }
 
@@ -277,17 +278,17 @@ impl OfTable {
             is_new
         });
         for OfView { view, table, sender } in &self.views {
-            let newest = table.newest().filter(|noted| noted.is_of(&view.table().topic)).map(|noted| &noted.said);
+            let topic = &view.table().topic;
+            let newest = table.newest().filter(|noted| noted.is_of(topic)).map(|noted| &noted.said);
             let newest = newest.filter(|published| published.definition == view.id.definition);
-            let newest = newest.map(|published| (published, published.rebuilds != rebuilds));
+            let newest = newest.map(|published| (published.rebuilds != rebuilds, published.clone().named(topic)));
             sender.send_if_modified(|current| {
-                if current.as_ref().map(|version| (&version.published, version.is_stale)) == newest {
+                let known = current.as_ref().map(|version| (version.is_stale, &version.published));
+                if known == newest.as_ref().map(|(is_stale, published)| (*is_stale, published)) {
                     return false;
                 }
-                let version = |(published, is_stale): (&Published, bool)| {
-                    Arc::new(Version::new(table.root().to_owned(), published.clone(), is_stale))
-                };
-                *current = newest.map(version);
+                let version = |(is_stale, published)| Version::new(table.root().to_owned(), published, is_stale);
+                *current = newest.map(version).map(Arc::new);
                 true
             });
         }
@@ -305,7 +306,7 @@ mod tests {
         let [before, now]: [Value; 2] = [before, now].map(|note| serde_json::from_str(note).expect("JSON"));
         let CommittedVersion { topic, published, archive } = CommittedVersion::from_note(now.clone()).expect("read");
         assert_eq!(topic.as_deref(), Some("events"));
-        let written = CommittedVersion::note("events", &published, &archive).expect("a note");
+        let written = CommittedVersion::note("events", &published.clone().named("events"), &archive).expect("a note");
         assert_eq!(written, now, "the format is another: raise its number and store a note of it");
         let unnamed = CommittedVersion { topic: None, published, archive };
         assert_eq!(CommittedVersion::from_note(before).expect("read"), unnamed);

@@ -31,8 +31,8 @@ fn snapshot() -> Arc<Snapshot> {
         |partials| Arc::new(Pane { partials, late: [(1, 2)].into(), slack: Some(Slack { down: 1, up: 2, late: 3 }) });
     let panes =
         partial::by_pane(&partials).expect("panes").into_iter().map(|(start, partials)| (start, pane(partials)));
-    let coverage: Coverage = [(0, 10..14)].into_iter().collect();
-    let early = Early { offsets: [(0, 13..14)].into_iter().collect(), from: Some(90_000_000) };
+    let coverage = Coverage::from_iter([(0, 10..14)]).named("events");
+    let early = Early { offsets: Coverage::from_iter([(0, 13..14)]).named("events"), from: Some(90_000_000) };
     let progress = Progress { watermark: Some(60_000_000), ..Progress::default() };
     Arc::new(Snapshot {
         base: Some(7),
@@ -40,7 +40,7 @@ fn snapshot() -> Arc<Snapshot> {
         coverage: coverage.clone(),
         chunks: vec![Arc::new(Chunk { coverage, panes: panes.collect(), early })],
         watermark: Some(60_000_000),
-        partitions: [(0, progress)].into(),
+        partitions: named("events", [(0, progress)].into()),
         late: 2,
         log: Some(Mark::new("kafka:one:two")),
         ..Snapshot::default()
