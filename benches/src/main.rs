@@ -1,6 +1,7 @@
 //! `anabranch-bench`, as which `anabranch bench` runs: figures that mean something on any machine, as each stands beside a
 //! peer or a limit that was measured in the same run.
 
+mod across;
 mod aggregate;
 mod batch;
 mod freshness;
@@ -84,6 +85,15 @@ enum Bench {
         #[arg(long)]
         keep: Option<PathBuf>,
     },
+    /// Events per second through joins and LAG, beside DuckDB on the same rows.
+    Across {
+        /// How many events of each table.
+        #[arg(long, default_value_t = 2_000_000)]
+        events: usize,
+        /// How many keys they have.
+        #[arg(long, default_value_t = 1_000_000)]
+        keys: u32,
+    },
     /// From the ingest answer to being visible in the rows, at a steady rate.
     Freshness {
         /// Events per second.
@@ -121,12 +131,14 @@ async fn run(what: Bench) -> Result<ExitCode, Failure> {
         Bench::Kafka { brokers, events } => blocking(move || speed::run_kafka(&brokers, events)).await?,
         Bench::Rebalance { brokers, deaths } => rebalance::run(&brokers, deaths).await?,
         Bench::Batch { events, keep } => batch::run(events, keep).await?,
+        Bench::Across { events, keys } => blocking(move || across::run(events, keys)).await?,
         Bench::Freshness { rate, seconds } => freshness::run(rate, seconds).await?,
         Bench::Serve { seconds } => serve::run(seconds).await?,
         Bench::All => {
             blocking(|| speed::run(8_000_000)).await?;
             blocking(aggregate::run).await?;
             batch::run(20_000_000, None).await?;
+            blocking(|| across::run(2_000_000, 1_000_000)).await?;
             freshness::run(10_000, 30).await?;
             serve::run(10).await?;
         }

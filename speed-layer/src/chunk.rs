@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map;
 use std::sync::Arc;
 
+use anabranch_engine::columnar::compact;
 use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::position::{Coverage, Positions, TopicPartition};
@@ -105,18 +106,6 @@ impl Closed {
         *self = Self::new(chunk, self.journal.clone());
         Ok(again)
     }
-}
-
-/// A frame whose texts take no more memory than they need: those of a part otherwise lie in the memory of the whole.
-fn compact(frame: DataFrame) -> PolarsResult<DataFrame> {
-    let columns = frame.columns().iter().map(|column| match column.str() {
-        Ok(texts) => {
-            let arrays = texts.downcast_iter().map(|array| array.clone().gc());
-            StringChunked::from_chunk_iter(texts.name().clone(), arrays).into_column()
-        }
-        Err(_) => column.clone(),
-    });
-    DataFrame::new(frame.height(), columns.collect())
 }
 
 /// The bytes of a frame. Texts are counted by their own lengths, as they may share memory with other panes'.

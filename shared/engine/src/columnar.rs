@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, RecordBatch, make_array};
 use arrow::datatypes::{Field, Schema};
 use arrow::error::ArrowError;
 use arrow::ffi::{FFI_ArrowArray, FFI_ArrowSchema};
-use polars::prelude::{Column, CompatLevel, DataFrame, PolarsError, PolarsResult, Series};
+use polars::prelude::{Column, CompatLevel, DataFrame, IntoColumn, PolarsError, PolarsResult, Series, StringChunked};
 use polars_arrow::ffi;
 
 /// A batch as a data frame, without copying a value. Of types that Polars doesn't have, its conversions apply.
@@ -15,6 +15,18 @@ pub fn to_polars(batch: &RecordBatch) -> PolarsResult<DataFrame> {
     let columns = batch.schema_ref().fields().iter().zip(batch.columns());
     let columns = columns.map(|(field, array)| column(field, array)).collect::<PolarsResult<_>>()?;
     DataFrame::new(batch.num_rows(), columns)
+}
+
+/// A frame whose texts take no more memory than they need: those of a part otherwise lie in the memory of the whole.
+pub fn compact(frame: DataFrame) -> PolarsResult<DataFrame> {
+    let columns = frame.columns().iter().map(|column| match column.str() {
+        Ok(texts) => {
+            let arrays = texts.downcast_iter().map(|array| array.clone().gc());
+            StringChunked::from_chunk_iter(texts.name().clone(), arrays).into_column()
+        }
+        Err(_) => column.clone(),
+    });
+    DataFrame::new(frame.height(), columns.collect())
 }
 
 /// A data frame as a batch. Values are copied only to join chunks, if the frame has more than one.

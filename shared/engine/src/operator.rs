@@ -46,7 +46,8 @@ pub const OFFSET: &str = "__offset";
 /// Takes rows as they are made.
 pub type Emit<'a> = dyn FnMut(DataFrame) -> PolarsResult<()> + 'a;
 
-/// That rows of some times may be wrong or lacking, since rows came behind the horizon.
+/// That rows of some times may be wrong or lacking, since rows came behind the horizon. Of a row with several event times it is said
+/// for all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Unsure {
     /// The times, from the first to the last; none if all are sure.
@@ -56,8 +57,15 @@ pub struct Unsure {
 }
 
 impl Unsure {
-    fn add(&mut self, from: Micros, to: Micros) {
-        *self = self.and(Self { span: Some((from, to)), rows: 1 });
+    /// This, and that it concerns one more row.
+    fn with(self, from: Micros, to: Micros) -> Self {
+        self.and(Self { span: Some((from, to)), rows: 1 })
+    }
+
+    /// The same of rows whose times are later than these by as much as from the first to the last.
+    fn widened(self, (from, to): (Micros, Micros)) -> Self {
+        let span = self.span.map(|(first, last)| (first.saturating_add(from), last.saturating_add(to)));
+        Self { span, ..self }
     }
 
     /// What either says.
@@ -225,7 +233,7 @@ impl Node {
                 let ((left, one), (right, other)) = (left.settled(records, step)?, right.settled(records, step)?);
                 let unsure = join.advance(&left, &right, met, emit)?;
                 join.settle(horizon, emit)?;
-                Ok(one.and(other).and(unsure))
+                Ok(join.without_left(one).and(join.without_right(other)).and(unsure))
             }
             Kind::AsOf { rows, versions, join } => {
                 let ((rows, one), (versions, other)) = (rows.settled(records, step)?, versions.settled(records, step)?);
@@ -237,7 +245,9 @@ impl Node {
                 let (rows, one) = rows.settled(records, step)?;
                 let unsure = lag.advance(&rows, met)?;
                 lag.settle(horizon, emit)?;
-                Ok(one.and(unsure))
+                // What is lacking would have been seen by rows to come, however late.
+                let below = one.widened((0, Micros::MAX));
+                Ok(below.and(unsure))
             }
         }
     }

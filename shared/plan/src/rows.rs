@@ -113,6 +113,14 @@ pub struct Field {
     pub expr: Expr,
 }
 
+/// Those of rows for which a condition holds, if there is one.
+pub(crate) fn filtered(rows: Rows, condition: Option<Expr>) -> Rows {
+    match condition {
+        Some(condition) => Rows::Filter { rows: Box::new(rows), condition },
+        None => rows,
+    }
+}
+
 impl Rows {
     /// The rows that these are made of, from left to right; none if they are a table's events.
     pub fn of(&self) -> Vec<&Self> {
@@ -197,6 +205,13 @@ impl Rows {
             Self::AsOf(join) => join.rows.later(than, time),
             Self::Lag(lag) => lag.rows.later(than, time),
         }
+    }
+
+    /// By how much the event times of a row are later than one of them: from the least to the most.
+    pub fn spread(&self, time: &str) -> (Micros, Micros) {
+        let times = self.event_times();
+        let each = times.iter().map(|other| (self.later(time, other), self.later(other, time).saturating_neg()));
+        each.fold((0, 0), |(least, most), (from, to)| (least.min(from), most.max(to)))
     }
 
     fn has(&self, name: &str) -> bool {
@@ -307,6 +322,11 @@ impl Rows {
                 Self::Lag(Box::new(Lag { rows, keys, time, columns }))
             }
         }
+    }
+
+    /// Whether several rows may be made of one record.
+    pub fn unnests(&self) -> bool {
+        matches!(self, Self::Unnest { .. }) || self.of().into_iter().any(Self::unnests)
     }
 
     /// Whether their rows are made of several records, so that operators keep some.

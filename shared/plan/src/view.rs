@@ -56,17 +56,18 @@ impl Catalog {
         self.sent().filter(move |view| view.reads_table(table))
     }
 
-    /// The topics that views write: each with the view's name and the topic that it reads.
+    /// The topics that views write: each with the view's name and a topic that it reads.
     pub fn written(&self) -> impl Iterator<Item = (&str, &str, &str)> {
-        self.views.values().filter_map(|view| {
+        self.views.values().flat_map(|view| {
             let to = match &view.end {
-                End::Send(sink) => &sink.topic,
+                End::Send(sink) => Some(&sink.topic),
                 End::Keep(aggregation) => match &aggregation.late {
-                    Late::Topic(topic) => topic,
-                    Late::Discard | Late::Rejects => return None,
+                    Late::Topic(topic) => Some(topic),
+                    Late::Discard | Late::Rejects => None,
                 },
             };
-            Some((view.id.name.as_str(), view.table().topic.as_str(), to.as_str()))
+            let from = view.rows.inputs().into_iter();
+            from.filter_map(move |table| Some((view.id.name.as_str(), table.topic.as_str(), to?.as_str())))
         })
     }
 }

@@ -31,6 +31,7 @@ enum Stored {
 }
 
 /// A column of the tuples that are looked up.
+#[derive(Debug)]
 pub(crate) enum Given {
     Text(Utf8ViewArray),
     Word(PrimitiveArray<i64>),

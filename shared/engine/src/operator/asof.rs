@@ -8,8 +8,8 @@ use anabranch_plan::rows::AsOfJoin;
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
-use super::key::{hashes, times};
-use super::newest::{Newest, gather, given};
+use super::key::{given, hashes, times};
+use super::newest::{Newest, gather};
 use super::run::take;
 use super::wait::Waiting;
 use super::{Emit, Unsure, equal_keys};
@@ -31,6 +31,8 @@ pub(super) struct AsOf {
     is_outer: bool,
     /// The times of the rows that have gone on, if any has.
     gone: Option<(Micros, Micros)>,
+    /// By how much other times of a row may be later than the one that it is joined by.
+    spread: (Micros, Micros),
 }
 
 impl AsOf {
@@ -48,6 +50,7 @@ impl AsOf {
             condition: join.condition.iter().fold(is_there, |all, rest| all.and(lower(rest))),
             is_outer: join.is_outer,
             gone: None,
+            spread: join.rows.spread(&join.times.0),
         }
     }
 
@@ -58,15 +61,15 @@ impl AsOf {
         for time in times(versions, &self.version_time)?.into_iter().filter(|time| *time < in_time.0) {
             // Only rows that have gone on could be wrong.
             if let Some((first, last)) = self.gone.filter(|(_, last)| time <= *last) {
-                unsure.add(time.max(first), last);
+                unsure = unsure.with(time.max(first), last);
             }
         }
         for time in times(rows, &self.time)?.into_iter().filter(|time| *time < in_time.1) {
-            unsure.add(time, time);
+            unsure = unsure.with(time, time);
         }
         self.versions.add(versions)?;
         self.waiting.add(rows)?;
-        Ok(unsure)
+        Ok(unsure.widened(self.spread))
     }
 
     /// Goes on to a horizon: whoever comes later and is in time isn't earlier. Gives the rows whose versions are known.

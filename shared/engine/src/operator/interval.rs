@@ -29,6 +29,8 @@ pub(super) struct Interval {
     right: Side,
     /// By how much the right row may be later than the left one: from, to.
     within: (Micros, Micros),
+    /// By how much the times of a pair may be later than its left row's, and than its right row's.
+    spreads: ((Micros, Micros), (Micros, Micros)),
     /// What holds of a pair besides: the keys are equal, not their hashes alone, and so does the rest of the condition.
     condition: Expr,
     /// The columns of right rows, if left rows come without one too.
@@ -68,7 +70,14 @@ impl Interval {
             runs: Runs::default(),
         };
         let (left_keys, right_keys) = join.keys.iter().cloned().unzip();
+        let (from, to) = join.within;
+        let (left_times, right_times) = (join.left.spread(&join.times.0), join.right.spread(&join.times.1));
+        let of_left =
+            (left_times.0.min(from.saturating_add(right_times.0)), left_times.1.max(to.saturating_add(right_times.1)));
+        let of_right =
+            (right_times.0.min(left_times.0.saturating_sub(to)), right_times.1.max(left_times.1.saturating_sub(from)));
         Self {
+            spreads: (of_left, of_right),
             left: side(left_keys, &join.times.0, join.left.delay(&join.times.0)),
             right: side(right_keys, &join.times.1, join.right.delay(&join.times.1)),
             within: join.within,
@@ -90,14 +99,13 @@ impl Interval {
         }
         let mut new_left = self.left.run(left, self.outer.is_some())?;
         let new_right = self.right.run(right, false)?;
-        let ((from, to), mut unsure) = (self.within, Unsure::default());
         let is_late = |side: &Side, time: Micros| time < horizon.saturating_sub(side.delay);
-        for &time in new_left.times.iter().filter(|&&time| is_late(&self.left, time)) {
-            unsure.add(time.saturating_add(from.min(0)), time.saturating_add(to.max(0)));
-        }
-        for &time in new_right.times.iter().filter(|&&time| is_late(&self.right, time)) {
-            unsure.add(time.saturating_sub(to.max(0)), time.saturating_sub(from.min(0)));
-        }
+        let late = |side: &Side, run: &Run| {
+            let times = run.times.iter().filter(|&&time| is_late(side, time));
+            times.fold(Unsure::default(), |unsure, &time| unsure.with(time, time))
+        };
+        let (late_left, late_right) = (late(&self.left, &new_left), late(&self.right, &new_right));
+        let unsure = self.without_left(late_left).and(self.without_right(late_right));
         if self.outer.is_some() {
             let late = new_left.times.iter().map(|&time| is_late(&self.left, time)).collect();
             new_left.watch(late);
@@ -152,6 +160,16 @@ impl Interval {
             pairs.find(kept, &right, false)?;
         }
         Ok(all)
+    }
+
+    /// What lacks if left rows of some times do.
+    pub fn without_left(&self, left: Unsure) -> Unsure {
+        left.widened(self.spreads.0)
+    }
+
+    /// What lacks, or is without a partner, if right rows of some times lack.
+    pub fn without_right(&self, right: Unsure) -> Unsure {
+        right.widened(self.spreads.1)
     }
 
     /// How many rows are kept.

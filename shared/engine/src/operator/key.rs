@@ -13,9 +13,14 @@ use crate::aggregate::keys::Given;
 /// One for the whole process, and another in each: nobody can choose keys that all have one hash.
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
+/// The key columns of rows.
+pub(super) fn given(rows: &DataFrame, names: &[String]) -> PolarsResult<Vec<Given>> {
+    names.iter().map(|name| Given::of(rows.column(name)?)).collect()
+}
+
 /// The hash of each row's key, which is in the columns of these names.
 pub(super) fn hashes(rows: &DataFrame, names: &[String]) -> PolarsResult<Vec<u64>> {
-    let given = names.iter().map(|name| Given::of(rows.column(name)?)).collect::<PolarsResult<Vec<_>>>()?;
+    let given = given(rows, names)?;
     Ok((0..rows.height()).map(|row| Given::hash_all(&given, row, &HASHER)).collect())
 }
 

@@ -11,8 +11,8 @@ use anabranch_plan::rows::Lag as Plan;
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
-use super::key::{Position, hashes, is_position, times};
-use super::newest::{Newest, Place, gather, given};
+use super::key::{Position, given, hashes, is_position, times};
+use super::newest::{Newest, Place, gather};
 use super::run::Run;
 use super::wait::Waiting;
 use super::{Emit, Unsure};
@@ -26,6 +26,8 @@ pub(super) struct Lag {
     time: String,
     /// Rows are in time up to so much behind the horizon.
     delay: Micros,
+    /// By how much other times of a row may be later than the one that it is ordered by.
+    spread: (Micros, Micros),
     waiting: Waiting,
     last: Newest,
     lagged: Vec<Lagged>,
@@ -63,6 +65,7 @@ impl Lag {
             keys: plan.keys.clone(),
             time: plan.time.clone(),
             delay: plan.rows.delay(&plan.time),
+            spread: plan.rows.spread(&plan.time),
             waiting: Waiting::new(plan.time.clone()),
             last: Newest::new(plan.keys.clone(), plan.time.clone(), most),
             lagged: lagged.collect::<PolarsResult<_>>()?,
@@ -87,13 +90,13 @@ impl Lag {
                 && look.is_before(times[row], &position, row, last)
             {
                 fits[row] = false;
-                unsure.add(times[row], look.time(last));
+                unsure = unsure.with(times[row], look.time(last));
             }
         }
         let fits: BooleanChunked = fits.into_iter().collect();
         self.keep(self.sorted(&rows.filter(&!&fits)?)?)?;
         self.waiting.add(&rows.filter(&fits)?)?;
-        Ok(unsure)
+        Ok(unsure.widened(self.spread))
     }
 
     /// Goes on to a horizon: whoever comes later and is in time isn't earlier. Gives the rows before which nothing can come any more.
@@ -122,7 +125,7 @@ impl Lag {
 
     /// Rows with what stood before them: rows of the same run, or those that went before.
     fn of(&self, run: &Run) -> PolarsResult<DataFrame> {
-        let (given, mut look) = (given(&run.rows, &self.keys)?, self.last.look()?);
+        let (given, mut look) = (run.keys(&self.keys)?, self.last.look()?);
         let most = self.lagged.iter().map(|lagged| lagged.back).max().unwrap_or(0);
         let mut places: Vec<Vec<Option<Place>>> = self.lagged.iter().map(|_| vec![None; run.len()]).collect();
         let mut begin = 0;

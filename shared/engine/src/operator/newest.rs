@@ -1,6 +1,7 @@
 //! The newest rows of each key: the versions of a changelog, or what came last before a row.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
@@ -38,7 +39,7 @@ impl Newest {
     pub fn forget(&mut self, upto: Micros) -> PolarsResult<()> {
         let Self { keys, most, runs, .. } = self;
         runs.merge(|run| {
-            let given = given(&run.rows, keys)?;
+            let given = run.keys(keys)?;
             // From the last row to the first, so from the newest of a key to its oldest.
             let mut kept = vec![true; run.len()];
             let mut newer: Vec<(usize, usize)> = Vec::new();
@@ -61,16 +62,12 @@ impl Newest {
 
     /// A look at the rows as they are.
     pub fn look(&self) -> PolarsResult<Look<'_>> {
-        let runs = self.runs.0.iter().map(|run| {
-            Ok(Looked { run, keys: given(&run.rows, &self.keys)?, position: Position::of(&run.rows)?, from: 0 })
-        });
+        let runs =
+            self.runs.0.iter().map(|run| {
+                Ok(Looked { run, keys: run.keys(&self.keys)?, position: Position::of(&run.rows)?, from: 0 })
+            });
         Ok(Look { runs: runs.collect::<PolarsResult<_>>()? })
     }
-}
-
-/// The key columns of rows.
-pub(super) fn given(rows: &DataFrame, keys: &[String]) -> PolarsResult<Vec<Given>> {
-    keys.iter().map(|key| Given::of(rows.column(key)?)).collect()
 }
 
 /// Rows to be looked for in order of their hashes.
@@ -80,7 +77,7 @@ pub(super) struct Look<'a> {
 
 struct Looked<'a> {
     run: &'a Run,
-    keys: Vec<Given>,
+    keys: Arc<Vec<Given>>,
     position: Position,
     /// Before it are only lesser hashes than that which was looked for last.
     from: usize,

@@ -5,11 +5,14 @@
 
 use std::cmp::Ordering;
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
-use super::key::Position;
+use super::key::{Position, given};
+use crate::aggregate::keys::Given;
+use crate::columnar::compact;
 
 /// Sorted rows.
 #[derive(Debug, Clone)]
@@ -26,6 +29,8 @@ pub(super) struct Run {
     pub done: Vec<bool>,
     /// The rows in order of time, and how many of them are settled.
     by_time: (Vec<IdxSize>, usize),
+    /// The key columns, once they are asked for.
+    keys: OnceLock<Arc<Vec<Given>>>,
 }
 
 impl Run {
@@ -52,7 +57,8 @@ impl Run {
         let rows = take(rows, order)?;
         let span =
             times.iter().fold((Micros::MAX, Micros::MIN), |(first, last), &time| (first.min(time), last.max(time)));
-        let mut run = Self { rows, hashes, times, span, done: Vec::new(), by_time: Default::default() };
+        let (by_time, keys) = (Default::default(), OnceLock::new());
+        let mut run = Self { rows, hashes, times, span, done: Vec::new(), by_time, keys };
         if !done.is_empty() {
             run.watch(done);
         }
@@ -103,7 +109,7 @@ impl Run {
         }
         let mut rows = one.rows.vstack(&other.rows)?;
         rows.rechunk_mut();
-        Self::sorted(&rows, order, hashes, times, done)
+        Self::sorted(&rows, order, hashes, times, done)?.compacted()
     }
 
     fn at(&self, row: usize) -> Option<(u64, Micros)> {
@@ -115,7 +121,21 @@ impl Run {
         let kept: Vec<usize> = (0..self.len()).filter(|&row| keeps(self, row)).collect();
         let done = if self.done.is_empty() { Vec::new() } else { kept.iter().map(|&row| self.done[row]).collect() };
         let (hashes, times) = kept.iter().map(|&row| (self.hashes[row], self.times[row])).unzip();
-        Self::sorted(&self.rows, kept.iter().map(|&row| row as IdxSize).collect(), hashes, times, done)
+        Self::sorted(&self.rows, kept.iter().map(|&row| row as IdxSize).collect(), hashes, times, done)?.compacted()
+    }
+
+    /// The same in no more memory than it needs.
+    fn compacted(self) -> PolarsResult<Self> {
+        Ok(Self { rows: compact(self.rows)?, ..self })
+    }
+
+    /// The key columns, which have these names.
+    pub fn keys(&self, names: &[String]) -> PolarsResult<Arc<Vec<Given>>> {
+        if let Some(keys) = self.keys.get() {
+            return Ok(Arc::clone(keys));
+        }
+        let keys = Arc::new(given(&self.rows, names)?);
+        Ok(Arc::clone(self.keys.get_or_init(|| keys)))
     }
 
     /// The rows of a hash, of which there are none before `from`.

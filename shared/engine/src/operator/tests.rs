@@ -1,7 +1,7 @@
 //! What operators make, against loops over all records.
 
 use anabranch_plan::expr::{BinaryOp, Expr as Value};
-use anabranch_plan::rows::{AsOfJoin, IntervalJoin, Lag, Lagged, Rows};
+use anabranch_plan::rows::{AsOfJoin, Field, IntervalJoin, Lag, Lagged, Rows};
 use anabranch_plan::schema::{DataType as Type, Table};
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
@@ -377,6 +377,46 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn what_lacks_below_is_said_above(case in Case::late(), within in within(), then in within()) {
+        // Of the rows that are made without one late record, those that would be others have only times that are unsure.
+        let lagged = Lagged { name: "one".to_owned(), of: "y".to_owned(), back: 1, default: None };
+        let lag = |rows| Lag { rows, keys: vec!["lk".to_owned()], time: "rt".to_owned(), columns: vec![lagged.clone()] };
+        let third = |name: &str, of: &str, data_type| Field { name: name.to_owned(), expr: Value::Column(of.to_owned(), data_type) };
+        let fields = vec![third("tk", "lk", Type::Text), third("tt", "lt", Type::Timestamp)];
+        let three = IntervalJoin {
+            left: interval_join(within, None, false),
+            right: Rows::Project { rows: Box::new(table("l", false)), fields },
+            keys: vec![names("lk", "tk")],
+            times: names("rt", "tt"),
+            within: then,
+            condition: None,
+            is_outer: true,
+        };
+        let over_join = (Rows::Lag(Box::new(lag(interval_join(within, None, false)))), vec!["lk", "x", "lt", "rk", "y", "rt", "one"], vec![2, 5]);
+        let over_outer = (
+            Rows::Lag(Box::new(Lag { time: "lt".to_owned(), ..lag(interval_join(within, None, true)) })),
+            vec!["lk", "x", "lt", "rk", "y", "rt", "one"],
+            vec![2],
+        );
+        let of_three = (Rows::Interval(Box::new(three)), vec!["lk", "x", "lt", "rk", "y", "rt", "tt"], vec![2, 5]);
+        for (rows, names, times) in [over_join, over_outer, of_three] {
+            let run = Run::all(&rows, &case, &names, |_, _| {});
+            let once = Case { batches: vec![(true, case.records(true)), (false, case.records(false))], horizons: vec![Micros::MIN; 2] };
+            let whole = Run::all(&rows, &once, &names, |_, _| {});
+            prop_assert_eq!(whole.unsure, Unsure::default());
+            for row in difference(&run.settled, &whole.settled) {
+                for &time in &times {
+                    let time = row[time].unwrap_or_default();
+                    let is_said = run.unsure.span.is_some_and(|(from, to)| (from..=to).contains(&time));
+                    prop_assert!(is_said, "{row:?} of {names:?} isn't said to be unsure: {:?}", run.unsure);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn state_is_flat_in_a_long_stream() {
     let mut run = Run::new(&interval_join((-10, 10), None, true));
@@ -388,4 +428,99 @@ fn state_is_flat_in_a_long_stream() {
         // Of each side the rows of 12 seconds, or so many again that are yet to be forgotten.
         assert!(run.operators.len() <= 2 * 2 * 12 * 20, "{} rows in second {second}", run.operators.len());
     }
+}
+
+const SHOP: &str = "
+CREATE TABLE clicks (id TEXT, user_id TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+CREATE TABLE purchases (id TEXT, user_id TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+CREATE VIEW bought AS SELECT c.id AS click, p.id AS purchase FROM clicks c JOIN purchases p
+  ON c.user_id = p.user_id AND p.ts BETWEEN c.ts - INTERVAL '10 seconds' AND c.ts + INTERVAL '10 seconds';
+CREATE VIEW abandoned AS SELECT c.id AS click, p.id AS purchase FROM clicks c LEFT JOIN purchases p
+  ON c.user_id = p.user_id AND p.ts BETWEEN c.ts AND c.ts + INTERVAL '10 seconds' WHERE p.id IS NULL;
+CREATE VIEW same AS SELECT a.id AS click, b.id AS purchase FROM clicks a JOIN clicks b
+  ON a.user_id = b.user_id AND b.ts = a.ts;
+";
+
+/// A run of a view of the shop. Records are `id`, `user_id` and milliseconds.
+struct Shop(Run);
+
+impl Shop {
+    fn new(view: &str) -> Self {
+        let catalog = anabranch_plan::sql::plan(&[("v.sql".to_owned(), SHOP.to_owned())]).expect("a project");
+        Self(Run::new(&catalog.rows[view]))
+    }
+
+    /// The pairs that records of a table make, before the horizon moves on to so many milliseconds.
+    fn pairs(
+        &mut self,
+        table: &str,
+        records: &[(&str, Option<&str>, i64)],
+        horizon: i64,
+    ) -> Vec<(String, Option<String>)> {
+        let ids: Vec<&str> = records.iter().map(|record| record.0).collect();
+        let users: Vec<Option<&str>> = records.iter().map(|record| record.1).collect();
+        let times: Vec<i64> = records.iter().map(|record| record.2 * 1_000).collect();
+        let columns = vec![
+            Column::new("id".into(), ids),
+            Column::new("user_id".into(), users),
+            Column::new("ts".into(), times).cast(&polars_type(&Type::Timestamp)).expect("times"),
+            Column::new(PARTITION.into(), vec![0_i64; records.len()]),
+            Column::new(OFFSET.into(), (0..records.len() as i64).collect::<Vec<_>>()),
+        ];
+        let records = Records::from([(table.to_owned(), DataFrame::new(records.len(), columns).expect("a frame"))]);
+        let mut all = Vec::new();
+        let mut emit = |rows: DataFrame| {
+            let column = |name: &str| rows.column(name).and_then(|column| column.str().cloned());
+            let (clicks, purchases) = (column("click")?, column("purchase")?);
+            let pair = |(click, purchase): (Option<&str>, Option<&str>)| {
+                (click.unwrap_or_default().to_owned(), purchase.map(str::to_owned))
+            };
+            all.extend(clicks.iter().zip(purchases.iter()).map(pair));
+            Ok(())
+        };
+        self.0.operators.advance(&records, horizon * 1_000, &mut emit).expect("a step");
+        all.sort();
+        all
+    }
+}
+
+fn found(pairs: &[(&str, Option<&str>)]) -> Vec<(String, Option<String>)> {
+    pairs.iter().map(|(click, purchase)| ((*click).to_owned(), purchase.map(str::to_owned))).collect()
+}
+
+#[test]
+fn a_purchase_within_ten_seconds_of_a_click_joins_it_and_no_other_does() {
+    let mut shop = Shop::new("bought");
+    assert_eq!(shop.pairs("clicks", &[("c1", Some("A"), 0), ("c2", Some("B"), 5_000)], 0), []);
+    let purchases = [("p1", Some("A"), 3_000), ("p2", Some("A"), 15_000)];
+    assert_eq!(shop.pairs("purchases", &purchases, 0), found(&[("c1", Some("p1"))]));
+    assert_eq!(
+        shop.pairs("purchases", &[("p3", Some("A"), 10_000)], 0),
+        found(&[("c1", Some("p3"))]),
+        "10.000 s joins"
+    );
+    assert_eq!(shop.pairs("purchases", &[("p4", Some("A"), 10_001)], 0), [], "10.001 s doesn't");
+    assert_eq!(shop.pairs("clicks", &[("c3", None, 3_000)], 0), []);
+    assert_eq!(shop.pairs("purchases", &[("p5", None, 3_000)], 0), [], "nobody is nobody's like");
+    // An equal time is in time, and finds what may be forgotten next.
+    assert_eq!(shop.pairs("purchases", &[("p6", Some("B"), 15_000)], 15_000), found(&[("c2", Some("p6"))]));
+    assert_eq!(shop.pairs("purchases", &[("p7", Some("B"), 15_000)], 15_001), found(&[("c2", Some("p7"))]));
+}
+
+#[test]
+fn a_click_without_a_purchase_is_told_once_when_none_can_come_in_time() {
+    let mut shop = Shop::new("abandoned");
+    assert_eq!(shop.pairs("clicks", &[("c1", Some("A"), 0), ("c2", Some("B"), 0), ("c3", None, 1_000)], 10_000), []);
+    assert_eq!(shop.pairs("purchases", &[("p1", Some("A"), 10_000)], 10_000), [], "it is in time to the last");
+    assert_eq!(shop.pairs("purchases", &[], 10_001), found(&[("c2", None)]), "and no record has to come for it");
+    assert_eq!(shop.pairs("purchases", &[], 11_000), []);
+    assert_eq!(shop.pairs("purchases", &[], 11_001), found(&[("c3", None)]));
+    assert_eq!(shop.pairs("purchases", &[], 99_000), [], "once");
+}
+
+#[test]
+fn a_null_isnt_equal_to_itself() {
+    let mut shop = Shop::new("same");
+    let clicks = [("c1", Some("A"), 0), ("c2", None, 0), ("c3", None, 0)];
+    assert_eq!(shop.pairs("clicks", &clicks, 0), found(&[("c1", Some("c1"))]));
 }

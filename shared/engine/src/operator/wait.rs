@@ -5,13 +5,22 @@ use polars::prelude::*;
 
 use super::key::times;
 use super::run::take;
+use crate::columnar::compact;
 
 /// Rows that wait.
 #[derive(Debug)]
 pub(super) struct Waiting {
     time: String,
-    /// In order of time, each with the rows' times.
-    parts: Vec<(DataFrame, Vec<Micros>)>,
+    parts: Vec<Part>,
+}
+
+/// Rows in order of time.
+#[derive(Debug)]
+struct Part {
+    rows: DataFrame,
+    /// The times of these rows, behind those of rows that have gone on.
+    times: Vec<Micros>,
+    gone: usize,
 }
 
 impl Waiting {
@@ -26,40 +35,40 @@ impl Waiting {
         }
         let mut part = self.sorted(rows)?;
         // Few parts: each row is moved a logarithmic number of times.
-        while let Some((last, _)) = self.parts.pop_if(|(last, _)| last.height() < 2 * part.0.height()) {
-            part = self.sorted(&last.vstack(&part.0)?)?;
+        while let Some(last) = self.parts.pop_if(|last| last.rows.height() < 2 * part.rows.height()) {
+            part = self.sorted(&last.rows.vstack(&part.rows)?)?;
         }
         self.parts.push(part);
         Ok(())
     }
 
-    fn sorted(&self, rows: &DataFrame) -> PolarsResult<(DataFrame, Vec<Micros>)> {
+    fn sorted(&self, rows: &DataFrame) -> PolarsResult<Part> {
         let times = times(rows, &self.time)?;
         let mut order: Vec<IdxSize> = (0..times.len() as IdxSize).collect();
         order.sort_by_key(|&row| times[row as usize]);
         let mut rows = rows.clone();
         rows.rechunk_mut();
-        let sorted = order.iter().map(|&row| times[row as usize]).collect();
-        Ok((take(&rows, order)?, sorted))
+        let times = order.iter().map(|&row| times[row as usize]).collect();
+        Ok(Part { rows: compact(take(&rows, order)?)?, times, gone: 0 })
     }
 
     /// Takes out the rows that are earlier than `least`, if there are any.
     pub fn settle(&mut self, least: Micros) -> PolarsResult<Option<DataFrame>> {
         let mut all: Option<DataFrame> = None;
-        for (rows, times) in &mut self.parts {
-            let settled = times.partition_point(|time| *time < least);
+        for part in &mut self.parts {
+            let settled = part.times[part.gone..].partition_point(|time| *time < least);
             if settled == 0 {
                 continue;
             }
-            let (gone, left) = rows.split_at(settled as i64);
-            *rows = left;
-            times.drain(..settled);
+            let (gone, left) = part.rows.split_at(settled as i64);
+            part.rows = left;
+            part.gone += settled;
             match &mut all {
                 None => all = Some(gone),
                 Some(all) => drop(all.vstack_mut(&gone)?),
             }
         }
-        self.parts.retain(|(_, times)| !times.is_empty());
+        self.parts.retain(|part| part.rows.height() > 0);
         if let Some(all) = &mut all {
             all.rechunk_mut();
         }
@@ -68,8 +77,8 @@ impl Waiting {
 
     /// All of them, beside other rows.
     pub fn with(&self, mut others: DataFrame) -> PolarsResult<DataFrame> {
-        for (rows, _) in &self.parts {
-            others.vstack_mut(rows)?;
+        for part in &self.parts {
+            others.vstack_mut(&part.rows)?;
         }
         others.rechunk_mut();
         Ok(others)
@@ -77,6 +86,6 @@ impl Waiting {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.parts.iter().map(|(rows, _)| rows.height()).sum()
+        self.parts.iter().map(|part| part.rows.height()).sum()
     }
 }

@@ -5,9 +5,10 @@ use std::cell::Cell;
 use sqlparser::ast::{self, Ident, Spanned};
 
 use super::error::{Fault, list, suggestion};
+use super::lag::Lags;
 use super::literal;
 use super::syntax::fold;
-use crate::aggregation::Aggregate;
+use crate::aggregation::{Aggregate, Key};
 use crate::expr::{BinaryOp, Expr, Function, Literal};
 use crate::rows::Rows;
 use crate::schema::{Column, DataType, Table};
@@ -22,12 +23,15 @@ pub(super) struct Scope<'a> {
     windowed: Option<(usize, String)>,
     /// What aggregates in an expression stand for, if it is over the columns of an answer.
     selected: Option<Selected<'a>>,
+    /// Where calls of LAG are taken down, if they may stand in an expression.
+    pub lags: Option<Lags>,
     depth: Cell<usize>,
 }
 
 /// The aggregates that are selected, over rows of another scope.
 struct Selected<'a> {
     rows: &'a Scope<'a>,
+    keys: &'a [Key],
     aggregates: &'a [Aggregate],
 }
 
@@ -43,23 +47,32 @@ pub(super) struct Relation {
     pub times: Vec<String>,
     /// Whether it is the items of a list.
     pub is_list: bool,
+    /// Whether rows have its columns under names that begin with the qualifier, as they have those of others too.
+    pub is_qualified: bool,
 }
 
 impl Relation {
     /// Rows of that name.
     pub fn new(qualifier: String, what: String, rows: &Rows) -> Self {
-        Self { qualifier, what, columns: named(rows.schema()), times: rows.event_times(), is_list: false }
+        let (columns, times) = (named(rows.schema()), rows.event_times());
+        Self { qualifier, what, columns, times, is_list: false, is_qualified: false }
     }
 
     /// The events of a table, of which others than views speak.
     pub fn of_table(table: &Table) -> Self {
         let (qualifier, what) = (table.name.clone(), format!("table `{}`", table.name));
-        Self { qualifier, what, columns: named(table.columns.clone()), times: Vec::new(), is_list: false }
+        let columns = named(table.columns.clone());
+        Self { qualifier, what, columns, times: Vec::new(), is_list: false, is_qualified: false }
     }
 
     fn column(&self, name: &str) -> Option<Expr> {
         let (_, data_type) = self.columns.iter().find(|(column, _)| column == name)?;
-        Some(Expr::Column(name.to_owned(), data_type.clone()))
+        let name = if self.is_qualified { format!("{}.{name}", self.qualifier) } else { name.to_owned() };
+        Some(Expr::Column(name, data_type.clone()))
+    }
+
+    fn all(&self) -> impl Iterator<Item = (String, Expr)> {
+        self.columns.iter().filter_map(|(name, _)| Some((name.clone(), self.column(name)?)))
     }
 }
 
@@ -71,19 +84,24 @@ impl<'a> Scope<'a> {
     /// The columns of one relation, which has windows by an event time if that is given.
     pub fn new(relation: Relation, windows_by: Option<String>) -> Self {
         let windowed = windows_by.map(|time| (0, time));
-        Self { relations: vec![relation], windowed, selected: None, depth: Cell::new(0) }
+        Self { relations: vec![relation], windowed, selected: None, lags: None, depth: Cell::new(0) }
     }
 
     /// The columns of an answer, whose aggregates may be named by their calls too.
-    pub fn of_answer(columns: Vec<(String, DataType)>, rows: &'a Scope<'a>, aggregates: &'a [Aggregate]) -> Self {
+    pub fn of_answer(
+        columns: Vec<(String, DataType)>,
+        rows: &'a Scope<'a>,
+        keys: &'a [Key],
+        aggregates: &'a [Aggregate],
+    ) -> Self {
         let (qualifier, what) = (rows.relations[0].qualifier.clone(), "the SELECT list".to_owned());
-        let relation = Relation { qualifier, what, columns, times: Vec::new(), is_list: false };
-        Self { selected: Some(Selected { rows, aggregates }), ..Self::new(relation, None) }
+        let relation = Relation { qualifier, what, columns, times: Vec::new(), is_list: false, is_qualified: false };
+        Self { selected: Some(Selected { rows, keys, aggregates }), ..Self::new(relation, None) }
     }
 
     /// The selected aggregate that a call is, if aggregates may stand here.
     pub fn selected(&self, call: &ast::Function) -> Result<Option<Expr>, Fault> {
-        let Some(Selected { rows, aggregates }) = &self.selected else { return Ok(None) };
+        let Some(Selected { rows, aggregates, .. }) = &self.selected else { return Ok(None) };
         let Some(wanted) = rows.aggregate(&ast::Expr::Function(call.clone()), "")? else { return Ok(None) };
         let is_wanted = |aggregate: &&Aggregate| Aggregate { name: String::new(), ..(*aggregate).clone() } == wanted;
         let found = aggregates
@@ -108,20 +126,37 @@ impl<'a> Scope<'a> {
         self.windowed.as_ref().is_some_and(|(at, _)| self.relations[*at].qualifier == name)
     }
 
+    /// The event times: their names, and what rows call them.
+    pub fn event_times(&self) -> Vec<(String, String)> {
+        let times = |relation: &Relation| {
+            let column = |time: &String| match relation.column(time) {
+                Some(Expr::Column(column, _)) => Some((time.clone(), column)),
+                _ => None,
+            };
+            relation.times.iter().filter_map(column).collect::<Vec<_>>()
+        };
+        self.relations.iter().flat_map(times).collect()
+    }
+
     /// Whether a name is that of a column.
     pub fn has_column(&self, name: &str) -> bool {
         self.column(name).is_some()
     }
 
-    /// All columns, in the order of FROM.
-    pub fn columns(&self) -> impl Iterator<Item = &(String, DataType)> {
-        self.relations.iter().flat_map(|relation| &relation.columns)
+    /// How many relations there are.
+    pub fn relations(&self) -> usize {
+        self.relations.len()
+    }
+
+    /// All columns by their names, in the order of FROM.
+    pub fn columns(&self) -> Vec<(String, Expr)> {
+        self.relations.iter().flat_map(Relation::all).collect()
     }
 
     /// The columns of the relation of a name.
-    pub fn columns_of(&self, name: &str) -> Option<&[(String, DataType)]> {
+    pub fn columns_of(&self, name: &str) -> Option<Vec<(String, Expr)>> {
         let relation = self.relations.iter().find(|relation| relation.qualifier == name)?;
-        Some(&relation.columns)
+        Some(relation.all().collect())
     }
 
     fn column(&self, name: &str) -> Option<Expr> {
@@ -130,6 +165,14 @@ impl<'a> Scope<'a> {
 
     fn resolve(&self, qualifier: Option<&Ident>, ident: &Ident) -> Result<Expr, Fault> {
         let name = fold(ident);
+        if let (Some(qualifier), Some(Selected { rows, keys, .. })) = (qualifier, &self.selected) {
+            let wanted = rows.resolve(Some(qualifier), ident)?;
+            let key = keys.iter().find(|key| key.expr == wanted);
+            let message =
+                || format!("`{qualifier}.{ident}` is read but not grouped by; HAVING is over the columns of an answer");
+            let key = key.ok_or_else(|| Fault::new(qualifier.span.start, message()))?;
+            return Ok(Expr::Column(key.name.clone(), key.expr.data_type()));
+        }
         if let Some(qualifier) = qualifier {
             let (place, wanted) = (qualifier.span.start, fold(qualifier));
             let Some(relation) = self.relations.iter().find(|relation| relation.qualifier == wanted) else {
@@ -143,6 +186,13 @@ impl<'a> Scope<'a> {
             if self.has_column(&name) {
                 return Err(Fault::new(place, format!("`{wanted}` has no column `{name}`; write `{name}` alone")));
             }
+        }
+        let mut holders = self.relations.iter().filter(|relation| relation.column(&name).is_some());
+        if let (Some(one), Some(other)) = (holders.next(), holders.next()) {
+            let (one, other) = (&one.qualifier, &other.qualifier);
+            let message =
+                format!("`{name}` is a column of `{one}` and of `{other}`; write {one}.{name} or {other}.{name}");
+            return Err(Fault::new(ident.span.start, message));
         }
         self.column(&name).ok_or_else(|| Fault::new(ident.span.start, self.unknown_column(&name)))
     }
@@ -168,7 +218,8 @@ impl<'a> Scope<'a> {
             true => format!(", and UNNEST makes {}", names(relation)),
             false => format!(", and {} has {}", relation.what, names(relation)),
         });
-        let close = suggestion(name, self.columns().map(|(name, _)| name.as_str()));
+        let columns = self.columns();
+        let close = suggestion(name, columns.iter().map(|(name, _)| name.as_str()));
         let others = others.collect::<String>();
         format!("unknown column `{name}`; {} has {}{others}{close}", first.what, names(first))
     }

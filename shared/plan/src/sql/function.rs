@@ -56,11 +56,8 @@ impl Scope<'_> {
     /// A call of a scalar function.
     pub(super) fn function(&self, call: &ast::Function) -> Result<Expr, Fault> {
         let name = simple_name(&call.name)?;
-        if call.over.is_some() {
-            return Err(Fault::of(
-                call,
-                "OVER isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
-            ));
+        if call.over.is_some() || name == "lag" || name == "lead" {
+            return self.lag(&name, call);
         }
         if aggregate(&name).is_some() {
             if let Some(selected) = self.selected(call)? {

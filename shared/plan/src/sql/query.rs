@@ -9,13 +9,15 @@ use sqlparser::tokenizer::Location;
 use super::aggregate::inner;
 use super::error::Fault;
 use super::expression::Scope;
-use super::from::{self, Names};
+use super::from;
+use super::lag::{self, Lags};
 use super::literal;
 use super::name::{is_twin, reserved};
+use super::relation::Names;
 use super::syntax::{Tokens, fold, simple_name};
 use crate::aggregation::{Aggregate, Aggregation, Key, OrderBy, OutputColumn};
 use crate::expr::{Expr, Literal};
-use crate::rows::{Field, Rows};
+use crate::rows::{Field, Rows, filtered};
 use crate::schema::DataType;
 use crate::window::Window;
 
@@ -54,6 +56,9 @@ pub(super) fn aggregated(
     let one = |fault| vec![fault];
     let names = &with(query, tokens, names)?;
     let select = plain_select(query, tokens).map_err(one)?;
+    if !select.named_window.is_empty() {
+        return Err(one(Fault::new(tokens.keyword(Keyword::WINDOW), lag::AGGREGATES)));
+    }
     let Some(source) = from::plan(select, tokens, names)? else { return Ok(None) };
     let scope = &source.scope;
 
@@ -135,7 +140,7 @@ pub(super) fn rows(
             return Err(vec![Fault::new(tokens.keyword(keyword), message)]);
         }
     }
-    let Some(source) = from::plan(select, tokens, names)? else { return Ok(None) };
+    let Some(mut source) = from::plan(select, tokens, names)? else { return Ok(None) };
     if source.window.is_some() {
         return Err(vec![Fault::new(source.at, asker.refusal("windows"))]);
     }
@@ -143,6 +148,8 @@ pub(super) fn rows(
     let mut keep = |fault: Fault| faults.push(fault);
     let filter = select.selection.as_ref();
     let filter = filter.and_then(|condition| source.scope.condition(condition, "WHERE").map_err(&mut keep).ok());
+    // WHERE comes before them.
+    source.scope.lags = Some(Lags::new(&select.named_window).map_err(one)?);
     let items = select.projection.iter().filter_map(|selected| items(selected, &source).map_err(&mut keep).ok());
     let items: Vec<Item> = items.flatten().collect();
     check_names(&items, &mut keep);
@@ -159,26 +166,36 @@ pub(super) fn rows(
             }
         }
     }
-    if faults.is_empty() && !fields.iter().any(|field| source.reads_any(&field.expr)) {
+    let rows = filtered(source.rows, filter);
+    let rows = match source.scope.lags {
+        Some(lags) => {
+            if let Some(unused) = lags.unused() {
+                faults.push(Fault::new(tokens.keyword(Keyword::WINDOW), format!("window `{unused}` isn't used")));
+            }
+            if rows.unnests() && !lags.is_empty() {
+                let message = "LAG can't follow UNNEST, as the items of one record have no order among rows";
+                faults.push(Fault::new(place, message));
+            }
+            lags.rows(rows)
+        }
+        None => rows,
+    };
+    let columns = rows.schema();
+    let reads_any = |field: &Field| columns.iter().any(|column| field.expr.reads(&column.name));
+    if faults.is_empty() && !fields.iter().any(reads_any) {
         let message = format!("the view's rows would all be the same; select a column of {}", source.what);
         faults.push(Fault::new(place, message));
     }
     if !faults.is_empty() {
         return Err(faults);
     }
-    Ok(Some(Rows::Project { rows: Box::new(filtered(source.rows, filter)), fields }))
-}
-
-fn filtered(rows: Rows, condition: Option<Expr>) -> Rows {
-    match condition {
-        Some(condition) => Rows::Filter { rows: Box::new(rows), condition },
-        None => rows,
-    }
+    Ok(Some(Rows::Project { rows: Box::new(rows), fields }))
 }
 
 /// The names that a query's parts may read: those that it may read itself, and the queries of its WITH.
 fn with<'a>(query: &ast::Query, tokens: &Tokens, names: &Names<'a>) -> Result<Names<'a>, Vec<Fault>> {
     let mut names = names.clone();
+    let outer = names.queries.len();
     let Some(with) = &query.with else { return Ok(names) };
     if with.recursive {
         return Err(vec![Fault::of(with, "WITH RECURSIVE isn't supported; write WITH")]);
@@ -191,7 +208,7 @@ fn with<'a>(query: &ast::Query, tokens: &Tokens, names: &Names<'a>) -> Result<Na
                 format!("write {name} AS (SELECT …), and name columns with AS there"),
             )]);
         }
-        if names.queries.iter().any(|(other, _)| *other == name) {
+        if names.queries[outer..].iter().any(|(other, _)| *other == name) {
             return Err(vec![Fault::new(alias.name.span.start, format!("query `{name}` is defined twice"))]);
         }
         let rows = rows(query, Asker::Reader, tokens, &names)?;
@@ -259,7 +276,7 @@ fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::S
         distribute_by,
         sort_by,
         having: _,
-        named_window,
+        named_window: _,
         qualify,
         window_before_qualify: _,
         value_table_mode,
@@ -267,12 +284,6 @@ fn plain_select<'a>(query: &'a ast::Query, tokens: &Tokens) -> Result<&'a ast::S
     } = &**select;
     if distinct.is_some() {
         return refuse(Keyword::DISTINCT, "SELECT DISTINCT isn't supported; GROUP BY the columns");
-    }
-    if !named_window.is_empty() {
-        return refuse(
-            Keyword::WINDOW,
-            "WINDOW isn't supported; windows are made by FROM TUMBLE(…), HOP(…) or SESSION(…)",
-        );
     }
     if qualify.is_some() {
         return refuse(Keyword::QUALIFY, "QUALIFY isn't supported; write ORDER BY … LIMIT k for the first k rows");
@@ -318,11 +329,11 @@ enum Selected {
 /// The columns that an item of plain rows means: `*` and `t.*` are many.
 fn items(selected: &SelectItem, source: &from::Source) -> Result<Vec<Item>, Fault> {
     let (columns, options) = match selected {
-        SelectItem::Wildcard(options) => (source.scope.columns().cloned().collect(), options),
+        SelectItem::Wildcard(options) => (source.scope.columns(), options),
         SelectItem::QualifiedWildcard(ast::SelectItemQualifiedWildcardKind::ObjectName(name), options) => {
             let name = simple_name(name)?;
             let unknown = || Fault::of(selected, format!("unknown table `{name}`"));
-            (source.scope.columns_of(&name).ok_or_else(unknown)?.to_vec(), options)
+            (source.scope.columns_of(&name).ok_or_else(unknown)?, options)
         }
         _ => return item(selected, source).map(|item| vec![item]),
     };
@@ -331,12 +342,7 @@ fn items(selected: &SelectItem, source: &from::Source) -> Result<Vec<Item>, Faul
         return Err(Fault::of(selected, "write * alone, or name the columns"));
     }
     let at = selected.span().start;
-    let item = |(name, data_type): (String, DataType)| Item {
-        value: Selected::Row(Expr::Column(name.clone(), data_type)),
-        name,
-        at,
-    };
-    Ok(columns.into_iter().map(item).collect())
+    Ok(columns.into_iter().map(|(name, column)| Item { name, value: Selected::Row(column), at }).collect())
 }
 
 fn item(selected: &SelectItem, source: &from::Source) -> Result<Item, Fault> {
@@ -499,7 +505,10 @@ fn referred(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<O
         ast::Expr::Identifier(ident) => {
             let name = fold(ident);
             let Some(i) = items.iter().position(|item| item.name == name) else { return Ok(None) };
-            let is_itself = matches!(&items[i].value, Selected::Row(Expr::Column(column, _)) if *column == name);
+            let is_itself = match &items[i].value {
+                Selected::Row(selected) => source.scope.value(expr).is_ok_and(|column| column == *selected),
+                _ => false,
+            };
             if source.scope.has_column(&name) && !is_itself {
                 let message = format!(
                     "`{name}` is a column of the table and another column's alias; call the alias something else"
@@ -520,13 +529,13 @@ fn having(
     source: &from::Source,
 ) -> Result<Option<Expr>, Fault> {
     let Some(condition) = &select.having else { return Ok(None) };
-    let keys = keys.iter().map(|key| (key.name.as_str(), key.expr.data_type()));
+    let grouped = keys.iter().map(|key| (key.name.as_str(), key.expr.data_type()));
     let aggregated = aggregates.iter().map(|aggregate| (aggregate.name.as_str(), aggregate.data_type()));
     let bounds = ["window_start", "window_end"].map(|bound| (bound, DataType::Timestamp)).into_iter();
     let bounds = bounds.filter(|_| source.window.is_some());
-    let columns = bounds.chain(keys).chain(aggregated);
+    let columns = bounds.chain(grouped).chain(aggregated);
     let columns = columns.map(|(name, data_type)| (name.to_owned(), data_type)).collect();
-    Scope::of_answer(columns, &source.scope, aggregates).condition(condition, "HAVING").map(Some)
+    Scope::of_answer(columns, &source.scope, keys, aggregates).condition(condition, "HAVING").map(Some)
 }
 
 fn order_by(

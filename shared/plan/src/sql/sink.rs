@@ -3,13 +3,13 @@
 use sqlparser::ast;
 
 use super::error::{Fault, list, suggestion};
-use super::from::Names;
 use super::name;
 use super::option::{Given, Options};
 use super::query::{self, Asker};
+use super::relation::Names;
 use super::syntax::Tokens;
 use crate::rows::Rows;
-use crate::schema::{Column, Format, Table};
+use crate::schema::{Column, Format};
 use crate::sink::{Delivery, Sink};
 use crate::view::Catalog;
 
@@ -35,7 +35,7 @@ pub(super) fn plan(
     };
     let Some(rows) = rows else { return Ok(None) };
     let one = |fault| vec![fault];
-    check_topic(name, &asked.topic, rows.table(), names.catalog).map_err(one)?;
+    check_topic(name, &asked.topic, &rows, names.catalog).map_err(one)?;
     let columns = rows.schema();
     let partition_by = asked.partition_by.map(|given| column_named(&given, &columns)).transpose().map_err(one)?;
     let sink = Sink { topic: asked.topic.text, delivery: asked.delivery, partition_by };
@@ -87,7 +87,7 @@ fn column_named(given: &Given, columns: &[Column]) -> Result<usize, Fault> {
 
 /// Refuses a topic that another view writes, that its own table can't read, or that leads back to the events that it is
 /// made of. A table may read it otherwise, so that views go on where others end.
-pub(super) fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Catalog) -> Result<(), Fault> {
+pub(super) fn check_topic(view: &str, topic: &Given, rows: &Rows, catalog: &Catalog) -> Result<(), Fault> {
     let refuse = |message: String| Err(Fault::new(topic.at, message));
     let to = &topic.text;
     // The topics that records come to from here.
@@ -97,8 +97,8 @@ pub(super) fn check_topic(view: &str, topic: &Given, table: &Table, catalog: &Ca
     {
         reached.push(next);
     }
-    if reached.contains(&table.topic.as_str()) {
-        let from = &table.topic;
+    let read = rows.inputs().into_iter().map(|table| &table.topic);
+    if let Some(from) = read.into_iter().find(|topic| reached.contains(&topic.as_str())) {
         let by_way = if to == from { String::new() } else { format!(" by way of `{to}`") };
         return refuse(format!(
             "what `{view}` writes would come back into topic `{from}`, which it reads{by_way}, and go round for ever; choose \

@@ -6,6 +6,7 @@ use sqlparser::ast::{
     CreateTable, CreateView, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Query, SetExpr, Spanned, Statement,
     TableFactor,
 };
+use sqlparser::derive_dialect;
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::{Parser, ParserError};
@@ -59,9 +60,17 @@ impl Tokens {
     }
 }
 
+// PostgreSQL's, with `FOR SYSTEM_TIME AS OF`.
+derive_dialect!(
+    OurDialect,
+    PostgreSqlDialect,
+    preserve_type_id = true,
+    overrides = { supports_table_versioning = true }
+);
+
 /// Splits a text at its semicolons and parses each statement, so that an error in one doesn't hide those in others.
 pub(super) fn statements(text: &str) -> (Vec<Source>, Vec<Fault>) {
-    let dialect = PostgreSqlDialect {};
+    let dialect = OurDialect::new();
     let tokens = match Tokenizer::new(&dialect, text).tokenize_with_location() {
         Ok(tokens) => tokens,
         Err(error) => return (Vec::new(), vec![Fault::new(error.location, sentence(&error.message))]),
@@ -85,7 +94,7 @@ pub(super) fn statements(text: &str) -> (Vec<Source>, Vec<Fault>) {
     (sources, faults)
 }
 
-fn parse(dialect: &PostgreSqlDialect, tokens: &Tokens, end: Location) -> Result<Definition, Fault> {
+fn parse(dialect: &OurDialect, tokens: &Tokens, end: Location) -> Result<Definition, Fault> {
     if tokens.0.iter().filter(|token| is_word(&token.token)).count() > MAX_WORDS {
         return Err(Fault::new(tokens.start(), format!("the statement has more than {MAX_WORDS} words and signs")));
     }
@@ -185,6 +194,10 @@ impl Relations {
     fn factor(&mut self, factor: &TableFactor) {
         match factor {
             TableFactor::Derived { subquery, .. } => self.query(subquery),
+            TableFactor::NestedJoin { table_with_joins, .. } => {
+                self.factor(&table_with_joins.relation);
+                table_with_joins.joins.iter().for_each(|join| self.factor(&join.relation));
+            }
             TableFactor::Table { name, args: None, .. } => self.name(simple_name(name).ok()),
             TableFactor::Table { args: Some(given), .. } => match given.args.first() {
                 Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Identifier(ident)))) => {

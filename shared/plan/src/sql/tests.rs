@@ -1,3 +1,4 @@
+mod across;
 mod plan;
 mod refusal;
 

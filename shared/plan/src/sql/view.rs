@@ -1,22 +1,21 @@
 //! `CREATE MATERIALIZED VIEW`, and `CREATE VIEW`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 use sqlparser::ast::{CreateTableOptions, CreateView};
 use sqlparser::tokenizer::Location;
 
 use super::error::Fault;
-use super::from::Names;
 use super::name::{defined_name, topic};
 use super::option::{Given, Options, schedule};
 use super::query::{self, Asker};
+use super::relation::Names;
 use super::sink;
 use super::syntax::Source;
 use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schedule::Schedule;
-use crate::schema::Table;
 use crate::time::Micros;
 use crate::view::{Catalog, End, View, ViewId};
 use crate::window::Window;
@@ -91,12 +90,15 @@ pub(super) fn plan(
             }
             End::Send(_) => rows.keeping(&|_| true),
         };
-        let definition = definition(rows.table(), allowed_lateness, create, above);
+        let definition = definition(&rows, allowed_lateness, create, above);
         View { id: ViewId { name: name.clone(), definition }, sql: source.text.clone(), rows, end }
     };
     let options = match options.map(|mut options| (options.text("sink"), options)) {
         Ok((Some(sink), options)) => {
             let planned = sink::plan(&name, query, (sink, options), tokens, names)?;
+            if let Some((rows, _)) = &planned {
+                of_one_record(rows, create)?;
+            }
             return Ok(planned.map(|(rows, sink)| view(rows, End::Send(sink), 0)));
         }
         Ok((None, options)) => view_options(options),
@@ -113,6 +115,7 @@ pub(super) fn plan(
         (_, Err(faults)) => return Err(faults),
     };
     let Some((rows, asked)) = query else { return Ok(None) };
+    of_one_record(&rows, create)?;
     let ViewOptions { allowed_lateness, late, schedule, max_rows, memory } = options;
     let late = match late {
         Some((late, at)) => check_late(&name, late, at, &rows, asked.window, names.catalog).map_err(one)?,
@@ -120,6 +123,16 @@ pub(super) fn plan(
     };
     let aggregation = Aggregation { allowed_lateness, late, schedule, max_rows, memory, ..asked };
     Ok(Some(view(rows, End::Keep(Box::new(aggregation)), allowed_lateness)))
+}
+
+/// Refuses what no layer computes yet.
+fn of_one_record(rows: &Rows, create: &CreateView) -> Result<(), Vec<Fault>> {
+    match rows.looks_across() {
+        true => {
+            Err(vec![Fault::of(&create.name, "joins and LAG can be named by CREATE VIEW, but aren't computed yet")])
+        }
+        false => Ok(()),
+    }
 }
 
 /// Refuses a side output of what can't be late, and a topic that can't be written.
@@ -136,7 +149,7 @@ fn check_late(
         return Err(Fault::new(at, message));
     }
     if let Late::Topic(topic) = &late {
-        sink::check_topic(name, &Given { text: topic.clone(), at }, rows.table(), catalog)?;
+        sink::check_topic(name, &Given { text: topic.clone(), at }, rows, catalog)?;
     }
     Ok(late)
 }
@@ -202,9 +215,11 @@ const EDITION: u32 = 2;
 pub(super) type Texts = BTreeMap<String, String>;
 
 /// What the rows mean, in one hash: not the schedule, the limits on memory, white space or comments.
-fn definition(table: &Table, allowed_lateness: Micros, create: &CreateView, above: &Texts) -> String {
+fn definition(rows: &Rows, allowed_lateness: Micros, create: &CreateView, above: &Texts) -> String {
+    let tables: BTreeSet<&str> = rows.inputs().into_iter().map(|table| table.sql.as_str()).collect();
+    let tables = tables.into_iter().collect::<Vec<_>>().join("\n");
     let mut canonical =
-        format!("edition {EDITION}\n{}\nallowed_lateness = {allowed_lateness} us\n{}", table.sql, create.query);
+        format!("edition {EDITION}\n{tables}\nallowed_lateness = {allowed_lateness} us\n{}", create.query);
     canonical.extend(above.iter().map(|(name, query)| format!("\n{name} AS {query}")));
     let hash = Sha256::digest(canonical.as_bytes());
     hash.iter().fold(String::from("sha256:"), |text, byte| text + &format!("{byte:02x}"))
