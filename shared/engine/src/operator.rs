@@ -16,7 +16,7 @@ mod interval;
 mod key;
 mod lag;
 mod newest;
-mod run;
+mod segment;
 #[cfg(test)]
 mod tests;
 mod wait;

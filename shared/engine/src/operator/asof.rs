@@ -10,7 +10,7 @@ use polars::prelude::*;
 
 use super::key::{given, hashes, times};
 use super::newest::{Newest, gather};
-use super::run::take;
+use super::segment::take;
 use super::wait::Waiting;
 use super::{Emit, Unsure, equal_keys};
 use crate::decode::DELETED;
@@ -120,6 +120,6 @@ impl AsOf {
 
     /// How many rows are kept.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.versions.runs.len()
+        self.waiting.len() + self.versions.segments.len()
     }
 }

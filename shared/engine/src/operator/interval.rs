@@ -12,14 +12,14 @@ use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
 use super::key::{hashes, have_key, no_key, times};
-use super::run::{Run, Runs, take};
+use super::segment::{Segment, Segments, take};
 use super::{Emit, Unsure, equal_keys};
 use crate::transform::lower;
 
 /// At most so many pairs are looked at in one frame, but for those of one row.
 const PAIRS: usize = 1 << 18;
 
-/// In a frame of pairs, the left row's place in its run.
+/// In a frame of pairs, the left row's place in its segment.
 const LEFT: &str = "__left";
 
 /// The rows of an interval join that may find partners yet.
@@ -43,21 +43,21 @@ struct Side {
     time: String,
     /// Rows are in time up to so much behind the horizon.
     delay: Micros,
-    runs: Runs,
+    segments: Segments,
 }
 
 impl Side {
     /// New rows. Those without a key find no partner; they are left out, unless all are wanted.
-    fn run(&self, rows: &DataFrame, all: bool) -> PolarsResult<Run> {
+    fn segment(&self, rows: &DataFrame, all: bool) -> PolarsResult<Segment> {
         let have = have_key(rows, &self.keys)?;
         if !all {
             let rows = rows.filter(&have)?;
-            return Run::new(&rows, &hashes(&rows, &self.keys)?, &times(&rows, &self.time)?);
+            return Segment::new(&rows, &hashes(&rows, &self.keys)?, &times(&rows, &self.time)?);
         }
         let found = hashes(rows, &self.keys)?.into_iter().zip(have.iter()).enumerate();
         let found: Vec<u64> =
             found.map(|(row, (hash, have))| if have == Some(true) { hash } else { no_key(row) }).collect();
-        Run::new(rows, &found, &times(rows, &self.time)?)
+        Segment::new(rows, &found, &times(rows, &self.time)?)
     }
 }
 
@@ -67,7 +67,7 @@ impl Interval {
             keys,
             time: time.clone(),
             delay,
-            runs: Runs::default(),
+            segments: Segments::default(),
         };
         let (left_keys, right_keys) = join.keys.iter().cloned().unzip();
         let (from, to) = join.within;
@@ -97,11 +97,11 @@ impl Interval {
         if left.height() == 0 && right.height() == 0 {
             return Ok(Unsure::default());
         }
-        let mut new_left = self.left.run(left, self.outer.is_some())?;
-        let new_right = self.right.run(right, false)?;
+        let mut new_left = self.left.segment(left, self.outer.is_some())?;
+        let new_right = self.right.segment(right, false)?;
         let is_late = |side: &Side, time: Micros| time < horizon.saturating_sub(side.delay);
-        let late = |side: &Side, run: &Run| {
-            let times = run.times.iter().filter(|&&time| is_late(side, time));
+        let late = |side: &Side, segment: &Segment| {
+            let times = segment.times.iter().filter(|&&time| is_late(side, time));
             times.fold(Unsure::default(), |unsure, &time| unsure.with(time, time))
         };
         let (late_left, late_right) = (late(&self.left, &new_left), late(&self.right, &new_right));
@@ -111,18 +111,18 @@ impl Interval {
             new_left.watch(late);
         }
         let mut pairs = Pairs { within: self.within, condition: &self.condition, emit };
-        for kept in self.right.runs.0.iter().chain([&new_right]) {
+        for kept in self.right.segments.0.iter().chain([&new_right]) {
             for row in pairs.find(&new_left, kept, true)? {
                 new_left.done[row as usize] = true;
             }
         }
-        for kept in &mut self.left.runs.0 {
+        for kept in &mut self.left.segments.0 {
             for row in pairs.find(kept, &new_right, false)? {
                 kept.done[row as usize] = true;
             }
         }
-        self.left.runs.push(new_left);
-        self.right.runs.push(new_right);
+        self.left.segments.push(new_left);
+        self.right.segments.push(new_right);
         Ok(unsure)
     }
 
@@ -133,15 +133,15 @@ impl Interval {
         // The least times of rows that may find a partner yet.
         let (left, right) = (behind(&self.right).saturating_sub(to), behind(&self.left).saturating_add(from));
         if let Some(schema) = &self.outer {
-            for run in &mut self.left.runs.0 {
-                if let Some(alone) = run.settle(left)? {
+            for segment in &mut self.left.segments.0 {
+                if let Some(alone) = segment.settle(left)? {
                     let nulls = DataFrame::full_null(schema, alone.height());
                     emit(alone.hstack(nulls.columns())?)?;
                 }
             }
         }
-        self.left.runs.forget_before(left)?;
-        self.right.runs.forget_before(right)
+        self.left.segments.forget_before(left)?;
+        self.right.segments.forget_before(right)
     }
 
     /// The pairs that rows make which may change yet.
@@ -150,13 +150,13 @@ impl Interval {
         if left.height() == 0 && right.height() == 0 {
             return Ok(all);
         }
-        let (left, right) = (self.left.run(left, false)?, self.right.run(right, false)?);
+        let (left, right) = (self.left.segment(left, false)?, self.right.segment(right, false)?);
         let mut emit = |rows: DataFrame| all.vstack_mut(&rows).map(|_| ());
         let mut pairs = Pairs { within: self.within, condition: &self.condition, emit: &mut emit };
-        for kept in self.right.runs.0.iter().chain([&right]) {
+        for kept in self.right.segments.0.iter().chain([&right]) {
             pairs.find(&left, kept, true)?;
         }
-        for kept in &self.left.runs.0 {
+        for kept in &self.left.segments.0 {
             pairs.find(kept, &right, false)?;
         }
         Ok(all)
@@ -174,11 +174,11 @@ impl Interval {
 
     /// How many rows are kept.
     pub fn len(&self) -> usize {
-        self.left.runs.len() + self.right.runs.len()
+        self.left.segments.len() + self.right.segments.len()
     }
 }
 
-/// What is looked for in two runs.
+/// What is looked for in two segments.
 struct Pairs<'a, 'b> {
     within: (Micros, Micros),
     condition: &'a Expr,
@@ -186,9 +186,9 @@ struct Pairs<'a, 'b> {
 }
 
 impl Pairs<'_, '_> {
-    /// Finds the pairs of two runs, by looking for each row of the left one in the right one, or the other way round. The left rows
+    /// Finds the pairs of two segments, by looking for each row of the left one in the right one, or the other way round. The left rows
     /// that have a partner, if that matters.
-    fn find(&mut self, left: &Run, right: &Run, by_left: bool) -> PolarsResult<Vec<IdxSize>> {
+    fn find(&mut self, left: &Segment, right: &Segment, by_left: bool) -> PolarsResult<Vec<IdxSize>> {
         let (from, to) = self.within;
         let (mut lefts, mut rights, mut matched) = (Vec::new(), Vec::new(), Vec::new());
         let (rows, from, to) = if by_left { (left.len(), from, to) } else { (right.len(), -to, -from) };
@@ -218,8 +218,8 @@ impl Pairs<'_, '_> {
     /// Gives those of the pairs for which the condition holds. The left rows that are among them, if it matters.
     fn check(
         &mut self,
-        left: &Run,
-        right: &Run,
+        left: &Segment,
+        right: &Segment,
         lefts: &mut Vec<IdxSize>,
         rights: &mut Vec<IdxSize>,
     ) -> PolarsResult<Vec<IdxSize>> {

@@ -13,7 +13,7 @@ use polars::prelude::*;
 
 use super::key::{Position, given, hashes, is_position, times};
 use super::newest::{Newest, Place, gather};
-use super::run::Run;
+use super::segment::Segment;
 use super::wait::Waiting;
 use super::{Emit, Unsure};
 use crate::aggregate::keys::Given;
@@ -102,15 +102,15 @@ impl Lag {
     /// Goes on to a horizon: whoever comes later and is in time isn't earlier. Gives the rows before which nothing can come any more.
     pub fn settle(&mut self, horizon: Micros, emit: &mut Emit<'_>) -> PolarsResult<()> {
         let Some(rows) = self.waiting.settle(horizon.saturating_sub(self.delay))? else { return Ok(()) };
-        let run = self.sorted(&rows)?;
-        emit(self.of(&run)?)?;
-        self.keep(run)
+        let segment = self.sorted(&rows)?;
+        emit(self.of(&segment)?)?;
+        self.keep(segment)
     }
 
     /// Keeps rows for those to come.
-    fn keep(&mut self, mut run: Run) -> PolarsResult<()> {
-        run.rows = run.rows.select(self.needed.iter().cloned())?;
-        self.last.runs.push(run);
+    fn keep(&mut self, mut segment: Segment) -> PolarsResult<()> {
+        segment.rows = segment.rows.select(self.needed.iter().cloned())?;
+        self.last.segments.push(segment);
         self.last.forget(Micros::MAX)
     }
 
@@ -119,35 +119,35 @@ impl Lag {
         self.of(&self.sorted(&self.waiting.with(others)?)?)
     }
 
-    fn sorted(&self, rows: &DataFrame) -> PolarsResult<Run> {
-        Run::new(rows, &hashes(rows, &self.keys)?, &times(rows, &self.time)?)
+    fn sorted(&self, rows: &DataFrame) -> PolarsResult<Segment> {
+        Segment::new(rows, &hashes(rows, &self.keys)?, &times(rows, &self.time)?)
     }
 
-    /// Rows with what stood before them: rows of the same run, or those that went before.
-    fn of(&self, run: &Run) -> PolarsResult<DataFrame> {
-        let (given, mut look) = (run.keys(&self.keys)?, self.last.look()?);
+    /// Rows with what stood before them: rows of the same segment, or those that went before.
+    fn of(&self, segment: &Segment) -> PolarsResult<DataFrame> {
+        let (given, mut look) = (segment.keys(&self.keys)?, self.last.look()?);
         let most = self.lagged.iter().map(|lagged| lagged.back).max().unwrap_or(0);
-        let mut places: Vec<Vec<Option<Place>>> = self.lagged.iter().map(|_| vec![None; run.len()]).collect();
+        let mut places: Vec<Vec<Option<Place>>> = self.lagged.iter().map(|_| vec![None; segment.len()]).collect();
         let mut begin = 0;
-        while begin < run.len() {
-            let end = begin + run.hashes[begin..].partition_point(|hash| *hash == run.hashes[begin]);
+        while begin < segment.len() {
+            let end = begin + segment.hashes[begin..].partition_point(|hash| *hash == segment.hashes[begin]);
             for group in groups(&given, begin..end) {
-                // The frame of this run is the first, those of the others follow.
+                // The frame of this segment is the first, those of the others follow.
                 let first = group[0];
-                let before = look.find(&given, first, run.hashes[first], Micros::MAX, most);
+                let before = look.find(&given, first, segment.hashes[first], Micros::MAX, most);
                 for (i, &row) in group.iter().enumerate() {
                     for (lagged, places) in self.lagged.iter().zip(&mut places) {
                         places[row] = match i.checked_sub(lagged.back) {
                             Some(other) => Some((0, group[other])),
-                            None => before.get(lagged.back - i - 1).map(|&(run, row)| (run + 1, row)),
+                            None => before.get(lagged.back - i - 1).map(|&(segment, row)| (segment + 1, row)),
                         };
                     }
                 }
             }
             begin = end;
         }
-        let frames: Vec<&DataFrame> = [&run.rows].into_iter().chain(look.frames()).collect();
-        let mut rows = run.rows.clone();
+        let frames: Vec<&DataFrame> = [&segment.rows].into_iter().chain(look.frames()).collect();
+        let mut rows = segment.rows.clone();
         for (lagged, places) in self.lagged.iter().zip(places) {
             let found = gather(&frames, &lagged.of, &places)?;
             let column = found.columns()[0].clone().with_name(lagged.name.clone());
@@ -165,7 +165,7 @@ impl Lag {
 
     /// How many rows are kept.
     pub fn len(&self) -> usize {
-        self.waiting.len() + self.last.runs.len()
+        self.waiting.len() + self.last.segments.len()
     }
 }
 

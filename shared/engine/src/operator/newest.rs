@@ -7,7 +7,7 @@ use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
 use super::key::{Position, hashes, times};
-use super::run::{Run, Runs, take};
+use super::segment::{Segment, Segments, take};
 use crate::aggregate::keys::Given;
 
 /// Rows by key, of which the newest are looked up.
@@ -17,37 +17,37 @@ pub(super) struct Newest {
     time: String,
     /// So many of a key are kept.
     most: usize,
-    pub runs: Runs,
+    pub segments: Segments,
 }
 
-/// A row: which run, and which of its rows.
+/// A row: which segment, and which of its rows.
 pub(super) type Place = (usize, usize);
 
 impl Newest {
     pub fn new(keys: Vec<String>, time: String, most: usize) -> Self {
-        Self { keys, time, most, runs: Runs::default() }
+        Self { keys, time, most, segments: Segments::default() }
     }
 
     /// Adds rows.
     pub fn add(&mut self, rows: &DataFrame) -> PolarsResult<()> {
-        self.runs.push(Run::new(rows, &hashes(rows, &self.keys)?, &times(rows, &self.time)?)?);
+        self.segments.push(Segment::new(rows, &hashes(rows, &self.keys)?, &times(rows, &self.time)?)?);
         Ok(())
     }
 
     /// Forgets what isn't among the newest of its key up to a time, by as many as are kept, nor later than that time. A deletion stays,
     /// as a version that comes late may be older.
     pub fn forget(&mut self, upto: Micros) -> PolarsResult<()> {
-        let Self { keys, most, runs, .. } = self;
-        runs.merge(|run| {
-            let given = run.keys(keys)?;
+        let Self { keys, most, segments, .. } = self;
+        segments.merge(|segment| {
+            let given = segment.keys(keys)?;
             // From the last row to the first, so from the newest of a key to its oldest.
-            let mut kept = vec![true; run.len()];
+            let mut kept = vec![true; segment.len()];
             let mut newer: Vec<(usize, usize)> = Vec::new();
-            for row in (0..run.len()).rev() {
-                if newer.first().is_some_and(|&(other, _)| run.hashes[other] != run.hashes[row]) {
+            for row in (0..segment.len()).rev() {
+                if newer.first().is_some_and(|&(other, _)| segment.hashes[other] != segment.hashes[row]) {
                     newer.clear();
                 }
-                if run.times[row] > upto {
+                if segment.times[row] > upto {
                     continue;
                 }
                 match newer.iter_mut().find(|(other, _)| Given::are_same(&given, row, &given, *other)) {
@@ -56,27 +56,26 @@ impl Newest {
                     None => newer.push((row, 1)),
                 }
             }
-            run.filter(|_, row| kept[row])
+            segment.filter(|_, row| kept[row])
         })
     }
 
     /// A look at the rows as they are.
     pub fn look(&self) -> PolarsResult<Look<'_>> {
-        let runs =
-            self.runs.0.iter().map(|run| {
-                Ok(Looked { run, keys: run.keys(&self.keys)?, position: Position::of(&run.rows)?, from: 0 })
-            });
-        Ok(Look { runs: runs.collect::<PolarsResult<_>>()? })
+        let segments = self.segments.0.iter().map(|segment| {
+            Ok(Looked { segment, keys: segment.keys(&self.keys)?, position: Position::of(&segment.rows)?, from: 0 })
+        });
+        Ok(Look { segments: segments.collect::<PolarsResult<_>>()? })
     }
 }
 
 /// Rows to be looked for in order of their hashes.
 pub(super) struct Look<'a> {
-    runs: Vec<Looked<'a>>,
+    segments: Vec<Looked<'a>>,
 }
 
 struct Looked<'a> {
-    run: &'a Run,
+    segment: &'a Segment,
     keys: Arc<Vec<Given>>,
     position: Position,
     /// Before it are only lesser hashes than that which was looked for last.
@@ -88,15 +87,15 @@ impl Look<'_> {
     /// for in ascending order.
     pub fn find(&mut self, keys: &[Given], row: usize, hash: u64, upto: Micros, most: usize) -> Vec<Place> {
         let mut found: Vec<Place> = Vec::new();
-        for (i, looked) in self.runs.iter_mut().enumerate() {
-            let group = looked.run.of_hash(hash, looked.from);
+        for (i, looked) in self.segments.iter_mut().enumerate() {
+            let group = looked.segment.of_hash(hash, looked.from);
             looked.from = group.start;
-            let rows = looked.run.within(group, Micros::MIN, upto).rev();
+            let rows = looked.segment.within(group, Micros::MIN, upto).rev();
             found.extend(
                 rows.filter(|&other| Given::are_same(keys, row, &looked.keys, other)).take(most).map(|row| (i, row)),
             );
         }
-        if self.runs.len() > 1 {
+        if self.segments.len() > 1 {
             found.sort_by(|&a, &b| self.compare(b, a));
             found.truncate(most);
         }
@@ -104,24 +103,24 @@ impl Look<'_> {
     }
 
     fn compare(&self, (i, a): Place, (j, b): Place) -> Ordering {
-        let (one, other) = (&self.runs[i], &self.runs[j]);
-        one.run.times[a].cmp(&other.run.times[b]).then_with(|| one.position.compare(a, &other.position, b))
+        let (one, other) = (&self.segments[i], &self.segments[j]);
+        one.segment.times[a].cmp(&other.segment.times[b]).then_with(|| one.position.compare(a, &other.position, b))
     }
 
     /// Whether a row of another frame comes before one.
     pub fn is_before(&self, time: Micros, position: &Position, row: usize, (i, other): Place) -> bool {
-        let looked = &self.runs[i];
-        time.cmp(&looked.run.times[other]).then_with(|| position.compare(row, &looked.position, other)).is_lt()
+        let looked = &self.segments[i];
+        time.cmp(&looked.segment.times[other]).then_with(|| position.compare(row, &looked.position, other)).is_lt()
     }
 
     /// The time of a row.
     pub fn time(&self, (i, row): Place) -> Micros {
-        self.runs[i].run.times[row]
+        self.segments[i].segment.times[row]
     }
 
-    /// The rows of the runs.
+    /// The rows of the segments.
     pub fn frames(&self) -> Vec<&DataFrame> {
-        self.runs.iter().map(|looked| &looked.run.rows).collect()
+        self.segments.iter().map(|looked| &looked.segment.rows).collect()
     }
 }
 

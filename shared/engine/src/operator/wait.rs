@@ -4,7 +4,7 @@ use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
 use super::key::times;
-use super::run::take;
+use super::segment::take;
 use crate::columnar::compact;
 
 /// Rows that wait.

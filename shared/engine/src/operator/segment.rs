@@ -1,6 +1,6 @@
 //! Rows that are kept to be found again, sorted: those of one key lie together, in order of time.
 //!
-//! New rows make a run of their own. Runs of like size are merged into one, as a log-structured merge tree does it (O'Neil et al.
+//! New rows make a segment of their own. Segments of like size are merged into one, as a log-structured merge tree does it (O'Neil et al.
 //! 1996), so there are few to look into, and each row is moved a logarithmic number of times.
 
 use std::cmp::Ordering;
@@ -16,7 +16,7 @@ use crate::columnar::compact;
 
 /// Sorted rows.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
+pub(super) struct Segment {
     /// The rows, in order of hash, time and position.
     pub rows: DataFrame,
     /// Of each row, the hash of its key. Rows of different keys may have the same one.
@@ -33,7 +33,7 @@ pub(super) struct Run {
     keys: OnceLock<Arc<Vec<Given>>>,
 }
 
-impl Run {
+impl Segment {
     /// Sorts rows. `hashes` and `times` are theirs.
     pub fn new(rows: &DataFrame, hashes: &[u64], times: &[Micros]) -> PolarsResult<Self> {
         let position = Position::of(rows)?;
@@ -58,11 +58,11 @@ impl Run {
         let span =
             times.iter().fold((Micros::MAX, Micros::MIN), |(first, last), &time| (first.min(time), last.max(time)));
         let (by_time, keys) = (Default::default(), OnceLock::new());
-        let mut run = Self { rows, hashes, times, span, done: Vec::new(), by_time, keys };
+        let mut segment = Self { rows, hashes, times, span, done: Vec::new(), by_time, keys };
         if !done.is_empty() {
-            run.watch(done);
+            segment.watch(done);
         }
-        Ok(run)
+        Ok(segment)
     }
 
     /// From now on it is known of each row whether it has been dealt with.
@@ -76,7 +76,7 @@ impl Run {
         self.times.len()
     }
 
-    /// Settles the rows of a watched run that are earlier than `least`: those of them that haven't been dealt with, if any.
+    /// Settles the rows of a watched segment that are earlier than `least`: those of them that haven't been dealt with, if any.
     pub fn settle(&mut self, least: Micros) -> PolarsResult<Option<DataFrame>> {
         let Self { times, done, by_time: (order, next), .. } = self;
         let settled = order[*next..].partition_point(|&row| times[row as usize] < least);
@@ -86,7 +86,7 @@ impl Run {
         if open.is_empty() { Ok(None) } else { take(&self.rows, open).map(Some) }
     }
 
-    /// The sum of two runs.
+    /// The sum of two segments.
     fn merge(one: &Self, other: &Self) -> PolarsResult<Self> {
         let (positions, mut a, mut b) = ((Position::of(&one.rows)?, Position::of(&other.rows)?), 0, 0);
         let is_watched = !one.done.is_empty() || !other.done.is_empty();
@@ -98,12 +98,12 @@ impl Run {
                 }
                 (x, _) => x.is_some(),
             };
-            let (run, row, place) = if is_first { (one, a, a) } else { (other, b, one.len() + b) };
-            hashes.push(run.hashes[row]);
-            times.push(run.times[row]);
+            let (segment, row, place) = if is_first { (one, a, a) } else { (other, b, one.len() + b) };
+            hashes.push(segment.hashes[row]);
+            times.push(segment.times[row]);
             order.push(place as IdxSize);
             if is_watched {
-                done.push(run.done[row]);
+                done.push(segment.done[row]);
             }
             if is_first { a += 1 } else { b += 1 }
         }
@@ -184,46 +184,46 @@ fn seek<T>(list: &[T], from: usize, guess: usize, is_before: impl Fn(&T) -> bool
     low + list[low..high].partition_point(is_before)
 }
 
-/// Runs, the older first.
+/// Segments, the older first.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Runs(pub Vec<Run>);
+pub(super) struct Segments(pub Vec<Segment>);
 
-impl Runs {
+impl Segments {
     /// Adds new rows.
-    pub fn push(&mut self, run: Run) {
-        if run.len() > 0 {
-            self.0.push(run);
+    pub fn push(&mut self, segment: Segment) {
+        if segment.len() > 0 {
+            self.0.push(segment);
         }
     }
 
-    /// Merges the last runs while they are alike in size. `clean` takes away what isn't needed of a run that was made.
-    pub fn merge(&mut self, clean: impl Fn(Run) -> PolarsResult<Run>) -> PolarsResult<()> {
+    /// Merges the last segments while they are alike in size. `clean` takes away what isn't needed of a segment that was made.
+    pub fn merge(&mut self, clean: impl Fn(Segment) -> PolarsResult<Segment>) -> PolarsResult<()> {
         while let [.., longer, last] = self.0.as_slice()
             && longer.len() < 2 * last.len()
         {
-            let merged = clean(Run::merge(longer, last)?)?;
+            let merged = clean(Segment::merge(longer, last)?)?;
             self.0.truncate(self.0.len() - 2);
             self.push(merged);
         }
         Ok(())
     }
 
-    /// Forgets rows that are earlier than `least`, at least all of a run that has no other.
+    /// Forgets rows that are earlier than `least`, at least all of a segment that has no other.
     pub fn forget_before(&mut self, least: Micros) -> PolarsResult<()> {
-        self.0.retain(|run| run.span.1 >= least);
-        let is_kept = |run: &Run, row: usize| run.times[row] >= least;
-        for run in &mut self.0 {
+        self.0.retain(|segment| segment.span.1 >= least);
+        let is_kept = |segment: &Segment, row: usize| segment.times[row] >= least;
+        for segment in &mut self.0 {
             // About half of it is too old.
-            if least.saturating_sub(run.span.0) > run.span.1.saturating_sub(least) {
-                *run = run.filter(is_kept)?;
+            if least.saturating_sub(segment.span.0) > segment.span.1.saturating_sub(least) {
+                *segment = segment.filter(is_kept)?;
             }
         }
-        self.merge(|run| run.filter(is_kept))
+        self.merge(|segment| segment.filter(is_kept))
     }
 
     /// How many rows there are.
     pub fn len(&self) -> usize {
-        self.0.iter().map(Run::len).sum()
+        self.0.iter().map(Segment::len).sum()
     }
 }
 
