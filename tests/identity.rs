@@ -493,7 +493,8 @@ CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM event
     let server = Server::start(&project);
     server.settle("ever");
     assert_eq!(claims(&server, "ever")[0], sum(0..20));
-    assert!(server.try_get("/readyz").expect("an answer").status().is_success(), "as it was made is as it is used");
+    // As it was made is as it is used.
+    server.until_ready();
     assert_eq!(cluster.partitions(&topic), 2);
     let (done, said) = command(&project, &["views", "partitions", "events", "4"]);
     assert!(!done && said.contains("goes from 2 partitions to 4") && said.contains("records of one `id`"), "{said}");

@@ -415,7 +415,7 @@ impl Scenario {
             assert_eq!(counted(&answer), view.expected(self.pieces * PIECE), "{}: {answer}", view.name);
         }
         self.look(server).expect("it is there");
-        until("it is ready", || server.try_get("/readyz").expect("an answer").status().is_success());
+        server.until_ready();
         for view in VIEWS.iter().skip(STAY).filter(|view| !self.added.contains(view.name)) {
             let answer = server.try_get(&format!("/v1/views/{}", view.name)).expect("an answer");
             assert_eq!(answer.status(), 404, "{} was removed", view.name);

@@ -272,6 +272,11 @@ impl Server {
         }
     }
 
+    /// Waits until the process is ready.
+    pub fn until_ready(&self) {
+        until("it is ready", || self.try_get("/readyz").expect("an answer").status().is_success());
+    }
+
     /// Waits until the process isn't ready for a reason that contains this.
     pub fn until_stopped(&self, why: &str) -> Value {
         let started = Instant::now();
