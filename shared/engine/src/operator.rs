@@ -1,6 +1,6 @@
 //! What looks across records: interval joins, joins with a changelog, and `LAG`, as operators that keep rows.
 //!
-//! Both layers call them. Batch gives them all records below its frontier at once, speed a micro-batch after the other, and what goes
+//! Both layers are to call them, and neither does yet. Batch gives them all records below its frontier at once, speed a micro-batch after the other, and what goes
 //! out is the same:
 //!
 //! - a row is **settled** when nothing that is in time can change it any more. It goes out once. So what settles in one stretch of the
@@ -31,12 +31,11 @@ use polars::prelude::*;
 
 use self::asof::AsOf;
 use self::interval::Interval;
+use self::key::{offset_column, partition_column};
 use self::lag::Lag;
 use crate::decode::DELETED;
 use crate::row::Lowered;
 use crate::transform::{column, polars_type};
-
-pub use self::key::{offset_column, partition_column};
 
 /// The columns of a table's records that say where each stood in the log.
 pub const PARTITION: &str = "__partition";
@@ -134,11 +133,6 @@ impl Operators {
         let met = self.horizon;
         self.horizon = met.max(horizon);
         self.root.advance(records, (met, self.horizon), emit)
-    }
-
-    /// The horizon.
-    pub fn horizon(&self) -> Micros {
-        self.horizon
     }
 
     /// What the rows that wait make as things are.

@@ -1,7 +1,7 @@
 //! The rows of a view: which events it takes, and what it makes of each. One that aggregates goes on with them in
 //! [`crate::partial`]; those that are sent are written as they are.
 
-use anabranch_plan::expr::{BinaryOp, Expr as Value};
+use anabranch_plan::expr::Expr as Value;
 use anabranch_plan::rows::{Field, Rows};
 use polars::prelude::*;
 
@@ -42,7 +42,7 @@ impl Lowered {
         loop {
             at = match at {
                 Rows::Filter { rows, condition } => {
-                    conditions = [conjuncts(condition), conditions].concat();
+                    conditions = [condition.conjuncts(), conditions].concat();
                     rows
                 }
                 Rows::Unnest { rows, list, column: item } => {
@@ -102,13 +102,6 @@ impl Lowered {
         let mut taken: Vec<IdxSize> = rows.column(ROW)?.as_materialized_series().idx()?.iter().flatten().collect();
         taken.dedup();
         Ok(taken)
-    }
-}
-
-fn conjuncts(expr: &Value) -> Vec<&Value> {
-    match expr {
-        Value::Binary(left, BinaryOp::And, right) => [conjuncts(left), conjuncts(right)].concat(),
-        other => vec![other],
     }
 }
 

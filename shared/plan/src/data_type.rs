@@ -17,7 +17,7 @@ pub enum DataType {
     Boolean,
     /// Microseconds since the Unix epoch, UTC.
     Timestamp,
-    /// What timestamps differ by, in microseconds. No column of a table or of a view has it.
+    /// What timestamps differ by, in microseconds. No column of a table has it, nor any that is kept or sent.
     Interval,
     /// Any JSON value, kept as its text; read with JSON paths.
     Json,

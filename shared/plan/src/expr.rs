@@ -238,6 +238,14 @@ impl Expr {
         }
     }
 
+    /// The parts of a condition that all have to hold.
+    pub fn conjuncts(&self) -> Vec<&Self> {
+        match self {
+            Self::Binary(left, BinaryOp::And, right) => [left.conjuncts(), right.conjuncts()].concat(),
+            other => vec![other],
+        }
+    }
+
     /// Whether the expression reads the column.
     pub fn reads(&self, column: &str) -> bool {
         match self {

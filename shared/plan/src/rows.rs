@@ -121,6 +121,13 @@ pub(crate) fn filtered(rows: Rows, condition: Option<Expr>) -> Rows {
     }
 }
 
+/// Whether a join goes by a column.
+fn joins_by(keys: &[(String, String)], times: &(String, String), condition: Option<&Expr>, name: &str) -> bool {
+    let pairs = keys.iter().chain([times]);
+    pairs.flat_map(|(left, right)| [left, right]).any(|column| column == name)
+        || condition.is_some_and(|condition| condition.reads(name))
+}
+
 impl Rows {
     /// The rows that these are made of, from left to right; none if they are a table's events.
     pub fn of(&self) -> Vec<&Self> {
@@ -214,6 +221,18 @@ impl Rows {
         each.fold((0, 0), |(least, most), (from, to)| (least.min(from), most.max(to)))
     }
 
+    /// Its columns as they are, for others to be computed beside them.
+    pub(crate) fn fields(&self) -> Vec<Field> {
+        let field =
+            |Column { name, data_type, .. }| Field { name: String::clone(&name), expr: Expr::Column(name, data_type) };
+        self.schema().into_iter().map(field).collect()
+    }
+
+    /// Whether an expression reads any of its columns.
+    pub(crate) fn is_read_by(&self, expr: &Expr) -> bool {
+        self.schema().iter().any(|column| expr.reads(&column.name))
+    }
+
     fn has(&self, name: &str) -> bool {
         self.schema().iter().any(|column| column.name == name)
     }
@@ -293,20 +312,15 @@ impl Rows {
             }
             Self::Interval(join) => {
                 let IntervalJoin { left, right, keys, times, within, condition, is_outer } = *join;
-                let reads = |name: &str| is_needed(name) || condition.iter().any(|condition| condition.reads(name));
-                let left =
-                    left.keeping(&|name| reads(name) || name == times.0 || keys.iter().any(|(key, _)| key == name));
-                let right =
-                    right.keeping(&|name| reads(name) || name == times.1 || keys.iter().any(|(_, key)| key == name));
+                // No name is one of both sides.
+                let reads = |name: &str| is_needed(name) || joins_by(&keys, &times, condition.as_ref(), name);
+                let (left, right) = (left.keeping(&reads), right.keeping(&reads));
                 Self::Interval(Box::new(IntervalJoin { left, right, keys, times, within, condition, is_outer }))
             }
             Self::AsOf(join) => {
                 let AsOfJoin { rows, table, keys, times, condition, is_outer } = *join;
-                let reads = |name: &str| is_needed(name) || condition.iter().any(|condition| condition.reads(name));
-                let rows =
-                    rows.keeping(&|name| reads(name) || name == times.0 || keys.iter().any(|(key, _)| key == name));
-                let table =
-                    table.keeping(&|name| reads(name) || name == times.1 || keys.iter().any(|(_, key)| key == name));
+                let reads = |name: &str| is_needed(name) || joins_by(&keys, &times, condition.as_ref(), name);
+                let (rows, table) = (rows.keeping(&reads), table.keeping(&reads));
                 Self::AsOf(Box::new(AsOfJoin { rows, table, keys, times, condition, is_outer }))
             }
             Self::Lag(lag) => {

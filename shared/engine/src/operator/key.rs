@@ -45,12 +45,12 @@ pub(super) fn times(rows: &DataFrame, name: &str) -> PolarsResult<Vec<Micros>> {
 }
 
 /// The column that says of which partition a row's record of a table is. The tables of rows are numbered from left to right.
-pub fn partition_column(table: usize) -> String {
+pub(super) fn partition_column(table: usize) -> String {
     format!("__p{table}")
 }
 
 /// The column that says at which offset it stood.
-pub fn offset_column(table: usize) -> String {
+pub(super) fn offset_column(table: usize) -> String {
     format!("__o{table}")
 }
 

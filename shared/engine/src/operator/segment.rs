@@ -109,24 +109,20 @@ impl Segment {
         }
         let mut rows = one.rows.vstack(&other.rows)?;
         rows.rechunk_mut();
-        Self::sorted(&rows, order, hashes, times, done)?.compacted()
+        Self::sorted(&rows, order, hashes, times, done)
     }
 
     fn at(&self, row: usize) -> Option<(u64, Micros)> {
         Some((*self.hashes.get(row)?, self.times[row]))
     }
 
-    /// The same without the rows of which `keeps` says no.
+    /// The same without the rows of which `keeps` says no, in no more memory than it needs.
     pub fn filter(&self, keeps: impl Fn(&Self, usize) -> bool) -> PolarsResult<Self> {
         let kept: Vec<usize> = (0..self.len()).filter(|&row| keeps(self, row)).collect();
         let done = if self.done.is_empty() { Vec::new() } else { kept.iter().map(|&row| self.done[row]).collect() };
         let (hashes, times) = kept.iter().map(|&row| (self.hashes[row], self.times[row])).unzip();
-        Self::sorted(&self.rows, kept.iter().map(|&row| row as IdxSize).collect(), hashes, times, done)?.compacted()
-    }
-
-    /// The same in no more memory than it needs.
-    fn compacted(self) -> PolarsResult<Self> {
-        Ok(Self { rows: compact(self.rows)?, ..self })
+        let segment = Self::sorted(&self.rows, kept.iter().map(|&row| row as IdxSize).collect(), hashes, times, done)?;
+        Ok(Self { rows: compact(segment.rows)?, ..segment })
     }
 
     /// The key columns, which have these names.
@@ -196,7 +192,7 @@ impl Segments {
         }
     }
 
-    /// Merges the last segments while they are alike in size. `clean` takes away what isn't needed of a segment that was made.
+    /// Merges the last segments while they are alike in size. `clean` filters a segment that was made, as it needs less memory then.
     pub fn merge(&mut self, clean: impl Fn(Segment) -> PolarsResult<Segment>) -> PolarsResult<()> {
         while let [.., longer, last] = self.0.as_slice()
             && longer.len() < 2 * last.len()

@@ -10,7 +10,6 @@ use super::name::reserved;
 use super::relation::{Names, Read, read};
 use super::syntax::{Tokens, fold};
 use crate::aggregation::OutputColumn;
-use crate::expr::Expr;
 use crate::rows::Rows;
 use crate::schema::DataType;
 use crate::window::Window;
@@ -46,11 +45,6 @@ impl Source<'_> {
             "window_end" => Some((OutputColumn::WindowEnd, "window_end")),
             _ => None,
         }
-    }
-
-    /// Whether an expression reads anything of a row.
-    pub fn reads_any(&self, expr: &Expr) -> bool {
-        self.rows.schema().iter().any(|column| expr.reads(&column.name))
     }
 }
 

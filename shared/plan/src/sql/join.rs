@@ -82,10 +82,9 @@ pub(super) fn plan(
         relation.times.clear();
     }
     scope.add(relation);
-    let mut conditions = Vec::new();
-    conjuncts(scope.condition(on, "ON").map_err(one)?, &mut conditions);
+    let condition = scope.condition(on, "ON").map_err(one)?;
     let mut sides = Sides { left, right, keys: Vec::new(), number };
-    let rest = conditions.into_iter().filter(|condition| !sides.take_key(condition)).collect();
+    let rest = condition.conjuncts().into_iter().filter(|part| !sides.take_key(part)).cloned().collect();
     let changelog = table.filter(|table| table.is_changelog());
     match (changelog, as_of) {
         (Some(table), Some((given, time))) => {
@@ -110,17 +109,6 @@ pub(super) fn plan(
     }
 }
 
-/// The parts of a condition that all have to hold.
-fn conjuncts(condition: Expr, all: &mut Vec<Expr>) {
-    match condition {
-        Expr::Binary(left, BinaryOp::And, right) => {
-            conjuncts(*left, all);
-            conjuncts(*right, all);
-        }
-        other => all.push(other),
-    }
-}
-
 fn all_of(conditions: Vec<Expr>) -> Option<Expr> {
     conditions.into_iter().reduce(|all, next| Expr::Binary(Box::new(all), BinaryOp::And, Box::new(next)))
 }
@@ -136,14 +124,10 @@ struct Sides {
 }
 
 impl Sides {
-    fn reads(rows: &Rows, expr: &Expr) -> bool {
-        rows.schema().iter().any(|column| expr.reads(&column.name))
-    }
-
     /// Takes an equality of the two sides as a key.
     fn take_key(&mut self, condition: &Expr) -> bool {
         let Expr::Binary(one, BinaryOp::Equal, other) = condition else { return false };
-        let is_of = |expr: &Expr, rows: &Rows, not: &Rows| Self::reads(rows, expr) && !Self::reads(not, expr);
+        let is_of = |expr: &Expr, rows: &Rows, not: &Rows| rows.is_read_by(expr) && !not.is_read_by(expr);
         let (left, right) = if is_of(one, &self.left, &self.right) && is_of(other, &self.right, &self.left) {
             (one, other)
         } else if is_of(other, &self.left, &self.right) && is_of(one, &self.right, &self.left) {
@@ -197,9 +181,9 @@ impl Sides {
                     }
                     let times = (left_time.clone(), right_time.clone());
                     // What concerns one side is dealt with before; but a left row for which it doesn't hold has no partner.
-                    let (of_right, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| !Self::reads(&left, it));
+                    let (of_right, rest): (Vec<_>, Vec<_>) = rest.into_iter().partition(|it| !left.is_read_by(it));
                     let (of_left, rest): (Vec<_>, Vec<_>) =
-                        rest.into_iter().partition(|it| !is_outer && !Self::reads(&right, it));
+                        rest.into_iter().partition(|it| !is_outer && !right.is_read_by(it));
                     let (left, right) = (filtered(left, all_of(of_left)), filtered(right, all_of(of_right)));
                     let (within, condition) = ((from, to), all_of(rest));
                     return Ok(Rows::Interval(Box::new(IntervalJoin {
@@ -278,12 +262,7 @@ fn column(rows: &mut Rows, expr: &Expr, name: String) -> String {
     if let Expr::Column(name, _) = expr {
         return name.clone();
     }
-    let columns = rows.schema().into_iter();
-    let field = |column: crate::schema::Column| Field {
-        expr: Expr::Column(column.name.clone(), column.data_type),
-        name: column.name,
-    };
-    let mut fields: Vec<Field> = columns.map(field).collect();
+    let mut fields = rows.fields();
     fields.push(Field { name: name.clone(), expr: expr.clone() });
     *rows = Rows::Project { rows: Box::new(rows.clone()), fields };
     name

@@ -98,11 +98,7 @@ impl Lags {
             }
         }
         windows.iter().fold(rows, |rows, over| {
-            let mut fields: Vec<Field> = rows
-                .schema()
-                .into_iter()
-                .map(|column| Field { expr: Expr::Column(column.name.clone(), column.data_type), name: column.name })
-                .collect();
+            let mut fields = rows.fields();
             let own = fields.len();
             // What is computed is a column, so that the operator knows columns only.
             let mut column = |expr: &Expr| match expr {

@@ -180,9 +180,7 @@ pub(super) fn rows(
         }
         None => rows,
     };
-    let columns = rows.schema();
-    let reads_any = |field: &Field| columns.iter().any(|column| field.expr.reads(&column.name));
-    if faults.is_empty() && !fields.iter().any(reads_any) {
+    if faults.is_empty() && !fields.iter().any(|field| rows.is_read_by(&field.expr)) {
         let message = format!("the view's rows would all be the same; select a column of {}", source.what);
         faults.push(Fault::new(place, message));
     }
@@ -474,13 +472,10 @@ fn group(expr: &ast::Expr, items: &[Item], source: &from::Source) -> Result<Opti
         },
         None => source.scope.value(expr)?,
     };
-    if key.data_type() == DataType::Interval {
-        return Err(Fault::of(expr, "an INTERVAL can't be a key; group by the timestamps"));
-    }
     if key.data_type() == DataType::Json {
         return Err(Fault::of(expr, "JSON can't be a key; read a part of it with ->> 'key'"));
     }
-    if !source.reads_any(&key) {
+    if !source.rows.is_read_by(&key) {
         return Err(Fault::of(expr, format!("`{expr}` is the same for every row; a key reads a column")));
     }
     let is_key = |item: &Item| matches!(&item.value, Selected::Row(expr) if *expr == key);

@@ -371,6 +371,10 @@ const QUERIES: &[(&str, &str)] = &[
     ("SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id FOR UPDATE", "2:60: FOR isn't supported"),
     ("SELECT * FROM tweets", "2:8: * is for plain rows; name the columns"),
     (
+        "SELECT timestamp - created AS age, count(*) AS n FROM tweets GROUP BY age",
+        "2:31: `age` is an INTERVAL, which is for conditions; select the timestamps instead",
+    ),
+    (
         "SELECT user_id FROM tweets",
         "2:8: the view has neither GROUP BY nor an aggregate; plain rows are written to a topic: WITH (sink = 'kafka', topic = '…')",
     ),
