@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anabranch_batch_layer::archive::{ArchiveSettings, Archiver, anchor, declare};
 use anabranch_batch_layer::{BatchError, BatchLayer, BatchSettings};
-use anabranch_engine::transform;
+use anabranch_engine::{decode, transform};
 use anabranch_exchange::audit::AuditLog;
 use anabranch_exchange::ingest::Ingest;
 use anabranch_exchange::job::Jobs;
@@ -389,7 +389,7 @@ pub fn open_embedded(
     data: &Path,
     clock: &Arc<dyn Clock>,
 ) -> Result<EmbeddedLog, LogError> {
-    let keyed = catalog.tables.values().filter(|table| table.key.is_some()).map(|table| table.topic.clone());
+    let keyed = catalog.tables.values().filter(|table| decode::extras(table).keys).map(|table| table.topic.clone());
     let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
     EmbeddedLog::open(embedded_root(data), options, Arc::clone(clock))
 }

@@ -212,8 +212,10 @@ fn wrong_command(words: &[String], api: &Value, targets: &BTreeSet<&str>) -> Opt
         "curl" => {
             let url = arguments.iter().find(|word| word.starts_with("http://"))?;
             let is_post = arguments.iter().any(|word| ["-d", "--data-binary"].contains(&word.as_str()));
+            let said = arguments.iter().skip_while(|word| *word != "-X").nth(1).map(|method| method.to_lowercase());
+            let method = said.unwrap_or_else(|| if is_post { "post" } else { "get" }.to_owned());
             let path = url.splitn(4, '/').nth(3).unwrap_or_default();
-            wrong_operation(if is_post { "post" } else { "get" }, &format!("/{path}"), api)
+            wrong_operation(&method, &format!("/{path}"), api)
         }
         _ => None,
     }
@@ -258,7 +260,8 @@ fn every_command_and_operation_that_a_page_names_is_one() {
             }
         }
         for span in &page.spans {
-            let Some((method, url)) = span.split_once(' ').filter(|(method, _)| ["GET", "POST"].contains(method))
+            let Some((method, url)) =
+                span.split_once(' ').filter(|(method, _)| ["GET", "POST", "DELETE"].contains(method))
             else {
                 continue;
             };

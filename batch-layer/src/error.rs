@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::path::PathBuf;
 
-use anabranch_engine::edition::OtherEventTime;
+use anabranch_engine::edition::OtherBasis;
 use anabranch_log::LogError;
 use anabranch_log::position::PositionError;
 use anabranch_store::table::TableError;
@@ -37,20 +37,14 @@ pub enum BatchError {
     },
     /// The archive can't go on with the table's definition: see the way out.
     #[error("table `{}`: {_0}", _0.table)]
-    Definition(#[from] OtherEventTime),
+    Definition(#[from] OtherBasis),
     /// The archive can't be rebuilt by the table's definition.
     #[error(
-        "table `{table}`: its event time is `{new}` now, and rows stay that are filed by `{old}`, as the log no longer holds their \
-         records: give the table another name, and so an archive of its own"
+        "table `{}`: its {} is {} now, and rows stay that are filed by {}, as the log no longer holds their records: give the table \
+         another name, and so an archive of its own",
+        _0.table, _0.what, _0.new, _0.old
     )]
-    Unfiled {
-        /// The table.
-        table: String,
-        /// The event time of what is archived.
-        old: String,
-        /// That of the definition.
-        new: String,
-    },
+    Unfiled(OtherBasis),
     /// Another process has changed meanwhile how the archive's table is read.
     #[error("archive {}: another process has rebuilt it meanwhile, or declared another definition: try again", archive.display())]
     Rebuilt {

@@ -111,9 +111,12 @@ pub struct Source {
     pub clock: Arc<ManualClock>,
 }
 
+/// When the log takes records.
+pub const NOW: Micros = 1_700_000_000 * SECOND;
+
 pub fn source(data: &Path) -> Source {
-    let clock = Arc::new(ManualClock::new(1_700_000_000 * SECOND));
-    let options = EmbeddedOptions { reserve_bytes: 0, ..EmbeddedOptions::default() };
+    let clock = Arc::new(ManualClock::new(NOW));
+    let options = EmbeddedOptions { reserve_bytes: 0, keyed: ["events".to_owned()].into() };
     let log = Arc::new(EmbeddedLog::open(data.join("log"), options, clock.clone()).expect("log"));
     log.create_topic("events", 2).expect("topic");
     let rejects = Arc::new(RejectLog::open(log.clone(), clock.clone()).expect("rejects"));
@@ -124,6 +127,13 @@ impl Source {
     pub fn append_text(&self, partition: u32, records: &[&str]) {
         let payloads: Payloads = records.iter().collect();
         self.log.append("events", Append { parts: vec![(partition, payloads)], ..Append::default() }).expect("append");
+    }
+
+    /// Records that delete the rows with these keys.
+    pub fn append_tombstones(&self, partition: u32, keys: &[&str]) {
+        let parts = vec![(partition, keys.iter().map(|_| "").collect())];
+        let keys = BTreeMap::from([(partition, keys.iter().collect())]);
+        self.log.append("events", Append { parts, keys, ..Append::default() }).expect("append");
     }
 
     /// Events go to the partitions in turn.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anabranch_engine::decode::DELETED;
 use anabranch_engine::transform::polars_type;
 use anabranch_plan::schema::Table;
 use anabranch_plan::schema::{ColumnType, Layout};
@@ -15,8 +16,9 @@ use crate::archive::{ArchiveSnapshot, LOG_TIME, OFFSET, PARTITION};
 pub fn scan_schema(table: &Table) -> Schema {
     let columns = table.columns.iter().map(|column| (column.name.as_str(), polars_type(&column.data_type)));
     let time = polars_type(&anabranch_plan::schema::DataType::Timestamp);
+    let deleted = table.is_changelog().then_some((DELETED, DataType::Boolean));
     let own = [(PARTITION, DataType::Int32), (OFFSET, DataType::Int64), (LOG_TIME, time)];
-    columns.chain(own).map(|(name, data_type)| Field::new(name.into(), data_type)).collect()
+    columns.chain(deleted).chain(own).map(|(name, data_type)| Field::new(name.into(), data_type)).collect()
 }
 
 /// Reads files of a table's archive. A column that a file doesn't have is null in its rows: it is younger, or had another type.

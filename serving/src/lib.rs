@@ -104,7 +104,10 @@ fn documented(api: Api) -> OpenApiRouter<Arc<Server>> {
     if api == Api::Probes {
         return probes;
     }
-    let ingest = probes.routes(routes!(ingest::append_events)).routes(routes!(rejects::list_rejects));
+    let ingest = probes
+        .routes(routes!(ingest::append_events))
+        .routes(routes!(ingest::delete_row))
+        .routes(routes!(rejects::list_rejects));
     if api == Api::Ingest {
         return ingest;
     }

@@ -11,6 +11,12 @@ use crate::platform::Platform;
 pub async fn raise(name: &str, wanted: u32, decision: &Decision) -> Result<ExitCode, Failure> {
     let mut platform = Platform::load(&decision.project)?;
     let table = platform.table(name)?;
+    if table.is_changelog() {
+        return Err(Failure::usage(format!(
+            "table `{name}` has a PRIMARY KEY: a row's versions of before and after would be in different partitions, and in no order; \
+             give a new table as many partitions as it needs, and send it the rows"
+        )));
+    }
     platform.config.server.listen = "127.0.0.1:0".to_owned();
     let opened = platform.open().await?;
     let (topic, log) = (&table.topic, opened.own_log);

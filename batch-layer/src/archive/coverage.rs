@@ -12,6 +12,7 @@
 //! An archive whose note is gone, or says something else than the transactions, isn't read and isn't written to. Only the
 //! archiver that has the very note in memory goes on, and commits it again.
 
+use anabranch_engine::decode::DELETED;
 use anabranch_engine::edition::Editions;
 use anabranch_exchange::note::{self, Note};
 use anabranch_log::position::Partition;
@@ -107,9 +108,12 @@ pub(super) async fn noted(
 /// A layout with the columns that the newest edition stores.
 pub(super) fn grown(layout: &Layout, editions: &Editions) -> Layout {
     let mut grown = layout.clone();
-    for column in editions.newest().iter().flat_map(|newest| &newest.columns) {
-        if !grown.columns.iter().any(|(name, _)| *name == column.stored) {
-            grown.columns.push((column.stored.clone(), ColumnType::from(&column.data_type)));
+    let Some(newest) = editions.newest() else { return grown };
+    let columns = newest.columns.iter().map(|column| (column.stored.clone(), ColumnType::from(&column.data_type)));
+    let deleted = (!newest.primary_key.is_empty()).then(|| (DELETED.to_owned(), ColumnType::Boolean));
+    for column in columns.chain(deleted) {
+        if !grown.columns.iter().any(|(name, _)| *name == column.0) {
+            grown.columns.push(column);
         }
     }
     grown

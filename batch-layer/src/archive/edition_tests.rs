@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_engine::columnar::to_polars;
-use anabranch_engine::decode::Decoder;
+use anabranch_engine::decode::{self, DELETED, Decoder};
 use anabranch_log::position::Positions;
 use anabranch_log::{Append, Appended, Batch, Log, LogError, LogReader, ReadLimit, Retention};
 use anabranch_plan::schema::{Column, DataType, Table};
@@ -17,7 +17,7 @@ use tokio::runtime::Handle;
 
 use super::{Archive, ArchiveSettings, ArchiveSnapshot, Archiver, OFFSET, Rebuild, declare, tests};
 use crate::error::BatchError;
-use crate::fixture::{Source, source, table};
+use crate::fixture::{NOW, Source, source, table};
 
 async fn archive(data: &Path, source: &Source, table: &Table) -> Result<Archiver, BatchError> {
     let log: Arc<dyn Log> = source.log.clone();
@@ -50,6 +50,7 @@ fn by_log(source: &Source, snapshot: &ArchiveSnapshot, table: &Table, records: u
     let held = source.log.bounds("events").expect("bounds");
     let starts: Positions = held.into_iter().map(|(partition, held)| (partition, held.start)).collect();
     let mut reader = source.log.reader("events", &starts).expect("reader");
+    reader.bring(decode::extras(table));
     let limit = ReadLimit { records, bytes: 1 << 20 };
     let mut all: Option<DataFrame> = None;
     while let Some(batch) = reader.poll(limit, Default::default()).expect("poll") {
@@ -345,8 +346,111 @@ async fn rows_that_stay_are_not_filed_by_another_event_time() {
     rebuild(dir.path(), &source, &other).await.expect("plan").expect("all is in the log");
     forget(&source, 1);
     let refused = rebuild(dir.path(), &source, &other).await.expect_err("refused");
-    assert!(matches!(refused, BatchError::Unfiled { .. }), "{refused}");
+    assert!(matches!(refused, BatchError::Unfiled(_)), "{refused}");
     assert!(refused.to_string().contains("give the table another name"), "{refused}");
+}
+
+/// The table as a changelog of `user`.
+fn changelog() -> Table {
+    let mut table = table();
+    table.columns[0].nullable = false;
+    table.columns[1].nullable = false;
+    Table { primary_key: vec![0], ..table }
+}
+
+/// The users of a frame that an archive's files or the log make, with their values, and whether each is deleted.
+fn versions(frame: &DataFrame) -> Vec<(String, Option<i64>, Option<bool>)> {
+    let column = |name: &str| frame.column(name).unwrap_or_else(|_| panic!("no {name}")).clone();
+    let (users, values, deleted) = (column("user"), column("value"), column(DELETED));
+    let (users, values) = (users.str().expect("texts"), values.i64().expect("integers"));
+    let deleted = deleted.bool().expect("booleans");
+    let row = |i| (users.get(i).expect("a key").to_owned(), values.get(i), deleted.get(i));
+    (0..frame.height()).map(row).collect()
+}
+
+/// All that is archived, in order of partition and offset.
+fn all_versions(snapshot: &ArchiveSnapshot, table: &Table) -> Vec<(String, Option<i64>, Option<bool>)> {
+    let files: Vec<_> = snapshot.days.values().flatten().cloned().collect();
+    let rows = crate::scan::scan(snapshot, table, &files).expect("scan");
+    versions(&rows.sort(["_partition", "_offset"], Default::default()).collect().expect("rows"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_version_and_each_deletion_of_a_changelogs_rows_is_archived() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let archiver = archive(dir.path(), &source, &changelog()).await.expect("open");
+    source.append_text(0, &[r#"{"user":"a","value":1,"ts":1000}"#, r#"{"user":"b","value":2,"ts":1000}"#]);
+    source.append_tombstones(0, &["a", "", "b"]);
+    source.append_text(0, &[r#"{"user":"a","value":3,"ts":2000}"#, r#"{"user":"a","__deleted":true,"ts":3000}"#]);
+    // Files of two definitions become one.
+    archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    let mut grown = changelog();
+    grown.columns.push(Column { name: "more".into(), data_type: DataType::Text, nullable: false });
+    let archiver = archive(dir.path(), &source, &grown).await.expect("another column is no other key");
+    source.append_text(0, &[r#"{"user":"c","value":4,"more":"x","ts":4000}"#, r#"{"user":"c","__deleted":true}"#]);
+    let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    let row = |user: &str, value: Option<i64>| (user.to_owned(), value, Some(value.is_none()));
+    let (one, two) =
+        ([row("a", Some(1)), row("b", Some(2)), row("a", None), row("b", None)], [row("a", Some(3)), row("a", None)]);
+    let expected = [&one[..], &two, &[row("c", Some(4)), row("c", None)]].concat();
+    let found = tokio::task::block_in_place(|| all_versions(&snapshot, &grown));
+    assert_eq!(found, expected);
+    assert_eq!(snapshot.archived.rows, Some(8));
+    let rejects = source.rejects.list(Some("events"), None, 10).expect("rejects").rejects;
+    assert_eq!((rejects.len(), rejects[0].offset), (1, Some(3)));
+    assert!(rejects[0].reason.contains("the record has none"), "{rejects:?}");
+    // Speed reads the same, by the definitions of their time.
+    tokio::task::block_in_place(|| {
+        let read = by_log(&source, &snapshot, &grown, 3);
+        assert!(by_archive(&snapshot, &grown).equals_missing(&read), "{read}");
+    });
+    // Deletions without a time of their own are in the day in which the log took them.
+    let days: Vec<i64> = snapshot.days.keys().copied().collect();
+    assert_eq!(days, [0, NOW.div_euclid(crate::day::DAY)]);
+    while archiver.compact().await.expect("compact") {}
+    let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+    assert!(snapshot.days.values().all(|files| files.len() == 1), "{:?}", snapshot.days);
+    assert_eq!(tokio::task::block_in_place(|| all_versions(&snapshot, &grown)), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_primary_key_is_refused_until_the_archive_is_rebuilt() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    // Nothing is archived by the first.
+    archive(dir.path(), &source, &changelog()).await.expect("open");
+    let archiver = archive(dir.path(), &source, &table()).await.expect("open");
+    source.append_text(0, &[r#"{"user":"a","value":1,"ts":1000}"#]);
+    source.append_tombstones(0, &["a"]);
+    let snapshot = archiver.archive_to(&archiver.log_ends().await.expect("ends")).await.expect("archive");
+    assert_eq!(snapshot.archived.rows, Some(1), "to a stream a tombstone is nothing");
+    let refused = archive(dir.path(), &source, &changelog()).await.err().expect("refused").to_string();
+    let expected = "its primary key is `user` TEXT now, but its archive is by none; `anabranch archive rebuild events` archives anew";
+    assert!(refused.contains(expected), "{refused}");
+    let archiver = open(dir.path(), &source, &changelog()).await.expect("open");
+    let stopped = archiver.status().borrow().stopped.clone().expect("stopped");
+    assert!(stopped.contains(expected), "{stopped}");
+    rebuild(dir.path(), &source, &changelog()).await.expect("plan").expect("an archive").run().await.expect("rebuild");
+    let snapshot = archiver.archive_to(&Default::default()).await.expect("snapshot");
+    let expected = [("a".to_owned(), Some(1), Some(false)), ("a".to_owned(), None, Some(true))];
+    assert_eq!(tokio::task::block_in_place(|| all_versions(&snapshot, &changelog())), expected);
+
+    // A key of another type or of more columns is another key, as is none.
+    let mut retyped = changelog();
+    retyped.columns[0].data_type = DataType::BigInt;
+    let longer = Table { primary_key: vec![0, 1], ..changelog() };
+    for (other, said) in [(retyped, "`user` BIGINT"), (longer, "`user` TEXT, `value` BIGINT"), (table(), "none")] {
+        let refused = archive(dir.path(), &source, &other).await.err().expect("refused").to_string();
+        assert!(
+            refused.contains(&format!("its primary key is {said} now, but its archive is by `user` TEXT")),
+            "{refused}"
+        );
+    }
+    let retention = Retention { age: None, bytes: Some(0) };
+    source.log.retain("events", retention, &Positions::from([(0, 1)])).expect("retain");
+    let refused = rebuild(dir.path(), &source, &table()).await.expect_err("rows would stay").to_string();
+    assert!(refused.contains("rows stay that are filed by `user` TEXT"), "{refused}");
 }
 
 type Once = Box<dyn FnOnce() + Send>;

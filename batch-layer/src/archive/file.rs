@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::ScopedJoinHandle;
 
-use anabranch_engine::decode::arrow_type;
+use anabranch_engine::decode::{DELETED, arrow_type};
 use anabranch_engine::edition::Editions;
 use anabranch_log::position::Partition;
 use anabranch_plan::schema::{Column, DataType, Table};
@@ -43,10 +43,12 @@ const THIN_ROWS: usize = 10_000;
 /// So many at once.
 const WRITERS: usize = 16;
 
-/// The table as the archive lays it out: its columns, where each event came from, and the day.
+/// The table as the archive lays it out: its columns, of a changelog also which changes are deletions, where each event came from,
+/// and the day.
 pub fn layout(table: &Table) -> Layout {
     let mut columns: Vec<(String, ColumnType)> =
         table.columns.iter().map(|column| (column.name.clone(), ColumnType::from(&column.data_type))).collect();
+    columns.extend(table.is_changelog().then(|| (DELETED.into(), ColumnType::Boolean)));
     columns.push((PARTITION.into(), ColumnType::Integer));
     columns.push((OFFSET.into(), ColumnType::BigInt));
     columns.push((LOG_TIME.into(), ColumnType::Timestamp));
@@ -79,6 +81,7 @@ impl Shape {
             Field::new(name, arrow_type(&column.data_type), true)
         };
         let mut fields: Vec<Field> = table.columns.iter().map(stored).collect();
+        fields.extend(table.is_changelog().then(|| Field::new(DELETED, ArrowType::Boolean, true)));
         fields.push(Field::new(PARTITION, ArrowType::Int32, true));
         fields.push(Field::new(OFFSET, ArrowType::Int64, true));
         fields.push(Field::new(LOG_TIME, arrow_type(&DataType::Timestamp), true));

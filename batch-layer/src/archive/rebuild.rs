@@ -141,8 +141,8 @@ impl Rebuild {
     /// Fails if rows can't stay as they are.
     fn check_kept(&self) -> Result<(), BatchError> {
         let newest = self.archived.editions.newest();
-        match newest.and_then(|newest| newest.other_event_time(&self.archive.table)) {
-            Some(other) => Err(BatchError::Unfiled { table: other.table, old: other.old, new: other.new }),
+        match newest.and_then(|newest| newest.other_basis(&self.archive.table)) {
+            Some(other) => Err(BatchError::Unfiled(other)),
             None => Ok(()),
         }
     }

@@ -1,10 +1,10 @@
-//! `POST /v1/topics/{topic}/events`: events into the log.
+//! `POST /v1/topics/{topic}/events` and `DELETE /v1/topics/{topic}/events/{key}`: events into the log.
 
 mod coding;
 
 use std::sync::Arc;
 
-use anabranch_exchange::ingest::{Form, IngestError};
+use anabranch_exchange::ingest::{Form, IngestError, Receipt};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -60,7 +60,7 @@ pub struct EventRejected {
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry safe: for a day the same key is answered as it was the first time, with the header `Idempotent-Replayed: true`, and nothing is stored twice; at most 255 bytes"),
         ("Content-Encoding" = Option<String>, Header, description = "`gzip` or `zstd`; what the body unfolds to has the same limit as any"),
     ),
-    request_body(description = "One JSON object a line, a JSON array of objects, or one object. As `application/x-ndjson` it is lines in any case, each judged by itself", content(
+    request_body(description = "One JSON object a line, a JSON array of objects, or one object. As `application/x-ndjson` it is lines in any case, each judged by itself. Of a table with a PRIMARY KEY, an object with the key and `\"__deleted\": true` deletes the row", content(
         (String = "application/x-ndjson"), (Vec<serde_json::Value> = "application/json"),
     )),
     responses(
@@ -79,10 +79,7 @@ pub(crate) async fn append_events(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if server.app.catalog.table_of_topic(&topic).is_none() {
-        let topics = server.app.catalog.tables.values().map(|table| table.topic.as_str());
-        return Err(Problem::unknown("topic", &topic, topics));
-    }
+    check_topic(&server, &topic)?;
     let coding = Coding::of(&headers)?;
     let key = idempotency_key(&headers)?;
     let form = if is_lines(&headers) { Form::Lines } else { Form::Any };
@@ -92,25 +89,78 @@ pub(crate) async fn append_events(
     let name = topic.clone();
     let receipt = blocking(move || {
         let body = coding.unfold(body, max)?;
-        ingest.ingest(&name, &body, form, key.as_deref()).map_err(|error| match error {
-            IngestError::UnknownTopic { topic, existing } => {
-                Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
-            }
-            IngestError::Changelog(_) => Problem::bad_request("changelog", error.to_string()),
-            IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
-            IngestError::Pin(..) => Problem::internal(&error),
-            IngestError::Log(error) => log_problem(&error),
-        })
+        ingest.ingest(&name, &body, form, key.as_deref()).map_err(problem)
     });
-    let receipt = receipt.await??;
-    if receipt.repeated {
-        return Ok(([(REPLAYED, "true")], Json(receipt)).into_response());
+    Ok(answer(&server, &topic, receipt.await??))
+}
+
+/// Deletes a row of a changelog: appends a record without a payload that has the row's key; answered once the log has it durably.
+/// Whether there is such a row isn't looked at.
+#[utoipa::path(
+    delete,
+    path = "/v1/topics/{topic}/events/{key}",
+    tag = "events",
+    params(
+        ("topic" = String, Path, description = "The topic of a table with a PRIMARY KEY of one column"),
+        ("key" = String, Path, description = "The row's value in that column"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Makes a retry safe, as with `POST /v1/topics/{topic}/events`"),
+    ),
+    responses(
+        (status = 200, description = "The log has the deletion", body = EventsReceipt),
+        (status = 400, description = "The table has no PRIMARY KEY of one column, or the key isn't of its type", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No table has such a topic", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The Kafka topic takes no key as long as this one", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The `Idempotency-Key` came before with another request, or the Kafka topic takes no such records; nothing was stored", body = Problem, content_type = "application/problem+json"),
+        (status = 507, description = "No room; nothing was stored", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn delete_row(
+    State(server): State<Arc<Server>>,
+    Path((topic, row)): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    check_topic(&server, &topic)?;
+    let key = idempotency_key(&headers)?;
+    let ingest = Arc::clone(&server.app.ingest);
+    let name = topic.clone();
+    let receipt = blocking(move || ingest.delete(&name, &row, key.as_deref()).map_err(problem));
+    Ok(answer(&server, &topic, receipt.await??))
+}
+
+/// Refuses a topic that no table has.
+fn check_topic(server: &Server, topic: &str) -> Result<(), Problem> {
+    if server.app.catalog.table_of_topic(topic).is_some() {
+        return Ok(());
     }
-    server.metrics.accepted(&topic, receipt.accepted, receipt.rejected_count);
+    let topics = server.app.catalog.tables.values().map(|table| table.topic.as_str());
+    Err(Problem::unknown("topic", topic, topics))
+}
+
+/// Why nothing was stored, as the client sees it.
+fn problem(error: IngestError) -> Problem {
+    match error {
+        IngestError::UnknownTopic { topic, existing } => {
+            Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
+        }
+        IngestError::Changelog(_) => Problem::bad_request("changelog", error.to_string()),
+        IngestError::NotByKey(_) => Problem::bad_request("not-by-key", error.to_string()),
+        IngestError::Key(_) => Problem::bad_request("bad-key", error.to_string()),
+        IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),
+        IngestError::Pin(..) => Problem::internal(&error),
+        IngestError::Log(error) => log_problem(&error),
+    }
+}
+
+/// The answer to a request; it is counted unless it was answered before.
+fn answer(server: &Server, topic: &str, receipt: Receipt) -> Response {
+    if receipt.repeated {
+        return ([(REPLAYED, "true")], Json(receipt)).into_response();
+    }
+    server.metrics.accepted(topic, receipt.accepted, receipt.rejected_count);
     if receipt.rejected_count > 0 {
         server.note_rejects();
     }
-    Ok(Json(receipt).into_response())
+    Json(receipt).into_response()
 }
 
 /// The key that a request names, if any.

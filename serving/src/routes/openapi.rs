@@ -51,7 +51,7 @@ const WITH_BODY: [(&str, &str); 1] = [("408", "The body came too slowly")];
 /// Adds to the description what holds for all operations: their common answers, and that no parameter is ever null.
 pub(crate) fn complete(api: &mut OpenApi) {
     for item in api.paths.paths.values_mut() {
-        for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
             let more = operation.request_body.iter().flat_map(|_| WITH_BODY);
             for (status, description) in COMMON.into_iter().chain(more) {
                 operation.responses.responses.entry(status.to_owned()).or_insert_with(|| problem(description));

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::sync::Arc;
 
+use anabranch_exchange::ingest::Ingest;
 use anabranch_log::position::Positions;
 use anabranch_plan::expr::Expr;
 use anabranch_plan::rows::{Field, Rows};
@@ -142,6 +143,80 @@ async fn events_are_taken_in_and_the_bad_ones_told() {
     assert_eq!((status, kind.as_str()), (422, "idempotency-key-reused"), "{detail}");
     assert!(detail.contains("`k1`") && detail.contains("`posts`"), "{detail}");
     assert_eq!(platform.ok("/v1/views/trending").await["log_end"], json!({"posts": {"0": 8}}));
+}
+
+/// The platform with changelogs of one and of two key columns.
+fn with_changelogs() -> Platform {
+    let text = "CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, ts TIMESTAMP) WITH (event_time = 'ts');
+        CREATE TABLE orders (id BIGINT PRIMARY KEY, ts TIMESTAMP) WITH (event_time = 'ts');
+        CREATE TABLE rooms (house TEXT, n BIGINT, ts TIMESTAMP, PRIMARY KEY (house, n)) WITH (event_time = 'ts');";
+    let changelogs = anabranch_plan::sql::plan(&[("t.sql".to_owned(), text.to_owned())]).expect("tables");
+    let mut platform = platform();
+    let mut catalog = Catalog::clone(&platform.app.catalog);
+    changelogs.tables.keys().for_each(|topic| platform.log.fill(topic, 0));
+    catalog.tables.extend(changelogs.tables);
+    platform.app.catalog = Arc::new(catalog);
+    let (log, clock) = (Arc::new(platform.log.clone()), platform.app.clock.clone());
+    platform.app.ingest = Arc::new(Ingest::new(log, platform.app.catalog.clone(), clock).expect("ingest"));
+    platform.app.rejects = Arc::clone(platform.app.ingest.rejects());
+    platform.router = crate::router(platform.app.clone());
+    platform
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_a_changelog_is_deleted_by_its_key_in_either_spelling() {
+    let platform = with_changelogs();
+    let delete = |path: &str| Request::delete(path).body(Body::empty()).expect("a request");
+    let receipt = |offset: u64| json!({"accepted": 1, "rejected": [], "rejected_count": 0, "offsets": {"0": [offset, offset + 1]}});
+    let taken = async |request: Request<Body>| {
+        let (status, headers, body) = platform.send(request).await;
+        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&body));
+        (serde_json::from_slice::<Value>(&body).expect("JSON"), headers.contains_key("idempotent-replayed"))
+    };
+    let body = r#"{"id":"a/b ü","name":"x","ts":"2017-08-27T00:00:00Z"}"#;
+    let upsert = post("/v1/topics/users/events", "application/json", body);
+    assert_eq!(taken(upsert).await, (receipt(0), false));
+    let deletion = post("/v1/topics/users/events", "application/json", r#"{"id":"a/b ü","__deleted":true}"#);
+    assert_eq!(taken(deletion).await, (receipt(1), false));
+    assert_eq!(taken(delete("/v1/topics/users/events/a%2Fb%20%C3%BC")).await, (receipt(2), false));
+    assert_eq!(platform.log.keys(), ["a/b ü"; 3]);
+
+    let keyed = |path: &str| {
+        let mut request = delete(path);
+        request.headers_mut().insert("idempotency-key", "k1".parse().expect("a value"));
+        request
+    };
+    assert_eq!(taken(keyed("/v1/topics/orders/events/17")).await, (receipt(0), false));
+    assert_eq!(taken(keyed("/v1/topics/orders/events/17")).await, (receipt(0), true));
+    let metrics = platform.ok("/metrics").await;
+    let counted = "anabranch_events_ingested_total{topic=\"orders\"} 1.0";
+    assert!(metrics.as_str().is_some_and(|text| text.contains(counted)), "{metrics}");
+
+    let mut foreign = delete("/v1/topics/orders/events/17");
+    foreign.headers_mut().insert("origin", "http://elsewhere.example".parse().expect("a value"));
+    let mut twice = keyed("/v1/topics/orders/events/17");
+    twice.headers_mut().append("idempotency-key", "k2".parse().expect("a value"));
+    for (request, status, kind, says) in [
+        (delete("/v1/topics/user/events/a"), 404, "unknown-topic", "`users`"),
+        (delete("/v1/topics/posts/events/a"), 400, "not-by-key", "table `posts` has no PRIMARY KEY"),
+        (delete("/v1/topics/rooms/events/a"), 400, "not-by-key", "{\"house\": …, \"n\": …, \"__deleted\": true}"),
+        (delete("/v1/topics/orders/events/seven"), 400, "bad-key", "column `id`: expected BIGINT"),
+        (delete("/v1/topics/users/events/%ff"), 400, "bad-request", "UTF-8"),
+        (delete("/v1/topics/users/events"), 405, "method-not-allowed", "DELETE"),
+        (keyed("/v1/topics/orders/events/18"), 422, "idempotency-key-reused", "`k1`"),
+        (twice, 400, "repeated-header", "idempotency-key"),
+        (foreign, 403, "foreign-origin", "another origin"),
+    ] {
+        let path = request.uri().path().to_owned();
+        let (got, problem, detail) = platform.problem(request).await;
+        assert_eq!((got, problem.as_str()), (status, kind), "{path}: {detail}");
+        assert!(detail.contains(says), "{path}: {detail}");
+    }
+    assert_eq!(platform.log.keys().len(), 4, "the others stored nothing");
+    assert_eq!(platform.ok("/v1/rejects").await["total"], 0);
+    platform.log.set_full();
+    let (status, kind, _) = platform.problem(delete("/v1/topics/users/events/a")).await;
+    assert_eq!((status, kind.as_str()), (507, "storage-full"));
 }
 
 fn gzip(body: &[u8]) -> Vec<u8> {

@@ -13,7 +13,9 @@ use anabranch_exchange::version::{PaneFile, Published, Version, Versions};
 use anabranch_log::clock::ManualClock;
 use anabranch_log::lineage::{Epoch, Lineage, Mark};
 use anabranch_log::position::{Coverage, Offset, Partition, Positions, TopicPartition};
-use anabranch_log::{Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, ReadLimit, Retention};
+use anabranch_log::{
+    Append, Appended, Batch, Digest, Idempotency, Log, LogError, LogReader, Payloads, ReadLimit, Retention,
+};
 use anabranch_plan::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use anabranch_plan::expr::Expr;
 use anabranch_plan::schema::{Column as TableColumn, DataType, Table};
@@ -294,6 +296,8 @@ struct Memory {
     away: bool,
     /// How often it was asked what a topic holds.
     asked: usize,
+    /// The keys of all records that came with one, in their order.
+    keys: Vec<String>,
     marks: Vec<Mark>,
 }
 
@@ -314,6 +318,10 @@ impl MemoryLog {
 
     pub fn set_away(&self) {
         self.0.lock().away = true;
+    }
+
+    pub fn keys(&self) -> Vec<String> {
+        self.0.lock().keys.clone()
     }
 
     /// How often it was asked what a topic holds since it was last asked for this.
@@ -360,6 +368,8 @@ impl Log for MemoryLog {
             let (topic, key) = (topic.to_owned(), key.clone());
             return if before == digest { Ok(first.clone()) } else { Err(LogError::KeyReused { topic, key }) };
         }
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        memory.keys.extend(append.keys.values().flat_map(Payloads::iter).map(text));
         let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
         for (partition, payloads) in append.parts {
             let records = memory.topics.entry(topic.to_owned()).or_default();

@@ -26,14 +26,28 @@
 //! With `format = 'debezium-json'` a record is the envelope of a change, with or without the schema around it. The row is what
 //! the database's row is after the change (`op` is `c`, `u` or `r`); a deletion (`d`) or truncation (`t`) and a message of
 //! the connector's own (`m`) make none.
+//!
+//! # Changelogs
+//!
+//! A record of a table with a primary key is a version of a row, or deletes it. Both make a row here, with [`DELETED`] behind the
+//! table's columns. What a deletion doesn't say is null, `NOT NULL` or not. A record deletes a row if it is
+//!
+//! - a tombstone, or Debezium's `d`. The record's [`key`] is the row's, and the record's time is the event time;
+//! - an object with the primary key and `"__deleted": true`. Its event time is the record's time as well, unless it has one.
+//!
+//! `"__deleted"` may be the text `"true"` or `"false"`, as Debezium's `rewrite` writes it. A truncation is a reject: rows can't be
+//! deleted but by their keys.
 
 mod debezium;
 mod earlier;
+pub mod key;
 mod number;
 mod plain;
 mod record;
 mod time;
 
+#[cfg(test)]
+mod changelog_tests;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +64,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
 
+use self::debezium::Change;
 use self::earlier::Earlier;
 pub use self::record::MAX_DEPTH;
 use self::record::{Layout, Slot};
@@ -70,7 +85,7 @@ const READ_WITHIN: Micros = 30 * 86_400_000_000;
 
 /// What records have to bring along for a table's columns.
 pub fn extras(table: &Table) -> Extras {
-    Extras { keys: table.key.is_some(), headers: table.headers.is_some() }
+    Extras { keys: table.key.is_some() || table.is_changelog(), headers: table.headers.is_some() }
 }
 
 /// Turns the records of one table into columns.
@@ -78,7 +93,7 @@ pub fn extras(table: &Table) -> Extras {
 pub struct Decoder {
     table: Arc<Table>,
     schema: SchemaRef,
-    /// Which columns are made; the others are checked only.
+    /// Which columns are made; the others are checked only. Behind those of the table is [`DELETED`].
     made: Vec<usize>,
     layout: Layout,
     /// What reads records that earlier definitions govern, oldest first.
@@ -90,7 +105,7 @@ pub struct Decoder {
 /// What became of some records.
 #[derive(Debug)]
 pub struct Decoded {
-    /// The good records, one row each, with the table's columns in their order.
+    /// The good records, one row each, with the table's columns in their order, and [`DELETED`] of a changelog.
     pub batch: RecordBatch,
     /// For each row, which record it was: ascending.
     pub kept: Vec<u32>,
@@ -142,10 +157,19 @@ pub fn arrow_type(data_type: &DataType) -> arrow::datatypes::DataType {
     }
 }
 
-/// The Arrow schema of a table.
+/// The Arrow schema of a table's rows.
 pub fn arrow_schema(table: &Table) -> SchemaRef {
-    let field = |column: &Column| Field::new(&column.name, arrow_type(&column.data_type), column.nullable);
-    Arc::new(Schema::new(table.columns.iter().map(field).collect::<Vec<_>>()))
+    let field = |(i, column): (usize, &Column)| {
+        let nullable = column.nullable || table.is_changelog() && !is_of_deletion(table, i);
+        Field::new(&column.name, arrow_type(&column.data_type), nullable)
+    };
+    let deleted = table.is_changelog().then(|| Field::new(DELETED, arrow_type(&DataType::Boolean), false));
+    Arc::new(Schema::new(table.columns.iter().enumerate().map(field).chain(deleted).collect::<Vec<_>>()))
+}
+
+/// Whether a deletion has a column as any change has it.
+fn is_of_deletion(table: &Table, column: usize) -> bool {
+    column == table.event_time || table.primary_key.contains(&column)
 }
 
 impl Decoder {
@@ -156,16 +180,18 @@ impl Decoder {
             let is_json = column.data_type == DataType::Json;
             is_given(i).then(|| (column.name.clone(), is_json))
         });
-        let layout = Layout { columns: columns.collect(), order: Vec::new() };
-        let made = (0..table.columns.len()).collect();
+        let deleted = table.is_changelog().then(|| Some((DELETED.to_owned(), false)));
+        let layout = Layout { columns: columns.chain(deleted).collect(), order: Vec::new() };
+        let made = (0..layout.columns.len()).collect();
         Self { schema: arrow_schema(&table), made, layout, earlier: Vec::new(), scratch: String::new(), table }
     }
 
-    /// A decoder that makes only those columns for which `is_read` says so, and the event time. Records are good or bad all the
-    /// same.
+    /// A decoder that makes only those columns for which `is_read` says so, and those that any change of a row has. Records are
+    /// good or bad all the same.
     pub fn reading(table: Arc<Table>, is_read: impl Fn(&str) -> bool) -> Self {
         let mut decoder = Self::new(table.clone());
-        decoder.made.retain(|&i| i == table.event_time || is_read(&table.columns[i].name));
+        let is_made = |&i: &usize| table.columns.get(i).is_none_or(|it| is_of_deletion(&table, i) || is_read(&it.name));
+        decoder.made.retain(is_made);
         decoder.schema = Arc::new(arrow_schema(&table).project(&decoder.made).expect("columns of the table"));
         decoder
     }
@@ -177,6 +203,11 @@ impl Decoder {
             self.schema = earlier::nullable(&self.schema);
         }
         self
+    }
+
+    /// The name and type of a column that is made.
+    fn column(&self, i: usize) -> (&str, &DataType) {
+        self.table.columns.get(i).map_or((DELETED, &DataType::Boolean), |column| (&column.name, &column.data_type))
     }
 
     /// The table whose records it decodes.
@@ -214,9 +245,9 @@ impl Decoder {
         assert_eq!(payloads.len(), log_times.len(), "a log time for each record");
         // Text that is UTF-8 as a whole is so in its parts, if none begins or ends inside a character.
         let text = simdutf8::basic::from_utf8(payloads.bytes()).ok();
-        let builder = |&i: &usize| (i, Builder::new(&self.table.columns[i].data_type, records.len()));
+        let builder = |&i: &usize| (i, Builder::new(self.column(i).1, records.len()));
         let mut builders = self.made.iter().map(builder).collect::<Vec<_>>();
-        let mut slots = vec![Slot::Null; self.table.columns.len()];
+        let mut slots = vec![Slot::Null; self.layout.columns.len()];
         let (mut kept, mut rejects) = (Vec::with_capacity(records.len()), Vec::new());
         let mut start = records.start.checked_sub(1).map_or(0, |before| payloads.ends()[before] as usize);
         let each = payloads.ends().iter().zip(log_times).take(records.end).skip(records.start);
@@ -263,26 +294,45 @@ impl Decoder {
         if record.len() > MAX_RECORD_BYTES {
             return Err(format!("{} bytes long, but at most {MAX_RECORD_BYTES} are taken", record.len()).into());
         }
-        let row = match self.table.format {
-            _ if record.is_empty() => None,
-            Format::Json => Some(record),
-            Format::DebeziumJson => debezium::after(record)?,
+        let change = match self.table.format {
+            _ if record.is_empty() => Change::Deletion,
+            Format::Json => Change::Row(record),
+            Format::DebeziumJson => debezium::change(record)?,
         };
-        let Some(row) = row else { return Ok(false) };
-        if !plain::read(row, &mut self.layout, slots) {
-            record::read(row, &mut self.layout, slots, &mut self.scratch)?;
-        }
+        let (row, of_key) = match change {
+            Change::Row(row) => {
+                self.read(row, slots)?;
+                (row, None)
+            }
+            Change::Deletion if self.table.is_changelog() => {
+                (self.read_key(key, slots).map_err(|why| self.misfit(key, &why))?, Some(key))
+            }
+            Change::Truncation if self.table.is_changelog() => {
+                return Err("a truncation of Debezium's: rows are deleted by their keys only".to_owned().into());
+            }
+            Change::Deletion | Change::Truncation | Change::None => return Ok(false),
+        };
+        let is_deletion = of_key.is_some() || self.is_deletion(slots)?;
         if let Some(column) = self.table.key.filter(|_| !key.is_empty()) {
             slots[column] = Slot::Text(beside("key", key)?);
         }
         if let Some(column) = self.table.headers.filter(|_| !headers.is_empty()) {
             slots[column] = Slot::Json(beside("headers", headers)?);
         }
-        for (column, slot) in self.table.columns.iter().zip(slots.iter_mut()) {
+        for (i, (column, slot)) in self.table.columns.iter().zip(slots.iter_mut()).enumerate() {
+            if is_deletion && *slot == Slot::Null && !self.table.primary_key.contains(&i) {
+                continue;
+            }
             if let (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) = (&column.data_type, *slot) {
                 *slot = Slot::Integer(whole(row, column)?);
             }
-            *slot = fit(*slot, column, &self.scratch)?;
+            *slot = fit(*slot, column, &self.scratch).map_err(|why| match of_key {
+                Some(key) if self.table.primary_key.contains(&i) => self.misfit(key, &why),
+                _ => why,
+            })?;
+        }
+        if is_deletion && slots[self.table.event_time] == Slot::Null {
+            slots[self.table.event_time] = Slot::Integer(log_time);
         }
         let Slot::Integer(time) = slots[self.table.event_time] else {
             let name = &self.table.event_time_column().name;
@@ -290,6 +340,26 @@ impl Decoder {
         };
         self.check_time(time, log_time, read_at)?;
         Ok(true)
+    }
+
+    /// Reads an object into the slots.
+    fn read<'a>(&mut self, object: &'a str, slots: &mut [Slot<'a>]) -> Result<(), String> {
+        if plain::read(object, &mut self.layout, slots) {
+            return Ok(());
+        }
+        record::read(object, &mut self.layout, slots, &mut self.scratch)
+    }
+
+    /// Whether an object that was read says of itself that it deletes a row.
+    fn is_deletion(&self, slots: &mut [Slot<'_>]) -> Result<bool, String> {
+        let Some(slot) = slots.get_mut(self.table.columns.len()) else { return Ok(false) };
+        let is_deletion = match *slot {
+            Slot::Null | Slot::Boolean(false) | Slot::Text("false") => false,
+            Slot::Boolean(true) | Slot::Text("true") => true,
+            other => return Err(format!("`{DELETED}`: expected BOOLEAN, found {}", other.kind())),
+        };
+        *slot = Slot::Boolean(is_deletion);
+        Ok(is_deletion)
     }
 
     /// Whether an event may have happened then. How late it is goes by the record's own time, so that every reading says the same.

@@ -19,6 +19,7 @@
 //! | loses a column                        | the archive keeps its values                                              |
 //! | gains a column again that it had      | it has the values of then, and is null for as long as it wasn't there     |
 //! | has another column as its event time  | is refused: the archive's files are by event time                         |
+//! | has another primary key, or none      | is refused: what deletes a row, and which one, was decided by the key     |
 
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_plan::schema::{Column, DataType, Format, Table};
@@ -46,6 +47,9 @@ pub struct Edition {
     pub key: Option<String>,
     /// The column that holds each record's headers.
     pub headers: Option<String>,
+    /// The columns of its primary key, if it is a changelog.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub primary_key: Vec<String>,
 }
 
 /// A column of a definition, and of the archive.
@@ -64,13 +68,15 @@ pub struct StoredColumn {
 /// A definition that an archive can't go on with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its event time is `{new}` now, but its archive is by `{old}`; `anabranch archive rebuild {table}` archives anew what the log \
+    "its {what} is {new} now, but its archive is by {old}; `anabranch archive rebuild {table}` archives anew what the log \
      still holds, or give the table another name, and so an archive of its own"
 )]
-pub struct OtherEventTime {
+pub struct OtherBasis {
     /// The table.
     pub table: String,
-    /// The event time of what is archived.
+    /// Its event time, or its primary key.
+    pub what: &'static str,
+    /// That of what is archived.
     pub old: String,
     /// That of the definition.
     pub new: String,
@@ -110,6 +116,7 @@ impl Edition {
             max_past: table.max_past,
             key: table.key.map(name),
             headers: table.headers.map(name),
+            primary_key: table.primary_key.iter().copied().map(name).collect(),
         }
     }
 
@@ -128,11 +135,25 @@ impl Edition {
         sorted(self.clone()) == sorted(Self::of(table, Positions::new(), |_| String::new()))
     }
 
-    /// That a definition has another event time, if it has.
-    pub fn other_event_time(&self, table: &Table) -> Option<OtherEventTime> {
-        let (old, new) = (&self.event_time, &table.event_time_column().name);
-        let differ = || OtherEventTime { table: table.name.clone(), old: old.clone(), new: new.clone() };
-        (old != new).then(differ)
+    /// That a definition has another event time or primary key, if it has.
+    pub fn other_basis(&self, table: &Table) -> Option<OtherBasis> {
+        let new = Self::of(table, Positions::new(), |_| String::new());
+        let bases =
+            [("event time", self.named_time(), new.named_time()), ("primary key", self.named_key(), new.named_key())];
+        let (what, old, new) = bases.into_iter().find(|(_, old, new)| old != new)?;
+        Some(OtherBasis { table: table.name.clone(), what, old, new })
+    }
+
+    fn named_time(&self) -> String {
+        format!("`{}`", self.event_time)
+    }
+
+    /// The primary key with its types: a key's values of another type would be null.
+    fn named_key(&self) -> String {
+        let data_type = |name: &String| self.columns.iter().find(|column| column.name == *name).map(|it| &it.data_type);
+        let named = |name: &String| data_type(name).map(|data_type| format!("`{name}` {data_type}"));
+        let key: Vec<String> = self.primary_key.iter().filter_map(named).collect();
+        if key.is_empty() { "none".to_owned() } else { key.join(", ") }
     }
 
     /// The table as it was defined then.
@@ -151,6 +172,7 @@ impl Edition {
             max_past: self.max_past,
             key: self.key.as_ref().and_then(place),
             headers: self.headers.as_ref().and_then(place),
+            primary_key: self.primary_key.iter().filter_map(place).collect(),
             ..table.clone()
         }
     }
@@ -228,7 +250,9 @@ impl Editions {
             Edition::of(table, Positions::new(), |_| String::new());
         let event_time = if is_there(&event_time) { event_time } else { String::new() };
         let (key, headers) = (key.filter(is_there), headers.filter(is_there));
-        Self(vec![Edition { begins, columns, format, event_time, max_future, max_past, key, headers }])
+        // There were no changelogs then.
+        let primary_key = Vec::new();
+        Self(vec![Edition { begins, columns, format, event_time, max_future, max_past, key, headers, primary_key }])
     }
 
     /// The definition in force.
@@ -239,7 +263,7 @@ impl Editions {
     /// Why a process with this definition of the table can't go on: another one is in force.
     pub fn refusal(&self, table: &Table) -> Option<String> {
         let newest = self.newest().filter(|newest| !newest.reads_as(table))?;
-        Some(match newest.other_event_time(table) {
+        Some(match newest.other_basis(table) {
             Some(error) => error.to_string(),
             None => format!(
                 "another process has started with another definition of table `{}`: start this one again with the project as it is",
@@ -266,7 +290,7 @@ impl Editions {
 
     /// What the editions are once a table is defined like this and its archive ends there; none if they stay as they are.
     /// `layout` is that of the archive.
-    pub fn declared(&self, table: &Table, ends: &Positions, layout: &Layout) -> Result<Option<Self>, OtherEventTime> {
+    pub fn declared(&self, table: &Table, ends: &Positions, layout: &Layout) -> Result<Option<Self>, OtherBasis> {
         if self.newest().is_some_and(|newest| newest.reads_as(table)) {
             return Ok(None);
         }
@@ -276,7 +300,7 @@ impl Editions {
         if editions.last().is_some_and(|newest| newest.reads_as(table)) {
             return Ok(Some(Self(editions)));
         }
-        if let Some(error) = editions.last().and_then(|newest| newest.other_event_time(table)) {
+        if let Some(error) = editions.last().and_then(|newest| newest.other_basis(table)) {
             return Err(error);
         }
         let begins = if editions.is_empty() { Positions::new() } else { ends.clone() };

@@ -1,8 +1,10 @@
-//! Events from clients to the log: what `POST /v1/topics/{topic}/events` and `anabranch produce` share.
+//! Events from clients to the log: what `POST /v1/topics/{topic}/events`, `DELETE /v1/topics/{topic}/events/{key}` and
+//! `anabranch produce` share.
 //!
 //! Records are checked by the [`Decoder`] that the layers use, so what is accepted here is a row there, but for one
 //! whose event time is judged by the log's own clock. The good ones are appended as they were sent, all or none (see [`Log::append`]); the
-//! bad ones go to the rejects log, and the client is told of the first of them.
+//! bad ones go to the rejects log, and the client is told of the first of them. A deletion is one tombstone: an empty record that has
+//! the row's key.
 //!
 //! A body may hold millions of records, good or bad. So it is read piece by piece, and what is kept until its end are the good
 //! records' bytes and the errors that the client is told. The pieces that hold bad records are decoded once more to record these.
@@ -16,13 +18,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use anabranch_engine::columnar::to_polars;
-use anabranch_engine::decode::{Decoded, Decoder};
+use anabranch_engine::decode::{DELETED, Decoded, Decoder, key};
 use anabranch_engine::partitioner::{self, Partitioner};
 use anabranch_engine::transform;
 use anabranch_log::clock::Clock;
 use anabranch_log::position::Coverage;
-use anabranch_log::{Append, Idempotency, Log, LogError, Payloads, PayloadsBuilder};
-use anabranch_plan::schema::{Format, Table};
+use anabranch_log::{Append, Batch, Idempotency, Log, LogError, Payloads, PayloadsBuilder};
+use anabranch_plan::schema::{DataType, Format, Table};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Catalog;
 use serde::{Deserialize, Serialize};
@@ -54,6 +56,12 @@ pub enum IngestError {
     /// The topic's records are a changelog, which its connector writes to the log itself.
     #[error("topic `{0}` has format debezium-json: its connector writes it to Kafka, and nothing else may")]
     Changelog(String),
+    /// No row of the table can be deleted by one value: see the way out.
+    #[error("{0}")]
+    NotByKey(String),
+    /// A row's key isn't of the type of the table's.
+    #[error("nothing is deleted: {0}")]
+    Key(String),
     /// The body can't be split into records: send one that can.
     #[error("the body is refused: {0}")]
     Body(String),
@@ -135,25 +143,57 @@ impl Ingest {
     /// While the log remembers `key`, a retry with it is given the first answer, and nothing is stored; another body with it is
     /// refused.
     pub fn ingest(&self, topic: &str, body: &[u8], form: Form, key: Option<&str>) -> Result<Receipt, IngestError> {
+        let table = self.table(topic)?;
+        let records = split(body, form).map_err(IngestError::Body)?;
+        let sent = Sent { table, records, tombstone: None, now: self.clock.now() };
+        let judged = self.judge(&sent)?;
+        if judged.receipt == Receipt::default() {
+            return Ok(judged.receipt);
+        }
+        self.store(sent, judged, key.map(|key| (key, body)))
+    }
+
+    /// Deletes the row of a changelog whose primary key, one column, has a value, which may be there or not. Otherwise as
+    /// [`Ingest::ingest`].
+    pub fn delete(&self, topic: &str, value: &str, key: Option<&str>) -> Result<Receipt, IngestError> {
+        let table = self.table(topic)?;
+        let [column] = table.primary_key[..] else { return Err(not_by_key(table)) };
+        let column = &table.columns[column];
+        let of_row = match column.data_type {
+            DataType::Text => key::written(vec![(&column.name, value.to_owned(), value.into())]),
+            _ => value.to_owned(),
+        };
+        let records = Records::One(Record { line: 1, text: b"".into() });
+        let sent = Sent { table, records, tombstone: Some(of_row), now: self.clock.now() };
+        let judged = self.judge(&sent)?;
+        if let Some(rejected) = judged.receipt.rejected.first() {
+            return Err(IngestError::Key(rejected.error.clone()));
+        }
+        let request = format!("DELETE {value}");
+        self.store(sent, judged, key.map(|key| (key, request.as_bytes())))
+    }
+
+    /// The table whose events may be sent to a topic.
+    fn table(&self, topic: &str) -> Result<&Arc<Table>, IngestError> {
         let table = self.catalog.table_of_topic(topic).ok_or_else(|| IngestError::UnknownTopic {
             topic: topic.to_owned(),
             existing: self.catalog.tables.values().map(|table| table.topic.clone()).collect(),
         })?;
-        if table.format == Format::DebeziumJson {
-            return Err(IngestError::Changelog(topic.to_owned()));
+        match table.format {
+            Format::DebeziumJson => Err(IngestError::Changelog(topic.to_owned())),
+            Format::Json => Ok(table),
         }
-        let records = split(body, form).map_err(IngestError::Body)?;
-        let topics = self.log.topics()?;
-        let Some(&partitions) = topics.get(topic) else {
-            let existing = topics.into_keys().collect();
-            return Err(LogError::UnknownTopic { topic: topic.to_owned(), existing }.into());
-        };
-        let mut sent = Sent { table, records, now: self.clock.now() };
-        let mut judged = self.judge(&sent, partitions)?;
-        if judged.receipt == Receipt::default() {
-            return Ok(judged.receipt);
-        }
-        let Some(key) = key else {
+    }
+
+    /// Stores what was judged to be good, with a key for one request, which is known by these bytes.
+    fn store(
+        &self,
+        mut sent: Sent<'_>,
+        mut judged: Judged,
+        request: Option<(&str, &[u8])>,
+    ) -> Result<Receipt, IngestError> {
+        let topic = &sent.table.topic;
+        let Some((key, body)) = request else {
             // Rejects first: events that are stored and not acknowledged would be sent again.
             self.record_rejects(&sent, judged.receipt.rejected_count, None)?;
             if judged.receipt.accepted > 0 {
@@ -183,8 +223,13 @@ impl Ingest {
     }
 
     /// Judges all records, and gathers the good ones by partition.
-    fn judge(&self, sent: &Sent<'_>, partitions: u32) -> Result<Judged, IngestError> {
+    fn judge(&self, sent: &Sent<'_>) -> Result<Judged, IngestError> {
         let table = sent.table;
+        let topics = self.log.topics()?;
+        let Some(&partitions) = topics.get(&table.topic) else {
+            let existing = topics.into_keys().collect();
+            return Err(LogError::UnknownTopic { topic: table.topic.clone(), existing }.into());
+        };
         let mut parts: Vec<Part> = (0..partitions).map(|_| Part::default()).collect();
         let mut receipt = Receipt::default();
         for (piece, decoded) in sent.pieces() {
@@ -199,8 +244,8 @@ impl Ingest {
             );
             let pinned = table.pin.as_ref().map(|pin| transform::holds(pin, to_polars(&decoded.batch)?));
             let pinned = pinned.transpose().map_err(|error| IngestError::Pin(table.name.clone(), error.to_string()))?;
-            let chosen = self.partitioner.assign(&decoded.batch, table.partition_by, pinned.as_deref(), partitions);
-            let keys = table.partition_by.map(|column| partitioner::keys(&decoded.batch, column));
+            let keys = partitioner::record_keys(&decoded.batch, table);
+            let chosen = self.partitioner.assign(decoded.kept.len(), keys.as_deref(), pinned.as_deref(), partitions);
             for (row, (&record, &partition)) in decoded.kept.iter().zip(&chosen).enumerate() {
                 let part = &mut parts[partition as usize];
                 part.payloads.push(piece.payloads.get(record as usize));
@@ -232,10 +277,29 @@ impl Ingest {
     }
 }
 
+/// Why no row of a table is known by one value.
+fn not_by_key(table: &Table) -> IngestError {
+    let name = &table.name;
+    let key: Vec<&str> = table.primary_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+    IngestError::NotByKey(match &key[..] {
+        [] => format!(
+            "table `{name}` has no PRIMARY KEY: what was sent to it stays, and only the rows of a changelog can be deleted"
+        ),
+        key => {
+            let object: String = key.iter().map(|column| format!("\"{column}\": …, ")).collect();
+            format!(
+                "the primary key of table `{name}` has several columns: send the event {{{object}\"{DELETED}\": true}} to delete a row"
+            )
+        }
+    })
+}
+
 /// A request's records.
 struct Sent<'a> {
     table: &'a Arc<Table>,
     records: Records<'a>,
+    /// The key of the one record, if that is a tombstone.
+    tombstone: Option<String>,
     /// The time by which they are judged.
     now: Micros,
 }
@@ -261,8 +325,13 @@ impl Sent<'_> {
             (!lines.is_empty()).then(|| Piece { lines, payloads: payloads.finish() })
         });
         pieces.map(move |piece| {
-            let decoded = decoder.decode(&piece.payloads, &vec![self.now; piece.lines.len()]);
-            (piece, decoded)
+            let batch = Batch {
+                log_times: vec![self.now; piece.lines.len()],
+                payloads: piece.payloads.clone(),
+                keys: self.tombstone.as_ref().map(|key| Payloads::from_iter([key])),
+                ..Batch::default()
+            };
+            (piece, decoder.decode_batch(&batch))
         })
     }
 }

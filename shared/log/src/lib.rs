@@ -311,7 +311,8 @@ pub struct Append {
     /// The records for each partition; a partition may be named once.
     pub parts: Vec<(Partition, Payloads)>,
     /// The keys of a partition's records, one for each, if they have any; an empty one is none. On Kafka compaction goes by
-    /// them. The embedded log keeps those of the topics that it is told to.
+    /// them, and an empty record with a key is stored as a null, which deletes those before it. The embedded log keeps the keys of
+    /// the topics that it is told to.
     pub keys: BTreeMap<Partition, Payloads>,
     /// Makes a retry safe: while the key is remembered, the same append is answered with the first one's outcome.
     pub idempotency: Option<Idempotency>,

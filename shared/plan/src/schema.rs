@@ -50,7 +50,7 @@ pub struct Table {
     pub max_past: Option<Micros>,
     /// How many partitions the topic is created with.
     pub partitions: u32,
-    /// The column whose value chooses an event's partition; none deals events round-robin.
+    /// The column whose value chooses an event's partition; none deals events round-robin. See [`Table::placed_by`].
     pub partition_by: Option<usize>,
     /// Events for which this holds go to the topic's last partition, and no others do.
     pub pin: Option<Expr>,
@@ -68,6 +68,12 @@ impl Table {
     /// Whether an event is a change of the row with its key.
     pub fn is_changelog(&self) -> bool {
         !self.primary_key.is_empty()
+    }
+
+    /// The columns whose values choose an event's partition, and are its record's key. All versions of a changelog's row are in one
+    /// partition, or they would have no order.
+    pub fn placed_by(&self) -> &[usize] {
+        if self.is_changelog() { &self.primary_key } else { self.partition_by.as_slice() }
     }
 
     /// The column that holds the event time.

@@ -8,7 +8,7 @@ use arrow::array::{RecordBatch, new_null_array};
 use arrow::compute::concat_batches;
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{Decoded, Decoder};
+use super::{DELETED, Decoded, Decoder};
 use crate::edition::{Edition, Ends};
 
 /// Reads what an earlier definition governs, into the columns of the newest.
@@ -24,16 +24,18 @@ pub(super) struct Earlier {
 impl Earlier {
     /// Reads by an edition what `newest` makes of its own records.
     pub fn new(edition: &Edition, ends: Ends<'_>, newest: &Decoder) -> Self {
-        let wanted = || newest.made.iter().map(|&i| &newest.table.columns[i]);
+        let wanted = || newest.made.iter().map(|&i| newest.column(i));
         let table = edition.table(&newest.table);
-        let is_shared =
-            |name: &str| wanted().any(|it| it.name == name && edition.column(name, &it.data_type).is_some());
+        // A changelog's archive has been one from its beginning.
+        let is_shared = |name: &str| {
+            name == DELETED || wanted().any(|(it, data_type)| it == name && edition.column(name, data_type).is_some())
+        };
         let decoder = Decoder::reading(table.into(), is_shared);
         let place = |name: &str| {
-            let made = decoder.made.iter().position(|&i| decoder.table.columns[i].name == name);
+            let made = decoder.made.iter().position(|&i| decoder.column(i).0 == name);
             made.filter(|_| is_shared(name))
         };
-        let places = wanted().map(|column| place(&column.name)).collect();
+        let places = wanted().map(|(name, _)| place(name)).collect();
         Self { begins: ends.begins(), decoder, places }
     }
 

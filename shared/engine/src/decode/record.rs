@@ -74,13 +74,20 @@ pub(super) fn read<'a>(
     }
     slots.fill(Slot::Null);
     scratch.clear();
-    let mut json = Deserializer::from_str(record);
     if !record.trim_ascii_start().starts_with('{') {
-        let found = Value(scratch).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
-        return Err(found.map_or_else(|e| describe(&e), |found| format!("expected an object, found {}", found.kind())));
+        let found = value(record, scratch)?;
+        return Err(format!("expected an object, found {}", found.kind()));
     }
+    let mut json = Deserializer::from_str(record);
     let read = serde::Deserializer::deserialize_map(&mut json, Object { layout, slots, scratch });
     read.and_then(|()| json.end()).map_err(|e| describe(&e))
+}
+
+/// Reads one value with nothing behind it.
+pub(super) fn value<'a>(json: &'a str, scratch: &mut String) -> Result<Slot<'a>, String> {
+    let mut json = Deserializer::from_str(json);
+    let found = Value(scratch).deserialize(&mut json).and_then(|found| json.end().map(|()| found));
+    found.map_err(|error| describe(&error))
 }
 
 /// Whether arrays and objects are nested deeper than `max`. Of text that isn't JSON the answer may be either.

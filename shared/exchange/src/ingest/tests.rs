@@ -25,6 +25,8 @@ struct Memory {
     failing: Option<String>,
     /// How many records each append had.
     sizes: Vec<usize>,
+    /// The keys of all records that came with one, in their order.
+    keys: Vec<String>,
     /// How often a topic was read.
     reads: usize,
 }
@@ -72,6 +74,8 @@ impl Log for MemoryLog {
         {
             return anabranch_log::check_same(topic, key, *before, *digest).map(|()| first.clone());
         }
+        let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+        memory.keys.extend(append.keys.values().flat_map(Payloads::iter).map(text));
         let mut appended = Appended { offsets: BTreeMap::new(), repeated: None };
         for (partition, payloads) in append.parts {
             memory.sizes.push(payloads.len());
@@ -151,12 +155,29 @@ fn ingest(partitions: u32, partition_by: Option<usize>) -> (MemoryLog, Arc<Manua
         primary_key: Vec::new(),
         sql: String::new(),
     };
+    of_tables([("clicks".to_owned(), Arc::new(table))].into())
+}
+
+fn of_tables(tables: BTreeMap<String, Arc<Table>>) -> (MemoryLog, Arc<ManualClock>, Ingest) {
     let log = MemoryLog::default();
-    log.create_topic("clicks", partitions).expect("a topic");
-    let catalog = Catalog { tables: [("clicks".to_owned(), Arc::new(table))].into(), ..Catalog::default() };
+    tables.values().for_each(|table| log.create_topic(&table.topic, table.partitions).expect("a topic"));
+    let catalog = Catalog { tables, ..Catalog::default() };
     let clock = Arc::new(ManualClock::new(NOW));
     let ingest = Ingest::new(Arc::new(log.clone()), Arc::new(catalog), clock.clone()).expect("ingest");
     (log, clock, ingest)
+}
+
+/// Changelogs with one key column and with two, and a stream.
+fn changelogs() -> (MemoryLog, Ingest) {
+    let text = "
+        CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, ts TIMESTAMP) WITH (event_time = 'ts', partitions = 64);
+        CREATE TABLE orders (id BIGINT PRIMARY KEY, ts TIMESTAMP) WITH (event_time = 'ts', partitions = 64);
+        CREATE TABLE rooms (house TEXT, n BIGINT, ts TIMESTAMP, PRIMARY KEY (house, n)) WITH (event_time = 'ts', partitions = 64);
+        CREATE TABLE clicks (id TEXT, ts TIMESTAMP) WITH (event_time = 'ts', partition_by = 'id');
+        CREATE TABLE changes (id TEXT PRIMARY KEY, ts TIMESTAMP) WITH (event_time = 'ts', format = 'debezium-json');";
+    let catalog = anabranch_plan::sql::plan(&[("t.sql".to_owned(), text.to_owned())]);
+    let (log, _, ingest) = of_tables(catalog.unwrap_or_else(|errors| panic!("{}", errors[0])).tables);
+    (log, ingest)
 }
 
 /// Checks the lines and texts that a body is split into, or the beginning of the reason for which it is refused.
@@ -270,6 +291,113 @@ fn records_are_spread_over_partitions_in_order() {
     keyed.ingest("clicks", body.as_bytes(), Form::Any, None).expect("receipt");
     let of_x = anabranch_log::key::by_key(b"x", 64) as usize;
     assert_eq!(log.records("clicks", of_x), [r#"{"user":"x","ts":0}"#, r#"{"user":"x","ts":1}"#]);
+}
+
+#[test]
+fn versions_and_deletions_of_a_row_are_in_one_partition_under_one_key() {
+    type Send<'a> = &'a dyn Fn(&Ingest) -> Receipt;
+    let check = |topic: &str, key: &str, sent: &[(&str, Send<'_>)]| {
+        let (log, ingest) = changelogs();
+        let of_key = anabranch_log::key::by_key(key.as_bytes(), 64);
+        for (offset, (_, send)) in (0..).zip(sent) {
+            let receipt = send(&ingest);
+            assert_eq!((receipt.accepted, receipt.rejected_count), (1, 0), "{receipt:?}");
+            assert_eq!(receipt.offsets, [(of_key, offset..offset + 1)].into_iter().collect(), "{key}");
+        }
+        let records: Vec<&str> = sent.iter().map(|(record, _)| *record).collect();
+        assert_eq!(log.records(topic, of_key as usize), records, "{key}");
+        assert_eq!(log.0.lock().keys, vec![key; records.len()]);
+    };
+    let post = |ingest: &Ingest, topic: &str, body: &str| {
+        ingest.ingest(topic, body.as_bytes(), Form::Any, None).expect("receipt")
+    };
+    for (id, is_plain) in [
+        ("a", true),
+        ("ü/ñ 🦀", true),
+        ("17", true),
+        // What would be read as something else.
+        ("{\"id\":1}", false),
+        ("\"a\"", false),
+        ("{", false),
+        ("\0", false),
+    ] {
+        let json = serde_json::Value::from(id).to_string();
+        let upsert = format!(r#"{{"id":{json},"name":"x","ts":0}}"#);
+        let deletion = format!(r#"{{"__deleted":true,"id":{json}}}"#);
+        let key = if is_plain { id.to_owned() } else { format!(r#"{{"id":{json}}}"#) };
+        check(
+            "users",
+            &key,
+            &[
+                (&upsert, &|ingest| post(ingest, "users", &upsert)),
+                (&deletion, &|ingest| post(ingest, "users", &deletion)),
+                ("", &|ingest| ingest.delete("users", id, None).expect("receipt")),
+            ],
+        );
+    }
+    let upsert = r#"{"id":17.0,"ts":0}"#;
+    check(
+        "orders",
+        "17",
+        &[
+            (upsert, &|ingest| post(ingest, "orders", upsert)),
+            ("", &|ingest| ingest.delete("orders", "17", None).expect("receipt")),
+        ],
+    );
+    let (upsert, deletion) = (r#"{"n":1,"house":"a","ts":0}"#, r#"{"house":"a","n":1.0,"__deleted":true}"#);
+    check(
+        "rooms",
+        r#"{"house":"a","n":1}"#,
+        &[(upsert, &|ingest| post(ingest, "rooms", upsert)), (deletion, &|ingest| post(ingest, "rooms", deletion))],
+    );
+}
+
+#[test]
+fn a_deletion_that_names_no_row_is_refused_with_a_way_out_and_nothing_is_stored() {
+    let (log, ingest) = changelogs();
+    for (topic, value, expected) in [
+        (
+            "clicks",
+            "a",
+            "table `clicks` has no PRIMARY KEY: what was sent to it stays, and only the rows of a changelog can be deleted",
+        ),
+        (
+            "rooms",
+            "a",
+            "the primary key of table `rooms` has several columns: send the event {\"house\": …, \"n\": …, \"__deleted\": true} to delete a row",
+        ),
+        (
+            "orders",
+            "a",
+            "nothing is deleted: a deletion is of the row that the record's key names, and `a` names none: column `id`: expected \
+             BIGINT, found a string; a key is the text of `id`, or {\"id\": …}",
+        ),
+        ("user", "a", "no table has the topic `user`; topics that have one: changes, clicks, orders, rooms, users"),
+        (
+            "changes",
+            "a",
+            "topic `changes` has format debezium-json: its connector writes it to Kafka, and nothing else may",
+        ),
+    ] {
+        assert_eq!(ingest.delete(topic, value, Some("key")).expect_err(topic).to_string(), expected);
+    }
+    assert!(log.0.lock().sizes.is_empty());
+    assert_eq!(ingest.rejects().count(None).expect("count"), 0);
+    ingest.delete("orders", "1", Some("key")).expect("a key of a request that stored nothing is free");
+}
+
+#[test]
+fn a_deletion_under_a_key_of_its_request_is_stored_once() {
+    let (log, ingest) = changelogs();
+    let first = ingest.delete("orders", "1", Some("key")).expect("receipt");
+    let again = ingest.delete("orders", "1", Some("key")).expect("receipt");
+    assert_eq!((first.accepted, first.repeated), (1, false));
+    assert_eq!(again, Receipt { repeated: true, ..first });
+    let other = ingest.delete("orders", "2", Some("key"));
+    assert!(matches!(other, Err(IngestError::Log(LogError::KeyReused { .. }))), "{other:?}");
+    let event = ingest.ingest("orders", b"{\"id\":1,\"ts\":0}", Form::Any, Some("key"));
+    assert!(matches!(event, Err(IngestError::Log(LogError::KeyReused { .. }))), "{event:?}");
+    assert_eq!(log.0.lock().sizes, [1]);
 }
 
 #[test]

@@ -120,9 +120,14 @@ pub(super) fn send(
         for (i, payload) in payloads.iter().enumerate() {
             sent.state.lock().waiting += 1;
             let record = BaseRecord::<[u8], [u8], _>::with_opaque_to(topic, sent.clone());
-            let mut record = record.partition(numbered(*partition)).payload(payload);
-            if let Some(key) = keys.map(|keys| keys.get(i)).filter(|key| !key.is_empty()) {
+            let mut record = record.partition(numbered(*partition));
+            let key = keys.map(|keys| keys.get(i)).filter(|key| !key.is_empty());
+            if let Some(key) = key {
                 record = record.key(key);
+            }
+            // To compaction an empty payload is a value like others, and only a null is a deletion.
+            if key.is_none() || !payload.is_empty() {
+                record = record.payload(payload);
             }
             while let Err((error, again)) = producer.send(record) {
                 // Once a record was given up, the others needn't be sent.

@@ -6,11 +6,15 @@ use sqlparser::tokenizer::{Token, TokenWithSpan};
 use super::error::Fault;
 
 /// A sequence of words that only another system has, and what to write instead.
-const PHRASES: [(&[&str], &str); 8] = [
+const PHRASES: [(&[&str], &str); 9] = [
     (
         &["watermark", "for"],
         "WATERMARK FOR is Flink's; write the column and the delay behind the columns: \
          WITH (event_time = 'ts', watermark = '5 seconds')",
+    ),
+    (
+        &["not", "enforced"],
+        "NOT ENFORCED is Flink's; leave it out: PRIMARY KEY says which events are versions of one row",
     ),
     (&["window", "tumbling", "("], TUMBLING),
     (&["window", "hopping", "("], HOPPING),

@@ -38,6 +38,7 @@ pub(super) fn plan(
     check_topic(name, &asked.topic, &rows, names.catalog).map_err(one)?;
     let columns = rows.schema();
     let partition_by = asked.partition_by.map(|given| column_named(&given, &columns)).transpose().map_err(one)?;
+    check_versions(&asked.topic, partition_by, &columns, names.catalog).map_err(one)?;
     let sink = Sink { topic: asked.topic.text, delivery: asked.delivery, partition_by };
     Ok(Some((rows, sink)))
 }
@@ -83,6 +84,29 @@ fn column_named(given: &Given, columns: &[Column]) -> Result<usize, Fault> {
         let close = suggestion(&given.text, names());
         Fault::new(given.at, format!("unknown column `{}`; the view selects {}{close}", given.text, list(names())))
     })
+}
+
+/// Refuses to write the topic of a changelog, if versions of a row would come to several partitions.
+fn check_versions(
+    topic: &Given,
+    partition_by: Option<usize>,
+    columns: &[Column],
+    catalog: &Catalog,
+) -> Result<(), Fault> {
+    let Some(reader) = catalog.table_of_topic(&topic.text).filter(|reader| reader.is_changelog()) else {
+        return Ok(());
+    };
+    let key: Vec<&str> = reader.primary_key.iter().map(|&column| reader.columns[column].name.as_str()).collect();
+    let way_out = match key[..] {
+        [key] if partition_by.is_some_and(|column| columns[column].name == key) => return Ok(()),
+        [key] => format!("add partition_by = '{key}'"),
+        _ => "an output chooses it by one column, so it can't write that topic".to_owned(),
+    };
+    let (name, topic, at, key) = (&reader.name, &topic.text, topic.at, list(key));
+    let message = format!(
+        "table `{name}` reads topic `{topic}`, and all versions of its rows are in one partition, by the primary key {key}; {way_out}"
+    );
+    Err(Fault::new(at, message))
 }
 
 /// Refuses a topic that another view writes, that its own table can't read, or that leads back to the events that it is

@@ -127,10 +127,16 @@ pub(super) fn plan(
 
 /// Refuses what no layer computes yet.
 fn of_one_record(rows: &Rows, create: &CreateView) -> Result<(), Vec<Fault>> {
-    match rows.looks_across() {
-        true => {
-            Err(vec![Fault::of(&create.name, "joins and LAG can be named by CREATE VIEW, but aren't computed yet")])
-        }
+    let one = |message: &str| Err(vec![Fault::of(&create.name, message)]);
+    if rows.looks_across() {
+        return one("joins and LAG can be named by CREATE VIEW, but aren't computed yet");
+    }
+    match rows.table().is_changelog() {
+        // Its versions and deletions, taken for events, would make another answer.
+        true => one(&format!(
+            "table `{}` is a changelog, whose current rows aren't computed yet; until then they can be named by CREATE VIEW only",
+            rows.table().name
+        )),
         false => Ok(()),
     }
 }

@@ -213,6 +213,63 @@ fn what_cant_be_joined_or_looked_back_at_is_refused_with_a_way_out() {
     }
 }
 
+const USERS: &str = "
+CREATE TABLE users (id TEXT PRIMARY KEY, plan TEXT, changed TIMESTAMP) WITH (event_time = 'changed');
+CREATE TABLE rooms (house TEXT, number BIGINT, changed TIMESTAMP, PRIMARY KEY (house, number)) WITH (event_time = 'changed');
+CREATE VIEW paying AS SELECT * FROM users WHERE plan <> 'free';
+";
+
+#[test]
+fn a_changelog_is_joined_as_of_an_events_time_by_its_primary_key() {
+    let planned = |on: &str| {
+        let text = format!("{TABLES}{USERS}CREATE VIEW v AS SELECT c.url, u.plan FROM clicks c JOIN {on};");
+        plan(&[("v.sql".to_owned(), text)]).map_err(|errors| errors[0].message.clone())
+    };
+    let catalog = planned("users FOR SYSTEM_TIME AS OF c.ts AS u ON u.id = c.user_id").expect("a join");
+    let [Rows::AsOf(join)] = catalog.rows["v"].of()[..] else { panic!("{:?}", catalog.rows["v"]) };
+    assert_eq!(join.keys, [pair("c.user_id", "u.id")]);
+    let refused = planned("users FOR SYSTEM_TIME AS OF c.ts AS u ON u.plan = c.user_id").expect_err("no key");
+    assert!(refused.starts_with("a changelog is joined by its primary key, `id`: ON "), "{refused}");
+    let refused = planned("users AS u ON u.id = c.user_id").expect_err("no time");
+    assert!(refused.starts_with("table `users` is a changelog: say as of which time"), "{refused}");
+}
+
+#[test]
+fn what_reads_a_changelog_alone_isnt_materialized() {
+    let expected = "table `users` is a changelog, whose current rows aren't computed yet; until then they can be named by CREATE VIEW only";
+    for view in [
+        "v AS SELECT count(*) AS n FROM users",
+        "v AS SELECT plan, count(*) AS n FROM paying GROUP BY plan",
+        "v AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(users, changed, INTERVAL '1 day') GROUP BY window_start, window_end",
+        "v WITH (sink = 'kafka') AS SELECT id FROM (SELECT id FROM users) AS u",
+    ] {
+        let view = ("v.sql".to_owned(), format!("CREATE MATERIALIZED VIEW {view};"));
+        let errors = plan(&[("t.sql".to_owned(), format!("{TABLES}{USERS}")), view]).expect_err("refused");
+        assert_eq!(errors[0].to_string(), format!("v.sql:1:26: {expected}"));
+    }
+}
+
+#[test]
+fn an_output_that_a_changelog_reads_keeps_the_versions_of_a_row_in_one_partition() {
+    let output = |of: &str, with: &str| {
+        let select = "SELECT user_id AS id, url AS plan, url AS house, n AS number, ts AS changed FROM clicks";
+        let text = format!(
+            "{TABLES}{USERS}CREATE MATERIALIZED VIEW v WITH (sink = 'kafka', topic = '{of}'{with}) AS {select};"
+        );
+        plan(&[("v.sql".to_owned(), text)]).map_err(|errors| errors[0].message.clone())
+    };
+    output("users", ", partition_by = 'id'").expect("by the key");
+    let one = "and all versions of its rows are in one partition, by the primary key";
+    let expected = format!("table `users` reads topic `users`, {one} `id`; add partition_by = 'id'");
+    for with in ["", ", partition_by = 'plan'"] {
+        assert_eq!(output("users", with).expect_err(with), expected);
+    }
+    let expected = format!(
+        "table `rooms` reads topic `rooms`, {one} `house`, `number`; an output chooses it by one column, so it can't write that topic"
+    );
+    assert_eq!(output("rooms", ", partition_by = 'house'").expect_err("two columns"), expected);
+}
+
 fn materialized(select: &str) -> Result<crate::view::Catalog, String> {
     let text = format!("{TABLES}CREATE MATERIALIZED VIEW v AS\n{select}");
     plan(&[("v.sql".to_owned(), text)]).map_err(|errors| errors[0].message.clone())

@@ -106,6 +106,35 @@ fn a_table_has_columns_and_options() {
 }
 
 #[test]
+fn a_changelog_goes_to_partitions_by_its_primary_key_whose_columns_are_never_null() {
+    for (columns, with, primary_key, partition_by) in [
+        ("id TEXT PRIMARY KEY, name TEXT, at TIMESTAMP", "", vec![0], Some(0)),
+        ("name TEXT, id BIGINT, at TIMESTAMP, PRIMARY KEY (ID)", "", vec![1], Some(1)),
+        ("name TEXT, id BIGINT NOT NULL PRIMARY KEY, at TIMESTAMP", ", partition_by = 'id'", vec![1], Some(1)),
+        ("a TIMESTAMP, b BOOLEAN, \"C\" TEXT, at TIMESTAMP, PRIMARY KEY (\"C\", a, b)", "", vec![2, 0, 1], None),
+        ("id TEXT, at TIMESTAMP", ", partition_by = 'id'", vec![], Some(0)),
+    ] {
+        let text = format!("CREATE TABLE users ({columns}) WITH (event_time = 'at'{with})");
+        let catalog = plan(&[("t.sql".to_owned(), text)]).unwrap_or_else(|errors| panic!("{columns}: {}", errors[0]));
+        let table = &catalog.tables["users"];
+        assert_eq!((&table.primary_key, table.partition_by), (&primary_key, partition_by), "{columns}");
+        assert_eq!(table.is_changelog(), !primary_key.is_empty());
+        let placed_by = if primary_key.is_empty() { &[0][..] } else { &primary_key };
+        assert_eq!(table.placed_by(), placed_by, "{columns}");
+        for (i, column) in table.columns.iter().enumerate() {
+            let is_nullable = i != table.event_time && !primary_key.contains(&i);
+            assert_eq!(column.nullable, is_nullable, "{columns}: {}", column.name);
+        }
+        assert_eq!(
+            table.sql.contains("PRIMARY KEY"),
+            table.is_changelog(),
+            "views' definitions have it: {}",
+            table.sql
+        );
+    }
+}
+
+#[test]
 fn the_trending_hashtags() {
     let sql = r"CREATE MATERIALIZED VIEW v
 WITH (allowed_lateness = '10 minutes', batch = '*/15 * * * *') AS

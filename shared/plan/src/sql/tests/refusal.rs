@@ -160,16 +160,92 @@ const STATEMENTS: &[(&str, &str)] = &[
         "1:32: unsupported type `DECIMAL(10,2)`; the types are TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP and JSON",
     ),
     (
-        "CREATE TABLE t (a TIMESTAMP PRIMARY KEY) WITH (event_time = 'a')",
-        "1:17: column `a`: unsupported `PRIMARY KEY`; a column is a name, a type and perhaps NOT NULL",
+        "CREATE TABLE t (a TIMESTAMP UNIQUE) WITH (event_time = 'a')",
+        "1:17: column `a`: unsupported `UNIQUE`; a column is a name, a type and perhaps NOT NULL or PRIMARY KEY",
     ),
     (
-        "CREATE TABLE t (a TIMESTAMP, PRIMARY KEY (a)) WITH (event_time = 'a')",
-        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …) WITH (…), without constraints",
+        "CREATE TABLE t (a TIMESTAMP, b TEXT REFERENCES u (b)) WITH (event_time = 'a')",
+        "1:30: column `b`: unsupported `REFERENCES u (b)`; a column is a name, a type and perhaps NOT NULL or PRIMARY KEY",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY DEFERRABLE) WITH (event_time = 'a')",
+        "1:30: column `b`: unsupported `PRIMARY KEY DEFERRABLE`; a column is a name, a type and perhaps NOT NULL or PRIMARY KEY",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, UNIQUE (b)) WITH (event_time = 'a')",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …[, PRIMARY KEY (column, …)]) WITH (…)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, FOREIGN KEY (b) REFERENCES u (b)) WITH (event_time = 'a')",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …[, PRIMARY KEY (column, …)]) WITH (…)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, CONSTRAINT k PRIMARY KEY (b)) WITH (event_time = 'a')",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …[, PRIMARY KEY (column, …)]) WITH (…)",
     ),
     (
         "CREATE TABLE IF NOT EXISTS t (a TIMESTAMP) WITH (event_time = 'a')",
-        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …) WITH (…), without constraints",
+        "1:1: unsupported clause; a table is CREATE TABLE name (column TYPE [NOT NULL], …[, PRIMARY KEY (column, …)]) WITH (…)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP PRIMARY KEY) WITH (event_time = 'a')",
+        "1:17: `a` is the event time, which each version of a row has its own of; a primary key tells rows from each other",
+    ),
+    (
+        "CREATE TABLE t (id TEXT, a TIMESTAMP,\n  PRIMARY KEY (id, a)) WITH (event_time = 'a')",
+        "2:20: `a` is the event time, which each version of a row has its own of; a primary key tells rows from each other",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY, c TEXT PRIMARY KEY) WITH (event_time = 'a')",
+        "1:50: table `t` has a primary key already; several columns are one key: PRIMARY KEY (a, b)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY, c TEXT, PRIMARY KEY (c)) WITH (event_time = 'a')",
+        "1:71: table `t` has a primary key already; several columns are one key: PRIMARY KEY (a, b)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, user_id TEXT, PRIMARY KEY (user_di)) WITH (event_time = 'a')",
+        "1:57: unknown column `user_di`; table `t` has `a`, `user_id`; did you mean `user_id`?",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, c TEXT, PRIMARY KEY (b, c, b)) WITH (event_time = 'a')",
+        "1:65: column `b` is in the primary key twice",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, PRIMARY KEY (lower(b))) WITH (event_time = 'a')",
+        "1:51: `lower(b)`: a primary key is of columns: PRIMARY KEY (a, b)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, PRIMARY KEY (b DESC)) WITH (event_time = 'a')",
+        "1:51: `b DESC`: a primary key is of columns: PRIMARY KEY (a, b)",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b DOUBLE PRIMARY KEY) WITH (event_time = 'a')",
+        "1:30: a primary key is of TEXT, BIGINT, BOOLEAN and TIMESTAMP columns; `b` is DOUBLE",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, c JSON, PRIMARY KEY (b, c)) WITH (event_time = 'a')",
+        "1:62: a primary key is of TEXT, BIGINT, BOOLEAN and TIMESTAMP columns; `c` is JSON",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY, __deleted BOOLEAN) WITH (event_time = 'a')",
+        "1:50: `__deleted`: names that start with two underscores are the platform's own",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY, c TEXT) WITH (event_time = 'a', partition_by = 'c')",
+        "1:97: partition_by = 'c': all versions of a row are in one partition, so the primary key alone chooses it; leave the option out",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT, c TEXT, PRIMARY KEY (b, c)) WITH (event_time = 'a', partition_by = 'b')",
+        "1:105: partition_by = 'b': all versions of a row are in one partition, so the primary key alone chooses it; leave the option out",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY) WITH (event_time = 'a', partitions = 2, pin = 'b IS NULL')",
+        "1:96: pin = 'b IS NULL': all versions of a row are in one partition, so the primary key alone chooses it; leave the option out",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, b TEXT PRIMARY KEY) WITH (event_time = 'a', key = 'b')",
+        "1:80: key = 'b': the column is filled from the log, and a primary key is the event's own",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP, __b TEXT) WITH (event_time = 'a')",
@@ -808,7 +884,7 @@ fn a_condition_is_refused_with_its_place_and_a_way_out() {
 }
 
 /// What other systems say, and where and with which words it is refused.
-const FOREIGN: [(&str, &str); 8] = [
+const FOREIGN: [(&str, &str); 9] = [
     (
         "CREATE TABLE t (ts TIMESTAMP NOT NULL,\n  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND) WITH (topic = 't')",
         "2:3: WATERMARK FOR is Flink's; write the column and the delay behind the columns: \
@@ -841,6 +917,10 @@ const FOREIGN: [(&str, &str); 8] = [
     (
         "CREATE MATERIALIZED VIEW v AS SELECT `user_id`, count(*) AS n FROM tweets GROUP BY `user_id`",
         "1:38: backticks are MySQL's and Flink's; write \"user_id\", or user_id if it is in lower case",
+    ),
+    (
+        "CREATE TABLE t (ts TIMESTAMP, id TEXT, PRIMARY KEY (id) NOT ENFORCED) WITH (event_time = 'ts')",
+        "1:57: NOT ENFORCED is Flink's; leave it out: PRIMARY KEY says which events are versions of one row",
     ),
     (
         "\u{feff}CREATE MATERIALIZED VIEW v AS SELECT `user_id` FROM tweets",
