@@ -158,6 +158,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/topics/{topic}/events/{key}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Deletes a row of a changelog: appends a record without a payload that has the row's key; answered once the log has it durably.
+         *     Whether there is such a row isn't looked at.
+         */
+        delete: operations["delete_row"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/views": {
         parameters: {
             query?: never;
@@ -1769,7 +1789,7 @@ export interface operations {
             };
             cookie?: never;
         };
-        /** @description One JSON object a line, a JSON array of objects, or one object. As `application/x-ndjson` it is lines in any case, each judged by itself */
+        /** @description One JSON object a line, a JSON array of objects, or one object. As `application/x-ndjson` it is lines in any case, each judged by itself. Of a table with a PRIMARY KEY, an object with the key and `"__deleted": true` deletes the row */
         requestBody: {
             content: {
                 "application/json": unknown[];
@@ -1841,6 +1861,115 @@ export interface operations {
                 };
             };
             /** @description The `Idempotency-Key` came before with another body, or the Kafka topic takes no such records; nothing was stored */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too many connections are open from the same address */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server failed */
+            500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The server stops, has too many connections, or can't reach the event log; `Retry-After` says when to try again */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No room; nothing was stored */
+            507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    delete_row: {
+        parameters: {
+            query?: never;
+            header?: {
+                /** @description Makes a retry safe, as with `POST /v1/topics/{topic}/events` */
+                "Idempotency-Key"?: string;
+            };
+            path: {
+                /** @description The topic of a table with a PRIMARY KEY of one column */
+                topic: string;
+                /** @description The row's value in that column */
+                key: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The log has the deletion */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["EventsReceipt"];
+                };
+            };
+            /** @description The table has no PRIMARY KEY of one column, or the key isn't of its type */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The host that it names isn't this server, or it is a page's of another origin that would change something */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description No table has such a topic */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The Kafka topic takes no key as long as this one */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The `Idempotency-Key` came before with another request, or the Kafka topic takes no such records; nothing was stored */
             422: {
                 headers: {
                     [name: string]: unknown;

@@ -323,10 +323,12 @@ impl Decoder {
             if is_deletion && *slot == Slot::Null && !self.table.primary_key.contains(&i) {
                 continue;
             }
-            if let (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) = (&column.data_type, *slot) {
-                *slot = Slot::Integer(whole(row, column)?);
-            }
-            *slot = fit(*slot, column, &self.scratch).map_err(|why| match of_key {
+            let found = match (&column.data_type, *slot) {
+                (DataType::BigInt | DataType::Timestamp, Slot::Float(_)) => whole(row, column).map(Slot::Integer),
+                (_, found) => Ok(found),
+            };
+            let fitted = found.and_then(|found| fit(found, column, &self.scratch));
+            *slot = fitted.map_err(|why| match of_key {
                 Some(key) if self.table.primary_key.contains(&i) => self.misfit(key, &why),
                 _ => why,
             })?;

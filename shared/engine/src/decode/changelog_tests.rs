@@ -154,6 +154,7 @@ fn a_tombstones_key_is_plain_text_or_json() {
     }
     check_key(number, i64::MIN.to_string(), Ok(json!([i64::MIN])));
     check_key(number, "5.5", Err("5.5 has a fraction"));
+    check_key(number, r#"{"id":5.5}"#, Err("5.5 has a fraction; a key is"));
     check_key(number, "9223372036854775808", Err("is beyond 64 bits"));
     check_key(number, "null", Err("column `id` is null or absent"));
     for wrong in ["007", "abc", r#""17""#, "+17", "17 18"] {
