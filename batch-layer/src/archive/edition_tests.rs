@@ -33,7 +33,9 @@ async fn open(data: &Path, source: &Source, table: &Table) -> Result<Archiver, B
 
 /// The rows of a frame with where they came from, in order of that.
 fn sorted(frame: DataFrame, table: &Table) -> DataFrame {
-    let columns: Vec<_> = table.columns.iter().map(|column| col(column.name.as_str())).collect();
+    let deleted = table.is_changelog().then_some(DELETED);
+    let names = table.columns.iter().map(|column| column.name.as_str()).chain(deleted);
+    let columns: Vec<_> = names.map(col).collect();
     let by = [col("user"), col("ts")];
     frame.lazy().select(columns).sort_by_exprs(by, Default::default()).collect().expect("rows")
 }

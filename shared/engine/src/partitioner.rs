@@ -48,12 +48,14 @@ pub fn record_keys(batch: &RecordBatch, table: &Table) -> Option<Vec<Option<Stri
     match (table.placed_by(), table.is_changelog()) {
         ([column], false) => Some(keys(batch, *column)),
         (columns, true) => {
-            let cell = |column: usize, row: usize| {
-                let array = batch.column(column).as_ref();
-                (table.columns[column].name.as_str(), text(array, row).unwrap_or_default(), json(array, row))
+            let plain = |row: usize| match columns {
+                [column] => text(batch.column(*column), row).filter(|text| key::is_plain(text)),
+                _ => None,
             };
-            let key = |row: usize| key::written(columns.iter().map(|&column| cell(column, row)).collect());
-            Some((0..batch.num_rows()).map(|row| Some(key(row))).collect())
+            let cell =
+                |column: usize, row: usize| (table.columns[column].name.as_str(), json(batch.column(column), row));
+            let object = |row: usize| key::object(columns.iter().map(|&column| cell(column, row)));
+            Some((0..batch.num_rows()).map(|row| Some(plain(row).unwrap_or_else(|| object(row)))).collect())
         }
         _ => None,
     }

@@ -160,7 +160,7 @@ impl Ingest {
         let [column] = table.primary_key[..] else { return Err(not_by_key(table)) };
         let column = &table.columns[column];
         let of_row = match column.data_type {
-            DataType::Text => key::written(vec![(&column.name, value.to_owned(), value.into())]),
+            DataType::Text if !key::is_plain(value) => key::object([(column.name.as_str(), value.into())]),
             _ => value.to_owned(),
         };
         let records = Records::One(Record { line: 1, text: b"".into() });

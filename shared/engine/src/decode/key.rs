@@ -18,18 +18,15 @@ use super::{Decoder, debezium, number, shown};
 /// So much of a key is shown.
 const SHOWN: usize = 60;
 
-/// A row's key as the key of its records: the columns of the primary key, each with its text and its JSON.
-pub fn written(columns: Vec<(&str, String, Value)>) -> String {
-    match &columns[..] {
-        [(_, text, _)] if is_plain(text) => text.clone(),
-        _ => Value::Object(Map::from_iter(columns.into_iter().map(|(name, _, json)| (name.to_owned(), json))))
-            .to_string(),
-    }
+/// Whether a text is read as itself.
+pub fn is_plain(text: &str) -> bool {
+    !text.is_empty() && !text.starts_with(['{', '"', '\0'])
 }
 
-/// Whether a text is read as itself.
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && !text.starts_with(['{', '"', '\0'])
+/// A key as an object: the names and values of the columns.
+pub fn object<'a>(columns: impl IntoIterator<Item = (&'a str, Value)>) -> String {
+    let object: Map<String, Value> = columns.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Value::Object(object).to_string()
 }
 
 impl Decoder {
