@@ -1,7 +1,7 @@
-//! What looks across records: interval joins, joins with a changelog, and `LAG`, as operators that keep rows.
+//! What looks across records: interval joins, joins with a changelog, its current rows, and `LAG`, as operators that keep rows.
 //!
-//! Both layers are to call them, and neither does yet. Batch gives them all records below its frontier at once, speed a micro-batch after the other, and what goes
-//! out is the same:
+//! Both layers call them. Batch gives them all records below its frontier, a day after the other, speed a micro-batch after the other, and
+//! what goes out is the same:
 //!
 //! - a row is **settled** when nothing that is in time can change it any more. It goes out once. So what settles in one stretch of the
 //!   log adds up with what settled before it;
@@ -10,8 +10,11 @@
 //!
 //! What is in time is told by the **horizon**: the watermark less the allowed lateness. It is the one that rows met, and moves between
 //! two steps. What comes behind it, and concerns what may have been forgotten or gone on, is [`Unsure`].
+//!
+//! What operators keep at a moment is a [`State`]. A batch version stores the one at its frontier, and speed goes on from there.
 
 mod asof;
+mod current;
 mod interval;
 mod key;
 mod lag;
@@ -30,6 +33,7 @@ use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
 use self::asof::AsOf;
+use self::current::Current;
 use self::interval::Interval;
 use self::key::{offset_column, partition_column};
 use self::lag::Lag;
@@ -44,6 +48,15 @@ pub const OFFSET: &str = "__offset";
 
 /// Takes rows as they are made.
 pub type Emit<'a> = dyn FnMut(DataFrame) -> PolarsResult<()> + 'a;
+
+/// All that operators keep at one moment, for others to go on from.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The horizon.
+    pub horizon: Micros,
+    /// What each operator keeps, in an order that follows from the rows.
+    pub frames: Vec<DataFrame>,
+}
 
 /// That rows of some times may be wrong or lacking, since rows came behind the horizon. Of a row with several event times it is said
 /// for all of them.
@@ -101,6 +114,11 @@ enum Kind {
         table: String,
         number: usize,
     },
+    /// The rows of a changelog, which is such a table.
+    Current {
+        versions: Box<Node>,
+        current: Current,
+    },
     Steps {
         of: Box<Node>,
         steps: Lowered,
@@ -123,9 +141,41 @@ enum Kind {
 }
 
 impl Operators {
-    /// The operators of rows, which keep nothing yet.
-    pub fn new(rows: &Rows) -> PolarsResult<Self> {
-        Ok(Self { root: Node::new(rows, &mut 0)?, horizon: Micros::MIN })
+    /// The operators of rows, which keep nothing yet. Of tables they take the event time and the columns that are read, by their names.
+    pub fn new(rows: &Rows, is_read: &dyn Fn(&str) -> bool) -> PolarsResult<Self> {
+        Ok(Self { root: Node::new(rows, is_read, &mut 0, false)?, horizon: Micros::MIN })
+    }
+
+    /// The operators of rows, which keep what others kept.
+    pub fn resume(rows: &Rows, is_read: &dyn Fn(&str) -> bool, State { horizon, frames }: State) -> PolarsResult<Self> {
+        let mut operators = Self::new(rows, is_read)?;
+        operators.horizon = horizon;
+        let mut frames = frames.into_iter();
+        operators.root.resume(&mut frames)?;
+        polars_ensure!(frames.next().is_none(), ComputeError: "the state is of other operators: it has more frames");
+        Ok(operators)
+    }
+
+    /// All that they keep.
+    pub fn state(&self) -> PolarsResult<State> {
+        let mut frames = Vec::new();
+        self.root.state(&mut frames)?;
+        Ok(State { horizon: self.horizon, frames })
+    }
+
+    /// What records that come now meet: what is earlier isn't in time.
+    pub fn horizon(&self) -> Micros {
+        self.horizon
+    }
+
+    /// The columns of the rows that come out.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.root.schema
+    }
+
+    /// The bytes of what is kept, about.
+    pub fn bytes(&self) -> usize {
+        self.root.bytes()
     }
 
     /// Takes records, which meet the horizon as it is, and then goes on to another, if it is later. Gives the rows that settle.
@@ -155,31 +205,45 @@ impl Operators {
 type Step = (Micros, Micros);
 
 impl Node {
-    fn new(rows: &Rows, tables: &mut usize) -> PolarsResult<Self> {
+    /// `versions` says that of changelogs all versions are wanted, not the current rows.
+    fn new(rows: &Rows, is_read: &dyn Fn(&str) -> bool, tables: &mut usize, versions: bool) -> PolarsResult<Self> {
         Ok(match rows {
             Rows::Scan(table) => {
                 let number = *tables;
                 *tables += 1;
-                let columns = table.columns.iter().map(|c| (c.name.as_str().into(), polars_type(&c.data_type)));
+                let time = &table.event_time_column().name;
+                let taken = table.columns.iter().filter(|c| c.name == *time || is_read(&c.name));
+                let columns = taken.map(|c| (c.name.as_str().into(), polars_type(&c.data_type)));
                 let mut schema: Schema = columns.collect();
                 if table.is_changelog() {
                     schema.insert(DELETED.into(), DataType::Boolean);
                 }
                 schema.insert(partition_column(number).into(), DataType::Int64);
                 schema.insert(offset_column(number).into(), DataType::Int64);
-                Self { schema: Arc::new(schema), kind: Kind::Scan { table: table.name.clone(), number } }
+                let scan = Self { schema: Arc::new(schema), kind: Kind::Scan { table: table.name.clone(), number } };
+                if versions || !table.is_changelog() {
+                    return Ok(scan);
+                }
+                let current = Current::new(table, number, scan.schema.clone());
+                let mut schema = Schema::clone(&scan.schema);
+                schema.shift_remove(DELETED);
+                Self { schema: Arc::new(schema), kind: Kind::Current { versions: Box::new(scan), current } }
             }
             Rows::Interval(join) => {
-                let (left, right) =
-                    (Box::new(Self::new(&join.left, tables)?), Box::new(Self::new(&join.right, tables)?));
+                let (left, right) = (
+                    Box::new(Self::new(&join.left, is_read, tables, false)?),
+                    Box::new(Self::new(&join.right, is_read, tables, false)?),
+                );
                 let mut schema = Schema::clone(&left.schema);
                 schema.merge(Schema::clone(&right.schema));
                 let join = Interval::new(join, right.schema.clone());
                 Self { schema: Arc::new(schema), kind: Kind::Interval { left, right, join } }
             }
             Rows::AsOf(join) => {
-                let (rows, versions) =
-                    (Box::new(Self::new(&join.rows, tables)?), Box::new(Self::new(&join.table, tables)?));
+                let (rows, versions) = (
+                    Box::new(Self::new(&join.rows, is_read, tables, false)?),
+                    Box::new(Self::new(&join.table, is_read, tables, true)?),
+                );
                 let mut schema = Schema::clone(&rows.schema);
                 schema.merge(Schema::clone(&versions.schema));
                 schema.shift_remove(DELETED);
@@ -187,7 +251,7 @@ impl Node {
                 Self { schema: Arc::new(schema), kind: Kind::AsOf { rows, versions, join } }
             }
             Rows::Lag(plan) => {
-                let rows = Box::new(Self::new(&plan.rows, tables)?);
+                let rows = Box::new(Self::new(&plan.rows, is_read, tables, false)?);
                 let mut schema = Schema::clone(&rows.schema);
                 for column in &plan.columns {
                     schema.insert(column.name.as_str().into(), rows.schema.try_get(&column.of)?.clone());
@@ -196,10 +260,10 @@ impl Node {
                 Self { schema: Arc::new(schema), kind: Kind::Lag { rows, lag } }
             }
             Rows::Filter { .. } | Rows::Unnest { .. } | Rows::Project { .. } => {
-                let columns = rows.schema().into_iter().map(|column| Value::Column(column.name, column.data_type));
-                let columns: Vec<Value> = columns.collect();
+                let columns = rows.schema().into_iter().filter(|column| is_read(&column.name));
+                let columns: Vec<Value> = columns.map(|column| Value::Column(column.name, column.data_type)).collect();
                 let (steps, below) = Lowered::steps(rows, columns.iter());
-                let of = Box::new(Self::new(below, tables)?);
+                let of = Box::new(Self::new(below, is_read, tables, versions)?);
                 let is_own = |name: &&PlSmallStr| key::is_position(name) || name.as_str() == DELETED;
                 let also: Vec<PlSmallStr> = of.schema.iter_names().filter(is_own).cloned().collect();
                 let none = DataFrame::empty_with_schema(&of.schema);
@@ -218,6 +282,11 @@ impl Node {
                     emit(scanned(records, *number, &self.schema)?)?;
                 }
                 Ok(Unsure::default())
+            }
+            Kind::Current { versions, current } => {
+                let (versions, unsure) = versions.settled(records, step)?;
+                current.advance(&versions)?;
+                Ok(unsure)
             }
             Kind::Steps { of, steps, also } => of.advance(records, step, &mut |rows| {
                 let rows = steps.of(rows.lazy(), also).collect()?;
@@ -258,6 +327,7 @@ impl Node {
     fn pending(&self) -> PolarsResult<DataFrame> {
         match &self.kind {
             Kind::Scan { .. } => Ok(DataFrame::empty_with_schema(&self.schema)),
+            Kind::Current { current, .. } => current.pending(),
             Kind::Steps { of, steps, also } => steps.of(of.pending()?.lazy(), also).collect(),
             Kind::Interval { left, right, join } => join.pending(&left.pending()?, &right.pending()?, &self.schema),
             Kind::AsOf { rows, join, .. } => join.pending(rows.pending()?),
@@ -265,15 +335,80 @@ impl Node {
         }
     }
 
+    /// Adds what it keeps to a list of frames.
+    fn state(&self, frames: &mut Vec<DataFrame>) -> PolarsResult<()> {
+        match &self.kind {
+            Kind::Scan { .. } => {}
+            Kind::Current { current, .. } => frames.extend(current.state()?),
+            Kind::Steps { of, .. } => of.state(frames)?,
+            Kind::Interval { left, right, join } => {
+                left.state(frames)?;
+                right.state(frames)?;
+                frames.extend(join.state(&left.schema, &right.schema)?);
+            }
+            Kind::AsOf { rows, versions, join } => {
+                rows.state(frames)?;
+                versions.state(frames)?;
+                frames.extend(join.state(&rows.schema)?);
+            }
+            Kind::Lag { rows, lag } => {
+                rows.state(frames)?;
+                frames.extend(lag.state(&rows.schema)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what one of its kind kept from such a list.
+    fn resume(&mut self, frames: &mut std::vec::IntoIter<DataFrame>) -> PolarsResult<()> {
+        match &mut self.kind {
+            Kind::Scan { .. } => Ok(()),
+            Kind::Current { current, .. } => current.resume(next(frames)?),
+            Kind::Steps { of, .. } => of.resume(frames),
+            Kind::Interval { left, right, join } => {
+                left.resume(frames)?;
+                right.resume(frames)?;
+                join.resume(next(frames)?)
+            }
+            Kind::AsOf { rows, versions, join } => {
+                rows.resume(frames)?;
+                versions.resume(frames)?;
+                join.resume(next(frames)?)
+            }
+            Kind::Lag { rows, lag } => {
+                rows.resume(frames)?;
+                lag.resume(next(frames)?)
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Scan { .. } => 0,
+            Kind::Current { current, .. } => current.bytes(),
+            Kind::Steps { of, .. } => of.bytes(),
+            Kind::Interval { left, right, join } => left.bytes() + right.bytes() + join.bytes(),
+            Kind::AsOf { rows, versions, join } => rows.bytes() + versions.bytes() + join.bytes(),
+            Kind::Lag { rows, lag } => rows.bytes() + lag.bytes(),
+        }
+    }
+
     fn len(&self) -> usize {
         match &self.kind {
             Kind::Scan { .. } => 0,
+            Kind::Current { current, .. } => current.len(),
             Kind::Steps { of, .. } => of.len(),
             Kind::Interval { left, right, join } => left.len() + right.len() + join.len(),
             Kind::AsOf { rows, versions, join } => rows.len() + versions.len() + join.len(),
             Kind::Lag { rows, lag } => rows.len() + lag.len(),
         }
     }
+}
+
+/// The next frames of a state.
+fn next<const N: usize>(frames: &mut std::vec::IntoIter<DataFrame>) -> PolarsResult<[DataFrame; N]> {
+    let next: Vec<DataFrame> = frames.take(N).collect();
+    next.try_into().map_err(|_| polars_err!(ComputeError: "the state is of other operators: it has too few frames"))
 }
 
 /// Records as rows: their places in the log are named after the table's number.

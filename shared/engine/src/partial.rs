@@ -73,7 +73,10 @@ impl Inputs {
         let columns = view.rows.schema();
         let by = columns.iter().find(|column| by.as_ref().is_none_or(|time| column.name == *time));
         let by = by.map(|column| anabranch_plan::expr::Expr::Column(column.name.clone(), column.data_type.clone()));
-        let rows = Lowered::new(&view.rows, aggregation.expressions().chain(&by));
+        let rows = match view.rows.looks_across() {
+            true => Lowered::nothing(),
+            false => Lowered::new(&view.rows, aggregation.expressions().chain(&by)),
+        };
         let by = by.as_ref().map_or_else(|| constant(0_i64), lower);
         let time = by.clone().cast(DataType::Int64);
         let pane = match aggregation.window {
@@ -111,7 +114,8 @@ impl Inputs {
         Self { rows, columns }
     }
 
-    /// Those of events. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window).
+    /// Those of events. `events` has the table's columns, and [`MISSED`] if `has_missed` (else no event missed a window). Of a view whose
+    /// rows are made of several records, `events` are these rows, as [operators](crate::operator) make them.
     pub fn of(&self, events: LazyFrame, has_missed: bool) -> LazyFrame {
         let missed = if has_missed { col(MISSED) } else { constant(0_i32) };
         let columns: Vec<Expr> = self.columns.iter().cloned().chain([missed.alias(MISSED)]).collect();

@@ -34,6 +34,11 @@ impl Lowered {
         Self::steps(rows, later).0
     }
 
+    /// Nothing is made of rows.
+    pub fn nothing() -> Self {
+        Self(Vec::new())
+    }
+
     /// The same down to what looks across records, or to a table; and that.
     pub fn steps<'a>(rows: &'a Rows, later: impl Iterator<Item = &'a Value>) -> (Self, &'a Rows) {
         let mut readers: Vec<&Value> = later.collect();

@@ -148,6 +148,17 @@ impl Rows {
         }
     }
 
+    /// Each of them once.
+    pub fn tables(&self) -> Vec<&Arc<Table>> {
+        let mut tables: Vec<&Arc<Table>> = Vec::new();
+        for table in self.inputs() {
+            if tables.iter().all(|other| other.name != table.name) {
+                tables.push(table);
+            }
+        }
+        tables
+    }
+
     /// The first of them.
     pub fn table(&self) -> &Arc<Table> {
         match self {
@@ -345,8 +356,57 @@ impl Rows {
 
     /// Whether their rows are made of several records, so that operators keep some.
     pub fn looks_across(&self) -> bool {
+        self.joins_or_lags() || self.current().is_some()
+    }
+
+    /// Whether they are joined, or look back.
+    pub fn joins_or_lags(&self) -> bool {
         matches!(self, Self::Interval(_) | Self::AsOf(_) | Self::Lag(_))
-            || self.of().into_iter().any(Self::looks_across)
+            || self.of().into_iter().any(Self::joins_or_lags)
+    }
+
+    /// The columns that tell current rows of a changelog from each other, if they are all there, and each row is of one of them.
+    pub fn primary_key(&self) -> Option<Vec<String>> {
+        match self {
+            Self::Scan(table) if table.is_changelog() => {
+                Some(table.primary_key.iter().map(|&column| table.columns[column].name.clone()).collect())
+            }
+            Self::Filter { rows, .. } => rows.primary_key(),
+            Self::Project { rows, fields } => {
+                let named = |key: &String| {
+                    let is_it = |field: &&Field| matches!(&field.expr, Expr::Column(name, _) if name == key);
+                    fields.iter().find(is_it).map(|field| field.name.clone())
+                };
+                rows.primary_key()?.iter().map(named).collect()
+            }
+            _ => None,
+        }
+    }
+
+    /// The changelog whose rows are read as they are now, if there is one: not as of another row's time.
+    pub fn current(&self) -> Option<&Arc<Table>> {
+        match self {
+            Self::Scan(table) => Some(table).filter(|table| table.is_changelog()),
+            Self::AsOf(join) => join.rows.current(),
+            other => other.of().into_iter().find_map(Self::current),
+        }
+    }
+
+    /// Whether anything is computed from a column of this name, or goes by it.
+    pub fn read(&self, name: &str) -> bool {
+        let reads = match self {
+            Self::Scan(table) => table.primary_key.iter().any(|&column| table.columns[column].name == name),
+            Self::Filter { condition, .. } => condition.reads(name),
+            Self::Unnest { list, .. } => list.reads(name),
+            Self::Project { fields, .. } => fields.iter().any(|field| field.expr.reads(name)),
+            Self::Interval(join) => joins_by(&join.keys, &join.times, join.condition.as_ref(), name),
+            Self::AsOf(join) => joins_by(&join.keys, &join.times, join.condition.as_ref(), name),
+            Self::Lag(lag) => {
+                let Lag { keys, time, columns, .. } = &**lag;
+                time == name || keys.iter().chain(columns.iter().map(|column| &column.of)).any(|read| read == name)
+            }
+        };
+        reads || self.of().into_iter().any(|rows| rows.read(name))
     }
 
     /// The expressions over rows that they are made of, those of the rows below among them.

@@ -8,6 +8,7 @@ use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schema::Table;
 use crate::sink::Sink;
+use crate::time::Micros;
 
 /// Everything that a project defines.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +42,18 @@ impl Catalog {
         self.kept().filter(move |view| view.reads_table(table))
     }
 
+    /// What is read together.
+    pub fn units(&self) -> Vec<Unit> {
+        let mut units: BTreeMap<Vec<String>, Unit> = BTreeMap::new();
+        for view in self.kept() {
+            let named = view.tables().into_iter().map(|table| (table.name.clone(), table.clone()));
+            let named: BTreeMap<String, Arc<Table>> = named.collect();
+            let (names, tables) = named.into_iter().unzip();
+            units.entry(names).or_insert_with(|| Unit { tables, views: Vec::new() }).views.push(view);
+        }
+        units.into_values().collect()
+    }
+
     /// The view of that name, if it keeps an aggregation.
     pub fn kept_view(&self, name: &str) -> Option<Kept> {
         self.views.get(name).and_then(Kept::of)
@@ -69,6 +82,27 @@ impl Catalog {
             let from = view.rows.inputs().into_iter();
             from.filter_map(move |table| Some((view.id.name.as_str(), table.topic.as_str(), to?.as_str())))
         })
+    }
+}
+
+/// Tables that are read together, and the views that are made of just these.
+#[derive(Debug, Clone)]
+pub struct Unit {
+    /// The tables, in order of their names.
+    pub tables: Vec<Arc<Table>>,
+    /// The views that keep an aggregation of their rows.
+    pub views: Vec<Kept>,
+}
+
+impl Unit {
+    /// Whether it reads a table.
+    pub fn reads(&self, table: &str) -> bool {
+        self.tables.iter().any(|own| own.name == table)
+    }
+
+    /// The tables' names.
+    pub fn name(&self) -> String {
+        self.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>().join("+")
     }
 }
 
@@ -104,9 +138,22 @@ pub enum End {
 }
 
 impl View {
-    /// The table that it reads.
+    /// The tables that it reads.
+    pub fn tables(&self) -> Vec<&Arc<Table>> {
+        self.rows.tables()
+    }
+
+    /// The table that it reads, or the first of them.
     pub fn table(&self) -> &Arc<Table> {
         self.rows.table()
+    }
+
+    /// How far behind the watermark the time of a row may be that comes in time: windows close later by as much.
+    pub fn delay(&self) -> Micros {
+        match &self.end {
+            End::Keep(kept) => kept.time.as_ref().map_or(0, |time| self.rows.delay(time)),
+            End::Send(_) => 0,
+        }
     }
 
     /// Whether it reads a table.
@@ -114,10 +161,9 @@ impl View {
         self.rows.inputs().iter().any(|input| input.name == table)
     }
 
-    /// Whether any of its expressions reads a column.
+    /// Whether anything of it is computed from a column, or goes by it.
     pub fn reads(&self, column: &str) -> bool {
-        let mut of_rows = self.rows.expressions().into_iter();
-        of_rows.any(|expr| expr.reads(column))
+        self.rows.read(column)
             || matches!(&self.end, End::Keep(kept) if kept.expressions().any(|expr| expr.reads(column)))
     }
 }

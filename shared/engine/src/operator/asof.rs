@@ -122,4 +122,27 @@ impl AsOf {
     pub fn len(&self) -> usize {
         self.waiting.len() + self.versions.segments.len()
     }
+
+    /// The bytes that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.waiting.bytes() + self.versions.segments.bytes()
+    }
+
+    /// The rows that wait, the versions, and from when to when rows have gone on.
+    pub fn state(&self, rows: &Schema) -> PolarsResult<[DataFrame; 3]> {
+        let waiting = self.waiting.with(DataFrame::empty_with_schema(rows))?;
+        let (first, last): (Vec<Micros>, Vec<Micros>) = self.gone.into_iter().unzip();
+        let gone = [Column::new("first".into(), first), Column::new("last".into(), last)];
+        let gone = DataFrame::new(gone[0].len(), gone.into())?;
+        Ok([waiting, self.versions.segments.frame(&self.version_schema)?, gone])
+    }
+
+    /// Keeps what another one kept.
+    pub fn resume(&mut self, [waiting, versions, gone]: [DataFrame; 3]) -> PolarsResult<()> {
+        self.waiting.add(&waiting)?;
+        self.versions.add(&versions)?;
+        let time = |name: &str| PolarsResult::Ok(gone.column(name)?.i64()?.iter().next().flatten());
+        self.gone = time("first")?.zip(time("last")?);
+        Ok(())
+    }
 }

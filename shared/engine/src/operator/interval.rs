@@ -22,6 +22,9 @@ const PAIRS: usize = 1 << 18;
 /// In a frame of pairs, the left row's place in its segment.
 const LEFT: &str = "__left";
 
+/// In a frame of left rows that are kept, whether each needs to be given without a partner no more.
+const FINISHED: &str = "__finished";
+
 /// The rows of an interval join that may find partners yet.
 #[derive(Debug)]
 pub(super) struct Interval {
@@ -175,6 +178,33 @@ impl Interval {
     /// How many rows are kept.
     pub fn len(&self) -> usize {
         self.left.segments.len() + self.right.segments.len()
+    }
+
+    /// The bytes that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.left.segments.bytes() + self.right.segments.bytes()
+    }
+
+    /// The rows that are kept.
+    pub fn state(&self, left: &Schema, right: &Schema) -> PolarsResult<[DataFrame; 2]> {
+        let mut lefts = self.left.segments.frame(left)?;
+        if self.outer.is_some() {
+            let finished: Vec<bool> = self.left.segments.0.iter().flat_map(Segment::finished).collect();
+            lefts.with_column(Column::new(FINISHED.into(), finished))?;
+        }
+        Ok([lefts, self.right.segments.frame(right)?])
+    }
+
+    /// Keeps the rows that another one kept.
+    pub fn resume(&mut self, [left, right]: [DataFrame; 2]) -> PolarsResult<()> {
+        let mut left = self.left.segment(&left, self.outer.is_some())?;
+        if self.outer.is_some() {
+            let finished = left.rows.drop_in_place(FINISHED)?;
+            left.watch(finished.bool()?.iter().map(|finished| finished == Some(true)).collect());
+        }
+        self.left.segments.push(left);
+        self.right.segments.push(self.right.segment(&right, false)?);
+        Ok(())
     }
 }
 

@@ -167,6 +167,23 @@ impl Lag {
     pub fn len(&self) -> usize {
         self.waiting.len() + self.last.segments.len()
     }
+
+    /// The bytes that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.waiting.bytes() + self.last.segments.bytes()
+    }
+
+    /// The rows that wait, and those that stood last before them.
+    pub fn state(&self, rows: &Schema) -> PolarsResult<[DataFrame; 2]> {
+        let needed = rows.try_project(&self.needed)?;
+        Ok([self.waiting.with(DataFrame::empty_with_schema(rows))?, self.last.segments.frame(&needed)?])
+    }
+
+    /// Keeps the rows that another one kept.
+    pub fn resume(&mut self, [waiting, last]: [DataFrame; 2]) -> PolarsResult<()> {
+        self.waiting.add(&waiting)?;
+        self.last.add(&last)
+    }
 }
 
 /// The rows of one hash by their keys, each key's in their order. Nearly always it is one key.

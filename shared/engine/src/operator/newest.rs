@@ -38,26 +38,15 @@ impl Newest {
     /// as a version that comes late may be older.
     pub fn forget(&mut self, upto: Micros) -> PolarsResult<()> {
         let Self { keys, most, segments, .. } = self;
-        segments.merge(|segment| {
-            let given = segment.keys(keys)?;
-            // From the last row to the first, so from the newest of a key to its oldest.
-            let mut kept = vec![true; segment.len()];
-            let mut newer: Vec<(usize, usize)> = Vec::new();
-            for row in (0..segment.len()).rev() {
-                if newer.first().is_some_and(|&(other, _)| segment.hashes[other] != segment.hashes[row]) {
-                    newer.clear();
-                }
-                if segment.times[row] > upto {
-                    continue;
-                }
-                match newer.iter_mut().find(|(other, _)| Given::are_same(&given, row, &given, *other)) {
-                    Some((_, count)) if *count >= *most => kept[row] = false,
-                    Some((_, count)) => *count += 1,
-                    None => newer.push((row, 1)),
-                }
-            }
-            segment.filter(|_, row| kept[row])
-        })
+        segments.merge(|segment| newest(&segment, keys, *most, upto))
+    }
+
+    /// What is among the newest of its key, by as many as are kept; the rows have these columns.
+    pub fn all(&self, schema: &Schema) -> PolarsResult<DataFrame> {
+        match self.segments.sum()? {
+            None => Ok(DataFrame::empty_with_schema(schema)),
+            Some(all) => Ok(newest(&all, &self.keys, self.most, Micros::MAX)?.rows),
+        }
     }
 
     /// A look at the rows as they are.
@@ -67,6 +56,28 @@ impl Newest {
         });
         Ok(Look { segments: segments.collect::<PolarsResult<_>>()? })
     }
+}
+
+/// Those rows of a segment that are among the newest of their key up to a time, by as many as `most`, or later than that time.
+fn newest(segment: &Segment, keys: &[String], most: usize, upto: Micros) -> PolarsResult<Segment> {
+    let given = segment.keys(keys)?;
+    // From the last row to the first, so from the newest of a key to its oldest.
+    let mut kept = vec![true; segment.len()];
+    let mut newer: Vec<(usize, usize)> = Vec::new();
+    for row in (0..segment.len()).rev() {
+        if newer.first().is_some_and(|&(other, _)| segment.hashes[other] != segment.hashes[row]) {
+            newer.clear();
+        }
+        if segment.times[row] > upto {
+            continue;
+        }
+        match newer.iter_mut().find(|(other, _)| Given::are_same(&given, row, &given, *other)) {
+            Some((_, count)) if *count >= most => kept[row] = false,
+            Some((_, count)) => *count += 1,
+            None => newer.push((row, 1)),
+        }
+    }
+    segment.filter(|_, row| kept[row])
 }
 
 /// Rows to be looked for in order of their hashes.

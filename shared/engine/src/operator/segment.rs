@@ -76,6 +76,20 @@ impl Segment {
         self.times.len()
     }
 
+    /// The bytes that it takes, about.
+    fn bytes(&self) -> usize {
+        let (hash, time, done, by_time) = (8, 8, 1, if self.done.is_empty() { 0 } else { 4 });
+        self.rows.estimated_size() + self.len() * (hash + time + done + by_time)
+    }
+
+    /// Of each row of a watched segment, whether it has been dealt with or is settled.
+    pub fn finished(&self) -> Vec<bool> {
+        let (order, settled) = &self.by_time;
+        let mut finished = self.done.clone();
+        order[..*settled].iter().for_each(|&row| finished[row as usize] = true);
+        finished
+    }
+
     /// Settles the rows of a watched segment that are earlier than `least`: those of them that haven't been dealt with, if any.
     pub fn settle(&mut self, least: Micros) -> PolarsResult<Option<DataFrame>> {
         let Self { times, done, by_time: (order, next), .. } = self;
@@ -204,6 +218,19 @@ impl Segments {
         Ok(())
     }
 
+    /// All segments in one, if there are any.
+    pub fn sum(&self) -> PolarsResult<Option<Segment>> {
+        let mut all: Option<Segment> = None;
+        // The longest comes last.
+        for segment in self.0.iter().rev() {
+            all = Some(match all {
+                None => segment.clone(),
+                Some(sum) => Segment::merge(segment, &sum)?,
+            });
+        }
+        Ok(all)
+    }
+
     /// Forgets rows that are earlier than `least`, at least all of a segment that has no other.
     pub fn forget_before(&mut self, least: Micros) -> PolarsResult<()> {
         self.0.retain(|segment| segment.span.1 >= least);
@@ -220,6 +247,21 @@ impl Segments {
     /// How many rows there are.
     pub fn len(&self) -> usize {
         self.0.iter().map(Segment::len).sum()
+    }
+
+    /// The bytes that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(Segment::bytes).sum()
+    }
+
+    /// All rows, which have these columns.
+    pub fn frame(&self, schema: &Schema) -> PolarsResult<DataFrame> {
+        let mut all = DataFrame::empty_with_schema(schema);
+        for segment in &self.0 {
+            all.vstack_mut(&segment.rows)?;
+        }
+        all.rechunk_mut();
+        Ok(all)
     }
 }
 

@@ -119,7 +119,11 @@ struct Run {
 
 impl Run {
     fn new(rows: &Rows) -> Self {
-        Self { operators: Operators::new(rows).expect("operators"), settled: Vec::new(), unsure: Unsure::default() }
+        Self {
+            operators: Operators::new(rows, &|_| true).expect("operators"),
+            settled: Vec::new(),
+            unsure: Unsure::default(),
+        }
     }
 
     fn step(&mut self, records: &Records, horizon: Micros, names: &[&str]) {
@@ -279,6 +283,60 @@ fn within() -> impl Strategy<Value = (Micros, Micros)> {
 }
 
 proptest! {
+    #[test]
+    fn operators_go_on_from_a_state_as_those_whose_it_was(
+        case in Case::in_time(), within in within(), is_outer in any::<bool>(), kind in 0..5,
+    ) {
+        let nested = |rows| match rows {
+            Rows::Lag(lag) => Rows::Lag(Box::new(Lag { rows: interval_join(within, None, is_outer), ..*lag })),
+            rows => rows,
+        };
+        let (rows, names) = match kind {
+            0 => (interval_join(within, None, is_outer), PAIR),
+            1 => (as_of_join(None, is_outer), PAIR),
+            2 => (lag(), LAGGED),
+            3 => (table("r", true), ["rk", "y", "rt", "rk", "y", "rt"]),
+            _ => (nested(lag()), LAGGED),
+        };
+        let (mut one, mut other) = (Run::new(&rows), Run::new(&rows));
+        for ((is_left, records), &horizon) in case.batches.iter().zip(&case.horizons) {
+            for run in [&mut one, &mut other] {
+                run.step(&frame(*is_left, records), horizon, &names);
+            }
+            let state = other.operators.state().expect("a state");
+            other.operators = Operators::resume(&rows, &|_| true, state).expect("operators");
+            prop_assert_eq!(sorted(one.settled.clone()), sorted(other.settled.clone()));
+            let pending = [&one, &other].map(|run| listed(&run.operators.pending().expect("pending"), &names));
+            prop_assert_eq!(&pending[0], &pending[1]);
+        }
+        for run in [&mut one, &mut other] {
+            run.step(&Records::new(), 10_000, &names);
+        }
+        prop_assert_eq!(sorted(one.settled), sorted(other.settled));
+        prop_assert_eq!(other.unsure, Unsure::default());
+    }
+
+    #[test]
+    fn the_rows_of_a_changelog_are_the_last_versions_wherever_the_stream_is_cut(case in Case::late()) {
+        let rows = table("r", true);
+        let mut partial = Ok(());
+        let run = Run::all(&rows, &case, &["rk", "y", "rt"], |run, i| {
+            let so_far = Case { batches: case.batches[..=i].to_vec(), horizons: Vec::new() };
+            let records = so_far.records(false);
+            let is_last = |(i, record): &(usize, &Record)| records[i + 1..].iter().all(|later| later.key != record.key);
+            let last = records.iter().enumerate().filter(is_last).map(|(_, record)| record);
+            let expected = last.filter(|record| record.value.is_some());
+            let expected = expected.map(|record| vec![record.key.map(i64::from), record.value, Some(record.time)]);
+            let (expected, pending) = (sorted(expected.collect()), run.operators.pending().expect("pending"));
+            if listed(&pending, &["rk", "y", "rt"]) != expected && partial.is_ok() {
+                partial = Err(TestCaseError::fail(format!("behind micro-batch {i}: {pending}, not {expected:?}")));
+            }
+        });
+        partial?;
+        prop_assert!(run.settled.is_empty());
+        prop_assert_eq!(run.unsure, Unsure::default());
+    }
+
     #[test]
     fn pairs_are_made_once_wherever_the_stream_is_cut(
         case in Case::in_time(), within in within(), is_less in any::<bool>(), is_outer in any::<bool>(),

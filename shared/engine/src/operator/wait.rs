@@ -84,6 +84,11 @@ impl Waiting {
         Ok(others)
     }
 
+    /// The bytes that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.parts.iter().map(|part| part.rows.estimated_size() + 8 * part.times.len()).sum()
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.rows.height()).sum()
