@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 /// The format that is written.
-const FORMAT: u64 = 2;
+pub(crate) const FORMAT: u64 = 2;
 
 /// What a note says, of one topic.
 pub trait Note: Serialize + DeserializeOwned {
@@ -55,6 +55,11 @@ impl<T> Noted<T> {
     }
 }
 
+/// That a note can't be read.
+pub(crate) fn other_format(format: &Value) -> String {
+    format!("it is of format {format}, and this build reads formats 1 and {FORMAT}")
+}
+
 impl<'de, T: Note> Deserialize<'de> for Noted<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut note = Value::deserialize(deserializer)?;
@@ -70,10 +75,7 @@ impl<'de, T: Note> Deserialize<'de> for Noted<T> {
                 }
             }
             Some(_) => {
-                let other = &note["format"];
-                return Err(Error::custom(format!(
-                    "it is of format {other}, and this build reads formats 1 and {FORMAT}"
-                )));
+                return Err(Error::custom(other_format(&note["format"])));
             }
         }
         Ok(Self { topic, said: serde_json::from_value(note).map_err(Error::custom)? })

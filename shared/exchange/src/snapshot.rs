@@ -10,7 +10,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use anabranch_engine::partial::Slack;
-use anabranch_log::lineage::Mark;
+use anabranch_log::lineage::Marks;
 use anabranch_log::position::{ByTopic, Coverage, Offset, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::ViewId;
@@ -25,11 +25,12 @@ pub struct Snapshot {
     pub sequence: u64,
     /// The batch version at whose frontier the chunks begin; none if they begin where the log did.
     pub base: Option<u64>,
-    /// How often the table's archive had been rebuilt, by which the events are read.
+    /// How often the tables' archives had been rebuilt, in sum, by which the events are read.
     pub rebuilds: u64,
     /// What the chunks cover together.
     pub coverage: Coverage<TopicPartition>,
-    /// The state, in order of coverage.
+    /// The state, in order of coverage. A chunk that covers nothing holds what rows make that wait for others to come: it is part of
+    /// this snapshot, and adds up with no other.
     pub chunks: Vec<Arc<Chunk>>,
     /// No event with an earlier time is expected any more; none before any event.
     pub watermark: Option<Micros>,
@@ -43,8 +44,8 @@ pub struct Snapshot {
     pub alone: bool,
     /// What retention had taken when the source wanted it, which is why it has stopped.
     pub lost: Coverage<TopicPartition>,
-    /// Which log the offsets are of.
-    pub log: Option<Mark>,
+    /// Which logs the offsets are of.
+    pub log: Marks,
     /// Whether the source has stopped because the log that is there is another one: what an answer lacks can't be named.
     pub other_log: bool,
 }
@@ -76,6 +77,17 @@ pub struct Chunk {
     pub panes: BTreeMap<Micros, Arc<Pane>>,
     /// Its records that may be events to whoever reads them later.
     pub early: Early,
+    /// Between which times rows may be wrong or lacking, as some of the records that make them came too late to be joined: see
+    /// [`Unsure`](anabranch_engine::operator::Unsure).
+    pub unsure: Option<(Micros, Micros)>,
+}
+
+/// From the first of two spans' times to the last.
+pub fn either(one: Option<(Micros, Micros)>, other: Option<(Micros, Micros)>) -> Option<(Micros, Micros)> {
+    match (one, other) {
+        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Records that are ahead of their reader's clock, see [`Reject::early`](anabranch_engine::decode::Reject::early).

@@ -5,54 +5,52 @@
 //! a reader sees all of a version or nothing of it.
 //!
 //! The table's own rows are the finished windows, for any reader of Delta tables. The partials stand beside them in
-//! `_panes/`, a folder that Delta readers pass over.
+//! `_panes/`, a folder that Delta readers pass over. A view whose rows are made of several records has more: the partials of rows that
+//! wait are in files of their own, and `_state/` has what the operators keep, for speed to go on from.
 
 mod committed;
+pub mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::mem::take;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anabranch_engine::operator::State;
 use anabranch_engine::partial::{self, MISSED, PANE};
-use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Partition, TopicPartition, named, of_topic};
+use anabranch_log::lineage::Marks;
+use anabranch_log::position::{Coverage, TopicPartition, by_topic};
 use anabranch_plan::aggregation::Aggregation;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::ViewId;
+use anabranch_store::envelope::EnvelopeError;
 use anabranch_store::table;
 use parking_lot::Mutex;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::note::Note;
-
 pub use committed::{
     ArchiveRead, CommittedVersion, Publishers, archive_root, committed_version, kept_versions, open_versions,
     set_aside, view_app_id, view_root,
 };
 
-/// What a commit says of the version that it publishes. Its note is of one topic, and goes by partitions alone.
+/// What a commit says of the version that it publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(bound(
-    serialize = "K: Serialize, Coverage<K>: Serialize",
-    deserialize = "K: Deserialize<'de> + Ord, Coverage<K>: Deserialize<'de>"
-))]
-pub struct Published<K = TopicPartition> {
+pub struct Published {
     /// The version: 1 for a view's first, one more for each after it.
     pub version: u64,
     /// The definition that it was computed from, [`View::definition`].
     pub definition: String,
     /// The offsets whose events it holds.
-    pub coverage: Coverage<K>,
+    pub coverage: Coverage<TopicPartition>,
     /// The newest event time among them, by partition: where the watermark goes on from.
-    pub event_times: BTreeMap<K, Micros>,
+    #[serde(with = "by_topic")]
+    pub event_times: BTreeMap<TopicPartition, Micros>,
     /// When it was published.
     pub published: Micros,
     /// The run that made it.
     pub run: String,
-    /// How often the archive that it was computed from had been rebuilt.
+    /// How often the archives that it was computed from had been rebuilt, in sum.
     #[serde(default)]
     pub rebuilds: u64,
     /// The days of event time (days since 1970) of which another program has erased or changed archived events since the
@@ -61,36 +59,12 @@ pub struct Published<K = TopicPartition> {
     pub erased: BTreeSet<i64>,
     /// The files of partials, relative to the table.
     pub panes: Vec<PaneFile>,
-    /// Which log the offsets are of; none in what was written before logs had marks.
+    /// What operators keep at its frontier, of a view whose rows are made of several records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log: Option<Mark>,
-}
-
-impl Note for Published<Partition> {
-    const BY_TOPIC: &'static [&'static str] = &["coverage", "event_times", "log"];
-}
-
-impl Published<Partition> {
-    /// The same, of a topic that is named.
-    pub fn named(mut self, topic: &str) -> Published {
-        let (coverage, event_times) = (take(&mut self.coverage), take(&mut self.event_times));
-        self.with(coverage.named(topic), named(topic, event_times))
-    }
-}
-
-impl Published {
-    /// The same, as its note says it.
-    fn of(&self, topic: &str) -> Published<Partition> {
-        self.clone().with(self.coverage.of(topic), of_topic(topic, &self.event_times))
-    }
-}
-
-impl<K> Published<K> {
-    /// The same version, of other offsets.
-    fn with<L>(self, coverage: Coverage<L>, event_times: BTreeMap<L, Micros>) -> Published<L> {
-        let Self { version, definition, published, run, rebuilds, erased, panes, log, .. } = self;
-        Published { version, definition, coverage, event_times, published, run, rebuilds, erased, panes, log }
-    }
+    pub state: Option<StateFile>,
+    /// Which logs the offsets are of; none in what was written before logs had marks.
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub log: Marks,
 }
 
 /// A Parquet file of partials, sorted by pane.
@@ -109,6 +83,20 @@ pub struct PaneFile {
     /// The SHA-256 of its bytes, in hexadecimal digits; none in what was written before files had digests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// Whether it holds what rows make that wait: part of what the version says, and of no sum with what came later.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pending: bool,
+}
+
+/// A file of what operators keep.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateFile {
+    /// Its path, relative to the table.
+    pub path: String,
+    /// The SHA-256 of its bytes, in hexadecimal digits.
+    pub sha256: String,
+    /// Up to which watermark rows have settled.
+    pub watermark: Option<Micros>,
 }
 
 /// A version that can be read.
@@ -128,6 +116,25 @@ impl Version {
     /// A version of the table in a folder.
     pub fn new(root: PathBuf, published: Published, is_stale: bool) -> Self {
         Self { root, published, is_stale, whole: Arc::default() }
+    }
+
+    /// The same version without what rows make that wait: what adds up with chunks that stand on it.
+    pub fn settled(&self) -> Self {
+        let mut settled = self.clone();
+        settled.published.panes.retain(|file| !file.pending);
+        settled
+    }
+
+    /// What operators keep at its frontier; none if it stores none.
+    pub fn state(&self) -> Result<Option<State>, EnvelopeError> {
+        let Some(file) = &self.published.state else { return Ok(None) };
+        let path = self.root.join(&file.path);
+        let problem = |error: &dyn std::fmt::Display| EnvelopeError::Content(format!("{}: {error}", path.display()));
+        if let Some(damage) = table::damage(&path, Some(&file.sha256)).map_err(|error| problem(&error))? {
+            return Err(problem(&format!("it is damaged: {damage}; the view's next run computes it anew")));
+        }
+        let bytes = std::fs::read(&path).map_err(|error| problem(&error))?;
+        state::decode(&bytes).map(Some)
     }
 
     /// Why a file of partials isn't what was published; none if it is. It is digested once: until a version is read again.

@@ -43,6 +43,9 @@ impl Mark {
     }
 }
 
+/// Which logs the offsets of several topics are of, by topic. A topic whose log has no marks isn't named.
+pub type Marks = BTreeMap<String, Mark>;
+
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -341,7 +341,16 @@ impl<T> ByTopic<T> {
 
     /// The same topics, with something made of what is said of each.
     pub fn map<U>(self, mut make: impl FnMut(T) -> U) -> ByTopic<U> {
-        ByTopic(self.0.into_iter().map(|(topic, said)| (topic, make(said))).collect())
+        self.map_named(|_, said| make(said))
+    }
+
+    /// The same, with something made of each topic and what is said of it.
+    pub fn map_named<U>(self, mut make: impl FnMut(&str, T) -> U) -> ByTopic<U> {
+        let each = self.0.into_iter().map(|(topic, said)| {
+            let made = make(&topic, said);
+            (topic, made)
+        });
+        ByTopic(each.collect())
     }
 }
 

@@ -171,7 +171,7 @@ impl Encoder {
                 stopped: told.stopped,
                 alone: told.alone,
                 lost: ByTopic::of(topic, told.lost.of(topic)),
-                log: told.log.map(|log| ByTopic::of(topic, log)),
+                log: told.log.get(topic).cloned().map(|log| ByTopic::of(topic, log)),
                 other_log: told.other_log,
                 chunks,
             });
@@ -337,8 +337,9 @@ impl Decoder {
                 let ChunkHeader { coverage, early, .. } = chunk;
                 let partitions = coverage.partitions().chain(early.offsets.partitions());
                 check_topic(topic, partitions).map_err(EnvelopeError::content)?;
-                chunks.push(Arc::new(Chunk { coverage, panes, early }));
+                chunks.push(Arc::new(Chunk { coverage, panes, early, unsure: None }));
             }
+            let log = told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?;
             let snapshot = Snapshot {
                 sequence: 0,
                 base: told.base,
@@ -351,7 +352,7 @@ impl Decoder {
                 stopped: told.stopped,
                 alone: told.alone,
                 lost: told.lost.only(topic).map_err(EnvelopeError::content)?.named(topic),
-                log: told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
+                log: log.map(|mark| (topic.clone(), mark)).into_iter().collect(),
                 other_log: told.other_log,
             };
             snapshots.insert(id, Arc::new(snapshot));

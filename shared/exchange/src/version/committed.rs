@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_engine::edition::Reading;
-use anabranch_log::position::Partition;
+use anabranch_log::position::TopicPartition;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Catalog, Kept};
-use anabranch_store::table::{DataFile, DeltaTable, Notes, TableError, commit_damage, name};
-use serde::{Deserialize, Serialize};
+use anabranch_plan::view::{Catalog, Kept, Unit};
+use anabranch_store::table::{DataFile, DeltaTable, Notes, TableError, commit_damage};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{Mutex, watch};
 
 use super::{Published, Troubles, Version, Versions};
-use crate::note::{Note, Noted};
+use crate::note::{FORMAT, Noted, other_format};
 use crate::reading::Readings;
 
 /// What of the archive a version was computed from.
@@ -46,36 +47,88 @@ impl ArchiveRead {
     }
 }
 
-/// What the commit of a view's version says of itself.
+/// What the commit of a view's version says of itself. Before format 2 it didn't name its topic, which is then `""` here:
+/// [`CommittedVersion::of`] names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedVersion {
-    /// The topic whose offsets it speaks of; none in what earlier builds wrote.
-    pub topic: Option<String>,
     /// What it says to readers.
-    pub published: Published<Partition>,
-    /// What it says to the next recompute.
-    pub archive: ArchiveRead,
+    published: Published,
+    /// What it says to the next recompute, by topic.
+    archives: BTreeMap<String, ArchiveRead>,
 }
 
+/// The fields that were not by topic before format 2.
+const BY_TOPIC: [&str; 3] = ["coverage", "event_times", "log"];
+
 impl CommittedVersion {
-    /// A commit's note: a [`Published`], with `archive` beside its fields.
-    pub fn note(topic: &str, published: &Published, archive: &ArchiveRead) -> serde_json::Result<Value> {
-        let mut note = published.of(topic).to_note(topic)?;
-        note["archive"] = serde_json::to_value(archive)?;
+    /// A commit's note: a [`Published`], with what was read of the archive beside its fields; of several by topic.
+    pub fn note(published: &Published, archives: &BTreeMap<String, ArchiveRead>) -> serde_json::Result<Value> {
+        let mut note = serde_json::to_value(published)?;
+        note["format"] = FORMAT.into();
+        match archives.values().next().filter(|_| archives.len() == 1) {
+            Some(only) => note["archive"] = serde_json::to_value(only)?,
+            None => note["archives"] = serde_json::to_value(archives)?,
+        }
         Ok(note)
     }
 
-    fn from_note(note: Value) -> serde_json::Result<Self> {
-        let archive =
-            note.get("archive").cloned().map_or_else(|| Ok(ArchiveRead::default()), serde_json::from_value)?;
-        let Noted { topic, said: published } = serde_json::from_value(note)?;
-        Ok(Self { topic, published, archive })
+    /// What of the archive of a topic it was computed from; nothing of one that it doesn't know.
+    pub fn archive(&self, topic: &str) -> ArchiveRead {
+        self.archives.get(topic).cloned().unwrap_or_default()
     }
 
-    /// Whether it holds what a view says of its table's topic.
-    pub fn is_of(&self, view: &Kept) -> bool {
-        let is_of_topic = self.topic.as_ref().is_none_or(|topic| *topic == view.table().topic);
-        is_of_topic && self.published.definition == view.id.definition
+    /// What it says to readers, if it holds what a view says of its tables' topics.
+    pub fn of(&self, view: &Kept) -> Option<Published> {
+        let published = self.named(&view.table().topic).published;
+        let topics: Vec<&str> = view.tables().into_iter().map(|table| table.topic.as_str()).collect();
+        let said = published.coverage.partitions().chain(published.event_times.keys());
+        let is_of_topics = said.map(|partition| &*partition.topic).all(|topic| topics.contains(&topic));
+        (is_of_topics && published.definition == view.id.definition).then_some(published)
+    }
+
+    /// The same, with the name of the topic if it doesn't say it.
+    pub fn named(&self, topic: &str) -> Self {
+        let Self { mut published, archives } = self.clone();
+        let name = |partition: &TopicPartition| match partition.topic.is_empty() {
+            true => TopicPartition::new(topic, partition.partition),
+            false => partition.clone(),
+        };
+        published.coverage = published.coverage.iter().map(|(p, range)| (name(p), range.clone())).collect();
+        published.event_times = published.event_times.iter().map(|(p, &time)| (name(p), time)).collect();
+        let of_topic = |said: String| if said.is_empty() { topic.to_owned() } else { said };
+        published.log = published.log.into_iter().map(|(said, mark)| (of_topic(said), mark)).collect();
+        Self { published, archives: archives.into_iter().map(|(said, read)| (of_topic(said), read)).collect() }
+    }
+
+    /// What it says to readers, whatever view and topics it is of.
+    pub fn published(&self) -> &Published {
+        &self.published
+    }
+}
+
+impl<'de> Deserialize<'de> for CommittedVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut note = Value::deserialize(deserializer)?;
+        match note.get("format").map(Value::as_u64) {
+            Some(Some(FORMAT)) => {}
+            Some(_) => return Err(D::Error::custom(other_format(&note["format"]))),
+            None => {
+                for field in BY_TOPIC {
+                    if let Some(said) = note.get_mut(field) {
+                        *said = serde_json::json!({ "": said.take() });
+                    }
+                }
+            }
+        }
+        let topics = note.get("coverage").and_then(Value::as_object);
+        let topic = topics.and_then(|topics| topics.keys().next()).cloned().unwrap_or_default();
+        let archives = match (note.get("archive").cloned(), note.get("archives").cloned()) {
+            (Some(only), _) => BTreeMap::from([(topic, serde_json::from_value(only).map_err(D::Error::custom)?)]),
+            (None, Some(all)) => serde_json::from_value(all).map_err(D::Error::custom)?,
+            (None, None) => BTreeMap::new(),
+        };
+        let published = serde_json::from_value(note).map_err(D::Error::custom)?;
+        Ok(Self { published, archives })
     }
 }
 
@@ -96,9 +149,7 @@ pub fn view_app_id(view: &str) -> String {
 
 /// The newest version of a view that its table holds.
 pub async fn committed_version(table: &DeltaTable) -> Result<Option<CommittedVersion>, TableError> {
-    let Some((version, note)) = table.note::<Value>().await? else { return Ok(None) };
-    let damaged = |source| TableError::Note { table: name(table.root()), version, source };
-    CommittedVersion::from_note(note).map(Some).map_err(damaged)
+    Ok(table.note::<CommittedVersion>().await?.map(|(_, committed)| committed))
 }
 
 /// The newest `keep` versions of a view with the table as it was at each, newest first. Ends early where the table's
@@ -115,7 +166,7 @@ pub async fn kept_versions(table: &DeltaTable, keep: usize) -> Result<Vec<(Delta
             };
         }
         if let Some(committed) = committed_version(&at).await?
-            && kept.last().is_none_or(|(_, newer)| newer.published.version != committed.published.version)
+            && kept.last().is_none_or(|(_, newer)| newer.published().version != committed.published().version)
         {
             kept.push((at.clone(), committed));
         }
@@ -170,47 +221,61 @@ fn last_number(log: &Path) -> u64 {
     known.unwrap_or(newest)
 }
 
-/// One table: its archive, and the versions of its views.
+/// How a table is read, by its archive.
 #[derive(Debug)]
 struct OfTable {
     archive: Notes<Noted<Reading>>,
     reading: watch::Sender<Reading>,
-    views: Vec<OfView>,
+}
+
+/// Tables that are read together, and the versions of the views that are made of them.
+#[derive(Debug)]
+struct OfUnit {
+    tables: Vec<Arc<Mutex<OfTable>>>,
+    views: Mutex<Vec<OfView>>,
     troubles: Troubles,
 }
 
 #[derive(Debug)]
 struct OfView {
     view: Kept,
-    table: Notes<Noted<Published<Partition>>>,
+    table: Notes<CommittedVersion>,
     sender: watch::Sender<Option<Arc<Version>>>,
 }
 
 /// Where new versions are announced, and new ways to read a table.
 #[derive(Debug)]
-pub struct Publishers(BTreeMap<String, Mutex<OfTable>>);
+pub struct Publishers {
+    tables: BTreeMap<String, Arc<Mutex<OfTable>>>,
+    units: Vec<(Unit, OfUnit)>,
+}
 
 /// Reads how each table of the catalog is read, and the newest version of each view, from the data folder. A version of another
 /// definition than the catalog's is as good as none: its partials hold something else. Versions of a view that can't be read are
 /// no reason to fail: [`Versions::trouble`] has the reason, and they are looked for again.
 pub async fn open_versions(data: &Path, catalog: &Catalog) -> Result<(Versions, Readings, Publishers), TableError> {
     let (mut versions, mut readings) = (Versions::default(), Readings::default());
-    let mut publishers = BTreeMap::new();
+    let mut tables = BTreeMap::new();
     for table in catalog.tables.keys() {
         let (reading, receiver) = watch::channel(Reading::default());
         readings.0.insert(table.clone(), receiver);
+        let archive = Notes::of(archive_root(data, table));
+        tables.insert(table.clone(), Arc::new(Mutex::new(OfTable { archive, reading })));
+    }
+    let mut units = Vec::new();
+    for unit in catalog.units() {
         let mut views = Vec::new();
-        for view in catalog.kept_of(table) {
+        for view in unit.views.clone() {
             let (sender, receiver) = watch::channel(None);
             versions.0.insert(view.id.clone(), receiver);
             let table = Notes::of(view_root(&data.join("views"), &view.id.name));
             views.push(OfView { view, table, sender });
         }
-        let archive = Notes::of(archive_root(data, table));
-        let troubles = versions.1.clone();
-        publishers.insert(table.clone(), Mutex::new(OfTable { archive, reading, views, troubles }));
+        let of_tables = unit.tables.iter().filter_map(|table| tables.get(&table.name).cloned()).collect();
+        let of_unit = OfUnit { tables: of_tables, views: Mutex::new(views), troubles: versions.1.clone() };
+        units.push((unit, of_unit));
     }
-    let publishers = Publishers(publishers);
+    let publishers = Publishers { tables, units };
     publishers.refresh().await?;
     Ok((versions, readings, publishers))
 }
@@ -220,18 +285,26 @@ impl Publishers {
     /// once all others have been looked at.
     pub async fn refresh(&self) -> Result<(), TableError> {
         let mut looked = Ok(());
-        for table in self.0.values() {
-            looked = looked.and(table.lock().await.refresh().await);
+        for (_, unit) in &self.units {
+            looked = looked.and(unit.refresh().await);
+        }
+        let is_of_unit = |name: &str| self.units.iter().any(|(unit, _)| unit.reads(name));
+        for (_, table) in self.tables.iter().filter(|(name, _)| !is_of_unit(name)) {
+            looked = looked.and(table.lock().await.refresh().await.map(|_| ()));
         }
         looked
     }
 
-    /// Looks for what has been committed of one table and its views.
+    /// Looks for what has been committed of one table and the views that read it.
     pub async fn refresh_table(&self, table: &str) -> Result<(), TableError> {
-        match self.0.get(table) {
-            Some(table) => table.lock().await.refresh().await,
+        let mut looked = match self.tables.get(table) {
+            Some(table) => table.lock().await.refresh().await.map(|_| ()),
             None => Ok(()),
+        };
+        for (_, unit) in self.units.iter().filter(|(unit, _)| unit.reads(table)) {
+            looked = looked.and(unit.refresh().await);
         }
+        looked
     }
 
     /// Looks for what is new again and again, until it is dropped.
@@ -253,8 +326,24 @@ impl Publishers {
 }
 
 impl OfTable {
-    async fn refresh(&mut self) -> Result<(), TableError> {
-        for OfView { view, table, .. } in &mut self.views {
+    /// Looks for how the table is read; how often its archive has been rebuilt.
+    async fn refresh(&mut self) -> Result<u64, TableError> {
+        self.archive.look().await?;
+        let reading = self.archive.newest().map(|noted| noted.said.clone()).unwrap_or_default();
+        let rebuilds = reading.rebuilds;
+        self.reading.send_if_modified(|current| {
+            let is_new = *current != reading;
+            *current = reading;
+            is_new
+        });
+        Ok(rebuilds)
+    }
+}
+
+impl OfUnit {
+    async fn refresh(&self) -> Result<(), TableError> {
+        let mut views = self.views.lock().await;
+        for OfView { view, table, .. } in &mut *views {
             let name = &view.id.name;
             let trouble = table.look().await.err().map(|error| chain(&error));
             let mut troubles = self.troubles.lock();
@@ -269,19 +358,13 @@ impl OfTable {
             }
         }
         // After the versions: so none of them is of a rebuild that isn't known.
-        self.archive.look().await?;
-        let reading = self.archive.newest().map(|noted| noted.said.clone()).unwrap_or_default();
-        let rebuilds = reading.rebuilds;
-        self.reading.send_if_modified(|current| {
-            let is_new = *current != reading;
-            *current = reading;
-            is_new
-        });
-        for OfView { view, table, sender } in &self.views {
-            let topic = &view.table().topic;
-            let newest = table.newest().filter(|noted| noted.is_of(topic)).map(|noted| &noted.said);
-            let newest = newest.filter(|published| published.definition == view.id.definition);
-            let newest = newest.map(|published| (published.rebuilds != rebuilds, published.clone().named(topic)));
+        let mut rebuilds = 0;
+        for table in &self.tables {
+            rebuilds += table.lock().await.refresh().await?;
+        }
+        for OfView { view, table, sender } in &*views {
+            let newest = table.newest().and_then(|committed| committed.of(view));
+            let newest = newest.map(|published| (published.rebuilds != rebuilds, published));
             sender.send_if_modified(|current| {
                 let known = current.as_ref().map(|version| (version.is_stale, &version.published));
                 if known == newest.as_ref().map(|(is_stale, published)| (*is_stale, published)) {
@@ -304,11 +387,34 @@ mod tests {
     fn notes_of_each_format_say_the_same_and_the_newest_is_written() {
         let [before, now] = [include_str!("note-1.json"), include_str!("note-2.json")];
         let [before, now]: [Value; 2] = [before, now].map(|note| serde_json::from_str(note).expect("JSON"));
-        let CommittedVersion { topic, published, archive } = CommittedVersion::from_note(now.clone()).expect("read");
-        assert_eq!(topic.as_deref(), Some("events"));
-        let written = CommittedVersion::note("events", &published.clone().named("events"), &archive).expect("a note");
+        let now_read: CommittedVersion = serde_json::from_value(now.clone()).expect("read");
+        assert_eq!(now_read.published.coverage.partitions().next().map(|p| &*p.topic), Some("events"));
+        let written = CommittedVersion::note(&now_read.published, &now_read.archives).expect("a note");
         assert_eq!(written, now, "the format is another: raise its number and store a note of it");
-        let unnamed = CommittedVersion { topic: None, published, archive };
-        assert_eq!(CommittedVersion::from_note(before).expect("read"), unnamed);
+        let before: CommittedVersion = serde_json::from_value(before).expect("read");
+        assert_eq!(before.published.coverage.partitions().next().map(|p| &*p.topic), Some(""));
+        assert_eq!(before.named("events"), now_read);
+    }
+
+    #[test]
+    fn a_note_of_two_topics_says_what_was_read_of_each_archive() {
+        let now: CommittedVersion = serde_json::from_str(include_str!("note-2.json")).expect("read");
+        let mut published = now.published.clone();
+        published.coverage.extend(TopicPartition::new("users", 0), 0..7);
+        let archives = BTreeMap::from([
+            ("events".to_owned(), now.archive("events")),
+            ("users".to_owned(), ArchiveRead { version: 4, ..ArchiveRead::default() }),
+        ]);
+        let note = CommittedVersion::note(&published, &archives).expect("a note");
+        let read: CommittedVersion = serde_json::from_value(note).expect("read");
+        assert_eq!((&read.published, &read.archives), (&published, &archives));
+    }
+
+    #[test]
+    fn a_note_of_a_later_format_is_refused() {
+        let mut note: Value = serde_json::from_str(include_str!("note-2.json")).expect("JSON");
+        note["format"] = 3.into();
+        let refused = serde_json::from_value::<CommittedVersion>(note).expect_err("later");
+        assert!(refused.to_string().contains("format 3"), "{refused}");
     }
 }

@@ -38,11 +38,11 @@ fn snapshot() -> Arc<Snapshot> {
         base: Some(7),
         rebuilds: 1,
         coverage: coverage.clone(),
-        chunks: vec![Arc::new(Chunk { coverage, panes: panes.collect(), early })],
+        chunks: vec![Arc::new(Chunk { coverage, panes: panes.collect(), early, unsure: None })],
         watermark: Some(60_000_000),
         partitions: named("events", [(0, progress)].into()),
         late: 2,
-        log: Some(Mark::new("kafka:one:two")),
+        log: [("events".to_owned(), Mark::new("kafka:one:two"))].into(),
         ..Snapshot::default()
     })
 }
