@@ -6,8 +6,11 @@ use std::path::PathBuf;
 use anabranch_engine::edition::OtherBasis;
 use anabranch_log::LogError;
 use anabranch_log::position::PositionError;
+use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_store::table::TableError;
 use polars::prelude::PolarsError;
+
+use crate::day::day_name;
 
 /// What went wrong, by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,22 @@ pub enum BatchError {
     Rebuilt {
         /// The archive.
         archive: PathBuf,
+    },
+    /// A file of an archive has events of other days than its folder says.
+    #[error(
+        "view `{view}`: events of {} to {} are filed by another program under {} or a day before it, or after it: put them into the \
+         folders of their days",
+        format_timestamp(*from), format_timestamp(*to), day_name(*day)
+    )]
+    Unordered {
+        /// The view.
+        view: String,
+        /// The day at which that was found.
+        day: i64,
+        /// The first event time that is concerned.
+        from: Micros,
+        /// The last.
+        to: Micros,
     },
     /// The log doesn't hand out records that it says it has.
     #[error("topic `{topic}` partition {partition} doesn't come to offset {end}: {reached} is reached")]

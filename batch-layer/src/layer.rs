@@ -255,7 +255,9 @@ struct Worker {
 #[async_trait]
 impl Work for Worker {
     async fn archive(&self, views: &[String]) -> Result<(), BatchError> {
-        let tables = views.iter().filter_map(|view| Some(self.catalog.kept_view(view)?.table().name.clone()));
+        let views = views.iter().filter_map(|view| self.catalog.kept_view(view));
+        let tables =
+            views.flat_map(|view| view.tables().into_iter().map(|table| table.name.clone()).collect::<Vec<_>>());
         for table in tables.collect::<std::collections::BTreeSet<_>>() {
             if let Some(archiver) = self.archivers.get(&table) {
                 archiver.archive_to(&archiver.log_ends().await?).await?;
@@ -270,21 +272,22 @@ impl Work for Worker {
         progress: Arc<dyn Fn(f64) + Send + Sync>,
         cancel: CancellationToken,
     ) -> Result<u64, BatchError> {
-        let view = self.catalog.kept_view(&run.view);
-        let archiver = view.as_ref().and_then(|view| self.archivers.get(&view.table().name));
-        let (Some(view), Some(archiver)) = (view, archiver) else {
-            return Err(BatchError::UnknownView(run.view));
-        };
+        let Some(view) = self.catalog.kept_view(&run.view) else { return Err(BatchError::UnknownView(run.view)) };
         self.publishers.refresh_table(&view.table().name).await?;
-        if let Some(newest) = self.versions.newest(&view.id) {
-            archiver.verify_version(&view.id.name, &newest.published).await?;
+        let newest = self.versions.newest(&view.id);
+        let mut archives: Vec<ArchiveSnapshot> = Vec::new();
+        for table in view.tables() {
+            let Some(archiver) = self.archivers.get(&table.name) else { return Err(BatchError::UnknownView(run.view)) };
+            if let Some(newest) = &newest {
+                archiver.verify_version(&view.id.name, &newest.published).await?;
+            }
+            archives.push(archiver.archive_to(&Default::default()).await?);
         }
-        let archive: ArchiveSnapshot = archiver.archive_to(&Default::default()).await?;
         let recompute = Recompute {
             view: view.clone(),
             views: self.views.clone(),
             audits: self.audits.clone(),
-            archive,
+            archives,
             full: run.full,
             times: run.times,
             run: run.run,
@@ -317,14 +320,19 @@ impl Work for Worker {
 impl Worker {
     /// Whether the log no longer holds the records with which a view would begin: those behind its newest version, or all.
     async fn has_lost_its_start(&self, view: &Kept) -> bool {
-        let table = &view.table().name;
-        let Some(archiver) = self.archivers.get(table) else { return false };
-        let held = archiver.held().await.inspect_err(|error| {
-            tracing::warn!(table, error = error.chain(), "what the log holds isn't known");
-        });
         let newest = self.versions.newest(&view.id);
-        let covered = newest.map(|version| version.published.coverage.of(&view.table().topic)).unwrap_or_default();
-        held.is_ok_and(|held| held.iter().any(|(partition, range)| covered.next(partition) < range.start))
+        for table in view.tables() {
+            let Some(archiver) = self.archivers.get(&table.name) else { continue };
+            let held = archiver.held().await.inspect_err(|error| {
+                tracing::warn!(table = table.name, error = error.chain(), "what the log holds isn't known");
+            });
+            let covered =
+                newest.as_ref().map(|version| version.published.coverage.of(&table.topic)).unwrap_or_default();
+            if held.is_ok_and(|held| held.iter().any(|(partition, range)| covered.next(partition) < range.start)) {
+                return true;
+            }
+        }
+        false
     }
 
     async fn sweep(&self, name: &str) -> Result<(), BatchError> {

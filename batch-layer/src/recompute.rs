@@ -3,8 +3,10 @@
 //! The unit is a day of event time. Of each day that has other events than the previous version saw ([`difference`]), the
 //! partials are computed anew and written to a file of panes; the files of all other days are carried over. Then the finished
 //! windows that touch these days are computed from the panes, and one commit replaces their rows and names the panes.
-//! So a version holds what a fold over all archived events gives, whichever days it had to look at.
+//! So a version holds what a fold over all archived events gives, whichever days it had to look at. Where rows are made of several
+//! records, all days are computed ([`across`]).
 
+mod across;
 mod anew;
 mod check;
 mod difference;
@@ -26,11 +28,13 @@ use anabranch_engine::group::Keep;
 use anabranch_engine::partial::{self, PANE, Part, Partials, Scope};
 use anabranch_exchange::audit::{AuditLog, Cause, Redefined};
 use anabranch_exchange::version::{
-    CommittedVersion, PaneFile, Published, Version, committed_version, kept_versions, set_aside, view_app_id, view_root,
+    CommittedVersion, PaneFile, Published, StateFile, Version, committed_version, kept_versions, set_aside,
+    view_app_id, view_root,
 };
 use anabranch_log::clock::Clock;
-use anabranch_log::position::{Coverage, named};
-use anabranch_plan::schema::Layout;
+use anabranch_log::lineage::Marks;
+use anabranch_log::position::{Coverage, TopicPartition, named};
+use anabranch_plan::schema::{Layout, Table};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
@@ -39,7 +43,7 @@ use fail::fail_point;
 use polars::prelude::{DataFrame, Engine, LazyFrame, PlanCallback, PolarsResult, SortMultipleOptions};
 use tokio_util::sync::CancellationToken;
 
-pub use self::anew::anew;
+pub use self::anew::{anew, archives};
 pub use self::check::check;
 use self::difference::{Difference, archive_read};
 use crate::archive::{ArchiveSnapshot, check_files, file_damage};
@@ -63,8 +67,8 @@ pub struct Recompute {
     pub views: PathBuf,
     /// Where it is recorded what a new definition, or an erasure, changed.
     pub audits: AuditLog,
-    /// The archive of its table.
-    pub archive: ArchiveSnapshot,
+    /// The archives of its tables, in their order.
+    pub archives: Vec<ArchiveSnapshot>,
     /// Every day, not only those with new events.
     pub full: bool,
     /// These event times in any case.
@@ -96,6 +100,7 @@ struct Base {
 /// What is computed before it is committed.
 struct Computed {
     panes: Vec<PaneFile>,
+    state: Option<StateFile>,
     add: Vec<DataFile>,
     remove: Vec<DataFile>,
     redefined: Option<Redefined>,
@@ -107,9 +112,12 @@ impl Recompute {
     pub(crate) async fn run_from_newest(self) -> Result<Option<Published>, BatchError> {
         let mut attempts = 1;
         loop {
-            let archive = ArchiveSnapshot::open(&self.archive.root, self.view.table()).await?;
-            let archive = archive.unwrap_or_else(|| self.archive.clone());
-            match (Self { archive, ..self.clone() }).run().await {
+            let mut archives = Vec::new();
+            for (table, known) in self.tables() {
+                let archive = ArchiveSnapshot::open(&known.root, table).await?;
+                archives.push(archive.unwrap_or_else(|| known.clone()));
+            }
+            match (Self { archives, ..self.clone() }).run().await {
                 Err(BatchError::Table(TableError::Superseded { .. }) | BatchError::Rebuilt { .. })
                     if attempts < ATTEMPTS =>
                 {
@@ -120,6 +128,32 @@ impl Recompute {
         }
     }
 
+    /// The tables, each with its archive.
+    fn tables(&self) -> impl Iterator<Item = (&Arc<Table>, &ArchiveSnapshot)> {
+        self.view.tables().into_iter().zip(&self.archives)
+    }
+
+    /// How often the archives have been rebuilt, in sum.
+    fn rebuilds(&self) -> u64 {
+        self.archives.iter().map(|archive| archive.archived.rebuilds).sum()
+    }
+
+    /// The offsets of the events that the archives hold.
+    fn coverage(&self) -> Coverage<TopicPartition> {
+        let each = self.tables().map(|(table, archive)| archive.archived.coverage.clone().named(&table.topic));
+        each.flat_map(|coverage| coverage.iter().map(|(p, range)| (p.clone(), range.clone())).collect::<Vec<_>>())
+            .collect()
+    }
+
+    /// What of the archives differs from what a version was computed from.
+    async fn difference(&self, version: &CommittedVersion) -> Result<Difference, BatchError> {
+        let mut all = Difference::default();
+        for (table, archive) in self.tables() {
+            all.add(Difference::of(version, archive, (&table.topic, self.rebuilds())).await?);
+        }
+        Ok(all)
+    }
+
     /// Computes and publishes a version of the view; `None` if the newest version covers the same already.
     pub async fn run(self) -> Result<Option<Published>, BatchError> {
         let root = view_root(&self.views, &self.view.id.name);
@@ -128,35 +162,43 @@ impl Recompute {
         // The transaction outlives the commits of versions, which log clean-up deletes.
         let committed = table.transaction(&view_app_id(&self.view.id.name)).await?;
         let version = last.max(committed.and_then(|last| u64::try_from(last).ok()).unwrap_or(0)) + 1;
+        let newest = newest.map(|newest| newest.named(&self.view.table().topic));
         let difference = match &newest {
-            Some(newest) => Difference::of(newest, &self.archive).await?,
+            Some(newest) => self.difference(newest).await?,
             None => Difference::default(),
         };
-        let same_definition = |newest: &CommittedVersion| newest.is_of(&self.view);
+        let same_definition = |newest: &CommittedVersion| newest.of(&self.view).is_some();
         let cause = newest.as_ref().and_then(|newest| match same_definition(newest) {
             true => (!difference.erased.is_empty()).then_some(Cause::Erased),
             false => Some(Cause::Redefined),
         });
         let is_start = |newest: &CommittedVersion| !self.full && !difference.is_other && same_definition(newest);
-        let previous = newest.filter(is_start);
+        let previous = newest.filter(is_start).map(|newest| newest.published().clone());
+        // Which rows new events change isn't known where rows are made of several records: all is computed, or nothing.
+        let is_same = |previous: &Published| {
+            difference.days.is_empty() && previous.coverage == self.coverage() && previous.state.is_some()
+        };
+        let previous =
+            previous.filter(|previous| !self.view.rows.looks_across() || (self.times.is_none() && is_same(previous)));
         let mut damaged = Vec::new();
         if let Some(previous) = &previous {
-            let known = Version::new(root.clone(), previous.published.clone().named(&self.view.table().topic), false);
+            let known = Version::new(root.clone(), previous.clone(), false);
             damaged = blocking("checking the panes", move || Ok(damaged_days(&known))).await?;
         }
         // Which sessions there were on a day that can't be read isn't known.
         let is_session = self.view.aggregation().window.is_some_and(Window::is_session);
-        let previous = previous.filter(|_| !is_session || damaged.is_empty());
+        let is_whole = !is_session && !self.view.rows.looks_across();
+        let previous = previous.filter(|_| is_whole || damaged.is_empty());
         let mut touched = self.touched(previous.is_some().then_some(&difference));
         touched.extend(damaged);
         let erased = if cause == Some(Cause::Erased) { difference.erased.clone() } else { BTreeSet::new() };
         if let Some(previous) = &previous
             && touched.is_empty()
-            && previous.published.coverage == self.archive.archived.coverage
+            && previous.coverage == self.coverage()
         {
             return Ok(None);
         }
-        let carried = previous.map(|previous| previous.published.panes);
+        let carried = previous.map(|previous| previous.panes);
         let base = Base { touched, carried, existing: table.files(), difference, cause };
         let stem = format!("{}-{version}", self.run);
         let this = self.clone();
@@ -166,22 +208,26 @@ impl Recompute {
         if self.cancel.is_cancelled() {
             return Err(BatchError::Cancelled);
         }
-        self.archive.check().await?;
-        let topic = &self.view.table().topic;
+        for archive in &self.archives {
+            archive.check().await?;
+        }
+        let (mut event_times, mut log, mut read) = (BTreeMap::new(), Marks::new(), BTreeMap::new());
+        for (table, archive) in self.tables() {
+            event_times.extend(named(&table.topic, archive.archived.event_times.clone()));
+            log.extend(archive.archived.log.clone().map(|mark| (table.topic.clone(), mark)));
+            read.insert(table.topic.clone(), archive_read(archive));
+        }
         let published = Published {
             version,
-            definition: self.view.id.definition.clone(),
-            coverage: self.archive.archived.coverage.clone().named(topic),
-            event_times: named(topic, self.archive.archived.event_times.clone()),
+            coverage: self.coverage(),
+            event_times,
             published: self.clock.now(),
-            run: self.run.clone(),
-            rebuilds: self.archive.archived.rebuilds,
             erased,
-            panes: computed.panes,
-            log: self.archive.archived.log.clone(),
+            state: computed.state,
+            log,
+            ..self.draft(computed.panes)
         };
-        let note = CommittedVersion::note(topic, &published, &archive_read(&self.archive));
-        let note = note.map_err(|source| TableError::Note {
+        let note = CommittedVersion::note(&published, &read).map_err(|source| TableError::Note {
             table: root.display().to_string(),
             version: table.version() + 1,
             source,
@@ -205,7 +251,7 @@ impl Recompute {
     fn touched(&self, difference: Option<&Difference>) -> BTreeSet<i64> {
         let asked =
             |day: i64| self.times.as_ref().is_some_and(|times| day * DAY < times.end && times.start < (day + 1) * DAY);
-        let days = self.archive.days.keys().copied();
+        let days = self.archives.iter().flat_map(|archive| archive.days.keys().copied());
         match difference {
             None => days.collect(),
             Some(difference) => days.filter(|&day| asked(day)).chain(difference.days.iter().copied()).collect(),
@@ -230,9 +276,16 @@ impl Recompute {
         let before = Version::new(root.to_owned(), self.draft(carried.unwrap_or_default()), false);
         let mut panes = before.published.panes.clone();
         panes.retain(|file| !touched.contains(&file.day));
-        for (i, &day) in touched.iter().enumerate() {
-            self.check(0.6 * i as f64 / touched.len() as f64)?;
-            panes.extend(self.panes_of(root, stem, day)?);
+        let mut state = None;
+        if self.view.rows.looks_across() {
+            let (written, kept) = self.across(root, stem, &touched)?;
+            panes.extend(written);
+            state = Some(kept);
+        } else {
+            for (i, &day) in touched.iter().enumerate() {
+                self.check(0.6 * i as f64 / touched.len() as f64)?;
+                panes.extend(self.panes_of(root, stem, day)?);
+            }
         }
         panes.sort_by_key(|file| file.day);
         fail_point!("batch::panes_written", |_| Err(BatchError::Failpoint("batch::panes_written")));
@@ -260,7 +313,7 @@ impl Recompute {
         };
         fail_point!("batch::windows_written", |_| Err(BatchError::Failpoint("batch::windows_written")));
         let redefined = cause.and_then(|cause| self.redefined(root, (&difference, cause), &remove, &add));
-        Ok(Computed { panes: version.published.panes, add, remove, redefined })
+        Ok(Computed { panes: version.published.panes, state, add, remove, redefined })
     }
 
     /// What a new definition, or an erasure, changes of the rows of the version before. That it isn't known is no reason to fail.
@@ -294,35 +347,48 @@ impl Recompute {
             event_times: BTreeMap::new(),
             published: 0,
             run: self.run.clone(),
-            rebuilds: self.archive.archived.rebuilds,
+            rebuilds: self.rebuilds(),
             erased: BTreeSet::new(),
             panes,
-            log: None,
+            state: None,
+            log: Marks::new(),
         }
     }
 
     /// Computes the partials of a day's events and writes them.
     fn panes_of(&self, root: &std::path::Path, stem: &str, day: i64) -> Result<Option<PaneFile>, BatchError> {
-        let files = self.archive.days.get(&day).map_or(&[][..], Vec::as_slice);
-        check_files(&self.archive.root, self.view.table(), files)?;
-        let partials = scan(&self.archive, self.view.table(), files)
+        let Some((table, archive)) = self.tables().next() else { return Ok(None) };
+        let files = archive.days.get(&day).map_or(&[][..], Vec::as_slice);
+        check_files(&archive.root, table, files)?;
+        let partials = scan(archive, table, files)
             .and_then(|events| partials(&self.view, events))
             .map_err(self.failed("computing the partials"))?;
         if partials.height() == 0 {
             return Ok(None);
         }
+        self.write_panes(root, (stem, day), &partials, false).map(Some)
+    }
+
+    /// Writes partials of a day, of which there are some.
+    fn write_panes(
+        &self,
+        root: &std::path::Path,
+        (stem, day): (&str, i64),
+        partials: &DataFrame,
+        pending: bool,
+    ) -> Result<PaneFile, BatchError> {
         let mut by = vec![PANE.to_owned()];
         by.extend((0..self.view.aggregation().keys.len()).map(partial::key));
         let mut sorted = partials
             .select(output::pane_columns(&self.view))
             .and_then(|partials| partials.sort(by, SortMultipleOptions::default().with_nulls_last(true)))
             .map_err(self.failed("sorting the partials"))?;
-        let path = format!("_panes/{stem}-{}.parquet", day_name(day));
+        let path = format!("_panes/{stem}-{}{}.parquet", day_name(day), if pending { "-pending" } else { "" });
         let sha256 = Some(output::write_frame(&root.join(&path), &mut sorted)?.sha256);
         let starts = sorted.column(PANE).and_then(|column| Ok(column.i64()?.clone()));
         let starts = starts.map_err(self.failed("reading the panes"))?;
         let (first, last) = (starts.first().unwrap_or(0), starts.last().unwrap_or(0));
-        Ok(Some(PaneFile { path, day, first, last, rows: sorted.height() as u64, sha256 }))
+        Ok(PaneFile { path, day, first, last, rows: sorted.height() as u64, sha256, pending })
     }
 
     /// The days in which a window starts that holds a pane; with `touched`, a pane of these days. The panes of files
@@ -412,7 +478,7 @@ async fn open(
     };
     match read().await {
         Ok((table, newest)) => {
-            let last = newest.as_ref().map_or(0, |newest| newest.published.version);
+            let last = newest.as_ref().map_or(0, |newest| newest.published().version);
             Ok((table, newest, last))
         }
         Err(error) if TableError::is_damage(&error) => {
@@ -434,14 +500,18 @@ pub async fn has_version(views: &std::path::Path, view: &str) -> bool {
     }
 }
 
-/// The days of which the partials aren't what was published.
+/// The days of which the partials aren't what was published; one more if what operators keep isn't.
 fn damaged_days(version: &Version) -> Vec<i64> {
     let damaged = version.published.panes.iter().filter_map(|file| {
         let damage = version.damage(file)?;
         tracing::warn!(table = %version.root.display(), damage, "a day is computed anew");
         Some(file.day)
     });
-    damaged.collect()
+    let state = version.state().err().map(|damage| {
+        tracing::warn!(%damage, "a view is computed anew");
+        0
+    });
+    damaged.chain(state).collect()
 }
 
 /// The partials of events, of which Polars evaluates a part while the part before it is added up.
@@ -477,7 +547,9 @@ pub async fn sweep(
     }
     for (table, committed) in kept {
         referenced.extend(table.files().into_iter().map(|file| file.path));
-        referenced.extend(committed.published.panes.into_iter().map(|file| file.path));
+        let published = committed.published();
+        referenced.extend(published.panes.iter().map(|file| file.path.clone()));
+        referenced.extend(published.state.iter().map(|file| file.path.clone()));
     }
     Ok(sweeper.sweep(&root, &referenced, now, grace)?)
 }

@@ -148,7 +148,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
                 view: view.clone(),
                 views: dir.path().join("views"),
                 audits: AuditLog::new(dir.path().join("audit")),
-                archive,
+                archives: vec![archive],
                 full: false,
                 times: None,
                 run: "run".into(),
@@ -172,7 +172,7 @@ async fn a_view_has_its_old_version_or_its_new_one_wherever_a_run_fails() {
         assert_eq!(rows(&read_table(&root).await), fold(view.aggregation().window, &twice), "{failpoint}");
         let table = DeltaTable::open(&root).await.expect("open").expect("table");
         let committed = committed_version(&table).await.expect("note").expect("a version");
-        assert_eq!((committed.published.version, committed.published.coverage.len()), (2, 14));
+        assert_eq!((committed.published().version, committed.published().coverage.len()), (2, 14));
     }
     scenario.teardown();
 }

@@ -81,7 +81,7 @@ impl Archive {
     async fn verify_version(&self, view: &str, published: &Published) -> Result<(), BatchError> {
         let (log, topic) = (self.log.clone(), self.table.topic.clone());
         let carrier = format!("version {} of view `{view}`", published.version);
-        let (mark, ends) = (published.log.clone(), published.coverage.of(&topic).ends());
+        let (mark, ends) = (published.log.get(&topic).cloned(), published.coverage.of(&topic).ends());
         let verify = move || Ok(log.verify(&topic, &carrier, mark.as_ref(), &ends).map(drop)?);
         blocking("asking the log which it is", verify).await
     }

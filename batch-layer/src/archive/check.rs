@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use anabranch_exchange::version::{PaneFile, committed_version};
+use anabranch_exchange::version::{PaneFile, StateFile, committed_version};
 use anabranch_store::table::{DeltaTable, damage, log_damage};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 
@@ -48,7 +48,8 @@ pub async fn check_table(root: &Path) -> Result<Option<Checked>, BatchError> {
             checked.undigested += usize::from(sha256.is_none());
             let read = |source| BatchError::File { step: "reading", path: path.clone(), source };
             let found = match damage(&path, sha256.as_deref()).map_err(read)? {
-                None => other_rows(&path, rows),
+                None if path.extension().is_some_and(|kind| kind == "parquet") => other_rows(&path, rows),
+                None => None,
                 damaged => damaged,
             };
             checked.damaged.extend(found.map(|found| (path, found)));
@@ -67,7 +68,10 @@ async fn files(root: &Path) -> Result<Option<Vec<Known>>, BatchError> {
         && let Some(version) = committed_version(&table).await?
     {
         let pane = |PaneFile { path, rows, sha256, .. }| Known { path: root.join(path), rows: Some(rows), sha256 };
-        known.extend(version.published.panes.into_iter().map(pane));
+        let published = version.published().clone();
+        known.extend(published.panes.into_iter().map(pane));
+        let state = |StateFile { path, sha256, .. }| Known { path: root.join(path), rows: None, sha256: Some(sha256) };
+        known.extend(published.state.map(state));
     }
     Ok(Some(known))
 }

@@ -2,9 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use anabranch_engine::decode::DELETED;
+use anabranch_engine::operator::{self, Operators, Records};
 use anabranch_engine::partial::{self, Part, Scope, windows};
 use anabranch_engine::transform::polars_type;
 use anabranch_plan::expr::Expr;
+use anabranch_plan::schema::Table;
 use anabranch_plan::view::Kept;
 use polars::prelude::{Column, DataFrame, IntoLazy, NamedFrom, PolarsResult, Series, polars_ensure};
 
@@ -20,14 +23,10 @@ pub fn check(view: &Kept) -> Result<(), BatchError> {
 }
 
 fn compute(view: &Kept) -> PolarsResult<()> {
-    let nulls = scan_schema(view.table())
-        .iter()
-        .map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type))
-        .collect();
-    let mut event = DataFrame::new(1, nulls)?;
-    let time = view.table().event_time_column();
-    let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
-    event.with_column(instant.into())?;
+    let event = match view.rows.looks_across() {
+        false => nothing(view.table())?,
+        true => across(view)?,
+    };
     let evaluated = partial::inputs(view, event.clone().lazy(), false).collect()?;
     let keys = view.aggregation().keys.iter().enumerate().map(|(i, key)| (partial::key(i), Some(&key.expr)));
     let aggregates = view.aggregation().aggregates.iter().enumerate();
@@ -46,6 +45,46 @@ fn compute(view: &Kept) -> PolarsResult<()> {
         polars_ensure!(*found == wanted, SchemaMismatch: "column `{name}` is computed as {found}, and is {wanted}");
     }
     Ok(())
+}
+
+/// A table's event without any value but its time.
+fn nothing(table: &Table) -> PolarsResult<DataFrame> {
+    let columns = scan_schema(table);
+    let nulls = columns.iter().map(|(name, data_type)| Column::full_null(name.clone(), 1, data_type)).collect();
+    let mut event = DataFrame::new(1, nulls)?;
+    let time = table.event_time_column();
+    let instant = Series::new(time.name.as_str().into(), [0_i64]).cast(&polars_type(&time.data_type))?;
+    event.with_column(instant.into())?;
+    Ok(event)
+}
+
+/// The row that such events of all tables make, or one of nulls.
+fn across(view: &Kept) -> PolarsResult<DataFrame> {
+    let mut records = Records::new();
+    for table in view.tables() {
+        let mut event = nothing(table)?;
+        let place = |name: &str| Column::new(name.into(), [0_i64]);
+        event.hstack_mut(&[place(operator::PARTITION), place(operator::OFFSET)])?;
+        if table.is_changelog() {
+            event.with_column(Column::new(DELETED.into(), [false]))?;
+        }
+        records.insert(table.name.clone(), event);
+    }
+    let mut operators = Operators::new(&view.rows, &|name| view.reads(name))?;
+    let mut rows = DataFrame::empty_with_schema(operators.schema());
+    operators.advance(&records, 0, &mut |settled| rows.vstack_mut(&settled).map(drop))?;
+    rows.vstack_mut(&operators.pending()?)?;
+    operators.advance(&Records::new(), i64::MAX, &mut |settled| rows.vstack_mut(&settled).map(drop))?;
+    if rows.height() == 0 {
+        rows = DataFrame::full_null(rows.schema(), 1);
+    }
+    let mut first = rows.slice(0, 1);
+    // A window needs a time.
+    for time in view.rows.event_times() {
+        let instant = Series::new(time.as_str().into(), [0_i64]).cast(first.column(&time)?.dtype())?;
+        first.with_column(instant.into())?;
+    }
+    Ok(first)
 }
 
 #[cfg(test)]

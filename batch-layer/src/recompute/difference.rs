@@ -41,12 +41,18 @@ pub(super) fn archive_read(archive: &ArchiveSnapshot) -> ArchiveRead {
 }
 
 impl Difference {
-    /// Compares an archive with what a version was computed from.
-    pub async fn of(version: &CommittedVersion, archive: &ArchiveSnapshot) -> Result<Self, BatchError> {
-        let (then, now) = (&version.archive, archive_read(archive));
-        let is_rebuilt = version.published.rebuilds != archive.archived.rebuilds;
+    /// Compares the archive of a topic with what a version was computed from. The archives of the version's tables have been rebuilt so
+    /// often, in sum.
+    pub async fn of(
+        version: &CommittedVersion,
+        archive: &ArchiveSnapshot,
+        (topic, rebuilds): (&str, u64),
+    ) -> Result<Self, BatchError> {
+        let (then, now) = (&version.archive(topic), archive_read(archive));
+        let is_rebuilt = version.published().rebuilds != rebuilds;
         let begins = |partition: &Partition| archive.archived.coverage.get(partition).map(|range| range.start);
-        let is_same_start = version.published.coverage.iter().all(|(p, range)| begins(p) == Some(range.start));
+        let covered = version.published().coverage.of(topic);
+        let is_same_start = covered.iter().all(|(p, range)| begins(p) == Some(range.start));
         let is_other = is_rebuilt || then.table != now.table || !is_same_start;
         // A rebuild writes the same events to other files, and earlier builds didn't say which files there were.
         let by_rows = is_rebuilt || then.table.is_none();
@@ -76,6 +82,13 @@ impl Difference {
         }
         let erased = days.iter().copied().filter(|day| !is_rebuilt && is_less(day)).collect();
         Ok(Self { days, erased, is_other })
+    }
+
+    /// Adds what differs of another archive.
+    pub fn add(&mut self, other: Self) {
+        self.days.extend(other.days);
+        self.erased.extend(other.erased);
+        self.is_other |= other.is_other;
     }
 
     /// Whether a window with events of these days has the same ones.

@@ -153,7 +153,7 @@ async fn the_note_of_an_earlier_build_is_read_and_the_next_run_is_full() {
     archive.retain(|name, _| ["version", "days"].contains(&name.as_str()));
     table.commit(Change { note, is_rearrangement: true, ..Change::default() }).await.expect("commit");
     let table = DeltaTable::open(&setup.root()).await.expect("open").expect("a table");
-    let read = committed_version(&table).await.expect("note").expect("a version").archive;
+    let read = committed_version(&table).await.expect("note").expect("a version").archive("events");
     assert_eq!((read.table.as_ref(), read.files.len(), read.days.len()), (None, 0, 5), "{read:?}");
     let published = setup.recompute(&view).await.expect("a version");
     assert!(published.panes.iter().all(|file| file.path.contains("-2-")) && published.erased.is_empty());

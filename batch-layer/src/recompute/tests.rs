@@ -49,7 +49,7 @@ impl Setup {
             view: view.clone(),
             views: self.views.clone(),
             audits: self.audits(),
-            archive,
+            archives: vec![archive],
             full: false,
             times: None,
             run: "run".into(),
@@ -73,8 +73,8 @@ impl Setup {
 
     async fn newest(&self) -> Version {
         let table = DeltaTable::open(&self.root()).await.expect("open").expect("table");
-        let published = committed_version(&table).await.expect("note").expect("a version").published;
-        Version::new(self.root(), published.named("events"), false)
+        let committed = committed_version(&table).await.expect("note").expect("a version");
+        Version::new(self.root(), committed.published().clone(), false)
     }
 
     /// The table's rows and those by the partials are what a fold says.
