@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anabranch_engine::columnar::compact;
 use anabranch_engine::partial::Slack;
-use anabranch_exchange::snapshot::{Chunk, Early, Pane};
+use anabranch_exchange::snapshot::{Chunk, Early, Pane, either};
 use anabranch_log::position::{Coverage, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
@@ -76,8 +76,9 @@ impl Closed {
         }
         let mut early = self.chunk.early.clone();
         early.merge(&next.chunk.early);
+        let unsure = either(self.chunk.unsure, next.chunk.unsure);
         let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
-        Ok(Self::new(Chunk { coverage, panes, early }, Arc::new(journal)))
+        Ok(Self::new(Chunk { coverage, panes, early, unsure }, Arc::new(journal)))
     }
 
     /// How many rows degrading one of its panes (further) may save.
@@ -148,6 +149,8 @@ pub(crate) struct Open {
     pub panes: BTreeMap<Micros, OpenPane>,
     /// As in [`Chunk`].
     pub early: Early,
+    /// As in [`Chunk`].
+    pub unsure: Option<(Micros, Micros)>,
     /// The micro-batches that it was folded from.
     pub journal: Vec<Entry>,
     /// When it was opened, by the clock.
@@ -195,7 +198,8 @@ impl Open {
         }
         let panes = self.panes.iter_mut().map(|(&start, pane)| Ok((start, pane.export(view, start)?)));
         let panes = panes.collect::<Result<_, SpeedError>>()?;
-        let chunk = Arc::new(Chunk { coverage: self.coverage.clone(), panes, early: self.early.clone() });
+        let (coverage, early, unsure) = (self.coverage.clone(), self.early.clone(), self.unsure);
+        let chunk = Arc::new(Chunk { coverage, panes, early, unsure });
         (self.exported, self.is_stale) = (Some(chunk.clone()), false);
         Ok(chunk)
     }
@@ -210,7 +214,8 @@ impl Open {
     /// The chunk as it was exported last, with the micro-batches that it had been folded from by then. Nothing that went
     /// wrong since has a part in it.
     pub fn last_exported(self) -> Option<Closed> {
-        let chunk = self.exported.filter(|chunk| !chunk.coverage.is_empty())?;
+        // Rows may settle without a record.
+        let chunk = self.exported.filter(|chunk| !chunk.coverage.is_empty() || !chunk.panes.is_empty())?;
         let end = |entry: &Entry| chunk.coverage.next(&entry.partition);
         let known = self.journal.into_iter().filter(|entry| entry.first < end(entry));
         let journal = known.map(|entry| Entry { next: entry.next.min(end(&entry)), ..entry }).collect();

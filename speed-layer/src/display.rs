@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_engine::edition::Reading;
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_plan::view::ViewId;
 use tokio::sync::watch;
@@ -34,10 +33,10 @@ impl Display {
     }
 
     /// Shows nothing any more, and says why.
-    pub fn clear(&self, reading: &Reading, why: &str) {
+    pub fn clear(&self, rebuilds: u64, why: &str) {
         self.note(&Stop::because(why.to_owned()));
         self.change(|snapshot| {
-            let (rebuilds, stopped) = (reading.rebuilds, Some(why.to_owned()));
+            let stopped = Some(why.to_owned());
             *snapshot = Snapshot { sequence: snapshot.sequence, rebuilds, stopped, ..Snapshot::default() };
         });
     }

@@ -12,13 +12,12 @@ use std::sync::Arc;
 
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_log::position::{Coverage, Positions, TopicPartition};
-use anabranch_log::{Batch, LogReader};
 
 use crate::checkpoint::ViewImage;
 use crate::chunk::Open;
 use crate::error::{SpeedError, Stop, reason};
 use crate::late::LateWriter;
-use crate::refold::Replay;
+use crate::refold::{Read, Readers, Replay, topics};
 use crate::state::{Mark, ViewState};
 use crate::watermark::Tracker;
 
@@ -52,6 +51,8 @@ impl ViewState {
         }
         self.open = Open::new(&ends, since);
         self.late = self.mark.late;
+        // It isn't gone on with, and takes memory.
+        self.across = None;
         self.stopped = Some(stop);
     }
 
@@ -64,17 +65,29 @@ impl ViewState {
     /// are the watermarks of a view that catches up.
     pub fn show(&mut self, tracker: &Arc<Tracker>, own: Option<&Tracker>) -> Snapshot {
         let open = self.attempt(|state| {
-            let open = if state.open.coverage.is_empty() { None } else { Some(state.open.export(&state.view)?) };
+            // The rows that settle by the watermark which is shown are shown with it.
+            state.settle(own.map_or_else(|| tracker.watermark(), Tracker::watermark))?;
+            let pending = state.pending()?;
+            let is_empty = state.open.coverage.is_empty() && pending.is_none();
+            let open = if is_empty { None } else { Some(state.open.export(&state.view)?) };
+            state.shown_pending = pending;
             state.set_mark(own.map_or_else(|| tracker.clone(), |own| Arc::new(own.clone())));
             Ok(open)
         });
-        let chunks = self.closed.iter().map(|closed| closed.chunk.clone()).chain(open.flatten()).collect();
+        let chunks = self.closed.iter().map(|closed| closed.chunk.clone()).chain(open.flatten());
+        let chunks = chunks.chain(self.shown_pending.clone()).collect();
+        let delay = self.view.delay();
         let own_stop = own.map(|_| CATCHING_UP.to_owned());
         Snapshot {
             base: self.base,
             coverage: self.coverage(),
             chunks,
-            watermark: self.mark.tracker.as_ref().and_then(|tracker| tracker.watermark()),
+            watermark: self
+                .mark
+                .tracker
+                .as_ref()
+                .and_then(|tracker| tracker.watermark())
+                .map(|it| it.saturating_sub(delay)),
             late: self.late,
             stopped: self.stopped.as_ref().map(|stop| stop.reason.clone()).or(own_stop),
             alone: self.stopped.is_some() || own.is_some(),
@@ -95,7 +108,7 @@ impl ViewState {
 pub(crate) struct CatchUp {
     /// The watermarks where the view's state ends.
     pub tracker: Tracker,
-    reader: Option<Box<dyn LogReader>>,
+    readers: Option<Readers>,
     /// Whether the log had something for it the last time.
     pub is_fed: bool,
 }
@@ -112,7 +125,7 @@ pub(crate) enum Step {
 impl CatchUp {
     /// From where a state ends, under the watermarks there.
     pub fn new(tracker: Tracker) -> Self {
-        Self { tracker, reader: None, is_fed: true }
+        Self { tracker, readers: None, is_fed: true }
     }
 
     /// Folds the next micro-batch of what a state lacks up to `to`.
@@ -129,14 +142,14 @@ impl CatchUp {
             return Ok(Step::Done);
         }
         self.is_fed = match self.next(state, &lacking, to, replay) {
-            Ok(Some(batch)) => {
-                replay.feed(state, batch, None, &mut self.tracker, chunk_records, late)?;
+            Ok(Some(read)) => {
+                replay.feed(state, read, None, &mut self.tracker, chunk_records, late)?;
                 true
             }
             Ok(None) => false,
             Err(error) if error.may_pass() => {
                 tracing::warn!(view = state.view.id.name, reason = reason(&error), "reading failed; trying again");
-                self.reader = None;
+                self.readers = None;
                 false
             }
             Err(error) => return Err(error),
@@ -150,14 +163,14 @@ impl CatchUp {
         lacking: &[&TopicPartition],
         to: &Positions<TopicPartition>,
         replay: &Replay,
-    ) -> Result<Option<Batch>, SpeedError> {
-        let mut reader = match self.reader.take() {
-            // The topic may have grown since it was opened.
-            Some(reader) if lacking.iter().all(|p| reader.positions().contains_key(&p.partition)) => reader,
-            _ => replay.reader(&to.keys().map(|p| (p.clone(), state.next(p))).collect())?,
+    ) -> Result<Option<Read>, SpeedError> {
+        let mut readers = match self.readers.take() {
+            // A topic may have grown since it was opened.
+            Some(readers) if lacking.iter().all(|p| readers.has(p)) => readers,
+            _ => replay.readers(&to.keys().map(|p| (p.clone(), state.next(p))).collect())?,
         };
-        let batch = replay.poll_once(&mut *reader);
-        self.reader = Some(reader);
-        batch
+        let read = replay.poll_once(&mut readers, &topics(lacking.iter().copied(), &self.tracker));
+        self.readers = Some(readers);
+        read
     }
 }

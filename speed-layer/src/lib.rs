@@ -1,7 +1,7 @@
 //! The speed layer: what has happened since the last batch version, within a fraction of a second.
 //!
-//! One pipeline per table reads the table's topic, decodes each micro-batch once and folds it into every view of the
-//! table. A view's state is a list of chunks of partials ([`anabranch_engine::partial`]) whose coverages join without
+//! One pipeline per table, or for tables that views join, reads their topics, decodes each micro-batch once and folds it into every view
+//! of just these tables. A view's state is a list of chunks of partials ([`anabranch_engine::partial`]) whose coverages join without
 //! a gap from the frontier of a batch version to the newest record; [`Snapshots`] shows it to the serving layer.
 //!
 //! ```text
@@ -15,6 +15,7 @@
 //! What this crate never does: write to the archive, know the batch or the serving layer, or read the wall
 //! clock for anything that an answer depends on.
 
+mod across;
 mod checkpoint;
 mod chunk;
 mod display;
@@ -33,6 +34,7 @@ mod pane;
 mod pipeline;
 mod publish;
 mod reader;
+mod reading;
 mod recovery;
 mod refold;
 mod settings;
@@ -58,8 +60,7 @@ use anabranch_log::Log;
 use anabranch_log::clock::Clock;
 use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::position::Partition;
-use anabranch_plan::schema::Table;
-use anabranch_plan::view::{Catalog, Kept};
+use anabranch_plan::view::{Catalog, Kept, Unit};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -112,16 +113,15 @@ pub struct SpeedLayer {
     shutdown: CancellationToken,
 }
 
-/// Starts a pipeline for each table that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
+/// Starts a pipeline for each unit of tables that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
 /// then store a last checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
 pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    for table in context.catalog.tables.values() {
-        let views: Vec<Kept> = context.catalog.kept_of(&table.name).collect();
-        if !views.is_empty() {
-            layer.start(context, table, views, None)?;
-        }
-        layer.start_outputs(context, &table.name, None)?;
+    for unit in context.catalog.units() {
+        layer.start(context, unit, None)?;
+    }
+    for table in context.catalog.tables.keys() {
+        layer.start_outputs(context, table, None)?;
     }
     Ok(layer)
 }
@@ -144,14 +144,14 @@ pub fn run_partition(
     shutdown: &CancellationToken,
 ) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    let views: Vec<Kept> = context.catalog.kept_of(name).collect();
-    if let Some(table) = context.catalog.tables.get(name).filter(|_| !views.is_empty()) {
-        layer.start(context, table, views.clone(), Some(owned))?;
+    if let Some(unit) = context.catalog.units().into_iter().find(|unit| unit.name() == name) {
+        let views = unit.views.clone();
+        layer.start(context, unit, Some(owned))?;
         let receiver = |view: Kept| Some((view.clone(), layer.snapshots.0.get(&view.id)?.clone()));
         let counters = layer.counters.get(name).cloned().unwrap_or_default();
         let publisher = Publisher {
             log: context.log.clone(),
-            table: table.name.clone(),
+            table: name.to_owned(),
             partition: owned.partition,
             epoch: owned.epoch,
             views: views.into_iter().filter_map(receiver).collect(),
@@ -204,24 +204,18 @@ impl SpeedLayer {
         }
     }
 
-    fn start(
-        &mut self,
-        context: &Context,
-        table: &Arc<Table>,
-        views: Vec<Kept>,
-        owned: Option<Owned>,
-    ) -> Result<(), SpeedError> {
+    fn start(&mut self, context: &Context, unit: Unit, owned: Option<Owned>) -> Result<(), SpeedError> {
         let counters = Arc::new(Counters::default());
-        self.counters.insert(table.name.clone(), counters.clone());
+        self.counters.insert(unit.name(), counters.clone());
         let mut senders = BTreeMap::new();
-        for view in &views {
+        for view in &unit.views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
             self.snapshots.0.insert(view.id.clone(), receiver);
             senders.insert(view.id.clone(), sender);
         }
-        let (context, table, shutdown) = (context.clone(), table.clone(), self.shutdown.clone());
+        let (context, shutdown) = (context.clone(), self.shutdown.clone());
         let display = Display { counters, senders };
-        let source = Source { context, table, views, owned, display, shutdown };
+        let source = Source { context, unit, owned, display, shutdown };
         self.spawn(format!("fold-{}", source.name()), move || source.run())
     }
 

@@ -108,10 +108,12 @@ pub(crate) fn decoder(table: &Arc<Table>, views: &[Kept], editions: &Editions) -
 
 /// What records have to bring along for the views: late events are written with all of it.
 pub(crate) fn extras(views: &[Kept]) -> Extras {
+    let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
     let of_view = |view: &Kept| match view.aggregation().late {
         Late::Topic(_) => Extras { keys: true, headers: true },
-        Late::Discard | Late::Rejects => decode::extras(view.table()),
+        Late::Discard | Late::Rejects => {
+            view.tables().into_iter().map(|table| decode::extras(table)).fold(Extras::default(), any)
+        }
     };
-    let any = |a: Extras, b: Extras| Extras { keys: a.keys || b.keys, headers: a.headers || b.headers };
     views.iter().map(of_view).fold(Extras::default(), any)
 }

@@ -1,4 +1,5 @@
-//! One table's pipeline: a thread that reads and decodes, and one that folds, publishes and keeps checkpoints.
+//! The pipeline of a table, or of tables that are read together: a thread that reads and decodes, and one that folds, publishes and
+//! keeps checkpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,16 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
-use anabranch_engine::edition::Reading;
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_exchange::version::Version;
 use anabranch_log::clock::{Clock, has_passed};
-use anabranch_log::lineage::{Mark, Tails};
-use anabranch_log::position::{Positions, TopicPartition, of_topic};
-use anabranch_plan::schema::Table;
+use anabranch_log::lineage::{Marks, Tails};
+use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
-use tokio::sync::watch;
 
 use crate::checkpoint::Image;
 use crate::display::Display;
@@ -27,6 +25,7 @@ use crate::late::LateWriter;
 use crate::memory::Share;
 use crate::metrics::{add, add_time};
 use crate::micro_batch::MicroBatch;
+use crate::reading::Readings;
 use crate::recovery::{self, Bases, Found, Origin, Start};
 use crate::refold::{Place, Replay};
 use crate::settings::{Settings, micros};
@@ -51,15 +50,10 @@ pub(crate) enum End {
     Outdated,
 }
 
-/// Whether what is folded by the one reading isn't what would be folded by the other. A definition that is in force elsewhere is
-/// no reason: the one that was in force here is folded by as long as the process lives.
-pub(crate) fn is_outdated(own: &Reading, now: &Reading, table: &Table) -> bool {
-    own.rebuilds != now.rebuilds || (now.editions.refusal(table).is_none() && !own.editions.folds_as(&now.editions))
-}
-
 /// What a pipeline is made of.
 pub(crate) struct Parts {
-    pub table: Arc<Table>,
+    /// What is read, in words.
+    pub name: String,
     pub views: Vec<Kept>,
     pub versions: Bases,
     pub settings: Settings,
@@ -69,18 +63,16 @@ pub(crate) struct Parts {
     pub writer: Option<Writer>,
     pub display: Display,
     pub memory: Share,
-    /// How records are read by it.
-    pub reading: Reading,
-    /// How they are read by now.
-    pub readings: watch::Receiver<Reading>,
+    /// How records are read, by it and by now.
+    pub readings: Readings,
 }
 
 /// The folding side of a pipeline.
 pub(crate) struct Pipeline {
     parts: Parts,
-    /// Which log it reads, as it was when it began.
-    log: Option<Mark>,
-    /// The last records that it has read.
+    /// Which logs it reads, as it was when it began.
+    log: Marks,
+    /// The last records that it has read, for a checkpoint, which is of one table.
     tails: Tails,
     tracker: Tracker,
     positions: Positions<TopicPartition>,
@@ -104,8 +96,13 @@ pub(crate) struct Pipeline {
 
 /// Recovers, tells the reader where to begin, and folds until the reader ends. Whatever goes wrong ends up in the
 /// views' snapshots.
-pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, inputs: &Receiver<Input>) -> End {
-    let (display, table) = (parts.display.clone(), parts.table.name.clone());
+pub(crate) fn run(
+    parts: Parts,
+    origin: &Origin,
+    begin: &SyncSender<Positions<TopicPartition>>,
+    inputs: &Receiver<Input>,
+) -> End {
+    let (display, table) = (parts.display.clone(), parts.name.clone());
     let done = catch_unwind(AssertUnwindSafe(|| {
         let found = origin.find(&parts.views, &parts.versions, |reason| {
             let stop = Stop::because(reason);
@@ -116,7 +113,7 @@ pub(crate) fn run(parts: Parts, origin: &Origin, begin: &SyncSender<Positions>, 
         let mut pipeline = Pipeline::recover(parts, found);
         *display.counters.stopped.lock() = None;
         // The reader may have ended before it began.
-        begin.send(of_topic(&pipeline.parts.table.topic, &pipeline.positions)).ok();
+        begin.send(pipeline.positions.clone()).ok();
         pipeline.fold_all(inputs)
     }));
     let stopped = match done {
@@ -163,7 +160,7 @@ impl Pipeline {
     fn fold_all(&mut self, inputs: &Receiver<Input>) -> Result<End, Stop> {
         self.adopt_versions();
         self.publish();
-        while !self.is_outdated() {
+        while !self.parts.readings.are_outdated() {
             let stop = match inputs.recv_timeout(self.until_next()) {
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => None,
@@ -180,12 +177,6 @@ impl Pipeline {
         }
         self.parts.writer.take().into_iter().for_each(Writer::finish);
         Ok(End::Outdated)
-    }
-
-    /// Whether the table is read otherwise by now.
-    fn is_outdated(&mut self) -> bool {
-        let Parts { table, reading, readings, .. } = &mut self.parts;
-        readings.has_changed().unwrap_or(false) && is_outdated(reading, &readings.borrow_and_update(), table)
     }
 
     /// What else there is to do after an input.
@@ -242,13 +233,22 @@ impl Pipeline {
             }
             Input::Batch(batch) => self.fold(&batch),
         }
+        self.settle();
         None
+    }
+
+    /// Folds the rows that settle as the watermark is.
+    fn settle(&mut self) {
+        let watermark = self.tracker.watermark();
+        for (_, state) in self.states.iter_mut().enumerate().filter(|(i, _)| !self.behind.contains_key(i)) {
+            self.changed |= state.attempt(|state| state.settle(watermark)).unwrap_or(false);
+        }
     }
 
     fn fold(&mut self, batch: &MicroBatch) {
         let begun = Instant::now();
         let met = self.tracker.begin(&batch.partition, batch.at);
-        let each = met.each(&batch.times, self.tracker.delay());
+        let each = met.each(&batch.times, self.tracker.delay(&batch.partition));
         let (mut late, writer) = (0, &mut self.parts.late);
         for (_, state) in self.states.iter_mut().enumerate().filter(|(i, _)| !self.behind.contains_key(i)) {
             let before = state.late;
@@ -321,13 +321,21 @@ impl Pipeline {
             self.seen.insert(view.id.clone(), number);
             match place {
                 Place::Ahead => self.begin_anew(i, &version, &frontier),
+                _ if self.states[i].looks_across() => self.rebuild(i, &version, &frontier),
                 Place::Start => self.states[i].base = Some(number),
                 Place::Inside => {
                     if !self.advance(i, &version, &frontier) {
                         continue;
                     }
                 }
-                Place::Before => self.rebuild(i, &version, &frontier),
+                Place::Before => {
+                    tracing::warn!(
+                        view = view.id.name,
+                        version = number,
+                        "a version begins before the state, which is folded anew"
+                    );
+                    self.rebuild(i, &version, &frontier);
+                }
             }
             fail::fail_point!("speed::after_drop");
             tracing::info!(view = view.id.name, version = number, %version.published.coverage, "stands on a version");
@@ -366,31 +374,63 @@ impl Pipeline {
 
     /// A state that begins at the frontier of a version, and the watermarks there.
     fn standing_on(&self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) -> (ViewState, Tracker) {
-        let from = self.positions.keys().map(|p| (p.clone(), frontier.get(p).copied().unwrap_or(0))).collect();
+        let from: Positions<TopicPartition> =
+            self.positions.keys().map(|p| (p.clone(), frontier.get(p).copied().unwrap_or(0))).collect();
         let (view, now) = (self.states[i].view.clone(), self.parts.clock.now());
         let mut tracker = self.tracker.restarted();
+        if view.rows.looks_across() {
+            // What it reads again isn't idle, however long ago it came.
+            tracker.resume(now, |p| from.get(p) < self.positions.get(p));
+        }
         for (partition, &newest) in &version.published.event_times {
             tracker.seed(partition, newest);
         }
-        (ViewState::new(view, Some(version.published.version), &from, now), tracker)
+        (ViewState::standing_on(view, version, &from, now), tracker)
     }
 
     /// Has a view that had stopped go on from the frontier of a version.
     fn begin_anew(&mut self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) {
         let (state, tracker) = self.standing_on(i, version, frontier);
+        if let Some(stop) = &state.stopped {
+            let (view, version) = (&state.view.id.name, version.published.version);
+            tracing::error!(view, version, reason = stop.reason, "the state stays on its old version");
+            return;
+        }
         tracing::info!(view = state.view.id.name, version = state.base, "goes on from the frontier of a version");
         self.states[i] = state;
         self.behind.insert(i, CatchUp::new(tracker));
     }
 
-    /// Folds a view's state anew from the frontier of a version that begins before it. If that fails, the view stops as it was.
+    /// Folds a view's state anew from the frontier of a version. If that fails, the view stops as it was; if what the version's operators
+    /// kept can't be read, it goes on as it was.
     fn rebuild(&mut self, i: usize, version: &Version, frontier: &Positions<TopicPartition>) {
         let (mut state, tracker) = self.standing_on(i, version, frontier);
-        let (view, number) = (&state.view.id.name, version.published.version);
-        tracing::warn!(view, version = number, "a version begins before the state, which is folded anew");
+        if let Some(stop) = &state.stopped {
+            let (view, version) = (&state.view.id.name, version.published.version);
+            tracing::error!(view, version, reason = stop.reason, "the state stays on its old version");
+            return;
+        }
         let Parts { replay, late, settings, .. } = &mut self.parts;
         let (positions, records) = (&self.positions, settings.chunk_records);
-        state.attempt(|state| replay.rebuild(state, positions, tracker, records, late));
+        if state.looks_across() {
+            // The log alone may fail for now: the state that is there is as good as it was.
+            let read = catch_unwind(AssertUnwindSafe(|| replay.rebuild(&mut state, positions, tracker, records, late)));
+            match read {
+                Ok(Err(error)) if !error.is_of_view() => {
+                    let (view, version, reason) = (&state.view.id.name, version.published.version, reason(&error));
+                    tracing::warn!(view, version, reason, "the state stays on its old version");
+                    if error.may_pass() {
+                        self.seen.remove(&state.view.id);
+                    }
+                    return;
+                }
+                Ok(Err(error)) => state.stop(Stop::of_view(&state.view.id.name.clone(), error)),
+                Ok(Ok(())) => {}
+                Err(panic) => state.stop(Stop::panicked(&*panic)),
+            }
+        } else {
+            state.attempt(|state| replay.rebuild(state, positions, tracker, records, late));
+        }
         match state.stopped {
             Some(stop) if self.states[i].stopped.is_none() => self.states[i].stop(stop),
             Some(_) => {}
@@ -427,7 +467,7 @@ impl Pipeline {
             let own = self.behind.get(&i).map(|behind| &behind.tracker);
             let snapshot = Snapshot {
                 sequence: self.sequence,
-                rebuilds: self.parts.reading.rebuilds,
+                rebuilds: self.parts.readings.rebuilds(),
                 log: self.log.clone(),
                 partitions: partitions.clone(),
                 ..state.show(&tracker, own)
@@ -456,13 +496,14 @@ impl Pipeline {
 
     fn checkpoint(&mut self) {
         fail::fail_point!("speed::before_checkpoint");
+        let Some(editions) = self.parts.replay.editions().cloned() else { return };
         let mut views = BTreeMap::new();
-        for (i, state) in self.states.iter_mut().enumerate() {
+        for (i, state) in self.states.iter_mut().enumerate().filter(|(_, state)| !state.looks_across()) {
             let image = state.image(self.behind.get(&i).map(|behind| &behind.tracker));
             views.insert(state.view.id.clone(), image);
         }
-        let editions = self.parts.replay.editions().clone();
-        let (tracker, positions, log) = (self.tracker.clone(), self.positions.clone(), self.log.clone());
+        let (tracker, positions, log) =
+            (self.tracker.clone(), self.positions.clone(), self.log.values().next().cloned());
         let image = Image { tracker, positions, editions, views, log, tails: self.tails.clone() };
         if let Some(writer) = &self.parts.writer {
             writer.write(image);

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::Duration;
 
+use anabranch_engine::decode::Decoder;
 use anabranch_engine::edition::Editions;
 use anabranch_log::clock::{Clock, has_passed};
-use anabranch_log::position::{Partition, Positions, TopicPartition};
+use anabranch_log::position::{Partition, Positions, TopicPartition, of_topic};
 use anabranch_log::{Log, LogError, LogReader};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
@@ -21,24 +23,45 @@ use crate::micro_batch::{MicroBatch, decoder, extras};
 use crate::settings::{Settings, micros};
 use crate::wait::{pause, wait};
 
-/// Reads one table's topic.
+/// Reads the topics of tables.
 pub(crate) struct Reader {
     pub log: Arc<dyn Log>,
-    pub table: Arc<Table>,
+    /// The tables, each with the definitions that its records are read by.
+    pub tables: Vec<(Arc<Table>, Editions)>,
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub views: Vec<Kept>,
-    pub editions: Editions,
     /// Whether the partitions are those that it begins with, for ever.
     pub fixed: bool,
     pub shutdown: CancellationToken,
 }
 
+/// A topic as it is read.
+struct Topic {
+    table: Arc<Table>,
+    name: Arc<str>,
+    reader: Box<dyn LogReader>,
+    positions: Positions,
+    decoder: Decoder,
+    /// The newest event time that it has come to.
+    reached: Micros,
+    failures: u32,
+}
+
+impl Topic {
+    fn partition(&self, partition: Partition) -> TopicPartition {
+        TopicPartition::new(self.name.clone(), partition)
+    }
+}
+
+/// That nobody takes what is read any more.
+struct Ended;
+
 impl Reader {
     /// Reads from where `begin` says until shutdown, or until the folding side has ended.
-    pub fn run(&self, begin: &Receiver<Positions>, inputs: &SyncSender<Input>) {
+    pub fn run(&self, begin: &Receiver<Positions<TopicPartition>>, inputs: &SyncSender<Input>) {
         let Ok(positions) = begin.recv() else { return };
-        let failed = match catch_unwind(AssertUnwindSafe(|| self.read(positions, inputs))) {
+        let failed = match catch_unwind(AssertUnwindSafe(|| self.read(&positions, inputs))) {
             Ok(Ok(())) => return,
             Ok(Err(stop)) => stop,
             Err(panic) => Stop::panicked(&*panic),
@@ -47,62 +70,101 @@ impl Reader {
         inputs.send(Input::Failed(failed)).ok();
     }
 
-    fn read(&self, mut positions: Positions, inputs: &SyncSender<Input>) -> Result<(), Stop> {
-        let Some(mut reader) = self.open(&positions)? else { return Ok(()) };
-        let mut decoder = decoder(&self.table, &self.views, &self.editions);
-        let keeps_records = self.views.iter().any(|view| view.aggregation().late != Late::Discard);
-        let topic: Arc<str> = self.table.topic.as_str().into();
-        let of_topic = |partition: Partition| TopicPartition::new(topic.clone(), partition);
-        let (mut failures, mut looked, mut stalled) = (0, self.clock.now(), BTreeSet::new());
+    fn read(&self, positions: &Positions<TopicPartition>, inputs: &SyncSender<Input>) -> Result<(), Stop> {
+        let mut topics = Vec::new();
+        for (table, editions) in &self.tables {
+            let positions = of_topic(&table.topic, positions);
+            let Some(reader) = self.open(table, &positions)? else { return Ok(()) };
+            let (table, name, decoder) =
+                (table.clone(), table.topic.as_str().into(), decoder(table, &self.views, editions));
+            topics.push(Topic { table, name, reader, positions, decoder, reached: Micros::MIN, failures: 0 });
+        }
+        let send = |input| inputs.send(input).map_err(|_| Ended);
+        let (mut looked, mut stalled) = (self.clock.now(), BTreeSet::new());
+        // Of several topics, whether the last round of them brought nothing.
+        let mut is_quiet = true;
         while !self.shutdown.is_cancelled() {
             let at = self.clock.now();
-            let polled = reader.poll(self.settings.read_limit(), self.settings.batch_wait);
-            let now_stalled = self.stalled();
+            let now_stalled = self.stalled(&topics);
             if now_stalled != stalled {
                 stalled = now_stalled;
-                if inputs.send(Input::Stalled(stalled.iter().copied().map(of_topic).collect())).is_err() {
+                if send(Input::Stalled(stalled.clone())).is_err() {
                     return Ok(());
                 }
             }
-            let polled = match polled {
-                Ok(polled) => polled,
-                Err(error @ LogError::Backend { .. }) => {
-                    tracing::warn!(table = self.table.name, reason = reason(&error), "reading failed; trying again");
-                    wait(&self.shutdown, pause(failures));
-                    failures += 1;
-                    continue;
+            let sent = if let [topic] = topics.as_mut_slice() {
+                self.poll(topic, self.settings.batch_wait, at, &send)?.map(|_| ())
+            } else {
+                // Whichever is behind is read first, so that little has to be kept for it.
+                topics.sort_by_key(|topic| topic.reached);
+                let share = u32::try_from(topics.len()).unwrap_or(1);
+                let wait = if is_quiet { self.settings.batch_wait / share } else { Duration::ZERO };
+                let mut sent = Ok(false);
+                for topic in &mut topics {
+                    sent = self.poll(topic, wait, at, &send)?;
+                    if !matches!(sent, Ok(false)) {
+                        break;
+                    }
                 }
-                Err(error) => return Err(self.failed(error)),
+                sent.map(|is_fed| is_quiet = !is_fed)
             };
-            failures = 0;
-            let input = match polled {
-                Some(batch) => {
-                    fail::fail_point!("speed::after_read");
-                    positions.insert(batch.partition, batch.coverage.end);
-                    let decoded = MicroBatch::decode(&mut decoder, &topic, &batch, self.clock.now())?;
-                    Input::Batch(MicroBatch { records: keeps_records.then(|| Box::new(batch)), ..decoded })
-                }
-                None => Input::CaughtUp(positions.keys().copied().map(of_topic).collect(), at),
-            };
-            if inputs.send(input).is_err() {
+            if sent.is_err() {
                 return Ok(());
             }
             // While some partitions are busy, others may be caught up; and topics may have grown.
             if has_passed(looked, at, self.look_every()) {
                 looked = at;
-                let (still, new) = self.look(&positions)?;
-                if inputs.send(Input::CaughtUp(still.into_iter().map(of_topic).collect(), at)).is_err() {
-                    return Ok(());
-                }
-                if !new.is_empty() {
-                    tracing::info!(table = self.table.name, partitions = ?new, "the topic has new partitions");
-                    positions.extend(new.into_iter().map(|p| (p, 0)));
-                    let Some(opened) = self.open(&positions)? else { return Ok(()) };
-                    reader = opened;
+                for topic in &mut topics {
+                    let (still, new) = self.look(topic)?;
+                    if send(Input::CaughtUp(still.into_iter().map(|p| topic.partition(p)).collect(), at)).is_err() {
+                        return Ok(());
+                    }
+                    if !new.is_empty() {
+                        tracing::info!(table = topic.table.name, partitions = ?new, "the topic has new partitions");
+                        topic.positions.extend(new.into_iter().map(|p| (p, 0)));
+                        let Some(opened) = self.open(&topic.table, &topic.positions)? else { return Ok(()) };
+                        topic.reader = opened;
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    /// Reads what a topic has next, and sends it on. Whether it had anything.
+    fn poll(
+        &self,
+        topic: &mut Topic,
+        wait_for: Duration,
+        at: Micros,
+        send: &dyn Fn(Input) -> Result<(), Ended>,
+    ) -> Result<Result<bool, Ended>, Stop> {
+        let polled = match topic.reader.poll(self.settings.read_limit(), wait_for) {
+            Ok(polled) => polled,
+            Err(error @ LogError::Backend { .. }) => {
+                tracing::warn!(table = topic.table.name, reason = reason(&error), "reading failed; trying again");
+                wait(&self.shutdown, pause(topic.failures));
+                topic.failures += 1;
+                return Ok(Ok(false));
+            }
+            Err(error) => return Err(failed(&topic.table, error)),
+        };
+        topic.failures = 0;
+        let Some(batch) = polled else {
+            // One that was hardly waited for may have more.
+            if wait_for.is_zero() {
+                return Ok(Ok(false));
+            }
+            let partitions = topic.positions.keys().map(|&partition| topic.partition(partition)).collect();
+            return Ok(send(Input::CaughtUp(partitions, at)).map(|()| false));
+        };
+        fail::fail_point!("speed::after_read");
+        topic.positions.insert(batch.partition, batch.coverage.end);
+        let decoded = MicroBatch::decode(&mut topic.decoder, &topic.name, &batch, self.clock.now())?;
+        topic.reached = topic.reached.max(decoded.newest().unwrap_or(Micros::MIN));
+        let keeps_records = self.views.iter().any(|view| view.aggregation().late != Late::Discard);
+        let records = keeps_records.then(|| Box::new(batch));
+        Ok(send(Input::Batch(MicroBatch { records, ..decoded })).map(|()| true))
     }
 
     fn look_every(&self) -> Micros {
@@ -110,11 +172,12 @@ impl Reader {
     }
 
     /// The partitions that hold nothing unread, and those that weren't there before.
-    fn look(&self, positions: &Positions) -> Result<(Vec<Partition>, Vec<Partition>), Stop> {
-        let bounds = match self.log.bounds(&self.table.topic) {
+    fn look(&self, topic: &Topic) -> Result<(Vec<Partition>, Vec<Partition>), Stop> {
+        let (table, positions) = (&topic.table, &topic.positions);
+        let bounds = match self.log.bounds(&table.topic) {
             Ok(bounds) => bounds,
             Err(LogError::Backend { .. }) => BTreeMap::new(),
-            Err(error) => return Err(self.failed(error)),
+            Err(error) => return Err(failed(table, error)),
         };
         let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
         let new = bounds.keys().filter(|p| !self.fixed && !positions.contains_key(p));
@@ -122,36 +185,36 @@ impl Reader {
     }
 
     /// The partitions that hold records and deliver none.
-    fn stalled(&self) -> BTreeSet<Partition> {
+    fn stalled(&self, topics: &[Topic]) -> BTreeSet<TopicPartition> {
         let stalls = self.log.stalls().into_iter().filter(|(_, stalls)| stalls.stands);
-        stalls.filter(|((topic, _), _)| *topic == self.table.topic).map(|((_, partition), _)| partition).collect()
+        let of_topic = |((name, partition), _): ((String, Partition), _)| {
+            topics.iter().find(|topic| *topic.name == *name).map(|topic| topic.partition(partition))
+        };
+        stalls.filter_map(of_topic).collect()
     }
 
     /// A reader from these positions on, once the log can be reached; none at a shutdown.
-    fn open(&self, positions: &Positions) -> Result<Option<Box<dyn LogReader>>, Stop> {
+    fn open(&self, table: &Table, positions: &Positions) -> Result<Option<Box<dyn LogReader>>, Stop> {
         let mut failures = 0;
         while !self.shutdown.is_cancelled() {
-            match self.log.reader(&self.table.topic, positions) {
+            match self.log.reader(&table.topic, positions) {
                 Ok(mut reader) => {
                     reader.bring(extras(&self.views));
                     return Ok(Some(reader));
                 }
                 Err(error @ LogError::Backend { .. }) => {
-                    tracing::warn!(
-                        table = self.table.name,
-                        reason = reason(&error),
-                        "reading can't begin; trying again"
-                    );
+                    let reason = reason(&error);
+                    tracing::warn!(table = table.name, reason, "reading can't begin; trying again");
                     wait(&self.shutdown, pause(failures));
                     failures += 1;
                 }
-                Err(error) => return Err(self.failed(error)),
+                Err(error) => return Err(failed(table, error)),
             }
         }
         Ok(None)
     }
+}
 
-    fn failed(&self, source: LogError) -> Stop {
-        SpeedError::Log { table: self.table.name.clone(), source }.into()
-    }
+fn failed(table: &Table, source: LogError) -> Stop {
+    SpeedError::Log { table: table.name.clone(), source }.into()
 }

@@ -1,4 +1,4 @@
-//! Where a table's pipeline begins.
+//! Where the pipeline of a table begins, or of tables that are read together.
 //!
 //! | there is …                                                        | a view's state begins …                      |
 //! |-------------------------------------------------------------------|----------------------------------------------|
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_exchange::version::{Published, Version, Versions};
-use anabranch_log::lineage::Mark;
+use anabranch_log::lineage::{Mark, Marks};
 use anabranch_log::position::{Offset, Partition, Positions, TopicPartition, named, of_topic};
 use anabranch_log::{Log, LogError};
 use anabranch_plan::schema::Table;
@@ -48,7 +48,7 @@ pub(crate) type Bounds = BTreeMap<TopicPartition, Range<Offset>>;
 /// Where a pipeline finds out what there is to begin with.
 pub(crate) struct Origin {
     pub log: Arc<dyn Log>,
-    pub table: Arc<Table>,
+    pub tables: Vec<Arc<Table>>,
     /// The one partition that the pipeline has; none if it has them all.
     pub only: Option<Partition>,
     pub checkpoints: Option<Checkpoints>,
@@ -80,31 +80,38 @@ impl Origin {
 
     fn look(&self, views: &[Kept], versions: &Bases) -> Result<Option<Found>, SpeedError> {
         let mut image = None;
-        if let Some(checkpoints) = &self.checkpoints {
-            let load = self.shutdown.run_until_cancelled(checkpoints.load((&self.name, &self.table.topic), views));
+        // Only of one table are there any.
+        if let (Some(checkpoints), [table]) = (&self.checkpoints, self.tables.as_slice()) {
+            let load = self.shutdown.run_until_cancelled(checkpoints.load((&self.name, &table.topic), views));
             let Some(loaded) = checkpoints.block_on(load) else { return Ok(None) };
             image = loaded?;
         }
-        // After the checkpoint: so the log reaches as far as that does.
-        let failed = |source| SpeedError::Log { table: self.table.name.clone(), source };
-        let mut bounds = self.log.bounds(&self.table.topic).map_err(failed)?;
-        bounds.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
-        let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions<TopicPartition>| {
-            self.log.verify(&self.table.topic, carrier, mark, &of_topic(&self.table.topic, reached)).map_err(failed)
-        };
-        let mut log = self.log.lineage(&self.table.topic).map_err(failed)?.newest().cloned();
-        if let Some(image) = &image {
-            let carrier = "a checkpoint of its views";
-            log = verify(carrier, image.log.as_ref(), &image.positions)?;
-            self.log.verify_tails(&self.table.topic, carrier, &image.tails).map_err(failed)?;
+        let (mut bounds, mut log) = (Bounds::new(), Marks::new());
+        for table in &self.tables {
+            let topic = &table.topic;
+            // After the checkpoint: so the log reaches as far as that does.
+            let failed = |source| SpeedError::Log { table: table.name.clone(), source };
+            let mut held = self.log.bounds(topic).map_err(failed)?;
+            held.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
+            bounds.extend(named(topic, held));
+            let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions<TopicPartition>| {
+                self.log.verify(topic, carrier, mark, &of_topic(topic, reached)).map_err(failed)
+            };
+            let mut newest = self.log.lineage(topic).map_err(failed)?.newest().cloned();
+            if let Some(image) = &image {
+                let carrier = "a checkpoint of its views";
+                newest = verify(carrier, image.log.as_ref(), &image.positions)?;
+                self.log.verify_tails(topic, carrier, &image.tails).map_err(failed)?;
+            }
+            for view in views {
+                let Some(version) = versions.fitting(view).or_else(|| versions.outdated(view)) else { continue };
+                let Published { version, log: marks, coverage, .. } = &version.published;
+                let carrier = format!("version {version} of view `{}`", view.id.name);
+                newest = verify(&carrier, marks.get(topic), &coverage.ends())?;
+            }
+            log.extend(newest.map(|mark| (topic.clone(), mark)));
         }
-        for view in views {
-            let Some(version) = versions.fitting(view).or_else(|| versions.outdated(view)) else { continue };
-            let Published { version, log: mark, coverage, .. } = &version.published;
-            let carrier = format!("version {version} of view `{}`", view.id.name);
-            log = verify(&carrier, mark.as_ref(), &coverage.ends())?;
-        }
-        Ok(Some(Found { image, bounds: named(&self.table.topic, bounds), log }))
+        Ok(Some(Found { image, bounds, log }))
     }
 }
 
@@ -112,8 +119,8 @@ impl Origin {
 pub(crate) struct Found {
     pub image: Option<Image>,
     pub bounds: Bounds,
-    /// The mark of the log.
-    pub log: Option<Mark>,
+    /// The marks of the logs.
+    pub log: Marks,
 }
 
 /// What a pipeline begins with.
@@ -129,7 +136,7 @@ pub(crate) struct Start {
 #[derive(Debug)]
 pub(crate) struct Bases {
     pub versions: Versions,
-    /// How often the archive had been rebuilt, by which the pipeline reads.
+    /// How often the archives had been rebuilt, in sum, by which the pipeline reads.
     pub rebuilds: u64,
     /// The one partition that the pipeline has; none if it has them all.
     pub only: Option<Partition>,
@@ -164,6 +171,7 @@ impl Bases {
             rebuilds: published.rebuilds,
             erased: published.erased.clone(),
             panes: Vec::new(),
+            state: published.state.clone(),
             log: published.log.clone(),
         };
         Some(Arc::new(Version::new(root.clone(), published, *is_stale)))
@@ -180,15 +188,14 @@ pub(crate) fn recover(
     chunk_records: u64,
     now: Micros,
 ) -> Start {
-    let table = replay.table().clone();
     let zero: Positions<_> = bounds.keys().map(|p| (p.clone(), 0)).collect();
     // What was folded by other definitions isn't what would be folded now.
-    let is_usable = |image: &Image| !image.views.is_empty() && image.editions.folds_as(replay.editions());
+    let folds = |image: &Image| replay.editions().is_some_and(|own| image.editions.folds_as(own));
+    let is_usable = |image: &Image| !image.views.is_empty() && folds(image);
     let mut image = image.filter(is_usable);
-    let mut tracker = image.as_ref().map_or_else(
-        || Tracker::new(table.watermark_delay, bounds.keys().cloned(), now),
-        |image| image.tracker.clone(),
-    );
+    let mut tracker = image
+        .as_ref()
+        .map_or_else(|| Tracker::new(replay.delays(), bounds.keys().cloned(), now), |image| image.tracker.clone());
     let read = image.as_ref().map(|image| with(&zero, &image.positions));
     let (mut states, mut behind) = (Vec::new(), BTreeMap::new());
     for view in views {
@@ -212,7 +219,8 @@ pub(crate) fn recover(
             (_, Some(version)) => {
                 let number = version.published.version;
                 tracing::warn!(view = view.id.name, version = number, "begins at the frontier of a batch version");
-                ViewState::new(view.clone(), Some(number), &with(&zero, &version.published.coverage.ends()), now)
+                let from = with(&zero, &version.published.coverage.ends());
+                ViewState::standing_on(view.clone(), version, &from, now)
             }
             _ => {
                 // A view that is new, or has changed, has nothing else to begin with.
@@ -254,9 +262,15 @@ pub(crate) fn recover(
 fn lost(state: &ViewState, bounds: &Bounds) -> Option<SpeedError> {
     let gone = bounds.iter().map(|(p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
     gone.map(|(TopicPartition { topic, partition }, wanted, held)| SpeedError::Log {
-        table: state.view.table().name.clone(),
+        table: table_of(&state.view, topic),
         source: LogError::OutOfRange { topic: topic.to_string(), partition: *partition, wanted, held: held.clone() },
     })
+}
+
+/// The table of a topic that a view reads.
+fn table_of(view: &Kept, topic: &str) -> String {
+    let table = view.tables().into_iter().find(|table| table.topic == topic);
+    table.map_or_else(|| topic.to_owned(), |table| table.name.clone())
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to

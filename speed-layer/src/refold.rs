@@ -7,10 +7,13 @@
 //! | inside what the state covers                       | drops the chunks below it; those that it cuts are folded again |
 //! | before the state, in any partition (a rollback)    | is folded anew from there, up to what was read               |
 //!
+//! A view whose rows are made of several records is folded anew from the frontier in each case but the second: what its operators kept
+//! there is stored with the version. Until that is done it stays as it is.
+//!
 //! What a cut chunk keeps is read from the log again and folded under the watermarks that its journal recorded: the
 //! very same events are late as were before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +36,7 @@ use crate::journal::{self, Entry};
 use crate::late::LateWriter;
 use crate::micro_batch::{MicroBatch, decoder, extras};
 use crate::state::ViewState;
-use crate::watermark::Tracker;
+use crate::watermark::{Delays, Tracker};
 
 /// How long the log may take to deliver again what it had delivered before: so many waits.
 const WAITS: usize = 30;
@@ -100,7 +103,7 @@ impl ViewState {
             let entries = closed.journal.iter().filter(|entry| entry.next > at(&entry.partition));
             let journal = Arc::new(entries.cloned().collect());
             let early = closed.chunk.early.within(|p| at(p)..Offset::MAX);
-            kept.push(Closed::new(Chunk { coverage: above, panes, early }, journal));
+            kept.push(Closed::new(Chunk { coverage: above, panes, early, unsure: None }, journal));
         }
         let mut ends = self.open.coverage.ends();
         for (p, &offset) in frontier {
@@ -113,68 +116,132 @@ impl ViewState {
     }
 }
 
-/// Reads parts of a table's log again.
+/// Reads parts of the tables' logs again.
 pub(crate) struct Replay {
     log: Arc<dyn Log>,
     clock: Arc<dyn Clock>,
-    topic: Arc<str>,
-    decoder: Decoder,
-    editions: Editions,
+    sources: BTreeMap<Arc<str>, Source>,
     extras: Extras,
     limit: ReadLimit,
+}
+
+/// How a topic's records are read.
+struct Source {
+    decoder: Decoder,
+    editions: Editions,
+}
+
+/// A batch of a topic.
+pub(crate) type Read = (Arc<str>, Batch);
+
+/// A reader of each topic.
+pub(crate) struct Readers(BTreeMap<Arc<str>, Box<dyn LogReader>>);
+
+impl Readers {
+    /// Whether a partition is read.
+    pub fn has(&self, p: &TopicPartition) -> bool {
+        self.0.get(&p.topic).is_some_and(|reader| reader.positions().contains_key(&p.partition))
+    }
+}
+
+/// The topics of partitions, the one first whose events have come least far.
+pub(crate) fn topics<'a>(partitions: impl IntoIterator<Item = &'a TopicPartition>, tracker: &Tracker) -> Vec<Arc<str>> {
+    let topics: BTreeSet<&Arc<str>> = partitions.into_iter().map(|p| &p.topic).collect();
+    let mut topics: Vec<Arc<str>> = topics.into_iter().cloned().collect();
+    topics.sort_by_key(|topic| tracker.reached(topic));
+    topics
 }
 
 impl Replay {
     pub fn new(
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
-        table: Arc<Table>,
-        (views, editions): (&[Kept], Editions),
+        tables: &[(Arc<Table>, Editions)],
+        views: &[Kept],
         limit: ReadLimit,
     ) -> Self {
-        let (topic, decoder) = (table.topic.as_str().into(), decoder(&table, views, &editions));
-        Self { log, clock, topic, decoder, editions, extras: extras(views), limit }
+        let sources = tables.iter().map(|(table, editions)| {
+            let decoder = decoder(table, views, editions);
+            (Arc::from(table.topic.as_str()), Source { decoder, editions: editions.clone() })
+        });
+        Self { log, clock, sources: sources.collect(), extras: extras(views), limit }
     }
 
-    /// The table whose log it is.
-    pub fn table(&self) -> &Arc<Table> {
-        self.decoder.table()
+    /// How far the watermark stays behind each topic's newest event.
+    pub fn delays(&self) -> Delays {
+        let delay = |source: &Source| source.decoder.table().watermark_delay;
+        self.sources.iter().map(|(topic, source)| (topic.clone(), delay(source))).collect()
     }
 
-    /// By which definitions its records are read.
-    pub fn editions(&self) -> &Editions {
-        &self.editions
+    /// By which definitions the records of its table are read, if there is only one.
+    pub fn editions(&self) -> Option<&Editions> {
+        self.sources.values().next().filter(|_| self.sources.len() == 1).map(|source| &source.editions)
     }
 
-    fn failed(&self, source: LogError) -> SpeedError {
-        SpeedError::Log { table: self.table().name.clone(), source }
+    /// The table of a topic.
+    fn table(&self, topic: &str) -> String {
+        self.sources.get(topic).map_or_else(|| topic.to_owned(), |source| source.decoder.table().name.clone())
     }
 
-    /// Reads the log from these positions on.
-    pub fn reader(&self, from: &Positions<TopicPartition>) -> Result<Box<dyn LogReader>, SpeedError> {
-        let from = of_topic(&self.topic, from);
-        let mut reader = self.log.reader(&self.topic, &from).map_err(|source| self.failed(source))?;
-        reader.bring(self.extras);
-        Ok(reader)
+    fn failed<'a>(&'a self, topic: &'a str) -> impl FnOnce(LogError) -> SpeedError + use<'a> {
+        move |source| SpeedError::Log { table: self.table(topic), source }
     }
 
-    /// What the log has next, if it has it at once.
-    pub fn poll_once(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {
-        reader.poll(self.limit, AT_ONCE).map_err(|source| self.failed(source))
+    /// Reads the logs from these positions on.
+    pub fn readers(&self, from: &Positions<TopicPartition>) -> Result<Readers, SpeedError> {
+        let mut readers = BTreeMap::new();
+        for topic in self.sources.keys() {
+            let from = of_topic(topic, from);
+            if from.is_empty() {
+                continue;
+            }
+            let mut reader = self.log.reader(topic, &from).map_err(self.failed(topic))?;
+            reader.bring(self.extras);
+            readers.insert(topic.clone(), reader);
+        }
+        Ok(Readers(readers))
     }
 
-    fn poll(&self, reader: &mut dyn LogReader) -> Result<Option<Batch>, SpeedError> {
-        for _ in 0..WAITS {
-            if let Some(batch) = reader.poll(self.limit, WAIT).map_err(|source| self.failed(source))? {
-                return Ok(Some(batch));
+    fn poll_each(
+        &self,
+        readers: &mut Readers,
+        topics: &[Arc<str>],
+        wait: Duration,
+    ) -> Result<Option<Read>, SpeedError> {
+        for topic in topics {
+            let Some(reader) = readers.0.get_mut(topic) else { continue };
+            let wait = wait / u32::try_from(topics.len()).unwrap_or(1);
+            if let Some(batch) = reader.poll(self.limit, wait).map_err(self.failed(topic))? {
+                return Ok(Some((topic.clone(), batch)));
             }
         }
         Ok(None)
     }
 
+    /// What the logs of these topics have next, if they have it at once.
+    pub fn poll_once(&self, readers: &mut Readers, topics: &[Arc<str>]) -> Result<Option<Read>, SpeedError> {
+        self.poll_each(readers, topics, AT_ONCE)
+    }
+
+    fn poll(&self, readers: &mut Readers, topics: &[Arc<str>]) -> Result<Option<Read>, SpeedError> {
+        for _ in 0..WAITS {
+            if let Some(read) = self.poll_each(readers, topics, WAIT)? {
+                return Ok(Some(read));
+            }
+        }
+        Ok(None)
+    }
+
+    fn decode(&mut self, (topic, batch): &Read) -> Result<MicroBatch, SpeedError> {
+        let Some(source) = self.sources.get_mut(topic) else {
+            return Err(self.unread(&TopicPartition::new(topic.clone(), batch.partition), batch.coverage.clone()));
+        };
+        MicroBatch::decode(&mut source.decoder, topic, batch, self.clock.now())
+    }
+
     fn unread(&self, partition: &TopicPartition, missing: Range<Offset>) -> SpeedError {
         let missing = Coverage::from_iter([(partition.clone(), missing)]);
-        SpeedError::Unread { table: self.table().name.clone(), missing }
+        SpeedError::Unread { table: self.table(&partition.topic), missing }
     }
 
     /// The panes of the events in `wanted`, each of which meets the watermark that it met first. That follows from where
@@ -193,12 +260,12 @@ impl Replay {
             let known = known.get(partition).filter(|(offset, _)| (first.first..=range.start).contains(offset));
             let (mut next, newest) = known.copied().unwrap_or((first.first, first.met.before));
             let mut met = MetAgain { entries: &entries, at: 0, newest };
-            let mut reader = self.reader(&Positions::from([(partition.clone(), next)]))?;
+            let mut readers = self.readers(&Positions::from([(partition.clone(), next)]))?;
+            let topics = [partition.topic.clone()];
             while next < range.end {
-                let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..range.end))?;
-                next = batch.coverage.end;
-                let batch =
-                    MicroBatch::decode(&mut self.decoder, &self.topic, &batch, self.clock.now())?.until(range.end);
+                let read = self.poll(&mut readers, &topics)?.ok_or_else(|| self.unread(partition, next..range.end))?;
+                next = read.1.coverage.end;
+                let batch = self.decode(&read)?.until(range.end);
                 let each = met.each(&batch, view.table().watermark_delay);
                 let each = each.ok_or_else(|| self.unread(partition, batch.coverage.clone()))?;
                 let rows = batch.rows(range);
@@ -224,15 +291,18 @@ impl Replay {
             to.iter().filter(|&(p, &end)| state.next(p) < end).map(|(p, _)| (p.clone(), state.next(p))).collect()
         };
         let from = lacking(state);
-        let mut reader = if from.is_empty() { return Ok(()) } else { self.reader(&from)? };
-        while let Some((partition, &next)) = lacking(state).first_key_value() {
+        let mut readers = if from.is_empty() { return Ok(()) } else { self.readers(&from)? };
+        loop {
+            let lacking = lacking(state);
+            let Some((partition, &next)) = lacking.first_key_value() else { break };
             let end = to.get(partition).copied().unwrap_or(next);
-            let batch = self.poll(&mut *reader)?.ok_or_else(|| self.unread(partition, next..end))?;
-            let end = to.get(&TopicPartition::new(self.topic.clone(), batch.partition)).copied().unwrap_or(0);
+            let read = self.poll(&mut readers, &topics(lacking.keys(), &tracker))?;
+            let (topic, batch) = read.ok_or_else(|| self.unread(partition, next..end))?;
+            let end = to.get(&TopicPartition::new(topic.clone(), batch.partition)).copied().unwrap_or(0);
             if batch.coverage.start >= end {
                 continue;
             }
-            self.feed(state, batch, Some(end), &mut tracker, chunk_records, late)?;
+            self.feed(state, (topic, batch), Some(end), &mut tracker, chunk_records, late)?;
         }
         Ok(())
     }
@@ -241,24 +311,24 @@ impl Replay {
     pub fn feed(
         &mut self,
         state: &mut ViewState,
-        batch: Batch,
+        read: Read,
         end: Option<Offset>,
         tracker: &mut Tracker,
         chunk_records: u64,
         late: &mut LateWriter,
     ) -> Result<(), SpeedError> {
-        let decoded = MicroBatch::decode(&mut self.decoder, &self.topic, &batch, self.clock.now())?;
-        let decoded = decoded.until(end.unwrap_or(Offset::MAX));
+        let decoded = self.decode(&read)?.until(end.unwrap_or(Offset::MAX));
         let batch = MicroBatch {
-            records: (state.view.aggregation().late != Late::Discard).then(|| Box::new(batch)),
+            records: (state.view.aggregation().late != Late::Discard).then(|| Box::new(read.1)),
             ..decoded
         };
         let met = tracker.begin(&batch.partition, batch.at);
-        let events = state.apply(&batch, met, &met.each(&batch.times, tracker.delay()))?;
+        let events = state.apply(&batch, met, &met.each(&batch.times, tracker.delay(&batch.partition)))?;
         late.write(&state.view, &batch, &events)?;
         if let Some(newest) = batch.newest() {
             tracker.end(&batch.partition, newest);
         }
+        state.settle(tracker.watermark())?;
         state.close_chunk(Micros::MIN, chunk_records, batch.at, tracker)
     }
 }

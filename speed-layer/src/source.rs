@@ -1,25 +1,22 @@
-//! A table's pipeline, for as long as the process lives.
+//! The pipeline of a table, or of tables that are read together, for as long as the process lives.
 //!
-//! It begins anew once the table's records are read otherwise than they were: the archive has been rebuilt, or another
+//! It begins anew once a table's records are read otherwise than they were: the archive has been rebuilt, or another
 //! definition was in force for a while. What was folded until then can't be added to what batch computes since, so it isn't shown
 //! any more. Under a definition that isn't in force, no pipeline begins.
 
-use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use anabranch_engine::edition::Reading;
 use anabranch_log::position::Partition;
-use anabranch_plan::schema::Table;
-use anabranch_plan::view::Kept;
-use tokio::sync::watch;
+use anabranch_plan::view::Unit;
 use tokio_util::sync::CancellationToken;
 
 use crate::display::Display;
 use crate::error::SpeedError;
 use crate::late::LateWriter;
-use crate::pipeline::{self, End, Parts, is_outdated};
+use crate::pipeline::{self, End, Parts};
 use crate::reader::Reader;
+use crate::reading::Readings;
 use crate::recovery::{Bases, Origin};
 use crate::refold::Replay;
 use crate::wait::wait;
@@ -32,11 +29,10 @@ const BATCHES_AHEAD: usize = 3;
 /// How often a source that has stopped looks whether its table is read otherwise.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What a table's pipelines are made of.
+/// What pipelines are made of.
 pub(crate) struct Source {
     pub context: Context,
-    pub table: Arc<Table>,
-    pub views: Vec<Kept>,
+    pub unit: Unit,
     pub owned: Option<Owned>,
     pub display: Display,
     pub shutdown: CancellationToken,
@@ -45,29 +41,31 @@ pub(crate) struct Source {
 impl Source {
     /// What its checkpoints are stored under, and its threads named.
     pub fn name(&self) -> String {
-        let table = &self.table.name;
-        self.owned.map_or_else(|| table.clone(), |owned| format!("{table}-{}", owned.partition))
+        let name = self.unit.name();
+        self.owned.map_or_else(|| name.clone(), |owned| format!("{name}-{}", owned.partition))
     }
 
     /// Runs pipelines until shutdown, one after the other.
     pub fn run(&self) {
-        let mut readings = self.context.readings.of(&self.table.name);
         loop {
-            let reading = readings.borrow_and_update().clone();
-            let refusal = reading.editions.refusal(&self.table);
+            let mut readings = Readings::of(&self.unit.tables, &self.context.readings);
+            let refusal = readings.refusal();
             let end = match &refusal {
                 Some(why) => {
                     tracing::error!(table = self.name(), why, "the source has stopped");
-                    self.display.clear(&reading, why);
+                    self.display.clear(readings.rebuilds(), why);
                     End::Stopped
                 }
-                None => self.fold(&reading, &readings),
+                None => self.fold(&readings),
             };
-            let is_as_before = |now: &Reading| match &refusal {
-                Some(_) => *now == reading,
-                None => !is_outdated(&reading, now, &self.table),
-            };
-            while end == End::Stopped && !self.shutdown.is_cancelled() && is_as_before(&readings.borrow()) {
+            while end == End::Stopped && !self.shutdown.is_cancelled() {
+                let is_other = match &refusal {
+                    Some(_) => readings.have_changed(),
+                    None => readings.are_still_outdated(),
+                };
+                if is_other {
+                    break;
+                }
                 wait(&self.shutdown, PAUSE);
             }
             if end == End::Shutdown || self.shutdown.is_cancelled() {
@@ -75,19 +73,20 @@ impl Source {
             }
             tracing::warn!(table = self.name(), "the table is read otherwise now: its views are folded anew");
             let why = "the table's archive was rebuilt, or its definition was another: it is folded anew";
-            self.display.clear(&readings.borrow(), why);
+            let rebuilds = Readings::of(&self.unit.tables, &self.context.readings).rebuilds();
+            self.display.clear(rebuilds, why);
         }
     }
 
     /// Runs a pipeline by a reading.
-    fn fold(&self, reading: &Reading, readings: &watch::Receiver<Reading>) -> End {
+    fn fold(&self, readings: &Readings) -> End {
         let (begin, begun) = sync_channel(1);
         let (inputs, received) = sync_channel(BATCHES_AHEAD);
         let name = format!("read-{}", self.name());
-        let reader = self.reader(reading);
+        let reader = self.reader(readings);
         let reads = std::thread::Builder::new().name(name.clone()).spawn(move || reader.run(&begun, &inputs));
         let started = reads.map_err(|source| SpeedError::Thread { name, source });
-        let started = started.and_then(|reads| Ok((reads, self.parts(reading, readings)?)));
+        let started = started.and_then(|reads| Ok((reads, self.parts(readings)?)));
         let (reads, parts) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -108,13 +107,12 @@ impl Source {
         self.owned.map(|owned| owned.partition)
     }
 
-    fn reader(&self, reading: &Reading) -> Reader {
+    fn reader(&self, readings: &Readings) -> Reader {
         let Context { log, settings, clock, .. } = self.context.clone();
         Reader {
             log,
-            table: self.table.clone(),
-            views: self.views.clone(),
-            editions: reading.editions.clone(),
+            tables: readings.tables(),
+            views: self.unit.views.clone(),
             settings,
             clock,
             fixed: self.owned.is_some(),
@@ -125,7 +123,7 @@ impl Source {
     fn origin(&self) -> Origin {
         Origin {
             log: self.context.log.clone(),
-            table: self.table.clone(),
+            tables: self.unit.tables.clone(),
             only: self.only(),
             checkpoints: self.context.checkpoints.clone(),
             name: self.name(),
@@ -133,28 +131,32 @@ impl Source {
         }
     }
 
-    fn parts(&self, reading: &Reading, readings: &watch::Receiver<Reading>) -> Result<Parts, SpeedError> {
+    fn parts(&self, readings: &Readings) -> Result<Parts, SpeedError> {
         let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = self.context.clone();
-        let (table, views, display) = (self.table.clone(), self.views.clone(), self.display.clone());
+        let (views, display) = (self.unit.views.clone(), self.display.clone());
         let epoch = self.owned.map_or(0, |owned| owned.epoch);
-        let marker = Marker::new(log.clone(), table.topic.clone());
-        let writer = checkpoints
-            .map(|store| Writer::start(store, (self.name(), epoch), marker, clock.clone(), display.counters.clone()));
+        // What looks across records isn't in checkpoints, and only that reads several tables.
+        let writer = match (checkpoints, self.unit.tables.as_slice()) {
+            (Some(store), [table]) if views.iter().any(|view| !view.rows.looks_across()) => {
+                let marker = Marker::new(log.clone(), table.topic.clone());
+                let counters = display.counters.clone();
+                Some(Writer::start(store, (self.name(), epoch), marker, clock.clone(), counters)?)
+            }
+            _ => None,
+        };
         let late = LateWriter::new(log.clone(), rejects, self.shutdown.clone());
-        let folded = (views.as_slice(), reading.editions.clone());
-        let replay = Replay::new(log, clock.clone(), table.clone(), folded, settings.read_limit());
+        let replay = Replay::new(log, clock.clone(), &readings.tables(), &views, settings.read_limit());
         Ok(Parts {
-            table,
-            versions: Bases { versions, rebuilds: reading.rebuilds, only: self.only() },
+            name: self.name(),
+            versions: Bases { versions, rebuilds: readings.rebuilds(), only: self.only() },
             views,
             settings,
             clock,
             replay,
             late,
-            writer: writer.transpose()?,
+            writer,
             display,
             memory: memory.share(),
-            reading: reading.clone(),
             readings: readings.clone(),
         })
     }

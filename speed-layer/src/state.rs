@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch_exchange::snapshot::Chunk;
+use anabranch_exchange::version::Version;
 use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 
+use crate::across::Across;
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};
-use crate::fold::Evaluator;
+use crate::fold::{Added, Evaluator};
 use crate::journal::{self, Entry};
 use crate::late::{self, LateEvent};
 use crate::micro_batch::MicroBatch;
@@ -36,6 +39,8 @@ pub(crate) struct ViewState {
     pub view: Kept,
     /// What evaluates it.
     pub evaluator: Evaluator,
+    /// What its rows go through that are made of several records.
+    pub across: Option<Across>,
     /// The batch version that it stands on.
     pub base: Option<u64>,
     /// The chunks that take no more records, in order of coverage.
@@ -46,6 +51,8 @@ pub(crate) struct ViewState {
     pub late: u64,
     /// Where the last chunk that others may see ends.
     pub mark: Mark,
+    /// What the rows make that wait, as it was shown last.
+    pub shown_pending: Option<Arc<Chunk>>,
     /// Why it goes on no further, if evaluating the view has failed.
     pub stopped: Option<Stop>,
     /// How far the watermark stays behind.
@@ -57,7 +64,33 @@ impl ViewState {
     pub fn new(view: Kept, base: Option<u64>, from: &Positions<TopicPartition>, now: Micros) -> Self {
         let (delay, evaluator) = (view.table().watermark_delay, Evaluator::new(&view));
         let (mark, open) = (Mark::default(), Open::new(from, now));
-        Self { view, evaluator, base, closed: Vec::new(), open, late: 0, mark, stopped: None, delay }
+        let mut state = Self {
+            view,
+            evaluator,
+            across: None,
+            base,
+            closed: Vec::new(),
+            open,
+            late: 0,
+            mark,
+            shown_pending: None,
+            stopped: None,
+            delay,
+        };
+        state.across = state.attempt(|state| Across::new(&state.view)).flatten();
+        state
+    }
+
+    /// A state that begins at the frontier of a version; the pipeline's partitions begin at these positions.
+    pub fn standing_on(view: Kept, version: &Version, from: &Positions<TopicPartition>, now: Micros) -> Self {
+        let mut state = Self::new(view, Some(version.published.version), from, now);
+        state.across = state.attempt(|state| Across::standing_on(&state.view, version)).flatten();
+        state
+    }
+
+    /// Whether its rows are made of several records.
+    pub fn looks_across(&self) -> bool {
+        self.view.rows.looks_across()
     }
 
     /// What the chunks cover together.
@@ -89,24 +122,60 @@ impl ViewState {
             .map_err(|source| SpeedError::Position { view: self.view.id.name.clone(), source })?;
         let rows = batch.rows(&range);
         let events = batch.events.slice(rows.start as i64, rows.len());
-        let Self { view, evaluator, .. } = self;
-        let (added, missed) = evaluator.fold(view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?;
+        let Self { view, evaluator, across, .. } = self;
+        let (added, missed) = match across {
+            Some(across) => {
+                (across.fold((view, evaluator), partition, events.clone(), &batch.offsets[rows.clone()])?, None)
+            }
+            None => evaluator.fold(view, events.clone(), &batch.times[rows.clone()], &each[rows.clone()])?,
+        };
         let late = match missed {
             Some(missed) if view.aggregation().late != Late::Discard => {
                 late::events(view, evaluator, events, &missed, rows, each)?
             }
             _ => Vec::new(),
         };
-        self.late += added.values().flat_map(|added| added.late.values()).sum::<u64>();
-        self.open.add(&self.view, added)?;
+        self.add(added)?;
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
         self.open.early.merge(&batch.early.within(|_| range.clone()));
-        let Range { start: first, end: next } = batch.coverage;
-        let entry = Entry { partition: partition.clone(), first, next, met };
-        journal::push(&mut self.open.journal, entry, self.delay);
+        // What looks across records is never folded again from a chunk's records alone.
+        if self.across.is_none() {
+            let Range { start: first, end: next } = batch.coverage;
+            let entry = Entry { partition: partition.clone(), first, next, met };
+            journal::push(&mut self.open.journal, entry, self.delay);
+        }
         self.limit()?;
         Ok(late)
+    }
+
+    fn add(&mut self, added: BTreeMap<Micros, Added>) -> Result<(), SpeedError> {
+        let late = added.values().flat_map(|added| added.late.values()).sum::<u64>();
+        self.open.add(&self.view, added)?;
+        match &mut self.across {
+            // The records that came too late, not the rows that they make.
+            Some(across) => {
+                self.open.unsure = across.unsure();
+                self.late += across.take_late();
+            }
+            None => self.late += late,
+        }
+        Ok(())
+    }
+
+    /// Folds the rows that settle as the tables' watermark has come so far. Whether there was anything to do.
+    pub fn settle(&mut self, watermark: Option<Micros>) -> Result<bool, SpeedError> {
+        let Self { view, evaluator, across: Some(across), .. } = self else { return Ok(false) };
+        let Some(added) = across.settle(view, evaluator, watermark)? else { return Ok(false) };
+        self.add(added)?;
+        self.limit()?;
+        Ok(true)
+    }
+
+    /// What the rows make that wait, as others see it; none if the view's rows are each made of one record.
+    pub fn pending(&mut self) -> Result<Option<Arc<Chunk>>, SpeedError> {
+        let Self { view, evaluator, across, .. } = self;
+        across.as_mut().map(|across| across.pending(view, evaluator)).transpose()
     }
 
     /// Closes the open chunk if it has taken records since `before`, or more than `records`. It stays open while
@@ -122,7 +191,11 @@ impl ViewState {
         if covered == 0 {
             self.open.since = now;
         } else if (self.open.since <= before || now < self.open.since || covered >= records) && self.make_room()? {
+            self.settle(tracker.watermark())?;
+            // Should the view go back to this chunk, what waits is what waited here.
+            let pending = self.pending()?;
             self.closed.push(self.open.close(&self.view, now)?);
+            self.shown_pending = pending;
             self.set_mark(Arc::new(tracker.clone()));
         }
         Ok(())
@@ -146,6 +219,10 @@ impl ViewState {
 
     /// The bytes of state.
     pub fn bytes(&self) -> usize {
+        self.panes_bytes() + self.across.as_ref().map_or(0, Across::bytes)
+    }
+
+    fn panes_bytes(&self) -> usize {
         self.closed.iter().map(|closed| closed.bytes).sum::<usize>() + self.open.bytes()
     }
 
@@ -162,6 +239,10 @@ impl ViewState {
     /// Degrades the pane with most rows to save. Whether that made the state smaller.
     pub fn degrade(&mut self) -> Result<bool, SpeedError> {
         let (rows, bytes) = (self.rows(), self.bytes());
+        // Rows that are kept for others to come can't be told from those that aren't needed.
+        if let Some(across) = self.across.as_ref().filter(|across| across.bytes() > self.panes_bytes()) {
+            return Err(across.is_too_large(&self.view));
+        }
         let Some((chunk, start)) = self.largest() else { return Ok(false) };
         let again = match chunk {
             Some(i) => self.closed[i].degrade(&self.view, start)?,

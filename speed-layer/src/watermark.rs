@@ -1,6 +1,6 @@
-//! Watermarks: up to which event time a table is thought complete.
+//! Watermarks: up to which event time a table, or those that are read together, are thought complete.
 //!
-//! A partition's watermark is its newest event time less the table's delay. The table's is the least of those of its
+//! A partition's watermark is its newest event time less its table's delay. The tables' is the least of those of its
 //! partitions that aren't idle, and never moves back. It is kept per **record**, not per micro-batch: a record meets
 //! the watermark that its partition's earlier records and the other partitions had brought about. So what counts as
 //! late doesn't depend on how records fall into micro-batches.
@@ -16,6 +16,7 @@
 //! The end of the input is not the end of time: a caught-up reader moves no watermark.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use anabranch_exchange::snapshot::Progress;
 use anabranch_log::position::{ByTopic, Partition, TopicPartition, named};
@@ -69,16 +70,19 @@ struct Source {
     active: Micros,
 }
 
-/// The watermark of one table.
+/// How far the watermark stays behind the newest event of each topic.
+pub(crate) type Delays = BTreeMap<Arc<str>, Micros>;
+
+/// The watermark of tables that are read together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "ByTopic<TrackerOfTopic>", from = "ByTopic<TrackerOfTopic>")]
 pub(crate) struct Tracker {
-    delay: Micros,
+    delays: Delays,
     merged: Micros,
     partitions: BTreeMap<TopicPartition, Source>,
 }
 
-/// How it is stored, by topic. Delay and watermark are those of the tracker, and so the same for each.
+/// How it is stored, by topic. The watermark is the same for each.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct TrackerOfTopic {
     delay: Micros,
@@ -87,17 +91,21 @@ pub(crate) struct TrackerOfTopic {
 }
 
 impl From<Tracker> for ByTopic<TrackerOfTopic> {
-    fn from(Tracker { delay, merged, partitions }: Tracker) -> Self {
-        ByTopic::grouped(&partitions).map(|partitions| TrackerOfTopic { delay, merged, partitions })
+    fn from(Tracker { delays, merged, partitions }: Tracker) -> Self {
+        ByTopic::grouped(&partitions).map_named(|topic, partitions| {
+            let delay = delays.get(topic).copied().unwrap_or_default();
+            TrackerOfTopic { delay, merged, partitions }
+        })
     }
 }
 
 impl From<ByTopic<TrackerOfTopic>> for Tracker {
     fn from(stored: ByTopic<TrackerOfTopic>) -> Self {
-        let mut tracker = Self::new(0, [], 0);
+        let mut tracker = Self::new(Delays::new(), [], 0);
         for (topic, TrackerOfTopic { delay, merged, partitions }) in stored {
-            (tracker.delay, tracker.merged) = (delay, merged);
+            tracker.merged = merged;
             tracker.partitions.extend(named(&topic, partitions));
+            tracker.delays.insert(topic, delay);
         }
         tracker
     }
@@ -105,8 +113,8 @@ impl From<ByTopic<TrackerOfTopic>> for Tracker {
 
 impl Tracker {
     /// A tracker of partitions that have had no event.
-    pub fn new(delay: Micros, partitions: impl IntoIterator<Item = TopicPartition>, now: Micros) -> Self {
-        let mut tracker = Self { delay, merged: NONE, partitions: BTreeMap::new() };
+    pub fn new(delays: Delays, partitions: impl IntoIterator<Item = TopicPartition>, now: Micros) -> Self {
+        let mut tracker = Self { delays, merged: NONE, partitions: BTreeMap::new() };
         partitions.into_iter().for_each(|p| tracker.add(p, now));
         tracker
     }
@@ -144,12 +152,18 @@ impl Tracker {
         }
     }
 
-    /// How far the watermark stays behind the newest event.
-    pub fn delay(&self) -> Micros {
-        self.delay
+    /// How far the watermark stays behind the newest event of a partition.
+    pub fn delay(&self, partition: &TopicPartition) -> Micros {
+        self.delays.get(&partition.topic).copied().unwrap_or_default()
     }
 
-    /// The table's watermark.
+    /// The least event time that a topic's partitions have all come to, as far as they aren't idle.
+    pub fn reached(&self, topic: &str) -> Micros {
+        let awake = self.partitions.iter().filter(|(p, source)| *p.topic == *topic && !source.idle);
+        awake.map(|(_, source)| source.newest).min().unwrap_or(Micros::MAX)
+    }
+
+    /// The watermark of the tables.
     pub fn watermark(&self) -> Option<Micros> {
         known(self.merged)
     }
@@ -157,7 +171,7 @@ impl Tracker {
     /// How far each partition is. Those that are `stalled` hold records and deliver none.
     pub fn progress(&self, stalled: &BTreeSet<TopicPartition>) -> BTreeMap<TopicPartition, Progress> {
         let each = self.partitions.iter().map(|(partition, source)| {
-            let watermark = known(source.newest.saturating_sub(self.delay));
+            let watermark = known(source.newest.saturating_sub(self.delay(partition)));
             (partition.clone(), Progress { watermark, idle: source.idle, stalled: stalled.contains(partition) })
         });
         each.collect()
@@ -167,12 +181,14 @@ impl Tracker {
     pub fn begin(&mut self, partition: &TopicPartition, at: Micros) -> Met {
         self.add(partition.clone(), at);
         let mut met = Met { before: NONE, others: Micros::MAX, floor: self.merged };
+        let delays = &self.delays;
         for (p, source) in &mut self.partitions {
             if p == partition {
                 (source.active, source.idle) = (at, false);
                 met.before = source.newest;
             } else if !source.idle {
-                met.others = met.others.min(source.newest.saturating_sub(self.delay));
+                let delay = delays.get(&p.topic).copied().unwrap_or_default();
+                met.others = met.others.min(source.newest.saturating_sub(delay));
             }
         }
         met
@@ -196,8 +212,8 @@ impl Tracker {
     }
 
     fn advance(&mut self) {
-        let awake = self.partitions.values().filter(|source| !source.idle);
-        if let Some(least) = awake.map(|source| source.newest.saturating_sub(self.delay)).min() {
+        let awake = self.partitions.iter().filter(|(_, source)| !source.idle);
+        if let Some(least) = awake.map(|(p, source)| source.newest.saturating_sub(self.delay(p))).min() {
             self.merged = self.merged.max(least);
         }
     }

@@ -120,7 +120,8 @@ fn child() {
         rebuilds: 0,
         erased: BTreeSet::new(),
         panes: vec![],
-        log: None,
+        state: None,
+        log: Default::default(),
     };
     versions.send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     let after = wait(Some(1));

@@ -18,6 +18,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::Checkpoints;
 use crate::micro_batch::MicroBatch;
+use crate::watermark::Delays;
 
 pub(crate) const SECOND: Micros = 1_000_000;
 
@@ -133,6 +134,11 @@ pub(crate) fn checkpoints(location: Location) -> Checkpoints {
 /// A partition of the table's topic.
 pub(crate) fn partition(number: Partition) -> TopicPartition {
     TopicPartition::new("clicks", number)
+}
+
+/// How far the watermark of the table's topic stays behind.
+pub(crate) fn delays(delay: Micros) -> Delays {
+    Delays::from([("clicks".into(), delay)])
 }
 
 /// A micro-batch without the detour over JSON.

@@ -13,7 +13,7 @@ use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, SECOND, event, micro_batch, partition, sums, table, top, with};
+use super::kit::{Event, Oracle, SECOND, delays, event, micro_batch, partition, sums, table, top, with};
 use super::pipeline::Rig;
 use crate::Memory;
 use crate::checkpoint::{Image, ViewImage};
@@ -25,12 +25,12 @@ use crate::watermark::Tracker;
 /// Folds events of one partition; closes a chunk after each batch that is told to.
 fn folded(view: Kept, batches: &[(Vec<Event>, bool)]) -> ViewState {
     let from = Positions::from([(partition(0), 0)]);
-    let mut tracker = Tracker::new(view.table().watermark_delay, [partition(0)], 0);
+    let mut tracker = Tracker::new(delays(view.table().watermark_delay), [partition(0)], 0);
     let mut state = ViewState::new(view, None, &from, 0);
     for (events, close) in batches {
         let batch = micro_batch(0, state.next(&partition(0)), events);
         let met = tracker.begin(&partition(0), 0);
-        state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
+        state.apply(&batch, met, &met.each(&batch.times, tracker.delay(&partition(0)))).expect("folded");
         tracker.end(&partition(0), batch.newest().expect("events"));
         if *close {
             state.close_chunk(0, 0, 0, &tracker).expect("closed");
@@ -160,7 +160,7 @@ fn a_view_that_refuses_keys_refuses_new_rows_of_late_events_too() {
     assert_eq!(state.rows(), 101);
     let rows = windows(
         view.aggregation(),
-        &parts(&state.show(&Arc::new(Tracker::new(0, [0].map(partition), 0)), None)),
+        &parts(&state.show(&Arc::new(Tracker::new(delays(0), [0].map(partition), 0)), None)),
         Scope::One(0),
     );
     let rows = rows.expect("rows").rows;
@@ -331,7 +331,7 @@ proptest! {
         let archive: Vec<Event> = events.drain(..archived).collect();
 
         let (mut oracle, mut at) = (Oracle::new(1), 0);
-        let mut tracker = Tracker::new(table.watermark_delay, [0].map(partition), 0);
+        let mut tracker = Tracker::new(delays(table.watermark_delay), [0].map(partition), 0);
         let mut state = ViewState::new(view.clone(), None, &Positions::from([(partition(0), 0)]), 0);
         for (i, &(size, close)) in sizes.iter().enumerate() {
             let batch = micro_batch(0, at as u64, &events[at..at + size]);
@@ -339,7 +339,7 @@ proptest! {
                 oracle.take(&view, 0, *offset, event);
             }
             let met = tracker.begin(&partition(0), 0);
-            state.apply(&batch, met, &met.each(&batch.times, tracker.delay())).expect("folded");
+            state.apply(&batch, met, &met.each(&batch.times, tracker.delay(&partition(0)))).expect("folded");
             tracker.end(&partition(0), batch.newest().expect("events"));
             at += size;
             let chunks = state.chunks().expect("chunks");

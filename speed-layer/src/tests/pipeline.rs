@@ -165,7 +165,8 @@ impl Rig {
             rebuilds: self.rebuilds,
             erased: BTreeSet::new(),
             panes: vec![],
-            log: None,
+            state: None,
+            log: Default::default(),
         };
         self.versions[self.id(view)].send_replace(Some(Arc::new(Version::new(PathBuf::new(), published, false))));
     }

@@ -10,7 +10,7 @@ use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, Rows, SECOND, event, micro_batch, partition, rows, sums, table};
+use super::kit::{Event, Oracle, Rows, SECOND, delays, event, micro_batch, partition, rows, sums, table};
 use super::log::TestLog;
 use crate::checkpoint::{Image, ViewImage};
 use crate::chunk::Open;
@@ -73,14 +73,14 @@ impl World {
         let positions: Positions<_> = (0..partitions).map(|p| (partition(p), 0)).collect();
         let limit = ReadLimit { records: read_records, bytes: usize::MAX };
         Self {
-            tracker: Tracker::new(table.watermark_delay, (0..partitions).map(partition), 0),
+            tracker: Tracker::new(delays(table.watermark_delay), (0..partitions).map(partition), 0),
             state: ViewState::new(view.clone(), None, &positions, 0),
             oracle: Oracle::new(partitions),
             replay: Replay::new(
                 Arc::new(log.clone()),
                 Arc::new(ManualClock::new(0)),
-                table,
-                (std::slice::from_ref(&view), Default::default()),
+                &[(table, Default::default())],
+                std::slice::from_ref(&view),
                 limit,
             ),
             positions,
@@ -98,7 +98,7 @@ impl World {
         }
         let batch = micro_batch(number, first, events);
         let met = self.tracker.begin(&batch.partition, 0);
-        let each = met.each(&batch.times, self.tracker.delay());
+        let each = met.each(&batch.times, self.tracker.delay(&partition(0)));
         self.state.apply(&batch, met, &each).expect("folded");
         self.tracker.end(&batch.partition, batch.newest().expect("events"));
         self.positions.insert(batch.partition, batch.coverage.end);
@@ -201,7 +201,7 @@ proptest! {
                 Step::Idle(number) => {
                     let number = number % partitions;
                     world.tracker.caught_up(&[partition(number)], i64::MAX, 0);
-                    world.oracle.be_idle(number, world.tracker.delay());
+                    world.oracle.be_idle(number, world.tracker.delay(&partition(0)));
                 }
                 Step::Restart => world.restart(),
                 Step::Publish(tenths) => world.publish(tenths, i),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::tests::kit::partition;
+use crate::tests::kit::{delays, partition};
 
 const DELAY: Micros = 5;
 
@@ -15,7 +15,7 @@ fn after_each(tracker: &mut Tracker, number: Partition, times: &[Micros]) -> Vec
 
 #[test]
 fn the_watermark_is_the_newest_event_less_the_delay() {
-    let mut tracker = Tracker::new(DELAY, [0].map(partition), 0);
+    let mut tracker = Tracker::new(delays(DELAY), [0].map(partition), 0);
     let after = after_each(&mut tracker, 0, &[1, 3, 2, 5, 4, 7, 6, 9]);
     assert_eq!(after, [-4, -2, -2, 0, 0, 2, 2, 4].map(Some));
 }
@@ -23,7 +23,7 @@ fn the_watermark_is_the_newest_event_less_the_delay() {
 #[test]
 fn records_of_one_batch_meet_what_they_would_meet_one_by_one() {
     let times = [1, 3, 2, 5, 4, 7, 6, 9];
-    let mut one_by_one = Tracker::new(DELAY, [0].map(partition), 0);
+    let mut one_by_one = Tracker::new(delays(DELAY), [0].map(partition), 0);
     let before: Vec<Micros> = times
         .iter()
         .map(|&time| {
@@ -32,7 +32,7 @@ fn records_of_one_batch_meet_what_they_would_meet_one_by_one() {
             met
         })
         .collect();
-    let met = Tracker::new(DELAY, [0].map(partition), 0).begin(&partition(0), 0).each(&times, DELAY);
+    let met = Tracker::new(delays(DELAY), [0].map(partition), 0).begin(&partition(0), 0).each(&times, DELAY);
     assert_eq!(met, before);
     assert_eq!(met, [NONE, -4, -2, -2, 0, 0, 2, 2]);
 }
@@ -40,7 +40,7 @@ fn records_of_one_batch_meet_what_they_would_meet_one_by_one() {
 #[test]
 fn a_clock_that_is_set_back_is_not_waited_for() {
     const YEAR: i64 = 1_000_000;
-    let mut tracker = Tracker::new(DELAY, [0, 1].map(partition), YEAR);
+    let mut tracker = Tracker::new(delays(DELAY), [0, 1].map(partition), YEAR);
     after_each(&mut tracker, 0, &[10, 20]);
     tracker.begin(&partition(0), YEAR);
     for at in [0, 150, 199] {
@@ -54,7 +54,7 @@ fn a_clock_that_is_set_back_is_not_waited_for() {
 
 #[test]
 fn a_partition_without_events_holds_back_until_it_is_idle() {
-    let mut tracker = Tracker::new(DELAY, [0, 1].map(partition), 0);
+    let mut tracker = Tracker::new(delays(DELAY), [0, 1].map(partition), 0);
     assert_eq!(after_each(&mut tracker, 0, &[10, 20]), [None, None]);
     tracker.caught_up(&[0, 1].map(partition), 99, 100);
     assert_eq!(tracker.watermark(), None, "not still for long enough");
@@ -65,7 +65,7 @@ fn a_partition_without_events_holds_back_until_it_is_idle() {
 
 #[test]
 fn a_partition_with_unread_records_is_never_idle() {
-    let mut tracker = Tracker::new(DELAY, [0, 1].map(partition), 0);
+    let mut tracker = Tracker::new(delays(DELAY), [0, 1].map(partition), 0);
     after_each(&mut tracker, 0, &[10]);
     after_each(&mut tracker, 1, &[30]);
     assert_eq!(tracker.watermark(), Some(5));
@@ -80,7 +80,7 @@ fn a_partition_with_unread_records_is_never_idle() {
 
 #[test]
 fn the_watermark_never_moves_back() {
-    let mut tracker = Tracker::new(DELAY, [0, 1].map(partition), 0);
+    let mut tracker = Tracker::new(delays(DELAY), [0, 1].map(partition), 0);
     after_each(&mut tracker, 0, &[100]);
     tracker.caught_up(&[1].map(partition), 1_000, 100);
     assert_eq!(tracker.watermark(), Some(95));
@@ -95,7 +95,7 @@ fn the_watermark_never_moves_back() {
 
 #[test]
 fn a_restored_tracker_goes_on_where_it_was() {
-    let mut tracker = Tracker::new(DELAY, [0, 1].map(partition), 7);
+    let mut tracker = Tracker::new(delays(DELAY), [0, 1].map(partition), 7);
     after_each(&mut tracker, 0, &[100]);
     tracker.caught_up(&[1].map(partition), 1_000, 100);
     let json = serde_json::to_string(&tracker).expect("json");
@@ -110,19 +110,20 @@ fn a_restored_tracker_goes_on_where_it_was() {
 #[test]
 fn a_tracker_of_two_topics_is_stored_by_topic() {
     let [clicks, tweets] = ["clicks", "tweets"].map(|topic| TopicPartition::new(topic, 3));
-    let mut tracker = Tracker::new(DELAY, [clicks.clone(), tweets.clone()], 0);
+    let both = Delays::from([("clicks".into(), DELAY), ("tweets".into(), 3)]);
+    let mut tracker = Tracker::new(both, [clicks.clone(), tweets.clone()], 0);
     tracker.seed(&clicks, 50);
+    assert_eq!(tracker.watermark(), None, "each topic holds the watermark back");
     tracker.seed(&tweets, 40);
     let json = serde_json::to_value(&tracker).expect("json");
-    let of_topic =
-        |newest| serde_json::json!({"delay": 5, "merged": 35, "partitions": {"3": {"newest": newest, "idle": false}}});
-    assert_eq!(json, serde_json::json!({"clicks": of_topic(50), "tweets": of_topic(40)}));
+    let of_topic = |delay, newest| serde_json::json!({"delay": delay, "merged": 37, "partitions": {"3": {"newest": newest, "idle": false}}});
+    assert_eq!(json, serde_json::json!({"clicks": of_topic(DELAY, 50), "tweets": of_topic(3, 40)}));
     assert_eq!(serde_json::from_value::<Tracker>(json).expect("back"), tracker);
 }
 
 #[test]
 fn a_version_seeds_the_watermark() {
-    let mut tracker = Tracker::new(DELAY, [0].map(partition), 0);
+    let mut tracker = Tracker::new(delays(DELAY), [0].map(partition), 0);
     tracker.seed(&partition(0), 50);
     assert_eq!(tracker.watermark(), Some(45));
     assert_eq!(tracker.begin(&partition(0), 0), Met { before: 50, others: Micros::MAX, floor: 45 });

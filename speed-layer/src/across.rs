@@ -1,0 +1,187 @@
+//! Views whose rows are made of several records: operators stand before the aggregation.
+//!
+//! Rows that settle are folded into the open chunk, as events are of other views. Rows that wait are folded anew for each snapshot, into a
+//! chunk of their own that covers nothing. What the operators keep isn't in checkpoints: such a view begins where its newest version ends,
+//! with what the operators kept there, or where the log does. It moves to a newer version the same way, and drops all it had.
+//!
+//! Windows close later than those of other views, by as much as a row that settles in time may be behind the watermark
+//! ([`View::delay`](anabranch_plan::view::View::delay)).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State};
+use anabranch_exchange::snapshot::{Chunk, either};
+use anabranch_exchange::version::Version;
+use anabranch_log::position::{Offset, TopicPartition};
+use anabranch_plan::time::Micros;
+use anabranch_plan::view::Kept;
+use polars::prelude::*;
+
+use crate::chunk::Open;
+use crate::error::SpeedError;
+use crate::fold::{Added, Evaluator, failed};
+use crate::watermark::NONE;
+
+/// The operators of a view's rows.
+#[derive(Debug)]
+pub(crate) struct Across {
+    operators: Operators,
+    /// What the rows make that wait; none once something has changed.
+    pending: Option<Arc<Chunk>>,
+    /// As in [`Chunk`].
+    unsure: Option<(Micros, Micros)>,
+    /// Records that came too late, and haven't been told of.
+    late: u64,
+}
+
+impl Across {
+    /// Operators that keep nothing; none if the view's rows are each made of one record.
+    pub fn new(view: &Kept) -> Result<Option<Self>, SpeedError> {
+        if !view.rows.looks_across() {
+            return Ok(None);
+        }
+        let operators =
+            Operators::new(&view.rows, &|name| view.reads(name)).map_err(failed(view, "making the operators"))?;
+        Ok(Some(Self { operators, pending: None, unsure: None, late: 0 }))
+    }
+
+    /// Operators that keep what they kept at the frontier of a version; none if the view's rows are each made of one record.
+    pub fn standing_on(view: &Kept, version: &Version) -> Result<Option<Self>, SpeedError> {
+        if !view.rows.looks_across() {
+            return Ok(None);
+        }
+        let none = || polars_err!(ComputeError: "version {} doesn't have it", version.published.version);
+        let state: PolarsResult<State> = version
+            .state()
+            .map_err(|error| polars_err!(ComputeError: "{error}"))
+            .and_then(|kept| kept.ok_or_else(none));
+        let operators = state.and_then(|state| Operators::resume(&view.rows, &|name| view.reads(name), state));
+        let operators = operators.map_err(failed(view, "taking up what a version's operators kept"))?;
+        Ok(Some(Self { operators, pending: None, unsure: None, late: 0 }))
+    }
+
+    /// What a table's records add.
+    pub fn fold(
+        &mut self,
+        (view, evaluator): (&Kept, &Evaluator),
+        partition: &TopicPartition,
+        mut events: DataFrame,
+        offsets: &[Offset],
+    ) -> Result<BTreeMap<Micros, Added>, SpeedError> {
+        let Some(table) = view.tables().into_iter().find(|table| *table.topic == *partition.topic) else {
+            return Ok(BTreeMap::new());
+        };
+        let offsets: Vec<i64> = offsets.iter().map(|&offset| offset.cast_signed()).collect();
+        let partitions = vec![i64::from(partition.partition); offsets.len()];
+        let places = [Column::new(PARTITION.into(), partitions), Column::new(OFFSET.into(), offsets)];
+        events.hstack_mut(&places).map_err(failed(view, "adding where records stood"))?;
+        let records = Records::from([(table.name.clone(), events)]);
+        self.step(view, evaluator, &records, self.operators.horizon())
+    }
+
+    /// What rows add that settle as the tables' watermark has come so far; none if nothing does.
+    pub fn settle(
+        &mut self,
+        view: &Kept,
+        evaluator: &Evaluator,
+        watermark: Option<Micros>,
+    ) -> Result<Option<BTreeMap<Micros, Added>>, SpeedError> {
+        let horizon = watermark.map_or(NONE, |watermark| watermark.saturating_sub(view.aggregation().allowed_lateness));
+        if horizon <= self.operators.horizon() {
+            return Ok(None);
+        }
+        self.step(view, evaluator, &Records::new(), horizon).map(Some)
+    }
+
+    fn step(
+        &mut self,
+        view: &Kept,
+        evaluator: &Evaluator,
+        records: &Records,
+        horizon: Micros,
+    ) -> Result<BTreeMap<Micros, Added>, SpeedError> {
+        self.pending = None;
+        let met = self.met(view);
+        let mut settled = Vec::new();
+        let step = self.operators.advance(records, horizon, &mut |rows| {
+            settled.push(rows);
+            Ok(())
+        });
+        let unsure = step.map_err(failed(view, "joining records"))?;
+        self.unsure = either(self.unsure, unsure.span);
+        self.late += unsure.rows;
+        let mut all: BTreeMap<Micros, Added> = BTreeMap::new();
+        for rows in settled {
+            for (pane, added) in folded(view, evaluator, rows, met)? {
+                let sum = all.entry(pane).or_default();
+                sum.rows.extend(added.rows);
+                added.late.into_iter().for_each(|(missed, rows)| *sum.late.entry(missed).or_default() += rows);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The watermark that rows meet which settle now.
+    fn met(&self, view: &Kept) -> Micros {
+        match self.operators.horizon() {
+            NONE => NONE,
+            horizon => horizon.saturating_add(view.aggregation().allowed_lateness).saturating_sub(view.delay()),
+        }
+    }
+
+    /// Between which times rows may be wrong or lacking.
+    pub fn unsure(&self) -> Option<(Micros, Micros)> {
+        self.unsure
+    }
+
+    /// How many records have come too late since it was asked last.
+    pub fn take_late(&mut self) -> u64 {
+        std::mem::take(&mut self.late)
+    }
+
+    /// That the memory for it has run out.
+    pub fn is_too_large(&self, view: &Kept) -> SpeedError {
+        let (rows, bytes) = (self.operators.len(), self.operators.bytes());
+        let why = polars_err!(ComputeError: "{rows} rows wait for others, in {bytes} bytes; raise the limit, or shorten what the join spans");
+        failed(view, "keeping to the memory limit")(why)
+    }
+
+    /// What the rows make that wait, as others see it.
+    pub fn pending(&mut self, view: &Kept, evaluator: &Evaluator) -> Result<Arc<Chunk>, SpeedError> {
+        if let Some(pending) = &self.pending {
+            return Ok(pending.clone());
+        }
+        let rows = self.operators.pending().map_err(failed(view, "joining records that wait"))?;
+        let mut open = Open::default();
+        open.add(view, folded(view, evaluator, rows, NONE)?)?;
+        let chunk = open.export(view)?;
+        self.pending = Some(chunk.clone());
+        Ok(chunk)
+    }
+
+    /// The bytes of what is kept, about.
+    pub fn bytes(&self) -> usize {
+        self.operators.bytes()
+    }
+}
+
+/// What rows add to each pane, which met a watermark.
+fn folded(
+    view: &Kept,
+    evaluator: &Evaluator,
+    rows: DataFrame,
+    met: Micros,
+) -> Result<BTreeMap<Micros, Added>, SpeedError> {
+    let times = match &view.aggregation().time {
+        None => vec![0; rows.height()],
+        Some(time) => times(&rows, time).map_err(failed(view, "reading the rows' times"))?,
+    };
+    let met = vec![met; rows.height()];
+    Ok(evaluator.fold(view, rows, &times, &met)?.0)
+}
+
+fn times(rows: &DataFrame, name: &str) -> PolarsResult<Vec<Micros>> {
+    let times = rows.column(name)?.as_materialized_series().to_physical_repr().into_owned();
+    Ok(times.i64()?.iter().map(Option::unwrap_or_default).collect())
+}
