@@ -66,6 +66,8 @@ it('partitions are named with what is to be said of them', () => {
       { ...is, partition: 2, watermark: null, stalled: true, holds_back: true },
     ]),
   ).toBe('0: 2017-08-27 00:04:31 · 1: 2017-08-27 00:04:31, idle · 2: no event yet, stalled, waited for')
+  const two = [{ ...is, topic: 'tweets', partition: 0 }, { ...is, topic: 'clicks', partition: 0 }]
+  expect(format.partitions(two)).toBe('tweets 0: 2017-08-27 00:04:31 · clicks 0: 2017-08-27 00:04:31')
   expect(format.partitions([])).toBe('none')
 })
 

@@ -77,7 +77,14 @@ pub(crate) fn findings(view: &Kept, said: &Layers, known: &Layers, at: String) -
             .collect()
     };
     let open = starts(after);
-    let exact: BTreeSet<Micros> = starts(before).into_iter().filter(|start| !open.contains(start)).collect();
+    // While a window is open, rows may be lacking that settle later, though all records were there.
+    let watermark = before.watermark.unwrap_or(Micros::MIN);
+    let is_closed = |start: Micros| {
+        let end = view.aggregation().window.map_or(Micros::MAX, |window| window.end_of(start));
+        !view.rows.looks_across() || end.saturating_add(view.aggregation().allowed_lateness) <= watermark
+    };
+    let exact: BTreeSet<Micros> =
+        starts(before).into_iter().filter(|start| !open.contains(start) && is_closed(*start)).collect();
     let exact: BTreeSet<Micros> = exact.into_iter().rev().take(MOST_WINDOWS).collect();
     let (Some(&first), Some(&last)) = (exact.first(), exact.last()) else { return Ok(None) };
     let rows = |sources: &Sources| {

@@ -16,7 +16,7 @@ use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError, LogReader, ReadLimit};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
-use anabranch_plan::view::{Catalog, Kept, ViewId};
+use anabranch_plan::view::{Catalog, Kept, Unit, ViewId};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -45,11 +45,9 @@ pub fn collect(
 ) -> std::io::Result<(Snapshots, Vec<JoinHandle<()>>)> {
     let mut snapshots = Snapshots::default();
     let mut threads = Vec::new();
-    for table in catalog.tables.values() {
-        let views: Vec<Kept> = catalog.kept_of(&table.name).collect();
-        if views.is_empty() {
-            continue;
-        }
+    for Unit { tables, views } in catalog.units() {
+        // Views over several tables aren't shared out among processes.
+        let [table] = tables.as_slice() else { continue };
         let mut senders = BTreeMap::new();
         for view in &views {
             let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
@@ -226,7 +224,7 @@ impl Collector {
     fn misfit(&self, lineage: &Lineage) -> Option<String> {
         let newest = self.partitions.values().flat_map(|held| held.views.values()).filter_map(VecDeque::front);
         let ends = |snapshot: &Snapshot| snapshot.coverage.of(&self.table.topic).ends();
-        let checked = newest.map(|snapshot| lineage.check(snapshot.log.as_ref(), &ends(snapshot)));
+        let checked = newest.map(|snapshot| lineage.check(snapshot.log.get(&self.table.topic), &ends(snapshot)));
         let misfit = checked.filter_map(Result::err).next()?;
         Some(format!("topic `{}` isn't what the speed layer has told of: {misfit}", self.table.topic))
     }
@@ -288,7 +286,9 @@ pub(crate) fn compose(view: &ViewId, partitions: &BTreeMap<Partition, Held>) -> 
         stopped.extend(newest.stopped.as_ref().map(|why| format!("partition {partition}: {why}")));
         alone &= newest.stopped.is_none() || newest.alone;
         whole.other_log |= newest.other_log;
-        whole.log = whole.log.or_else(|| newest.log.clone());
+        if whole.log.is_empty() {
+            whole.log.clone_from(&newest.log);
+        }
         lost.extend(newest.lost.iter().map(|(p, range)| (p.clone(), range.clone())));
     }
     whole.coverage = coverage.into_iter().collect();

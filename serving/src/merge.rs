@@ -131,6 +131,8 @@ struct Doubt {
     late: u64,
     /// Whether a pane is degraded.
     is_degraded: bool,
+    /// Whether rows may be wrong, as records came too late to be joined.
+    is_unsure: bool,
 }
 
 impl Doubt {
@@ -141,6 +143,7 @@ impl Doubt {
         Self {
             late: panes().flat_map(|pane| pane.late.values()).sum(),
             is_degraded: panes().any(|pane| pane.slack.is_some()),
+            is_unsure: sources.is_unsure(from, to),
         }
     }
 }
@@ -149,7 +152,7 @@ impl Doubt {
 /// made one; and without a watermark it can't be told which windows are closed.
 fn nothing(view: &Kept, sources: &Sources, span: Span, doubt: Doubt) -> PolarsResult<Answer> {
     let is_told = sources.watermark.is_some() || oldest_pane(sources).is_none();
-    let exact = sources.is_whole() && doubt.late == 0 && !doubt.is_degraded && is_told;
+    let exact = sources.is_whole() && doubt.late == 0 && !doubt.is_degraded && !doubt.is_unsure && is_told;
     let quality = Quality { exact, certain: exact, confidence: 1.0 };
     let mut rows = partial::windows(view.aggregation(), &[], Scope::All)?.rows;
     if !view.aggregation().window.is_some_and(Window::is_session) {
@@ -168,7 +171,9 @@ fn one(view: &Kept, sources: &Sources, span: Span, from: Micros, to: Micros) -> 
         // The one row that a view without keys has of nothing.
         finished.rows = without_bounds(view, finished.rows)?;
     }
-    let quality = quality(view, sources, &finished, late)?;
+    // Without windows all times are in one pane.
+    let times = view.aggregation().window.map_or((Micros::MIN, Micros::MAX), |_| (from, to));
+    let quality = quality(view, sources, &mut finished, late, sources.is_unsure(times.0, times.1))?;
     Ok(Answer { span, rows: finished.rows, quality, late })
 }
 
@@ -176,13 +181,24 @@ fn range(view: &Kept, window: Window, sources: &Sources, from: Micros, to: Micro
     let (first, last) = window.inside(from, to);
     let (late, end) =
         if first <= last { (late(window, sources, first, last), window.end_of(last)) } else { (0, first) };
-    let finished =
+    let mut finished =
         partial::windows(view.aggregation(), &parts(view, sources, None, first, end)?, Scope::Range(first, last))?;
-    let quality = quality(view, sources, &finished, late)?;
+    let quality = quality(view, sources, &mut finished, late, sources.is_unsure(first, end))?;
     Ok(Answer { span: Span::Range { from, to }, rows: finished.rows, quality, late })
 }
 
-fn quality(view: &Kept, sources: &Sources, finished: &Finished, late: u64) -> PolarsResult<Quality> {
+/// How far rows can be relied on. If it isn't known by how much they may be off, their bounds go.
+fn quality(
+    view: &Kept,
+    sources: &Sources,
+    finished: &mut Finished,
+    late: u64,
+    is_unsure: bool,
+) -> PolarsResult<Quality> {
+    if is_unsure {
+        finished.rows = without_bounds(view, std::mem::take(&mut finished.rows))?;
+        return Ok(Quality { exact: false, certain: false, confidence: 1.0 });
+    }
     let is_whole = sources.is_whole();
     let is_tight = !finished.is_degraded && !finished.is_sketched && is_tight(view, &finished.rows)?;
     let exact = is_whole && late == 0 && is_tight;

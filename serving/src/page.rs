@@ -204,7 +204,11 @@ pub fn reading(query: u64, sources: &Sources, span: Span) -> u64 {
     let version = sources.version.as_ref().map(|version| (version.published.version, &version.published.coverage));
     let slack =
         sources.chunks.iter().flat_map(|chunk| chunk.panes.values()).filter(|pane| pane.slack.is_some()).count();
-    let read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.lacking());
+    let mut read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.lacking());
+    // Rows may settle without a record.
+    if let Some(settled) = sources.settled {
+        read += &format!(" {settled:?} {:?}", sources.unsure);
+    }
     name(&read)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anabranch_engine::render::write_json_text;
-use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
+use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition, of_topic};
 use anabranch_plan::time::format_timestamp;
 use anabranch_plan::view::Kept;
 use serde::Serialize;
@@ -45,7 +45,7 @@ impl Proof<'_> {
         out.extend_from_slice(format!(",\"exact\":{},\"incomplete\":{incomplete}", self.quality.exact).as_bytes());
         if incomplete {
             out.extend_from_slice(b",\"missing\":");
-            write_value(&Offsets::of(self.topic(), &self.sources.lacking()), out);
+            write_value(&Offsets::of(self.view, &self.sources.lacking()), out);
             if let Some(why) = self.sources.reason() {
                 out.extend_from_slice(b",\"reason\":");
                 write_json_text(&why, out);
@@ -58,7 +58,7 @@ impl Proof<'_> {
 
     /// Writes what comes after the rows, from `"sources":` on, without the last brace.
     pub fn write_tail(&self, out: &mut Vec<u8>) {
-        let offsets = |coverage| Offsets::of(self.topic(), coverage);
+        let offsets = |coverage| Offsets::of(self.view, coverage);
         let version = self.sources.version.as_ref().map(|version| &version.published);
         let batch = version.map(|it| json!({ "version": it.version, "offsets": offsets(&it.coverage) }));
         let speed = self.sources.speed.as_ref().map(|coverage| json!({ "offsets": offsets(coverage) }));
@@ -71,10 +71,6 @@ impl Proof<'_> {
         write_json_text(&self.view.id.definition, out);
         let Quality { certain, confidence, .. } = self.quality;
         out.extend_from_slice(format!(",\"certain\":{certain},\"confidence\":{confidence:?}").as_bytes());
-    }
-
-    fn topic(&self) -> &str {
-        &self.view.table().topic
     }
 
     fn window(&self) -> Value {
@@ -104,9 +100,10 @@ impl Proof<'_> {
 pub struct Offsets(BTreeMap<String, Ranges>);
 
 impl Offsets {
-    /// Those of one topic.
-    pub fn of(topic: &str, coverage: &Coverage<TopicPartition>) -> Self {
-        Self([(topic.to_owned(), Ranges(coverage.of(topic)))].into())
+    /// Those in the topics that a view reads.
+    pub fn of(view: &Kept, coverage: &Coverage<TopicPartition>) -> Self {
+        let of_topic = |topic: &String| (topic.clone(), Ranges(coverage.of(topic)));
+        Self(view.tables().into_iter().map(|table| of_topic(&table.topic)).collect())
     }
 }
 
@@ -123,6 +120,15 @@ impl PartialSchema for Ranges {
 }
 
 impl ToSchema for Ranges {}
+
+/// Positions in the topics that a view reads, as the API writes them.
+pub(crate) fn all_positions_json(
+    view: &Kept,
+    positions: &Positions<TopicPartition>,
+) -> BTreeMap<String, BTreeMap<String, Offset>> {
+    let topics = view.tables().into_iter().map(|table| table.topic.as_str());
+    topics.flat_map(|topic| positions_json(topic, &of_topic(topic, positions))).collect()
+}
 
 /// Positions in a topic as the API writes them: `{"topic":{"0":next}}`.
 pub(crate) fn positions_json(topic: &str, positions: &Positions) -> BTreeMap<String, BTreeMap<String, Offset>> {

@@ -122,17 +122,21 @@ impl Server {
         layers.stamp(log_end, self.rejects_seen.load(Ordering::Relaxed))
     }
 
-    /// Where the partitions of a view's topic end. That it is another one than that which the layers have read is told to them.
+    /// Where the partitions of a view's topics end. That one is another one than that which the layers have read is told to them.
     pub async fn log_end(&self, view: &Kept, layers: &mut Layers) -> Result<Positions<TopicPartition>, Problem> {
-        let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());
-        let bounds = blocking(move || log.bounds(&topic)).await?;
-        Ok(Asked::of(bounds)?.ends(&view.table().topic, layers))
+        let mut ends = Positions::new();
+        for table in view.tables() {
+            let (log, topic) = (Arc::clone(&self.app.log), table.topic.clone());
+            let bounds = blocking(move || log.bounds(&topic)).await?;
+            ends.extend(Asked::of(bounds)?.ends(&table.topic, layers));
+        }
+        Ok(ends)
     }
 
-    /// Where a view's topic ends, or ended when the log last answered; all streams of the server ask it once a second.
+    /// Where a view's topics end, or ended when the log last answered; all streams of the server ask it once a second.
     pub async fn recent_log_end(&self, view: &Kept, layers: &mut Layers) -> Option<Positions<TopicPartition>> {
-        let topic = &view.table().topic;
-        let known = self.ends.lock().get(topic).cloned();
+        let topics = view.tables().into_iter().map(|table| table.topic.as_str()).collect::<Vec<_>>().join(",");
+        let known = self.ends.lock().get(&topics).cloned();
         if let Some((asked, end)) = &known
             && asked.elapsed() < AGE
         {
@@ -141,7 +145,7 @@ impl Server {
         let end = tokio::time::timeout(AGE, self.log_end(view, layers)).await;
         let Ok(Ok(end)) = end else { return known.map(|(_, end)| end) };
         if layers.other_log.is_none() {
-            self.ends.lock().insert(topic.clone(), (Instant::now(), end.clone()));
+            self.ends.lock().insert(topics, (Instant::now(), end.clone()));
         }
         Some(end)
     }
@@ -155,7 +159,7 @@ impl Server {
         what: &str,
         way_out: &str,
     ) -> Result<(), Problem> {
-        if layers.log().is_none_or(|log| log == mark) {
+        if layers.log(&view.table().topic).is_none_or(|log| log == mark) {
             return Ok(());
         }
         let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());

@@ -6,11 +6,11 @@
 //! and nothing is counted twice.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
-use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots};
-use anabranch_exchange::version::{Version, Versions};
+use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots, either};
+use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
@@ -53,13 +53,22 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 #[derive(Debug)]
 pub struct HeldVersion {
     version: Arc<Version>,
+    /// The same without what rows make that wait; none if there are no such rows.
+    settled: Option<Arc<HeldVersion>>,
     read: Mutex<VecDeque<(Micros, Micros, Vec<DataFrame>)>>,
 }
 
 impl HeldVersion {
     /// Holds a version.
     pub fn new(version: Arc<Version>) -> Self {
-        Self { version, read: Mutex::default() }
+        let has_pending = version.published.panes.iter().any(|file| file.pending);
+        let settled = has_pending.then(|| Arc::new(Self::new(Arc::new(version.settled()))));
+        Self { version, settled, read: Mutex::default() }
+    }
+
+    /// What adds up with chunks that stand on it.
+    fn settled(held: &Arc<Self>) -> Arc<Self> {
+        held.settled.as_ref().unwrap_or(held).clone()
     }
 
     /// The partials of one window's panes, which start in `[from, to)`, and what is wrong with those that can't be read.
@@ -109,10 +118,10 @@ pub struct Layers {
 }
 
 impl Layers {
-    /// Which log the offsets are of.
-    pub fn log(&self) -> Option<&Mark> {
-        let of_version = || self.versions.first().and_then(|version| version.published.log.as_ref());
-        self.snapshot.as_ref().and_then(|snapshot| snapshot.log.as_ref()).or_else(of_version)
+    /// Which log the offsets in a topic are of.
+    pub fn log(&self, topic: &str) -> Option<&Mark> {
+        let of_version = || self.versions.first().and_then(|version| version.published.log.get(topic));
+        self.snapshot.as_ref().and_then(|snapshot| snapshot.log.get(topic)).or_else(of_version)
     }
 
     /// Changes whenever an answer made from these layers, the log's end and that many rejects may change.
@@ -211,6 +220,10 @@ pub struct Sources {
     pub early: Early,
     /// Set once the answer is about times of which those may be.
     pub is_early: OnceLock<()>,
+    /// Up to which watermark rows have settled, of a view whose rows are made of several records.
+    pub settled: Option<Micros>,
+    /// Between which times rows may be wrong or lacking, as records came too late to be joined: bounds aren't known there.
+    pub unsure: Option<(Micros, Micros)>,
     /// Whether it is made of no record, although the log may hold some: then it says nothing of those.
     pub is_void: bool,
     /// Whether the log is another one than that which the layers have read: what the answer lacks can't be named.
@@ -238,13 +251,15 @@ impl Sources {
         };
         let mut sources = Self {
             mode,
-            watermark: watermark(view, layers),
+            watermark: watermark(view, mode, layers),
             version,
             chunks: Vec::new(),
             speed: None,
             missing: Coverage::new(),
             early: Early::default(),
             is_early: OnceLock::new(),
+            settled: None,
+            unsure: None,
             is_void: false,
             other_log,
             stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
@@ -253,12 +268,14 @@ impl Sources {
         if mode != Mode::Batch
             && let Some(snapshot) = snapshot
         {
-            sources.take_chunks(snapshot);
+            sources.take_chunks(view, snapshot);
         }
         if mode == Mode::Merged && !layers.follow_the_log() {
             sources.name_missing(log_end);
         }
         sources.chunks.iter().for_each(|chunk| sources.early.merge(&chunk.early));
+        sources.unsure = sources.chunks.iter().fold(None, |unsure, chunk| either(unsure, chunk.unsure));
+        sources.settled = sources.watermark.filter(|_| view.rows.looks_across());
         if view.aggregation().window.is_none() {
             sources.about(Micros::MAX);
         }
@@ -267,11 +284,23 @@ impl Sources {
         sources
     }
 
-    fn take_chunks(&mut self, snapshot: &Snapshot) {
+    fn take_chunks(&mut self, view: &Kept, snapshot: &Snapshot) {
+        let looks_across = view.rows.looks_across();
+        // Rows that wait go with those that settled behind the same version, and with no others.
+        let is_of_base = self.version.as_ref().map(|version| version.published.version) == snapshot.base;
+        let is_other = self.mode == Mode::Merged && looks_across && !is_of_base;
+        // A state that was ever shown says what waits, if nothing does too.
+        let says_what_waits = !is_other && !snapshot.chunks.is_empty();
+        if says_what_waits && let Some(version) = &mut self.version {
+            *version = HeldVersion::settled(version);
+        }
         let batch = self.version.as_ref().map(|version| &version.published.coverage);
         let frontier = |p: &TopicPartition| batch.map_or(0, |coverage| coverage.next(p));
         let (used, left): (Vec<_>, Vec<_>) = snapshot.chunks.iter().cloned().partition(|chunk| {
-            chunk.coverage.iter().all(|(p, range)| range.is_empty() || batch.is_none() || range.start >= frontier(p))
+            let joins = |p: &TopicPartition, range: &Range<Offset>| {
+                range.is_empty() || batch.is_none() || range.start >= frontier(p)
+            };
+            !is_other && chunk.coverage.iter().all(|(p, range)| joins(p, range))
         });
         if left.is_empty() {
             self.speed = Some(snapshot.coverage.clone());
@@ -320,6 +349,11 @@ impl Sources {
         if self.early.from.is_some_and(|from| from < end) {
             self.is_early.get_or_init(|| ());
         }
+    }
+
+    /// Whether rows with times in `[from, to)` may be wrong or lacking, and nobody knows by how much.
+    pub fn is_unsure(&self, from: Micros, to: Micros) -> bool {
+        self.unsure.is_some_and(|(first, last)| first < to && from <= last)
     }
 
     /// What the answer lacks.
@@ -395,12 +429,20 @@ fn base(layers: &Layers) -> Option<&Arc<HeldVersion>> {
     }
 }
 
-fn watermark(view: &Kept, layers: &Layers) -> Option<Micros> {
+fn watermark(view: &Kept, mode: Mode, layers: &Layers) -> Option<Micros> {
+    let newest = || layers.versions.first().map(|version| &version.published);
+    // What has settled in a version is a matter of its own watermark.
+    if mode == Mode::Batch && view.rows.looks_across() {
+        return settled(view, newest()?);
+    }
     match &layers.snapshot {
         Some(snapshot) => snapshot.watermark,
-        None => {
-            let newest = layers.versions.first()?;
-            newest.published.event_times.values().min().map(|time| time - view.table().watermark_delay)
-        }
+        None if view.rows.looks_across() => settled(view, newest()?),
+        None => newest()?.event_times.values().min().map(|time| time - view.table().watermark_delay),
     }
+}
+
+/// Up to which watermark a version has all rows that have settled.
+fn settled(view: &Kept, published: &Published) -> Option<Micros> {
+    Some(published.state.as_ref()?.watermark?.saturating_sub(view.delay()))
 }

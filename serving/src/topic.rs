@@ -61,10 +61,13 @@ impl<'a> Topics<'a> {
         self.ask(topic).map(|asked| &asked.held)
     }
 
-    /// Where the partitions of a view's topic end, as [`Asked::ends`] has it.
+    /// Where the partitions of a view's topics end, as [`Asked::ends`] has it.
     pub fn ends(&mut self, view: &Kept, layers: &mut Layers) -> Result<Positions<TopicPartition>, Problem> {
-        let topic = &view.table().topic;
-        Ok(self.ask(topic)?.ends(topic, layers))
+        let mut ends = Positions::new();
+        for table in view.tables() {
+            ends.extend(self.ask(&table.topic)?.ends(&table.topic, layers));
+        }
+        Ok(ends)
     }
 
     fn ask(&mut self, topic: &str) -> Result<&Asked, Problem> {
@@ -79,4 +82,9 @@ impl<'a> Topics<'a> {
 /// How many records of a topic were rejected.
 pub(crate) fn rejected(rejects: &RejectLog, topic: &str) -> Result<u64, Problem> {
     rejects.count(Some(topic)).map_err(|error| log_problem(&error))
+}
+
+/// How many records were rejected of the topics that a view reads.
+pub(crate) fn rejected_of(rejects: &RejectLog, view: &Kept) -> Result<u64, Problem> {
+    view.tables().into_iter().map(|table| rejected(rejects, &table.topic)).sum()
 }

@@ -135,11 +135,12 @@ export function windowShape(window: ViewWindow | null): string {
   return `${kind}, ${duration(size)}${each}${offset ? `, ${duration(offset)} later than the full ${duration(slide)}` : ''}${zone ? `, by the calendar of ${zone}` : ''}`
 }
 
-/** `0: 2017-08-27 00:04:31 · 1: idle · 2: no event yet, waited for`. */
+/** `0: 2017-08-27 00:04:31 · 1: idle · 2: no event yet, waited for`; of several topics with their names. */
 export function partitions(all: Partition[]): string {
-  const each = all.map(({ partition, watermark, idle, stalled, holds_back }) => {
+  const isOne = new Set(all.map(({ topic }) => topic)).size <= 1
+  const each = all.map(({ topic, partition, watermark, idle, stalled, holds_back }) => {
     const facts = [watermark ? moment(watermark) : 'no event yet', idle && 'idle', stalled && 'stalled', holds_back && 'waited for']
-    return `${partition}: ${facts.filter(Boolean).join(', ')}`
+    return `${isOne ? '' : `${topic} `}${partition}: ${facts.filter(Boolean).join(', ')}`
   })
   return each.join(' · ') || 'none'
 }

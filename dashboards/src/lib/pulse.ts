@@ -77,7 +77,7 @@ export function holdUps(views: ViewDetail[]): string[] {
     const times = partitions.map(({ watermark }) => Date.parse(watermark ?? '')).filter((ms) => !Number.isNaN(ms))
     for (const one of partitions) {
       const why = holdUp(one, Math.max(...times))
-      if (why) lines.add(`Partition ${one.partition} of ${topic} ${why}`)
+      if (why) lines.add(`Partition ${one.partition} of ${one.topic ?? topic} ${why}`)
     }
   }
   return [...lines]

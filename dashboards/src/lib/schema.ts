@@ -993,7 +993,7 @@ export interface components {
             column: string;
             descending: boolean;
         };
-        /** @description A partition of the topic. */
+        /** @description A partition of a topic that the view reads. */
         ViewPartition: {
             /** @description The view's watermark waits for it, though others are ahead. */
             holds_back: boolean;
@@ -1003,6 +1003,8 @@ export interface components {
             partition: number;
             /** @description It holds records and has delivered none for long. */
             stalled: boolean;
+            /** @description The topic that it is of, if the view reads several. */
+            topic?: string;
             /** @description Its own watermark; null before any event. */
             watermark: string | null;
         };

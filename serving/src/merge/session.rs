@@ -214,7 +214,7 @@ fn whole(
     let doubt = doubt(view, sources, about);
     finished.is_degraded |= doubt.is_degraded;
     finished.is_certain &= !finished.is_degraded;
-    let quality = quality(view, sources, &finished, doubt.late)?;
+    let quality = quality(view, sources, &mut finished, doubt.late, doubt.is_unsure)?;
     Ok(Answer { span, quality, rows: finished.rows, late: doubt.late })
 }
 

@@ -23,7 +23,7 @@ use crate::query::RowsQuery;
 use crate::rendered::{Rendered, etag, is_known};
 use crate::server::Server;
 use crate::source::{Layers, Sources};
-use crate::topic::rejected;
+use crate::topic::rejected_of;
 use crate::total;
 
 /// Carries, beside rows that aren't JSON, all that the JSON answer says of them, as one JSON object.
@@ -226,7 +226,7 @@ pub(crate) async fn rows(
                 let (view, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
                 let pages = Arc::clone(&server.pages);
                 server.compute(move || {
-                    let rejected = rejected(&rejects, &view.table().topic)?;
+                    let rejected = rejected_of(&rejects, &view)?;
                     render(&view, &layers, &log_end, &query, format, rejected, &pages)
                 })
             };
@@ -293,7 +293,7 @@ fn read(
         (Span::Ending(end), _) => Some(end),
         _ => None,
     };
-    let (name, log) = (page::reading(query.fingerprint(), &sources, span), layers.log().cloned());
+    let (name, log) = (page::reading(query.fingerprint(), &sources, span), layers.log(&view.table().topic).cloned());
     Ok(Reading { name, head, tail, rows, order, total, window, log })
 }
 

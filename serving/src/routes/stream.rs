@@ -42,7 +42,7 @@ use crate::problem::{Problem, quoted};
 use crate::routes::heartbeat::heartbeats;
 use crate::routes::stream::event::StreamEvent;
 use crate::server::{Server, blocking, stopped};
-use crate::topic::rejected;
+use crate::topic::rejected_of;
 
 /// At most ten updates a second.
 const TICK: Duration = Duration::from_millis(100);
@@ -352,7 +352,7 @@ impl Feed {
     fn event(&mut self, data: String) -> Event {
         self.stall = STALL + Duration::from_millis((data.len() / SLOWEST) as u64);
         let views = self.views.iter().zip(&self.sent);
-        let log = |view: &Kept, sent: &Sent| match (sent, self.server.layers.get(view).log()) {
+        let log = |view: &Kept, sent: &Sent| match (sent, self.server.layers.get(view).log(&view.table().topic)) {
             (Sent::Finals(_), Some(log)) => format!("@{log}"),
             _ => String::new(),
         };
@@ -434,7 +434,7 @@ async fn newest(server: &Arc<Server>, view: &Kept) -> Option<(Arc<Frame>, Option
     let follows = before.map(|before| before.id.clone());
     let (of, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
     let frame = server.compute(move || {
-        let rejected = rejected(&rejects, &of.table().topic)?;
+        let rejected = rejected_of(&rejects, &of)?;
         Frame::compute(&of, &layers, &log_end, rejected, most, follows).map_err(|error| Problem::internal(&error))
     });
     let frame = Arc::new(frame.await.ok()?);
@@ -457,7 +457,7 @@ async fn next_finals(server: &Arc<Server>, view: &Kept, after: Option<Final>) ->
     let compute = || {
         let (view, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
         server.compute(move || {
-            let rejected = rejected(&rejects, &view.table().topic)?;
+            let rejected = rejected_of(&rejects, &view)?;
             frame::finals(&view, &layers, &log_end, after, rejected).map_err(|error| Problem::internal(&error))
         })
     };

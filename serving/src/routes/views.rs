@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_exchange::snapshot::{Progress, Snapshot};
-use anabranch_log::position::{Partition, Positions, TopicPartition, of_topic};
+use anabranch_log::position::{Partition, Positions, TopicPartition};
 use anabranch_plan::aggregation::{AggregateFunction, OutputColumn};
 use anabranch_plan::time::{Micros, format_timestamp};
 use anabranch_plan::view::{Kept, Sent};
@@ -15,12 +15,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::problem::Problem;
-use crate::proof::{Offsets, positions_json};
+use crate::proof::{Offsets, all_positions_json};
 use crate::routes::column::ViewColumn;
 use crate::routes::output::{self, OutputDetail};
 use crate::server::{Server, blocking};
 use crate::source::{Layers, Mode, Sources};
-use crate::topic::{Topics, rejected};
+use crate::topic::{Topics, rejected_of};
 
 /// All views.
 #[derive(Serialize, ToSchema)]
@@ -133,9 +133,13 @@ pub struct ViewOrder {
     descending: bool,
 }
 
-/// A partition of the topic.
+/// A partition of a topic that the view reads.
 #[derive(Serialize, ToSchema)]
 pub struct ViewPartition {
+    /// The topic that it is of, if the view reads several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    topic: Option<String>,
     #[schema(value_type = u32)]
     partition: Partition,
     /// Its own watermark; null before any event.
@@ -224,7 +228,7 @@ fn details(
     let mut details = Vec::new();
     for (mut layers, view) in views {
         let ends = topics.ends(&view, &mut layers)?;
-        let rejected = rejected(&server.app.rejects, &view.table().topic)?;
+        let rejected = rejected_of(&server.app.rejects, &view)?;
         details.push(Detail::View(Box::new(describe(&view, &layers, &ends, rejected))));
     }
     for (output, positions) in outputs {
@@ -254,7 +258,6 @@ fn describe_window(window: Window) -> ViewWindow {
 fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, rejected: u64) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
-    let topic = view.table().topic.as_str();
     ViewDetail {
         name: view.id.name.clone(),
         sql: view.sql.clone(),
@@ -278,16 +281,16 @@ fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, r
         coverage: ViewCoverage {
             batch: batch.map(|published| BatchCoverage {
                 version: published.version,
-                offsets: Offsets::of(topic, &published.coverage),
+                offsets: Offsets::of(view, &published.coverage),
                 published: format_timestamp(published.published),
                 event_time: published.event_times.values().max().map(|&time| format_timestamp(time)),
             }),
             speed: layers
                 .snapshot
                 .as_ref()
-                .map(|snapshot| SpeedCoverage { offsets: Offsets::of(topic, &snapshot.coverage) }),
+                .map(|snapshot| SpeedCoverage { offsets: Offsets::of(view, &snapshot.coverage) }),
         },
-        log_end: positions_json(topic, &of_topic(topic, log_end)),
+        log_end: all_positions_json(view, log_end),
         lag: sources.lag(log_end),
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
@@ -300,12 +303,14 @@ fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, r
 
 /// How far each partition is. One that the speed layer knows nothing of yet has had no event.
 fn partitions(snapshot: &Snapshot, log_end: &Positions<TopicPartition>) -> Vec<ViewPartition> {
-    let all: BTreeMap<Partition, Progress> =
-        log_end.keys().map(|p| (p.partition, snapshot.partitions.get(p).copied().unwrap_or_default())).collect();
+    let all: BTreeMap<&TopicPartition, Progress> =
+        log_end.keys().map(|p| (p, snapshot.partitions.get(p).copied().unwrap_or_default())).collect();
     let awake = || all.values().filter(|progress| !progress.idle).map(|progress| progress.watermark);
     let (least, most) = (awake().min(), awake().max());
-    let each = all.iter().map(|(&partition, progress)| ViewPartition {
-        partition,
+    let is_of_many = all.keys().any(|p| all.keys().any(|other| p.topic != other.topic));
+    let each = all.iter().map(|(p, progress)| ViewPartition {
+        topic: is_of_many.then(|| p.topic.to_string()),
+        partition: p.partition,
         watermark: progress.watermark.map(format_timestamp),
         idle: progress.idle,
         stalled: progress.stalled,

@@ -117,7 +117,7 @@ fn what_is_lost_torn_or_of_a_former_owner_is_passed_over() {
         stopped: Some("records are gone".to_owned()),
         alone: true,
         lost: [(partition(0), 30..35)].into_iter().collect(),
-        log: Some(Mark::new("kafka:one:two")),
+        log: [("posts".to_owned(), Mark::new("kafka:one:two"))].into(),
         other_log: true,
         ..Snapshot::clone(&third)
     };

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::support::*;
 
 fn of_log(mark: &str, snapshot: Snapshot) -> Snapshot {
-    Snapshot { log: Some(Mark::new(mark)), ..snapshot }
+    Snapshot { log: [("posts".to_owned(), Mark::new(mark))].into(), ..snapshot }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -179,6 +179,7 @@ pub fn version(root: &std::path::Path, view: &Kept, number: u64, events: &[Event
             last,
             rows: (end - next) as u64,
             sha256,
+            pending: false,
         });
         next = end;
     }
@@ -194,7 +195,8 @@ pub fn version(root: &std::path::Path, view: &Kept, number: u64, events: &[Event
         rebuilds: 0,
         erased: BTreeSet::new(),
         panes,
-        log: None,
+        state: None,
+        log: Default::default(),
     };
     Arc::new(Version::new(root.to_owned(), published, false))
 }
@@ -256,7 +258,7 @@ pub fn snapshot(view: &Kept, events: &[Event], base: Option<u64>, cuts: &[usize]
         stopped: None,
         alone: false,
         lost: Coverage::new(),
-        log: None,
+        log: Default::default(),
         other_log: false,
     }
 }
