@@ -47,6 +47,13 @@ pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
              process, on the embedded log",
         ));
     };
+    if let Some(view) = platform.catalog.kept().find(|view| view.rows.looks_across()) {
+        return Err(Failure::usage(format!(
+            "view `{}` joins, looks back or reads a changelog, which isn't shared out among processes yet: `anabranch up` runs every \
+             role in one process, on Kafka too",
+            view.id.name
+        )));
+    }
     let opened = platform.open().await?;
     let process = Process {
         group: GroupOptions {

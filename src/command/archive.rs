@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anabranch_batch_layer::BatchError;
-use anabranch_batch_layer::archive::{Archive, ArchiveSnapshot, Rebuild, check_table};
-use anabranch_batch_layer::recompute::{anew, has_version};
+use anabranch_batch_layer::archive::{Archive, Rebuild, check_table};
+use anabranch_batch_layer::recompute::{anew, archives, has_version};
 use anabranch_exchange::version::{archive_root, view_root};
 
 use crate::cli;
@@ -99,9 +99,9 @@ async fn rebuild(name: String, project: &Path, dry_run: bool) -> Result<ExitCode
     let failed = |error: BatchError| Failure::new(error.chain());
     plan.run().await.map_err(failed)?;
     for view in versioned {
-        let Some(archive) = ArchiveSnapshot::open(&root, view.table()).await.map_err(failed)? else { continue };
+        let Some(archives) = archives(&view, &opened.data).await.map_err(failed)? else { continue };
         let run = format!("rebuild-{}", opened.clock.now());
-        let version = anew(&view, &opened.data, archive, run, &opened.clock).await.map_err(failed)?;
+        let version = anew(&view, &opened.data, archives, run, &opened.clock).await.map_err(failed)?;
         eprintln!("view `{}`: version {version} is computed from it", view.id.name);
     }
     eprintln!("table `{name}` is archived anew");

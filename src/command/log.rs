@@ -8,7 +8,7 @@ use anabranch_batch_layer::BatchError;
 use anabranch_batch_layer::archive::{
     Adopt, Archive, ArchiveSettings, ArchiveSnapshot, Archiver, anchor, declare, renew,
 };
-use anabranch_batch_layer::recompute::{anew, has_version};
+use anabranch_batch_layer::recompute::{anew, archives, has_version};
 use anabranch_exchange::version::{archive_root, view_root};
 use anabranch_log::Log;
 use anabranch_plan::schema::Table;
@@ -163,12 +163,13 @@ impl Site {
         let Opened { data, clock, .. } = &self.opened;
         let views = data.join("views");
         for view in self.platform.catalog.kept_of(&self.table.name) {
-            let Some(archive) = ArchiveSnapshot::open(&self.root, &self.table).await.map_err(failed)? else { continue };
-            if !has_version(&views, &view.id.name).await && archive.archived.coverage.is_empty() {
+            let Some(archives) = archives(&view, data).await.map_err(failed)? else { continue };
+            let is_empty = archives.iter().all(|archive| archive.archived.coverage.is_empty());
+            if !has_version(&views, &view.id.name).await && is_empty {
                 continue;
             }
             let run = format!("log-{}", clock.now());
-            let version = anew(&view, data, archive, run, clock).await.map_err(failed)?;
+            let version = anew(&view, data, archives, run, clock).await.map_err(failed)?;
             eprintln!("view `{}`: version {version} is computed from the archive", view.id.name);
         }
         Ok(())

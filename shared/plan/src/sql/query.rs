@@ -15,10 +15,10 @@ use super::literal;
 use super::name::{is_twin, reserved};
 use super::relation::Names;
 use super::syntax::{Tokens, fold, simple_name};
-use crate::aggregation::{Aggregate, Aggregation, Key, OrderBy, OutputColumn};
+use crate::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
 use crate::expr::{Expr, Literal};
 use crate::rows::{Field, Rows, filtered};
-use crate::schema::DataType;
+use crate::schema::{Column, DataType};
 use crate::window::Window;
 
 /// How many rows of a window a view may keep.
@@ -66,13 +66,35 @@ pub(super) fn aggregated(
     let mut keep = |fault: Fault| faults.push(fault);
     let filter =
         select.selection.as_ref().and_then(|condition| scope.condition(condition, "WHERE").map_err(&mut keep).ok());
-    let items: Vec<Item> =
-        select.projection.iter().filter_map(|selected| item(selected, &source).map_err(&mut keep).ok()).collect();
+    // Of current rows all may be kept, each by itself.
+    let kept = match &select.group_by {
+        GroupByExpr::Expressions(exprs, _) if exprs.is_empty() => source.rows.current().cloned(),
+        _ => None,
+    };
+    let found = select.projection.iter().map(|selected| match kept {
+        Some(_) => items(selected, &source),
+        None => item(selected, &source).map(|item| vec![item]),
+    });
+    let mut is_complete = true;
+    let found = found.filter_map(|found| found.map_err(&mut keep).inspect_err(|()| is_complete = false).ok());
+    let items: Vec<Item> = found.flatten().collect();
     check_names(&items, &mut keep);
     check_types(&items, &mut keep);
-    let is_complete = items.len() == select.projection.len();
+    let kept = kept.filter(|_| items.iter().all(|item| matches!(item.value, Selected::Row(_))));
+    let rows_key = match (&kept, source.rows.primary_key()) {
+        (Some(table), None) => {
+            let key: Vec<&str> = table.primary_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+            let key = key.join("`, `");
+            let message = format!("rows of `{}` are told from each other by `{key}`; select it", table.name);
+            keep(Fault::new(source.at, message));
+            Vec::new()
+        }
+        (Some(_), Some(key)) => key,
+        (None, _) => Vec::new(),
+    };
+    let is_key = |expr: &Expr| matches!(expr, Expr::Column(name, _) if rows_key.contains(name));
     let mut grouped = BTreeSet::new();
-    if is_complete {
+    if is_complete && kept.is_none() {
         match group_by(&select.group_by, &items, &source, tokens) {
             Ok(found) => grouped = found,
             Err(found) => found.into_iter().for_each(&mut keep),
@@ -92,6 +114,20 @@ pub(super) fn aggregated(
                 aggregates.push(aggregate.clone());
                 OutputColumn::Aggregate(aggregates.len() - 1)
             }
+            Selected::Row(expr) if kept.is_some() && is_key(expr) => {
+                keys.push(Key { name: item.name.clone(), expr: expr.clone() });
+                OutputColumn::Key(keys.len() - 1)
+            }
+            Selected::Row(expr) if kept.is_some() => match only(expr, &item.name, &source.rows, &rows_key) {
+                Ok(aggregate) => {
+                    aggregates.push(aggregate);
+                    OutputColumn::Aggregate(aggregates.len() - 1)
+                }
+                Err(message) => {
+                    faults.push(Fault::new(item.at, message));
+                    continue;
+                }
+            },
             Selected::Row(_) if !grouped.contains(&i) => {
                 let message = format!("`{}` is neither an aggregate nor grouped by; add it to GROUP BY", item.name);
                 faults.push(Fault::new(item.at, message));
@@ -106,6 +142,12 @@ pub(super) fn aggregated(
     if !faults.is_empty() {
         return Err(faults);
     }
+    if let Some(lacking) =
+        rows_key.iter().find(|name| !keys.iter().any(|key| matches!(&key.expr, Expr::Column(it, _) if it == *name)))
+    {
+        let message = format!("current rows are told from each other by `{lacking}`; select it");
+        return Err(one(Fault::new(source.at, message)));
+    }
     if let (true, Some(_)) = (source.window.is_some_and(Window::is_session), limit) {
         let message =
             "LIMIT keeps the first rows of each window, and sessions are windows of one key each; leave it out";
@@ -117,6 +159,18 @@ pub(super) fn aggregated(
     let aggregation =
         Aggregation { window, time, keys, aggregates, columns, having, order, limit, ..Aggregation::default() };
     Ok(Some((filtered(source.rows, filter), aggregation)))
+}
+
+/// The value of a column of current rows, of which each group has one: so it is the one at the largest key, which is never null.
+fn only(value: &Expr, name: &str, rows: &Rows, key: &[String]) -> Result<Aggregate, String> {
+    if matches!(value.data_type(), DataType::Json | DataType::Interval | DataType::List(_)) {
+        return Err(format!("`{name}` is {}, which can't be kept; select a part of it", value.data_type()));
+    }
+    let has_order = |column: &Column| key.contains(&column.name) && column.data_type != DataType::Boolean;
+    let by = rows.schema().into_iter().find(has_order).map(|by| Expr::Column(by.name, by.data_type));
+    let by = by.ok_or_else(|| format!("`{name}` can't be kept by a key that is a flag"))?;
+    let (function, argument) = (AggregateFunction::ArgMax, Some(value.clone()));
+    Ok(Aggregate { name: name.to_owned(), function, argument, place: Some(by), filter: None })
 }
 
 /// Plans a query of plain rows. `None` if it reads what is wrong itself.

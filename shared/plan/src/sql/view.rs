@@ -115,9 +115,13 @@ pub(super) fn plan(
         (_, Err(faults)) => return Err(faults),
     };
     let Some((rows, asked)) = query else { return Ok(None) };
-    of_one_record(&rows, create)?;
+    check_current(&rows, asked.window, create)?;
     let ViewOptions { allowed_lateness, late, schedule, max_rows, memory } = options;
     let late = match late {
+        Some((late, at)) if late != Late::Discard && rows.looks_across() => {
+            let message = "late events can't be put aside of a view that joins or uses LAG: several records make a row; leave `late` out";
+            return Err(one(Fault::new(at, message)));
+        }
         Some((late, at)) => check_late(&name, late, at, &rows, asked.window, names.catalog).map_err(one)?,
         None => Late::default(),
     };
@@ -125,18 +129,27 @@ pub(super) fn plan(
     Ok(Some(view(rows, End::Keep(Box::new(aggregation)), allowed_lateness)))
 }
 
-/// Refuses what no layer computes yet.
-fn of_one_record(rows: &Rows, create: &CreateView) -> Result<(), Vec<Fault>> {
-    let one = |message: &str| Err(vec![Fault::of(&create.name, message)]);
-    if rows.looks_across() {
-        return one("joins and LAG can be named by CREATE VIEW, but aren't computed yet");
+/// Refuses what can't be made of a changelog's current rows.
+fn check_current(rows: &Rows, window: Option<Window>, create: &CreateView) -> Result<(), Vec<Fault>> {
+    let Some(table) = rows.current() else { return Ok(()) };
+    let refuse =
+        |why: &str| Err(vec![Fault::of(&create.name, format!("table `{}` is a changelog: {why}", table.name))]);
+    if rows.joins_or_lags() {
+        return refuse("events are joined with it FOR SYSTEM_TIME AS OF their time, and LAG looks back at events");
     }
-    match rows.table().is_changelog() {
-        // Its versions and deletions, taken for events, would make another answer.
-        true => one(&format!(
-            "table `{}` is a changelog, whose current rows aren't computed yet; until then they can be named by CREATE VIEW only",
-            rows.table().name
-        )),
+    match window {
+        Some(_) => refuse("each of its current rows may change at any time, so they are in no window; leave it out"),
+        None => Ok(()),
+    }
+}
+
+/// Refuses to send what several records make.
+fn of_one_record(rows: &Rows, create: &CreateView) -> Result<(), Vec<Fault>> {
+    match rows.looks_across() {
+        true => {
+            let message = "rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet";
+            Err(vec![Fault::of(&create.name, message)])
+        }
         false => Ok(()),
     }
 }

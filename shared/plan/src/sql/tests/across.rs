@@ -235,17 +235,53 @@ fn a_changelog_is_joined_as_of_an_events_time_by_its_primary_key() {
 }
 
 #[test]
-fn what_reads_a_changelog_alone_isnt_materialized() {
-    let expected = "table `users` is a changelog, whose current rows aren't computed yet; until then they can be named by CREATE VIEW only";
-    for view in [
-        "v AS SELECT count(*) AS n FROM users",
-        "v AS SELECT plan, count(*) AS n FROM paying GROUP BY plan",
-        "v AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(users, changed, INTERVAL '1 day') GROUP BY window_start, window_end",
-        "v WITH (sink = 'kafka') AS SELECT id FROM (SELECT id FROM users) AS u",
-    ] {
+fn current_rows_of_a_changelog_are_kept_or_aggregated_and_are_in_no_window() {
+    let planned = |view: &str| {
         let view = ("v.sql".to_owned(), format!("CREATE MATERIALIZED VIEW {view};"));
-        let errors = plan(&[("t.sql".to_owned(), format!("{TABLES}{USERS}")), view]).expect_err("refused");
-        assert_eq!(errors[0].to_string(), format!("v.sql:1:26: {expected}"));
+        plan(&[("t.sql".to_owned(), format!("{TABLES}{USERS}")), view]).map_err(|errors| errors[0].to_string())
+    };
+    let aggregation = |view: &str| {
+        let catalog = planned(view).unwrap_or_else(|error| panic!("{error}"));
+        let kept = catalog.kept_view("v").expect("it keeps something");
+        assert!(kept.rows.looks_across() && (kept.reads("id") || kept.reads("house")), "{view}: its key is read");
+        let names = |all: Vec<&String>| all.into_iter().cloned().collect::<Vec<_>>().join(",");
+        let aggregation = kept.aggregation();
+        let keys = names(aggregation.keys.iter().map(|key| &key.name).collect());
+        (keys, names(aggregation.aggregates.iter().map(|aggregate| &aggregate.name).collect()))
+    };
+    let is = |keys: &str, aggregates: &str| (keys.to_owned(), aggregates.to_owned());
+    assert_eq!(aggregation("v AS SELECT count(*) AS n FROM users"), is("", "n"));
+    assert_eq!(aggregation("v AS SELECT plan, count(*) AS n FROM paying GROUP BY plan"), is("plan", "n"));
+    assert_eq!(aggregation("v AS SELECT plan, id AS who, changed FROM paying"), is("who", "plan,changed"));
+    assert_eq!(aggregation("v AS SELECT * FROM users"), is("id", "plan,changed"));
+    assert_eq!(
+        aggregation("v AS SELECT upper(house) AS block, number, house, changed FROM rooms WHERE number > 3"),
+        is("number,house", "block,changed")
+    );
+    for (view, expected) in [
+        (
+            "v AS SELECT window_start, window_end, count(*) AS n FROM TUMBLE(users, changed, INTERVAL '1 day') GROUP BY window_start, window_end",
+            "v.sql:1:26: table `users` is a changelog: each of its current rows may change at any time, so they are in no window; leave it out",
+        ),
+        (
+            "v AS SELECT before, count(*) AS n FROM (SELECT LAG(plan) OVER (ORDER BY changed) AS before FROM users) AS t GROUP BY before",
+            "v.sql:1:26: table `users` is a changelog: events are joined with it FOR SYSTEM_TIME AS OF their time, and LAG looks back at events",
+        ),
+        ("v AS SELECT plan FROM users", "v.sql:1:48: current rows are told from each other by `id`; select it"),
+        (
+            "v AS SELECT number, changed FROM rooms",
+            "v.sql:1:59: current rows are told from each other by `house`; select it",
+        ),
+        (
+            "v AS SELECT plan FROM (SELECT plan FROM users) AS u",
+            "v.sql:1:49: rows of `users` are told from each other by `id`; select it",
+        ),
+        (
+            "v WITH (sink = 'kafka') AS SELECT id FROM (SELECT id FROM users) AS u",
+            "v.sql:1:26: rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet",
+        ),
+    ] {
+        assert_eq!(planned(view).expect_err(view), expected);
     }
 }
 
@@ -276,7 +312,7 @@ fn materialized(select: &str) -> Result<crate::view::Catalog, String> {
 }
 
 #[test]
-fn what_no_layer_computes_yet_isnt_materialized() {
+fn rows_of_several_records_are_aggregated_and_neither_sent_nor_put_aside() {
     let joined =
         "SELECT c.url, count(*) AS many FROM clicks c JOIN purchases p ON c.user_id = p.user_id AND p.ts = c.ts";
     for select in [
@@ -285,11 +321,46 @@ fn what_no_layer_computes_yet_isnt_materialized() {
         "SELECT x, count(*) AS n FROM (SELECT LAG(amount) OVER (ORDER BY ts) AS x FROM purchases) AS t GROUP BY x"
             .to_owned(),
     ] {
-        let refused = materialized(&select).expect_err(&select);
-        assert_eq!(refused, "joins and LAG can be named by CREATE VIEW, but aren't computed yet", "{select}");
+        let catalog = materialized(&select).unwrap_or_else(|error| panic!("{select}\n{error}"));
+        assert!(catalog.views["v"].rows.looks_across(), "{select}");
     }
     let refused = materialized(&format!("{joined} GROUP BY c.url HAVING p.user_id <> ''")).expect_err("not grouped");
     assert_eq!(refused, "`p.user_id` is read but not grouped by; HAVING is over the columns of an answer");
+    let j =
+        "CREATE VIEW j AS SELECT c.url, p.ts FROM clicks c JOIN purchases p ON c.user_id = p.user_id AND p.ts = c.ts;";
+    let failed = |view: &str| {
+        let text = format!("{TABLES}{j}\n{view}");
+        plan(&[("v.sql".to_owned(), text)]).expect_err(view)[0].message.clone()
+    };
+    assert_eq!(
+        failed("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT url FROM j;"),
+        "rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet"
+    );
+    let late = "CREATE MATERIALIZED VIEW v WITH (late = 'rejects') AS SELECT window_start, window_end, count(*) AS n
+                FROM TUMBLE(j, ts, INTERVAL '1 minute') GROUP BY window_start, window_end;";
+    assert_eq!(
+        failed(late),
+        "late events can't be put aside of a view that joins or uses LAG: several records make a row; leave `late` out"
+    );
+}
+
+#[test]
+fn views_over_the_same_tables_are_read_together() {
+    let views = "CREATE VIEW j AS SELECT c.url, p.ts FROM clicks c JOIN purchases p ON c.user_id = p.user_id AND p.ts = c.ts;
+        CREATE MATERIALIZED VIEW a AS SELECT url, count(*) AS n FROM j GROUP BY url;
+        CREATE MATERIALIZED VIEW b AS SELECT url, count(*) AS n FROM clicks GROUP BY url;
+        CREATE MATERIALIZED VIEW c AS SELECT p.user_id, count(*) AS n FROM purchases p JOIN clicks c
+        ON c.user_id = p.user_id AND p.ts = c.ts GROUP BY p.user_id;
+        CREATE MATERIALIZED VIEW d AS SELECT x, count(*) AS n FROM (SELECT LAG(url) OVER (ORDER BY ts) AS x FROM clicks) AS t
+        GROUP BY x;";
+    let catalog = plan(&[("v.sql".to_owned(), format!("{TABLES}{views}"))]).expect("a project");
+    let units: Vec<(String, Vec<String>)> = catalog
+        .units()
+        .into_iter()
+        .map(|unit| (unit.name(), unit.views.iter().map(|view| view.id.name.clone()).collect()))
+        .collect();
+    let unit = |name: &str, views: [&str; 2]| (name.to_owned(), views.map(str::to_owned).to_vec());
+    assert_eq!(units, [unit("clicks", ["b", "d"]), unit("clicks+purchases", ["a", "c"])]);
 }
 
 #[test]
