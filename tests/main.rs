@@ -1,5 +1,6 @@
 //! Tests of the whole: the real binary, over HTTP and the command line, against oracles that share no code with it.
 
+mod across;
 mod changelog;
 mod cli;
 mod cluster;

@@ -385,7 +385,7 @@ fn run(case: Case, on: impl Fn(Project) -> Project) {
 }
 
 /// The same cases in every run, unless the environment has another seed.
-fn cases(cases: u32) -> ProptestConfig {
+pub fn cases(cases: u32) -> ProptestConfig {
     let seed = std::env::var("ANABRANCH_TEST_SEED").map_or(1, |seed| seed.parse().expect("a seed"));
     eprintln!("seed {seed}; ANABRANCH_TEST_SEED gives another");
     let rng_seed = RngSeed::Fixed(seed);

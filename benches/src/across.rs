@@ -1,5 +1,5 @@
-//! What rows across records cost: an interval join, a join as of each row's time and LAG, micro-batch by micro-batch as the speed
-//! layer has them and all at once as the batch layer has them, beside DuckDB on the same rows.
+//! What rows across records cost: an interval join, a join as of each row's time and LAG. The operators alone, micro-batch by micro-batch
+//! and all at once, and then the speed layer from a log of JSON records to sums of twenty seconds, beside DuckDB on the same rows.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,23 +8,38 @@ use std::time::{Duration, Instant};
 use anabranch::failure::Failure;
 use anabranch_engine::decode::DELETED;
 use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records};
-use anabranch_plan::rows::{AsOfJoin, Rows};
-use anabranch_plan::schema::Table;
-use anabranch_plan::time::Micros;
+use anabranch_engine::partial::{self, Part, Scope};
+use anabranch_log::clock::SystemClock;
+use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::kafka::{KafkaLog, KafkaOptions};
+use anabranch_log::{Append, Log};
+use anabranch_plan::rows::Rows;
+use anabranch_plan::time::{Micros, format_timestamp};
+use anabranch_plan::view::Catalog;
+use anabranch_speed_layer::Memory;
 use polars::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use tokio_util::sync::CancellationToken;
 
 use super::stream::planned;
-use super::{in_folder, millions, per_second, report};
+use super::{in_folder, millions, per_second, report, speed_context};
 
 const SQL: &str = "
 CREATE TABLE clicks (user_id TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
 CREATE TABLE purchases (user_id TEXT, amount BIGINT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
-CREATE TABLE users (id TEXT, plan TEXT, changed TIMESTAMP NOT NULL) WITH (event_time = 'changed');
+CREATE TABLE users (id TEXT PRIMARY KEY, plan TEXT, changed TIMESTAMP NOT NULL) WITH (event_time = 'changed');
 CREATE VIEW bought AS SELECT p.amount, p.ts FROM clicks AS c JOIN purchases AS p
   ON c.user_id = p.user_id AND p.ts BETWEEN c.ts - INTERVAL '10 seconds' AND c.ts + INTERVAL '10 seconds';
-CREATE VIEW before AS SELECT amount, LAG(amount) OVER (PARTITION BY user_id ORDER BY ts) AS previous FROM purchases;
+CREATE VIEW before AS SELECT LAG(amount) OVER (PARTITION BY user_id ORDER BY ts) AS amount, ts FROM purchases;
+CREATE VIEW with_plan AS SELECT p.amount, u.plan, p.ts FROM purchases AS p
+  JOIN users FOR SYSTEM_TIME AS OF p.ts AS u ON u.id = p.user_id;
+CREATE MATERIALIZED VIEW sum_bought AS SELECT window_start, window_end, count(*) AS n, sum(amount) AS total
+  FROM TUMBLE(bought, ts, INTERVAL '20 seconds') GROUP BY window_start, window_end;
+CREATE MATERIALIZED VIEW sum_before AS SELECT window_start, window_end, count(*) AS n, sum(amount) AS total
+  FROM TUMBLE(before, ts, INTERVAL '20 seconds') GROUP BY window_start, window_end;
+CREATE MATERIALIZED VIEW sum_with_plan AS SELECT window_start, window_end, count(*) AS n, sum(amount) AS total
+  FROM TUMBLE(with_plan, ts, INTERVAL '20 seconds') GROUP BY window_start, window_end;
 ";
 
 const BOUGHT: &str = "SELECT count(*), sum(p.amount) FROM clicks c JOIN purchases p ON c.user_id = p.user_id
@@ -38,8 +53,8 @@ const WITH_PLAN: &str =
 const BATCH: usize = 10_000;
 const SPAN: Micros = 200_000_000;
 
-/// Measures and prints, with so many events of each table and so many keys.
-pub fn run(events: usize, keys: u32) -> Result<(), Failure> {
+/// Measures and prints, with so many events of each table and so many keys; the log is embedded, or on these brokers.
+pub fn run(events: usize, keys: u32, brokers: Option<&str>) -> Result<(), Failure> {
     let catalog = planned(SQL)?;
     let mut random = StdRng::seed_from_u64(11);
     let step = |row: usize| row as Micros * SPAN / events as Micros;
@@ -58,29 +73,104 @@ pub fn run(events: usize, keys: u32) -> Result<(), Failure> {
     let deleted = Column::new(DELETED.into(), vec![false; users.len()]);
     let users = frame(vec![Column::new("id".into(), users), Column::new("plan".into(), plans), changed, deleted])?;
 
-    let table = |name: &str| Rows::Scan(Arc::clone(&catalog.tables[name]));
-    let changelog = Table { primary_key: vec![0], ..Table::clone(&catalog.tables["users"]) };
-    let names = |one: &str, other: &str| (one.to_owned(), other.to_owned());
-    let with_plan = Rows::AsOf(Box::new(AsOfJoin {
-        rows: table("purchases"),
-        table: Rows::Scan(Arc::new(changelog)),
-        keys: vec![names("user_id", "id")],
-        times: names("ts", "changed"),
-        condition: None,
-        is_outer: false,
-    }));
     in_folder(|folder| {
         for (name, rows) in [("clicks", &clicks), ("purchases", &purchases), ("users", &users)] {
             let mut file = std::fs::File::create(folder.join(format!("{name}.parquet")))?;
             ParquetWriter::new(&mut file).finish(&mut rows.clone())?;
         }
-        let both = [("clicks", &clicks), ("purchases", &purchases)];
-        let one = [("purchases", &purchases)];
-        measure("interval join of two tables", &catalog.rows["bought"], &both, None, "amount", BOUGHT, folder)?;
-        measure("LAG", &catalog.rows["before"], &one, None, "previous", BEFORE, folder)?;
-        let versions = Some(("users", &users));
-        measure("join as of each row's time", &with_plan, &one, versions, "amount", WITH_PLAN, folder)
+        let [clicks, purchases, users] = [("clicks", &clicks), ("purchases", &purchases), ("users", &users)];
+        for (what, name, tables, versions, sql) in [
+            ("interval join of two tables", "bought", &[clicks, purchases][..], None, BOUGHT),
+            ("LAG", "before", &[purchases], None, BEFORE),
+            ("join as of each row's time", "with_plan", &[purchases], Some(users), WITH_PLAN),
+        ] {
+            let expected = measure(what, &catalog.rows[name], tables, versions, sql, folder)?;
+            let tables: Vec<_> = tables.iter().copied().chain(versions).collect();
+            let view = format!("sum_{name}");
+            let log: Arc<dyn Log> = match brokers {
+                None => {
+                    let keyed = ["users".to_owned()].into();
+                    let options = EmbeddedOptions { keyed, ..EmbeddedOptions::default() };
+                    Arc::new(EmbeddedLog::open(folder.join(format!("log-{name}")), options, Arc::new(SystemClock))?)
+                }
+                Some(brokers) => {
+                    let topic_prefix = format!("anabranch-bench-{}-{name}-", std::process::id());
+                    let options = KafkaOptions { topic_prefix, ..KafkaOptions::new(brokers) };
+                    Arc::new(KafkaLog::open(options, Arc::new(SystemClock))?)
+                }
+            };
+            let (rate, found) = by_speed_layer(log, &tables, &catalog, &view, &folder.join(&view))?;
+            if found != expected {
+                return Err(Failure::new(format!("{what}: {found:?}, and DuckDB says {expected:?}")));
+            }
+            report(&format!("{what}, by the speed layer"), millions(rate), "from JSON records in the log");
+        }
+        Ok(())
     })
+}
+
+/// A table's records as JSON.
+fn lines(table: &DataFrame) -> Result<Vec<String>, Failure> {
+    let columns: Vec<&Column> = table.columns().iter().filter(|column| !column.name().starts_with("__")).collect();
+    let line = |row: usize| {
+        let field = |column: &&Column| {
+            let name = column.name();
+            Ok(match column.get(row)? {
+                AnyValue::String(text) => format!("\"{name}\":\"{text}\""),
+                AnyValue::Datetime(time, ..) => format!("\"{name}\":\"{}\"", format_timestamp(time)),
+                value => format!("\"{name}\":{value}"),
+            })
+        };
+        let fields: PolarsResult<Vec<String>> = columns.iter().map(field).collect();
+        Ok(format!("{{{}}}", fields?.join(",")))
+    };
+    Ok((0..table.height()).map(line).collect::<PolarsResult<_>>()?)
+}
+
+/// Events a second from a log to the sums of a view, and the number of its rows and their sum. Records lie in four partitions.
+fn by_speed_layer(
+    log: Arc<dyn Log>,
+    tables: &[(&str, &DataFrame)],
+    catalog: &Catalog,
+    view: &str,
+    folder: &Path,
+) -> Result<(f64, (i64, i64)), Failure> {
+    const PARTITIONS: u32 = 4;
+    let mut events = 0;
+    for (topic, rows) in tables {
+        log.create_topic(topic, PARTITIONS)?;
+        for (piece, partition) in lines(rows)?.chunks(20_000).zip((0..PARTITIONS).cycle()) {
+            let payloads = piece.iter().map(String::as_bytes).collect();
+            log.append(topic, Append { parts: vec![(partition, payloads)], ..Append::default() })?;
+            events += piece.len() as u64;
+        }
+    }
+    let mut catalog = catalog.clone();
+    catalog.views.retain(|name, _| name == view);
+    let view = catalog.kept_view(view).ok_or_else(|| Failure::new("no such view"))?;
+    let context = speed_context(folder, log, &Arc::new(catalog), Memory::new(usize::MAX))?;
+    let started = Instant::now();
+    let layer = anabranch_speed_layer::run(&context, &CancellationToken::new())?;
+    let mut receiver = layer.snapshots().0[&view.id].clone();
+    let runtime = tokio::runtime::Handle::current();
+    let snapshot = loop {
+        runtime.block_on(receiver.changed())?;
+        let snapshot = receiver.borrow_and_update().clone();
+        if let Some(reason) = &snapshot.stopped {
+            return Err(Failure::new(reason.clone()));
+        }
+        if snapshot.coverage.len() == events {
+            break snapshot;
+        }
+    };
+    let rate = per_second(events, started.elapsed());
+    layer.stop();
+    let panes = snapshot.chunks.iter().flat_map(|chunk| chunk.panes.values());
+    let parts: Vec<Part> = panes.map(|pane| Part { partials: pane.partials.clone(), slack: None }).collect();
+    let rows = partial::windows(view.aggregation(), &parts, Scope::All)?.rows;
+    let sum =
+        |name: &str| -> PolarsResult<i64> { Ok(rows.column(name)?.as_materialized_series().sum::<i64>().unwrap_or(0)) };
+    Ok((rate, (sum("n")?, sum("total")?)))
 }
 
 fn measure(
@@ -88,18 +178,17 @@ fn measure(
     rows: &Rows,
     tables: &[(&str, &DataFrame)],
     before: Option<(&str, &DataFrame)>,
-    summed: &str,
     sql: &str,
     folder: &Path,
-) -> Result<(), Failure> {
+) -> Result<(i64, i64), Failure> {
     let events: usize = tables.iter().map(|(_, rows)| rows.height()).sum();
     let (theirs, expected) = duckdb(sql, folder)?;
     let mut figures = Vec::new();
     for size in [BATCH, usize::MAX] {
-        let (mut operators, mut counted, mut most) = (Operators::new(rows)?, (0, 0), 0);
+        let (mut operators, mut counted, mut most) = (Operators::new(rows, &|_| true)?, (0, 0), 0);
         let mut emit = |rows: DataFrame| {
             counted.0 += rows.height() as i64;
-            counted.1 += rows.column(summed)?.as_materialized_series().sum::<i64>().unwrap_or(0);
+            counted.1 += rows.column("amount")?.as_materialized_series().sum::<i64>().unwrap_or(0);
             Ok(())
         };
         let records = |name: &str, rows: DataFrame| Records::from([(name.to_owned(), rows)]);
@@ -137,7 +226,7 @@ fn measure(
         millions(per_second(events as u64, whole)),
         &format!("DuckDB on Parquet: {}", millions(per_second(events as u64, theirs))),
     );
-    Ok(())
+    Ok(expected)
 }
 
 fn time(name: &str, times: Vec<Micros>) -> Result<Column, Failure> {

@@ -114,7 +114,7 @@ async fn recompute(archive: &ArchiveSnapshot, view: &Kept, views: &Path) -> Resu
         view: view.clone(),
         views: views.to_owned(),
         audits: AuditLog::new(views.join("audit")),
-        archive: archive.clone(),
+        archives: vec![archive.clone()],
         full: true,
         times: None,
         run: "bench".to_owned(),

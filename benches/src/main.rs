@@ -93,6 +93,9 @@ enum Bench {
         /// How many keys they have.
         #[arg(long, default_value_t = 1_000_000)]
         keys: u32,
+        /// A Kafka cluster for the log, instead of the embedded one.
+        #[arg(long, env = "ANABRANCH_BENCH_KAFKA", value_name = "HOST:PORT")]
+        brokers: Option<String>,
     },
     /// From the ingest answer to being visible in the rows, at a steady rate.
     Freshness {
@@ -131,14 +134,16 @@ async fn run(what: Bench) -> Result<ExitCode, Failure> {
         Bench::Kafka { brokers, events } => blocking(move || speed::run_kafka(&brokers, events)).await?,
         Bench::Rebalance { brokers, deaths } => rebalance::run(&brokers, deaths).await?,
         Bench::Batch { events, keep } => batch::run(events, keep).await?,
-        Bench::Across { events, keys } => blocking(move || across::run(events, keys)).await?,
+        Bench::Across { events, keys, brokers } => {
+            blocking(move || across::run(events, keys, brokers.as_deref())).await?
+        }
         Bench::Freshness { rate, seconds } => freshness::run(rate, seconds).await?,
         Bench::Serve { seconds } => serve::run(seconds).await?,
         Bench::All => {
             blocking(|| speed::run(8_000_000)).await?;
             blocking(aggregate::run).await?;
             batch::run(20_000_000, None).await?;
-            blocking(|| across::run(2_000_000, 1_000_000)).await?;
+            blocking(|| across::run(2_000_000, 1_000_000, None)).await?;
             freshness::run(10_000, 30).await?;
             serve::run(10).await?;
         }
