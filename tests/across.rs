@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use crate::random::cases;
-use crate::support::{Project, Server, kafka, repository};
+use crate::support::{Project, Server, anabranch, kafka, repository, until};
 
 const TABLES: &str = "
 CREATE TABLE clicks (user_id TEXT, url TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts', partitions = 1);
@@ -137,6 +137,10 @@ fn absence_is_known_once_the_watermark_has_passed_and_not_before() {
     server.settle("v");
     let (rows, _) = answered(&server, "merged");
     assert_eq!(rows, [], "clicks hold the watermark back");
+    let detail = server.get("/v1/views/v");
+    let waited_for =
+        detail["partitions"].as_array().expect("partitions").iter().filter(|one| one["holds_back"] == true);
+    assert_eq!(waited_for.map(|one| one["topic"].as_str()).collect::<Vec<_>>(), [Some("clicks")], "{detail}");
     // It isn't a click of theirs that tells of it.
     post(&server, "clicks", &[click(Some("Y"), &at(5, 1))]);
     is_answered(&server, &[("00", Some("B"), 1, None)]);
@@ -185,6 +189,8 @@ CREATE TABLE rates (currency TEXT PRIMARY KEY, rate DOUBLE, valid TIMESTAMP NOT 
 CREATE TABLE orders (id BIGINT, currency TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'orders', event_time = 'ts');
 CREATE VIEW priced AS SELECT o.id AS id, r.rate AS rate FROM orders o JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON r.currency = o.currency;
 CREATE MATERIALIZED VIEW prices AS SELECT id, max(rate) AS rate FROM priced GROUP BY id;
+CREATE VIEW timed AS SELECT r.rate AS rate, o.ts AS ts FROM orders o JOIN rates FOR SYSTEM_TIME AS OF o.ts AS r ON r.currency = o.currency;
+CREATE MATERIALIZED VIEW hourly AS SELECT window_start, window_end, max(rate) AS rate FROM TUMBLE(timed, ts, INTERVAL '1 hour') GROUP BY window_start, window_end;
 CREATE MATERIALIZED VIEW now AS SELECT currency, rate FROM rates;
 CREATE MATERIALIZED VIEW known AS SELECT count(*) AS n FROM rates;
 ";
@@ -248,8 +254,23 @@ fn a_version_that_comes_after_the_orders_it_concerns_leaves_the_bounds_open_unti
     server.settle("prices");
     let answer = server.get("/v1/views/prices/rows");
     assert_eq!((&answer["exact"], &answer["rows"][0]["rate_lower"]), (&json!(false), &Value::Null), "{answer}");
-    server.batch("prices");
+    post(server, "rates", &[rate(1.2, 15, 0)]);
+    post(server, "orders", &[json!({"id": 9, "currency": "CHF", "ts": "2024-01-15T15:00:00Z"})]);
+    server.settle("hourly");
+    server.batch_all(&["prices", "hourly"]);
     assert_eq!(column(server, "prices", "id", "rate"), [(json!(1), json!(1.5)), (json!(2), json!(1.2))]);
+    // What has changed of the hour that was closed is put down to what came late.
+    let mut corrections = Value::Null;
+    until("the answers are scored", || {
+        corrections = server.get("/v1/views/hourly/corrections")["corrections"].clone();
+        corrections.as_array().is_some_and(|all| !all.is_empty())
+    });
+    let first = &corrections[0];
+    assert_eq!(
+        (&first["cause"], &first["old"], &first["new"]),
+        (&json!("late"), &json!(1.14), &json!(1.5)),
+        "{corrections}"
+    );
 }
 
 #[test]
@@ -303,6 +324,24 @@ fn told() -> Vec<(String, String)> {
         blocks.push((topic, events.join("\n")));
     }
     blocks
+}
+
+#[test]
+fn a_check_of_the_example_says_what_its_joins_keep() {
+    let project = Project::example("joins");
+    let checked = anabranch().args(["views", "check"]).arg(project.path()).output().expect("it runs");
+    let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert!(checked.status.success(), "{said}");
+    // Ten seconds, a watermark of five, and a minute in which events may be late.
+    for line in [
+        "view `revenue_by_url` keeps a row of `clicks` for 75 s: at 1000 a second 75000 rows",
+        "view `revenue_by_url` keeps a row of `purchases` for 75 s: at 1000 a second 75000 rows",
+        "view `clicks_without_purchase` keeps a row of `clicks` for 305 s: at 1000 a second 305000 rows",
+        "view `clicks_without_purchase` keeps a row of `purchases` for 5 s: at 1000 a second 5000 rows",
+        "view `suspicious_purchases` keeps the newest 1 of each key of `purchases`",
+    ] {
+        assert!(said.lines().any(|it| it == line), "{line}\n{said}");
+    }
 }
 
 #[test]

@@ -102,7 +102,8 @@ pub(crate) fn findings(view: &Kept, said: &Layers, known: &Layers, at: String) -
     }
     let compared = compared(view, &said, &in_time, &known)?;
     let erased = is_erased(view, &compared, &truth.published.erased)?;
-    Ok(Some(scored(view, &compared, (version, before.base), exact.len() as u64, at, &erased)?))
+    let about = Scored { erased: &erased, was_unsure: old.unsure.is_some() };
+    Ok(Some(scored(view, &compared, (version, before.base), exact.len() as u64, at, &about)?))
 }
 
 /// A chunk as if its events had all come in time.
@@ -162,18 +163,26 @@ fn is_erased(view: &Kept, compared: &Compared, erased: &BTreeSet<i64>) -> Polars
     (0..compared.height()).map(touches).collect()
 }
 
+/// What is known of the rows that are scored.
+struct Scored<'a> {
+    /// Of which of them events were erased.
+    erased: &'a [bool],
+    /// Whether records had come too late to be joined. They aren't in what was held, so counting them in can't mend it.
+    was_unsure: bool,
+}
+
 fn scored(
     view: &Kept,
     compared: &Compared,
     (version, base): (u64, Option<u64>),
     windows: u64,
     at: String,
-    erased: &[bool],
+    about: &Scored<'_>,
 ) -> PolarsResult<Findings> {
     let (is_true, was_said) = (compared.is_in(TRUE)?, compared.is_in(SAID)?);
     let (mut columns, mut corrections, mut total) = (Vec::new(), Vec::new(), 0);
     for aggregate in &view.aggregation().aggregates {
-        let (score, changes) = score_column(compared, &aggregate.name, (&is_true, &was_said), erased)?;
+        let (score, changes) = score_column(compared, &aggregate.name, (&is_true, &was_said), about)?;
         columns.push(score);
         total += changes.len() as u64;
         let room = MOST_CORRECTIONS - corrections.len();
@@ -192,7 +201,7 @@ fn score_column(
     compared: &Compared,
     name: &str,
     (is_true, was_said): (&[bool], &[bool]),
-    erased: &[bool],
+    Scored { erased, was_unsure }: &Scored<'_>,
 ) -> PolarsResult<(ColumnAudit, Vec<(usize, Cause)>)> {
     let mut score = ColumnAudit { column: name.to_owned(), ..ColumnAudit::default() };
     let (mut late, mut sketch, mut changes) = (Vec::new(), Vec::new(), Vec::new());
@@ -216,7 +225,8 @@ fn score_column(
             continue;
         }
         // What counting late events in mends is theirs; the rest is the sketch's.
-        let (cause, off) = if is_same(&all, &truth) { (Cause::Late, &mut late) } else { (Cause::Sketch, &mut sketch) };
+        let is_late = *was_unsure || is_same(&all, &truth);
+        let (cause, off) = if is_late { (Cause::Late, &mut late) } else { (Cause::Sketch, &mut sketch) };
         if is_both {
             off.push((said, truth));
         }

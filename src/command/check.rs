@@ -8,7 +8,9 @@ use anabranch_batch_layer::{BatchError, recompute};
 use anabranch_engine::row;
 use anabranch_engine::transform;
 use anabranch_exchange::version::archive_root;
-use anabranch_plan::view::Catalog;
+use anabranch_plan::rows::Retained;
+use anabranch_plan::unit::format_duration;
+use anabranch_plan::view::{Catalog, Kept};
 
 use super::project::{load, no_events};
 use crate::failure::Failure;
@@ -26,6 +28,7 @@ pub async fn check(dir: &Path) -> Result<ExitCode, Failure> {
         let changes = preview(&archive_root(&dir.join(".anabranch"), &table.name), table).await.map_err(refused)?;
         changes.iter().for_each(|change| eprintln!("{change}"));
     }
+    catalog.kept().flat_map(|view| retained(&view)).for_each(|line| eprintln!("{line}"));
     eprintln!(
         "{} tables, {} views and {} outputs are right",
         tables.len(),
@@ -56,6 +59,26 @@ fn try_out(catalog: &Catalog) -> Result<(), Failure> {
         rows.map_err(|error| Failure::usage(format!("view `{}` can't be computed: {error}", output.id.name)))?;
     }
     Ok(())
+}
+
+/// What a view keeps in memory of rows that others may be joined with, in lines.
+fn retained(view: &Kept) -> Vec<String> {
+    const RATE: i64 = 1_000;
+    let lateness = view.aggregation().allowed_lateness;
+    let delay = view.tables().into_iter().map(|table| table.watermark_delay).max().unwrap_or(0);
+    let line = |Retained { tables, time, newest }: Retained| {
+        let (view, rows) = (&view.id.name, tables.join("` and `"));
+        match time {
+            Some(time) => {
+                let time = time.saturating_add(lateness).saturating_add(delay);
+                let rows_kept = i128::from(time) * i128::from(RATE) / 1_000_000;
+                let time = format_duration(time);
+                format!("view `{view}` keeps a row of `{rows}` for {time}: at {RATE} a second {rows_kept} rows")
+            }
+            None => format!("view `{view}` keeps the newest {newest} of each key of `{rows}`"),
+        }
+    };
+    view.rows.retained().into_iter().map(line).collect()
 }
 
 fn refused(error: BatchError) -> Failure {

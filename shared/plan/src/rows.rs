@@ -104,6 +104,17 @@ pub struct Lagged {
     pub default: Option<Expr>,
 }
 
+/// What an operator keeps of rows, so that others can be joined with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retained {
+    /// The tables that they are made of.
+    pub tables: Vec<String>,
+    /// How long each row is kept once the horizon has come to its time; none if until newer ones have its key.
+    pub time: Option<Micros>,
+    /// How many of each key are kept beyond that.
+    pub newest: usize,
+}
+
 /// A computed column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
@@ -357,6 +368,37 @@ impl Rows {
     /// Whether their rows are made of several records, so that operators keep some.
     pub fn looks_across(&self) -> bool {
         self.joins_or_lags() || self.current().is_some()
+    }
+
+    /// What operators keep of them, those below among it.
+    pub fn retained(&self) -> Vec<Retained> {
+        let names = |rows: &Self| rows.tables().into_iter().map(|table| table.name.clone()).collect();
+        let timed = |rows: &Self, time: Micros| Retained { tables: names(rows), time: Some(time.max(0)), newest: 0 };
+        let newest = |rows: &Self, newest: usize| Retained { tables: names(rows), time: None, newest };
+        let below = match self {
+            // Of the changelog the versions are kept, whatever is said of its rows.
+            Self::AsOf(join) => vec![&join.rows],
+            other => other.of(),
+        };
+        let mut all: Vec<Retained> = below.into_iter().flat_map(Self::retained).collect();
+        match self {
+            Self::Interval(join) => {
+                let (from, to) = join.within;
+                all.push(timed(&join.left, to.saturating_add(join.right.delay(&join.times.1))));
+                all.push(timed(&join.right, join.left.delay(&join.times.0).saturating_sub(from)));
+            }
+            Self::AsOf(join) => {
+                all.push(timed(&join.rows, join.table.delay(&join.times.1)));
+                all.push(newest(&join.table, 1));
+            }
+            Self::Lag(lag) => {
+                all.push(timed(&lag.rows, lag.rows.delay(&lag.time)));
+                all.push(newest(&lag.rows, lag.columns.iter().map(|column| column.back).max().unwrap_or(1)));
+            }
+            Self::Scan(table) if table.is_changelog() => all.push(newest(self, 1)),
+            _ => {}
+        }
+        all
     }
 
     /// Whether they are joined, or look back.
