@@ -242,6 +242,59 @@ fn an_order_has_the_rate_of_its_time_and_none_once_that_is_deleted() {
 }
 
 #[test]
+fn an_order_looks_up_three_changelogs_as_of_its_time() {
+    let table = |name: &str, value: &str| {
+        format!(
+            "CREATE TABLE {name} (id TEXT PRIMARY KEY, {value} TEXT, since TIMESTAMP NOT NULL) WITH (topic = '{name}', event_time = 'since');\n"
+        )
+    };
+    let project = Project::with_sql(&format!(
+        "{}{}{}CREATE TABLE orders (who TEXT, what TEXT, whence TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'orders', event_time = 'ts');
+         CREATE VIEW full_orders AS SELECT u.plan AS plan, p.title AS title, s.city AS city, o.ts AS ts FROM orders o
+         JOIN users FOR SYSTEM_TIME AS OF o.ts AS u ON u.id = o.who
+         LEFT JOIN products FOR SYSTEM_TIME AS OF o.ts AS p ON p.id = o.what
+         LEFT JOIN shops FOR SYSTEM_TIME AS OF o.ts AS s ON s.id = o.whence;
+         CREATE MATERIALIZED VIEW sold AS SELECT plan, title, city, count(*) AS n FROM full_orders GROUP BY plan, title, city;",
+        table("users", "plan"),
+        table("products", "title"),
+        table("shops", "city")
+    ));
+    let server = Server::start(&project);
+    let set = |topic: &str, id: &str, column: &str, value: &str, minute: u32| {
+        post(&server, topic, &[json!({"id": id, column: value, "since": at(minute, 0)})]);
+    };
+    let order = |who: &str, what: &str, minute: u32| {
+        let order = json!({"who": who, "what": what, "whence": "s", "ts": at(minute, 0)});
+        post(&server, "orders", &[order]);
+    };
+    set("users", "ann", "plan", "free", 0);
+    set("products", "lamp", "title", "Lamp", 0);
+    set("shops", "s", "city", "Bern", 5);
+    order("ann", "lamp", 1);
+    set("users", "ann", "plan", "paid", 2);
+    order("ann", "lamp", 6);
+    order("ann", "chair", 7);
+    order("bob", "lamp", 8);
+    let sold = || {
+        server.settle("sold");
+        let answer = server.get("/v1/views/sold/rows");
+        assert_eq!(answer["exact"], true, "{answer}");
+        let cell = |row: &Value, name: &str| row[name].as_str().unwrap_or("-").to_owned();
+        let rows = answer["rows"].as_array().expect("rows").iter();
+        let mut rows: Vec<_> = rows
+            .map(|row| (cell(row, "plan"), cell(row, "title"), cell(row, "city"), row["n"].as_i64().expect("a count")))
+            .collect();
+        rows.sort();
+        rows
+    };
+    let row = |plan: &str, title: &str, city: &str| (plan.to_owned(), title.to_owned(), city.to_owned(), 1);
+    let expected = [row("free", "Lamp", "-"), row("paid", "-", "Bern"), row("paid", "Lamp", "Bern")];
+    assert_eq!(sold(), expected);
+    server.batch("sold");
+    assert_eq!(sold(), expected);
+}
+
+#[test]
 fn a_version_that_comes_after_the_orders_it_concerns_leaves_the_bounds_open_until_batch_has_it() {
     let project = Project::with_sql(RATES);
     let server = &Server::start(&project);

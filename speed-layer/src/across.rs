@@ -18,7 +18,7 @@ use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 use polars::prelude::*;
 
-use crate::chunk::Open;
+use crate::chunk::{Open, bytes};
 use crate::error::SpeedError;
 use crate::fold::{Added, Evaluator, failed};
 use crate::watermark::NONE;
@@ -142,7 +142,7 @@ impl Across {
 
     /// That the memory for it has run out.
     pub fn is_too_large(&self, view: &Kept) -> SpeedError {
-        let (rows, bytes) = (self.operators.len(), self.operators.bytes());
+        let (rows, bytes) = (self.operators.len(), self.bytes());
         let why = polars_err!(ComputeError: "{rows} rows wait for others, in {bytes} bytes; raise the limit, or shorten what the join spans");
         failed(view, "keeping to the memory limit")(why)
     }
@@ -160,9 +160,10 @@ impl Across {
         Ok(chunk)
     }
 
-    /// The bytes of what is kept, about.
+    /// The bytes of what is kept, about, and of what is shown of it.
     pub fn bytes(&self) -> usize {
-        self.operators.bytes()
+        let shown = self.pending.iter().flat_map(|pending| pending.panes.values());
+        self.operators.bytes() + shown.map(|pane| bytes(&pane.partials)).sum::<usize>()
     }
 }
 
