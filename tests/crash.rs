@@ -57,6 +57,8 @@ CREATE MATERIALIZED VIEW per_user WITH (allowed_lateness = '1 hour') AS
 SELECT window_start, window_end, user_id, count(*) AS n, sum(id) AS ids
 FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id;
 CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+CREATE VIEW pairs AS SELECT a.id AS id FROM events a JOIN events b ON a.id = b.id AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1 second';
+CREATE MATERIALIZED VIEW paired AS SELECT count(*) AS n, sum(id) AS ids FROM pairs;
 ";
 
 const SETTINGS: &str = "
@@ -137,6 +139,11 @@ fn check(server: &Server, acknowledged: usize) -> usize {
     let (events, ids) = sums(pieces);
     assert_eq!(counted, events, "{acknowledged} pieces of {PIECE} were acknowledged: {ever}");
     assert_eq!(ever["rows"][0]["ids"].as_i64().unwrap_or(0), ids, "{ever}");
+    // Each event is joined with itself alone.
+    server.settle("paired");
+    let paired = server.get("/v1/views/paired/rows");
+    assert_eq!(paired["incomplete"], false, "{paired}");
+    assert_eq!((&paired["rows"][0]["n"], &paired["rows"][0]["ids"]), (&json!(events), &json!(ids)), "{paired}");
     let (rows, answer) = server.range("per_user", "2024-01-15T10:00:00Z", "2024-01-15T12:00:00Z", "merged");
     assert_eq!(answer["incomplete"], false, "{answer}");
     let by_user = totals(&rows, |row| row["user_id"].as_str().unwrap_or_default().to_owned(), "n");
@@ -194,9 +201,12 @@ fn kill(project: &Project, failpoints: &[&'static str], kills: usize) {
     acknowledged = check(&server, acknowledged);
     server.batch("ever");
     server.batch("per_user");
+    server.batch("paired");
     check(&server, acknowledged);
-    let batch = server.get("/v1/views/ever/rows?mode=batch");
-    assert_eq!(batch["rows"][0]["n"], acknowledged * PIECE, "{batch}");
+    for view in ["ever", "paired"] {
+        let batch = server.get(&format!("/v1/views/{view}/rows?mode=batch"));
+        assert_eq!(batch["rows"][0]["n"], acknowledged * PIECE, "{batch}");
+    }
     eprintln!("{kills} kills, {acknowledged} pieces; failpoints that fired: {fired:?}");
     let silent: Vec<_> = failpoints.iter().filter(|name| !fired.contains_key(**name)).collect();
     assert!(silent.is_empty(), "these failpoints never fired: {silent:?}");
