@@ -166,6 +166,33 @@ fn a_record_that_comes_after_its_partners_may_be_gone_leaves_the_bounds_open_unt
 }
 
 #[test]
+fn what_operators_kept_is_checked_and_a_damaged_state_stops_the_view_until_the_next_run() {
+    let project = counting(WITHIN_TEN_SECONDS);
+    let server = Server::start(&project);
+    post(&server, "clicks", &[click(Some("A"), &at(0, 0))]);
+    server.batch("v");
+    server.stop();
+    let states = std::fs::read_dir(project.data().join("views/v/_state")).expect("a folder");
+    let state = states.map(|entry| entry.expect("an entry").path()).next().expect("a state");
+    let mut bytes = std::fs::read(&state).expect("read");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&state, bytes).expect("written");
+    let server = Server::start(&project);
+    post(&server, "purchases", &[purchase(Some("A"), 30, &at(0, 3))]);
+    server.until("v", |detail| detail["stopped"].as_str().is_some_and(|why| why.contains("it is damaged")));
+    let (rows, answer) = {
+        let (rows, answer) = server.range("v", "2024-01-15T09:00:00Z", "2024-01-15T11:00:00Z", "merged");
+        (rows.len(), answer)
+    };
+    assert_eq!((rows, &answer["exact"], &answer["incomplete"]), (0, &json!(false), &json!(true)), "{answer}");
+    server.batch("v");
+    server.until("v", |detail| detail["stopped"].is_null());
+    post(&server, "clicks", &[click(Some("A"), &at(0, 9))]);
+    is_answered(&server, &[("00", Some("A"), 2, Some(60))]);
+}
+
+#[test]
 fn transactions_that_follow_each_other_fast_and_differ_by_much_are_found() {
     let rapid = "SELECT user_id, amount, ts FROM (SELECT user_id, amount, ts, LAG(amount) OVER w AS previous, LAG(ts) OVER w AS \
                  previous_ts FROM purchases WINDOW w AS (PARTITION BY user_id ORDER BY ts)) t \

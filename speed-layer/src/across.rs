@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State};
+use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State, times};
 use anabranch_exchange::snapshot::{Chunk, either};
 use anabranch_exchange::version::Version;
 use anabranch_log::position::{Offset, TopicPartition};
@@ -180,9 +180,4 @@ fn folded(
     };
     let met = vec![met; rows.height()];
     Ok(evaluator.fold(view, rows, &times, &met)?.0)
-}
-
-fn times(rows: &DataFrame, name: &str) -> PolarsResult<Vec<Micros>> {
-    let times = rows.column(name)?.as_materialized_series().to_physical_repr().into_owned();
-    Ok(times.i64()?.iter().map(Option::unwrap_or_default).collect())
 }

@@ -32,6 +32,8 @@ use anabranch_plan::rows::Rows;
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
+pub use self::key::times;
+
 use self::asof::AsOf;
 use self::current::Current;
 use self::interval::Interval;

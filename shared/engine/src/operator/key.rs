@@ -39,7 +39,7 @@ pub(super) fn have_key(rows: &DataFrame, names: &[String]) -> PolarsResult<Boole
 }
 
 /// The times in a column, none of which is null.
-pub(super) fn times(rows: &DataFrame, name: &str) -> PolarsResult<Vec<Micros>> {
+pub fn times(rows: &DataFrame, name: &str) -> PolarsResult<Vec<Micros>> {
     let times = rows.column(name)?.as_materialized_series().to_physical_repr().into_owned();
     Ok(times.i64()?.iter().map(Option::unwrap_or_default).collect())
 }
