@@ -33,7 +33,7 @@ use anabranch_exchange::version::{
 };
 use anabranch_log::clock::Clock;
 use anabranch_log::lineage::Marks;
-use anabranch_log::position::{Coverage, TopicPartition, named};
+use anabranch_log::position::{Coverage, Partition, TopicPartition, named};
 use anabranch_plan::schema::{Layout, Table};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
@@ -140,9 +140,11 @@ impl Recompute {
 
     /// The offsets of the events that the archives hold.
     fn coverage(&self) -> Coverage<TopicPartition> {
-        let each = self.tables().map(|(table, archive)| archive.archived.coverage.clone().named(&table.topic));
-        each.flat_map(|coverage| coverage.iter().map(|(p, range)| (p.clone(), range.clone())).collect::<Vec<_>>())
-            .collect()
+        let each = self.tables().flat_map(|(table, archive)| {
+            let partition = |&p: &Partition| TopicPartition::new(table.topic.as_str(), p);
+            archive.archived.coverage.iter().map(move |(p, range)| (partition(p), range.clone()))
+        });
+        each.collect()
     }
 
     /// What of the archives differs from what a version was computed from.

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
-use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots, either};
+use anabranch_engine::operator::either;
+use anabranch_exchange::snapshot::{Chunk, Early, Snapshot, Snapshots};
 use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};

@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State, times};
-use anabranch_exchange::snapshot::{Chunk, either};
+use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State, Unsure, either, times};
+use anabranch_exchange::snapshot::Chunk;
 use anabranch_exchange::version::Version;
 use anabranch_log::position::{Offset, TopicPartition};
 use anabranch_plan::time::Micros;
@@ -69,9 +69,7 @@ impl Across {
         mut events: DataFrame,
         offsets: &[Offset],
     ) -> Result<BTreeMap<Micros, Added>, SpeedError> {
-        let Some(table) = view.tables().into_iter().find(|table| *table.topic == *partition.topic) else {
-            return Ok(BTreeMap::new());
-        };
+        let Some(table) = view.table_of_topic(&partition.topic) else { return Ok(BTreeMap::new()) };
         let offsets: Vec<i64> = offsets.iter().map(|&offset| offset.cast_signed()).collect();
         let partitions = vec![i64::from(partition.partition); offsets.len()];
         let places = [Column::new(PARTITION.into(), partitions), Column::new(OFFSET.into(), offsets)];
@@ -103,23 +101,13 @@ impl Across {
     ) -> Result<BTreeMap<Micros, Added>, SpeedError> {
         self.pending = None;
         let met = self.met(view);
-        let mut settled = Vec::new();
-        let step = self.operators.advance(records, horizon, &mut |rows| {
-            settled.push(rows);
-            Ok(())
-        });
-        let unsure = step.map_err(failed(view, "joining records"))?;
-        self.unsure = either(self.unsure, unsure.span);
-        self.late += unsure.rows;
-        let mut all: BTreeMap<Micros, Added> = BTreeMap::new();
-        for rows in settled {
-            for (pane, added) in folded(view, evaluator, rows, met)? {
-                let sum = all.entry(pane).or_default();
-                sum.rows.extend(added.rows);
-                added.late.into_iter().for_each(|(missed, rows)| *sum.late.entry(missed).or_default() += rows);
-            }
-        }
-        Ok(all)
+        let mut settled = DataFrame::empty_with_schema(self.operators.schema());
+        let step = self.operators.advance(records, horizon, &mut |rows| settled.vstack_mut(&rows).map(drop));
+        let Unsure { span, rows } = step.map_err(failed(view, "joining records"))?;
+        self.unsure = either(self.unsure, span);
+        self.late += rows;
+        settled.rechunk_mut();
+        folded(view, evaluator, settled, met)
     }
 
     /// The watermark that rows meet which settle now.

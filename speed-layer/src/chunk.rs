@@ -8,8 +8,9 @@ use std::collections::btree_map;
 use std::sync::Arc;
 
 use anabranch_engine::columnar::compact;
+use anabranch_engine::operator::either;
 use anabranch_engine::partial::Slack;
-use anabranch_exchange::snapshot::{Chunk, Early, Pane, either};
+use anabranch_exchange::snapshot::{Chunk, Early, Pane};
 use anabranch_log::position::{Coverage, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;

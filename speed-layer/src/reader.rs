@@ -54,32 +54,43 @@ impl Topic {
     }
 }
 
-/// That nobody takes what is read any more.
-struct Ended;
+/// Why nothing more is read.
+enum Halt {
+    /// It was shut down, or nobody takes what is read any more.
+    Ended,
+    /// It can't go on.
+    Stopped(Stop),
+}
+
+impl From<SpeedError> for Halt {
+    fn from(error: SpeedError) -> Self {
+        Self::Stopped(error.into())
+    }
+}
 
 impl Reader {
     /// Reads from where `begin` says until shutdown, or until the folding side has ended.
     pub fn run(&self, begin: &Receiver<Positions<TopicPartition>>, inputs: &SyncSender<Input>) {
         let Ok(positions) = begin.recv() else { return };
         let failed = match catch_unwind(AssertUnwindSafe(|| self.read(&positions, inputs))) {
-            Ok(Ok(())) => return,
-            Ok(Err(stop)) => stop,
+            Ok(Ok(()) | Err(Halt::Ended)) => return,
+            Ok(Err(Halt::Stopped(stop))) => stop,
             Err(panic) => Stop::panicked(&*panic),
         };
         // If the other side has ended, it has told why.
         inputs.send(Input::Failed(failed)).ok();
     }
 
-    fn read(&self, positions: &Positions<TopicPartition>, inputs: &SyncSender<Input>) -> Result<(), Stop> {
+    fn read(&self, positions: &Positions<TopicPartition>, inputs: &SyncSender<Input>) -> Result<(), Halt> {
         let mut topics = Vec::new();
         for (table, editions) in &self.tables {
             let positions = of_topic(&table.topic, positions);
-            let Some(reader) = self.open(table, &positions)? else { return Ok(()) };
+            let reader = self.open(table, &positions)?;
             let (table, name, decoder) =
                 (table.clone(), table.topic.as_str().into(), decoder(table, &self.views, editions));
             topics.push(Topic { table, name, reader, positions, decoder, reached: Micros::MIN, failures: 0 });
         }
-        let send = |input| inputs.send(input).map_err(|_| Ended);
+        let send = |input| inputs.send(input).map_err(|_| Halt::Ended);
         let (mut looked, mut stalled) = (self.clock.now(), BTreeSet::new());
         // Of several topics, whether the last round of them brought nothing.
         let mut is_quiet = true;
@@ -88,42 +99,33 @@ impl Reader {
             let now_stalled = self.stalled(&topics);
             if now_stalled != stalled {
                 stalled = now_stalled;
-                if send(Input::Stalled(stalled.clone())).is_err() {
-                    return Ok(());
-                }
+                send(Input::Stalled(stalled.clone()))?;
             }
-            let sent = if let [topic] = topics.as_mut_slice() {
-                self.poll(topic, self.settings.batch_wait, at, &send)?.map(|_| ())
+            if let [topic] = topics.as_mut_slice() {
+                self.poll(topic, self.settings.batch_wait, at, &send)?;
             } else {
                 // Whichever is behind is read first, so that little has to be kept for it.
                 topics.sort_by_key(|topic| topic.reached);
                 let share = u32::try_from(topics.len()).unwrap_or(1);
                 let wait = if is_quiet { self.settings.batch_wait / share } else { Duration::ZERO };
-                let mut sent = Ok(false);
+                is_quiet = true;
                 for topic in &mut topics {
-                    sent = self.poll(topic, wait, at, &send)?;
-                    if !matches!(sent, Ok(false)) {
+                    if self.poll(topic, wait, at, &send)? {
+                        is_quiet = false;
                         break;
                     }
                 }
-                sent.map(|is_fed| is_quiet = !is_fed)
-            };
-            if sent.is_err() {
-                return Ok(());
             }
             // While some partitions are busy, others may be caught up; and topics may have grown.
             if has_passed(looked, at, self.look_every()) {
                 looked = at;
                 for topic in &mut topics {
                     let (still, new) = self.look(topic)?;
-                    if send(Input::CaughtUp(still.into_iter().map(|p| topic.partition(p)).collect(), at)).is_err() {
-                        return Ok(());
-                    }
+                    send(Input::CaughtUp(still.into_iter().map(|p| topic.partition(p)).collect(), at))?;
                     if !new.is_empty() {
                         tracing::info!(table = topic.table.name, partitions = ?new, "the topic has new partitions");
                         topic.positions.extend(new.into_iter().map(|p| (p, 0)));
-                        let Some(opened) = self.open(&topic.table, &topic.positions)? else { return Ok(()) };
-                        topic.reader = opened;
+                        topic.reader = self.open(&topic.table, &topic.positions)?;
                     }
                 }
             }
@@ -137,15 +139,15 @@ impl Reader {
         topic: &mut Topic,
         wait_for: Duration,
         at: Micros,
-        send: &dyn Fn(Input) -> Result<(), Ended>,
-    ) -> Result<Result<bool, Ended>, Stop> {
+        send: &dyn Fn(Input) -> Result<(), Halt>,
+    ) -> Result<bool, Halt> {
         let polled = match topic.reader.poll(self.settings.read_limit(), wait_for) {
             Ok(polled) => polled,
             Err(error @ LogError::Backend { .. }) => {
                 tracing::warn!(table = topic.table.name, reason = reason(&error), "reading failed; trying again");
                 wait(&self.shutdown, pause(topic.failures));
                 topic.failures += 1;
-                return Ok(Ok(false));
+                return Ok(false);
             }
             Err(error) => return Err(failed(&topic.table, error)),
         };
@@ -153,10 +155,10 @@ impl Reader {
         let Some(batch) = polled else {
             // One that was hardly waited for may have more.
             if wait_for.is_zero() {
-                return Ok(Ok(false));
+                return Ok(false);
             }
             let partitions = topic.positions.keys().map(|&partition| topic.partition(partition)).collect();
-            return Ok(send(Input::CaughtUp(partitions, at)).map(|()| false));
+            return send(Input::CaughtUp(partitions, at)).map(|()| false);
         };
         fail::fail_point!("speed::after_read");
         topic.positions.insert(batch.partition, batch.coverage.end);
@@ -164,7 +166,7 @@ impl Reader {
         topic.reached = topic.reached.max(decoded.newest().unwrap_or(Micros::MIN));
         let keeps_records = self.views.iter().any(|view| view.aggregation().late != Late::Discard);
         let records = keeps_records.then(|| Box::new(batch));
-        Ok(send(Input::Batch(MicroBatch { records, ..decoded })).map(|()| true))
+        send(Input::Batch(MicroBatch { records, ..decoded })).map(|()| true)
     }
 
     fn look_every(&self) -> Micros {
@@ -172,7 +174,7 @@ impl Reader {
     }
 
     /// The partitions that hold nothing unread, and those that weren't there before.
-    fn look(&self, topic: &Topic) -> Result<(Vec<Partition>, Vec<Partition>), Stop> {
+    fn look(&self, topic: &Topic) -> Result<(Vec<Partition>, Vec<Partition>), Halt> {
         let (table, positions) = (&topic.table, &topic.positions);
         let bounds = match self.log.bounds(&table.topic) {
             Ok(bounds) => bounds,
@@ -193,14 +195,14 @@ impl Reader {
         stalls.filter_map(of_topic).collect()
     }
 
-    /// A reader from these positions on, once the log can be reached; none at a shutdown.
-    fn open(&self, table: &Table, positions: &Positions) -> Result<Option<Box<dyn LogReader>>, Stop> {
+    /// A reader from these positions on, once the log can be reached.
+    fn open(&self, table: &Table, positions: &Positions) -> Result<Box<dyn LogReader>, Halt> {
         let mut failures = 0;
         while !self.shutdown.is_cancelled() {
             match self.log.reader(&table.topic, positions) {
                 Ok(mut reader) => {
                     reader.bring(extras(&self.views));
-                    return Ok(Some(reader));
+                    return Ok(reader);
                 }
                 Err(error @ LogError::Backend { .. }) => {
                     let reason = reason(&error);
@@ -211,10 +213,10 @@ impl Reader {
                 Err(error) => return Err(failed(table, error)),
             }
         }
-        Ok(None)
+        Err(Halt::Ended)
     }
 }
 
-fn failed(table: &Table, source: LogError) -> Stop {
+fn failed(table: &Table, source: LogError) -> Halt {
     SpeedError::Log { table: table.name.clone(), source }.into()
 }

@@ -54,11 +54,6 @@ impl Readings {
         self.0.iter_mut().any(|it| it.now.has_changed().unwrap_or(false) && it.is_outdated())
     }
 
-    /// The same, also if it was asked before.
-    pub fn are_still_outdated(&mut self) -> bool {
-        self.0.iter_mut().any(OfTable::is_outdated)
-    }
-
     /// How often the tables' archives have been rebuilt, in sum.
     pub fn rebuilds(&self) -> u64 {
         self.0.iter().map(|it| it.own.rebuilds).sum()

@@ -262,15 +262,9 @@ pub(crate) fn recover(
 fn lost(state: &ViewState, bounds: &Bounds) -> Option<SpeedError> {
     let gone = bounds.iter().map(|(p, held)| (p, state.next(p), held)).find(|(_, wanted, held)| *wanted < held.start);
     gone.map(|(TopicPartition { topic, partition }, wanted, held)| SpeedError::Log {
-        table: table_of(&state.view, topic),
+        table: state.view.table_of_topic(topic).map_or_else(|| topic.to_string(), |table| table.name.clone()),
         source: LogError::OutOfRange { topic: topic.to_string(), partition: *partition, wanted, held: held.clone() },
     })
-}
-
-/// The table of a topic that a view reads.
-fn table_of(view: &Kept, topic: &str) -> String {
-    let table = view.tables().into_iter().find(|table| table.topic == topic);
-    table.map_or_else(|| topic.to_owned(), |table| table.name.clone())
 }
 
 /// Where a pipeline begins none of whose views can: at the least frontier of their versions from before a rebuild. The versions to

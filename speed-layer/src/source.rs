@@ -61,7 +61,7 @@ impl Source {
             while end == End::Stopped && !self.shutdown.is_cancelled() {
                 let is_other = match &refusal {
                     Some(_) => readings.have_changed(),
-                    None => readings.are_still_outdated(),
+                    None => readings.are_outdated(),
                 };
                 if is_other {
                     break;

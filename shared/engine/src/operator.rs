@@ -84,11 +84,15 @@ impl Unsure {
 
     /// What either says.
     pub fn and(self, other: Self) -> Self {
-        let span = match (self.span, other.span) {
-            (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
-            (one, other) => one.or(other),
-        };
-        Self { span, rows: self.rows + other.rows }
+        Self { span: either(self.span, other.span), rows: self.rows + other.rows }
+    }
+}
+
+/// From the first of two spans' times to the last.
+pub fn either(one: Option<(Micros, Micros)>, other: Option<(Micros, Micros)>) -> Option<(Micros, Micros)> {
+    match (one, other) {
+        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
+        (one, other) => one.or(other),
     }
 }
 

@@ -82,14 +82,6 @@ pub struct Chunk {
     pub unsure: Option<(Micros, Micros)>,
 }
 
-/// From the first of two spans' times to the last.
-pub fn either(one: Option<(Micros, Micros)>, other: Option<(Micros, Micros)>) -> Option<(Micros, Micros)> {
-    match (one, other) {
-        (Some((a, b)), Some((c, d))) => Some((a.min(c), b.max(d))),
-        (one, other) => one.or(other),
-    }
-}
-
 /// Records that are ahead of their reader's clock, see [`Reject::early`](anabranch_engine::decode::Reject::early).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "ByTopic<EarlyOfTopic>", from = "ByTopic<EarlyOfTopic>")]

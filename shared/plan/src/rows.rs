@@ -436,19 +436,22 @@ impl Rows {
 
     /// Whether anything is computed from a column of this name, or goes by it.
     pub fn read(&self, name: &str) -> bool {
-        let reads = match self {
+        self.expressions().into_iter().any(|expr| expr.reads(name)) || self.go_by(name)
+    }
+
+    /// Whether rows are found, or told from each other, by a column of this name.
+    fn go_by(&self, name: &str) -> bool {
+        let own = match self {
             Self::Scan(table) => table.primary_key.iter().any(|&column| table.columns[column].name == name),
-            Self::Filter { condition, .. } => condition.reads(name),
-            Self::Unnest { list, .. } => list.reads(name),
-            Self::Project { fields, .. } => fields.iter().any(|field| field.expr.reads(name)),
-            Self::Interval(join) => joins_by(&join.keys, &join.times, join.condition.as_ref(), name),
-            Self::AsOf(join) => joins_by(&join.keys, &join.times, join.condition.as_ref(), name),
+            Self::Interval(join) => joins_by(&join.keys, &join.times, None, name),
+            Self::AsOf(join) => joins_by(&join.keys, &join.times, None, name),
             Self::Lag(lag) => {
                 let Lag { keys, time, columns, .. } = &**lag;
-                time == name || keys.iter().chain(columns.iter().map(|column| &column.of)).any(|read| read == name)
+                time == name || keys.iter().chain(columns.iter().map(|column| &column.of)).any(|by| by == name)
             }
+            Self::Filter { .. } | Self::Unnest { .. } | Self::Project { .. } => false,
         };
-        reads || self.of().into_iter().any(|rows| rows.read(name))
+        own || self.of().into_iter().any(|rows| rows.go_by(name))
     }
 
     /// The expressions over rows that they are made of, those of the rows below among them.

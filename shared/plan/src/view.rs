@@ -143,6 +143,11 @@ impl View {
         self.rows.tables()
     }
 
+    /// The table among them whose events a topic holds.
+    pub fn table_of_topic(&self, topic: &str) -> Option<&Arc<Table>> {
+        self.tables().into_iter().find(|table| table.topic == topic)
+    }
+
     /// The table that it reads, or the first of them.
     pub fn table(&self) -> &Arc<Table> {
         self.rows.table()

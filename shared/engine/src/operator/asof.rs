@@ -12,7 +12,7 @@ use super::key::{given, hashes, times};
 use super::newest::{Newest, gather};
 use super::segment::take;
 use super::wait::Waiting;
-use super::{Emit, Unsure, equal_keys};
+use super::{Emit, Unsure, either, equal_keys};
 use crate::decode::DELETED;
 use crate::transform::{column, lower};
 
@@ -77,8 +77,7 @@ impl AsOf {
         let least = horizon.saturating_sub(self.delays.0);
         if let Some(rows) = self.waiting.settle(least)? {
             for time in times(&rows, &self.time)? {
-                let (first, last) = self.gone.unwrap_or((time, time));
-                self.gone = Some((first.min(time), last.max(time)));
+                self.gone = either(self.gone, Some((time, time)));
             }
             emit(self.joined(&rows)?)?;
         }

@@ -79,30 +79,43 @@ impl CommittedVersion {
 
     /// What it says to readers, if it holds what a view says of its tables' topics.
     pub fn of(&self, view: &Kept) -> Option<Published> {
-        let published = self.named(&view.table().topic).published;
-        let topics: Vec<&str> = view.tables().into_iter().map(|table| table.topic.as_str()).collect();
+        if self.published.definition != view.id.definition {
+            return None;
+        }
+        let published = self.published.clone().of_topic(&view.table().topic);
         let said = published.coverage.partitions().chain(published.event_times.keys());
-        let is_of_topics = said.map(|partition| &*partition.topic).all(|topic| topics.contains(&topic));
-        (is_of_topics && published.definition == view.id.definition).then_some(published)
+        let is_of_view = said.map(|partition| view.table_of_topic(&partition.topic)).all(|table| table.is_some());
+        is_of_view.then_some(published)
     }
 
     /// The same, with the name of the topic if it doesn't say it.
-    pub fn named(&self, topic: &str) -> Self {
-        let Self { mut published, archives } = self.clone();
-        let name = |partition: &TopicPartition| match partition.topic.is_empty() {
-            true => TopicPartition::new(topic, partition.partition),
-            false => partition.clone(),
-        };
-        published.coverage = published.coverage.iter().map(|(p, range)| (name(p), range.clone())).collect();
-        published.event_times = published.event_times.iter().map(|(p, &time)| (name(p), time)).collect();
-        let of_topic = |said: String| if said.is_empty() { topic.to_owned() } else { said };
-        published.log = published.log.into_iter().map(|(said, mark)| (of_topic(said), mark)).collect();
-        Self { published, archives: archives.into_iter().map(|(said, read)| (of_topic(said), read)).collect() }
+    pub fn named(self, topic: &str) -> Self {
+        let of_topic = |(said, read): (String, _)| (if said.is_empty() { topic.to_owned() } else { said }, read);
+        let archives = self.archives.into_iter().map(of_topic).collect();
+        Self { published: self.published.of_topic(topic), archives }
     }
 
     /// What it says to readers, whatever view and topics it is of.
     pub fn published(&self) -> &Published {
         &self.published
+    }
+}
+
+impl Published {
+    /// The same, with the name of the topic if it doesn't say it.
+    fn of_topic(mut self, topic: &str) -> Self {
+        let partitions = || self.coverage.partitions().chain(self.event_times.keys());
+        if self.log.contains_key("") || partitions().any(|partition| partition.topic.is_empty()) {
+            let name = |partition: TopicPartition| match partition.topic.is_empty() {
+                true => TopicPartition::new(topic, partition.partition),
+                false => partition,
+            };
+            self.coverage = self.coverage.iter().map(|(p, range)| (name(p.clone()), range.clone())).collect();
+            self.event_times = self.event_times.into_iter().map(|(p, time)| (name(p), time)).collect();
+            let mark = self.log.remove("");
+            self.log.extend(mark.map(|mark| (topic.to_owned(), mark)));
+        }
+        self
     }
 }
 

@@ -67,35 +67,24 @@ pub(super) fn aggregated(
     let filter =
         select.selection.as_ref().and_then(|condition| scope.condition(condition, "WHERE").map_err(&mut keep).ok());
     // Of current rows all may be kept, each by itself.
-    let kept = match &select.group_by {
-        GroupByExpr::Expressions(exprs, _) if exprs.is_empty() => source.rows.current().cloned(),
-        _ => None,
-    };
-    let found = select.projection.iter().map(|selected| match kept {
-        Some(_) => items(selected, &source),
-        None => item(selected, &source).map(|item| vec![item]),
-    });
+    let is_ungrouped = matches!(&select.group_by, GroupByExpr::Expressions(exprs, _) if exprs.is_empty());
+    let may_be_kept = is_ungrouped && source.rows.current().is_some();
     let mut is_complete = true;
+    let found = select.projection.iter().map(|selected| match may_be_kept {
+        true => items(selected, &source),
+        false => item(selected, &source).map(|item| vec![item]),
+    });
     let found = found.filter_map(|found| found.map_err(&mut keep).inspect_err(|()| is_complete = false).ok());
-    let items: Vec<Item> = found.flatten().collect();
+    let mut items: Vec<Item> = found.flatten().collect();
     check_names(&items, &mut keep);
     check_types(&items, &mut keep);
-    let kept = kept.filter(|_| items.iter().all(|item| matches!(item.value, Selected::Row(_))));
-    let rows_key = match (&kept, source.rows.primary_key()) {
-        (Some(table), None) => {
-            let key: Vec<&str> = table.primary_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
-            let key = key.join("`, `");
-            let message = format!("rows of `{}` are told from each other by `{key}`; select it", table.name);
-            keep(Fault::new(source.at, message));
-            Vec::new()
-        }
-        (Some(_), Some(key)) => key,
-        (None, _) => Vec::new(),
-    };
-    let is_key = |expr: &Expr| matches!(expr, Expr::Column(name, _) if rows_key.contains(name));
     let mut grouped = BTreeSet::new();
-    if is_complete && kept.is_none() {
-        match group_by(&select.group_by, &items, &source, tokens) {
+    if is_complete {
+        let found = match may_be_kept && items.iter().all(|item| matches!(item.value, Selected::Row(_))) {
+            true => keep_each(&mut items, &source),
+            false => group_by(&select.group_by, &items, &source, tokens),
+        };
+        match found {
             Ok(found) => grouped = found,
             Err(found) => found.into_iter().for_each(&mut keep),
         }
@@ -114,20 +103,6 @@ pub(super) fn aggregated(
                 aggregates.push(aggregate.clone());
                 OutputColumn::Aggregate(aggregates.len() - 1)
             }
-            Selected::Row(expr) if kept.is_some() && is_key(expr) => {
-                keys.push(Key { name: item.name.clone(), expr: expr.clone() });
-                OutputColumn::Key(keys.len() - 1)
-            }
-            Selected::Row(expr) if kept.is_some() => match only(expr, &item.name, &source.rows, &rows_key) {
-                Ok(aggregate) => {
-                    aggregates.push(aggregate);
-                    OutputColumn::Aggregate(aggregates.len() - 1)
-                }
-                Err(message) => {
-                    faults.push(Fault::new(item.at, message));
-                    continue;
-                }
-            },
             Selected::Row(_) if !grouped.contains(&i) => {
                 let message = format!("`{}` is neither an aggregate nor grouped by; add it to GROUP BY", item.name);
                 faults.push(Fault::new(item.at, message));
@@ -142,12 +117,6 @@ pub(super) fn aggregated(
     if !faults.is_empty() {
         return Err(faults);
     }
-    if let Some(lacking) =
-        rows_key.iter().find(|name| !keys.iter().any(|key| matches!(&key.expr, Expr::Column(it, _) if it == *name)))
-    {
-        let message = format!("current rows are told from each other by `{lacking}`; select it");
-        return Err(one(Fault::new(source.at, message)));
-    }
     if let (true, Some(_)) = (source.window.is_some_and(Window::is_session), limit) {
         let message =
             "LIMIT keeps the first rows of each window, and sessions are windows of one key each; leave it out";
@@ -159,6 +128,34 @@ pub(super) fn aggregated(
     let aggregation =
         Aggregation { window, time, keys, aggregates, columns, having, order, limit, ..Aggregation::default() };
     Ok(Some((filtered(source.rows, filter), aggregation)))
+}
+
+/// Keeps current rows each by itself: those of the items that are the primary key group them, and the others become aggregates of
+/// groups of one row.
+fn keep_each(items: &mut [Item], source: &from::Source) -> Result<BTreeSet<usize>, Vec<Fault>> {
+    let one = |message: String| Err(vec![Fault::new(source.at, message)]);
+    let Some(key) = source.rows.primary_key() else {
+        let table = source.rows.table();
+        let key: Vec<&str> = table.primary_key.iter().map(|&column| table.columns[column].name.as_str()).collect();
+        let key = key.join("`, `");
+        return one(format!("rows of `{}` are told from each other by `{key}`; select it", table.name));
+    };
+    let is_column = |item: &Item, name: &str| matches!(&item.value, Selected::Row(Expr::Column(it, _)) if it == name);
+    if let Some(lacking) = key.iter().find(|name| !items.iter().any(|item| is_column(item, name))) {
+        return one(format!("current rows are told from each other by `{lacking}`; select it"));
+    }
+    let (mut grouped, mut faults) = (BTreeSet::new(), Vec::new());
+    for (i, item) in items.iter_mut().enumerate() {
+        if key.iter().any(|name| is_column(item, name)) {
+            grouped.insert(i);
+        } else if let Selected::Row(value) = &item.value {
+            match only(value, &item.name, &source.rows, &key) {
+                Ok(aggregate) => item.value = Selected::Aggregate(aggregate),
+                Err(message) => faults.push(Fault::new(item.at, message)),
+            }
+        }
+    }
+    if faults.is_empty() { Ok(grouped) } else { Err(faults) }
 }
 
 /// The value of a column of current rows, of which each group has one: so it is the one at the largest key, which is never null.
