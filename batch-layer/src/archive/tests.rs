@@ -62,6 +62,22 @@ fn at(user: &'static str, time: Micros) -> Event {
 }
 
 #[tokio::test]
+async fn retention_leaves_what_no_commit_has_come_to() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let everything = Some(Retention { age: Some(Duration::ZERO), bytes: Some(0) });
+    let settings = ArchiveSettings { retention: everything, ..settings() };
+    let archiver = open_with(dir.path(), &source, table(), settings).await.expect("open");
+    // A commit takes four records, which are all of one partition.
+    source.append(&["a", "b", "c", "d", "e", "f", "g", "h"].map(|user| at(user, 0)));
+    archiver.step().await.expect("a commit");
+    assert_eq!(archived(dir.path()).await.len(), 4);
+    archiver.step().await.expect("another");
+    let users: Vec<String> = archived(dir.path()).await.into_iter().map(|(.., user)| user).collect();
+    assert_eq!(users, ["a", "c", "e", "g", "b", "d", "f", "h"]);
+}
+
+#[tokio::test]
 async fn each_event_is_archived_once_by_its_day() {
     let dir = tempfile::tempdir().expect("directory");
     let source = source(dir.path());

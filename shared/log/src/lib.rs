@@ -424,7 +424,7 @@ pub trait Log: Send + Sync {
     /// A reader of the given partitions of a topic, each from its position.
     fn reader(&self, topic: &str, from: &Positions) -> Result<Box<dyn LogReader>, LogError>;
 
-    /// Applies retention to a topic, but keeps every record at or after `keep_from`.
+    /// Applies retention to the partitions of a topic that `keep_from` names, but keeps every record at or after it.
     fn retain(&self, topic: &str, retention: Retention, keep_from: &Positions) -> Result<(), LogError>;
 
     /// Whether an append of a record would be stored, as far as can be said without waiting.

@@ -313,6 +313,7 @@ pub(crate) fn retention_spares_what_must_be_kept(open: Open<'_>) {
     for some in records.chunks(4) {
         append(&*log, "t", 0, &some.iter().map(String::as_str).collect::<Vec<_>>());
     }
+    append(&*log, "t", 1, &["of a partition that nobody has archived yet"]);
     let nothing = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
     log.retain("t", Retention::default(), &Positions::from([(0, 40)])).expect("retain");
     assert_eq!(log.bounds("t").expect("bounds")[&0], 0..40, "no limit, nothing deleted");
@@ -321,6 +322,7 @@ pub(crate) fn retention_spares_what_must_be_kept(open: Open<'_>) {
     assert!(held.start <= 22 && held.end == 40, "{held:?}");
     let rest = read_all(&*log, "t", Positions::from([(0, held.start)]));
     assert_eq!(rest[&0], records[held.start as usize..]);
+    assert_eq!(log.bounds("t").expect("bounds")[&1], 0..1, "what isn't named is kept whole");
     drop(log);
     let log = open();
     assert_eq!(log.bounds("t").expect("bounds")[&0], held);

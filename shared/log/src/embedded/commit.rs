@@ -366,7 +366,7 @@ impl Committer {
             .map_or(Micros::MIN, |age| now.saturating_sub(Micros::try_from(age.as_micros()).unwrap_or(Micros::MAX)));
         let most_bytes = retention.bytes.unwrap_or(u64::MAX);
         for (partition, mut state) in (0..).zip(partitions) {
-            let keep_from = keep_from.get(&partition).copied().unwrap_or(Offset::MAX);
+            let Some(&keep_from) = keep_from.get(&partition) else { continue };
             let ahead = self.taken_ahead(topic, id, partition, &state, now, oldest)?;
             loop {
                 let before = state;

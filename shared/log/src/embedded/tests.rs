@@ -13,7 +13,7 @@ use super::state::PartitionState;
 use super::store::{BatchKey, Piece, Store, StoredBatch, StoredEpoch, pack};
 use super::{EmbeddedLog, EmbeddedOptions, damage};
 use crate::clock::{Clock, ManualClock, Micros, SystemClock};
-use crate::position::{Partition, Positions};
+use crate::position::{Offset, Partition, Positions};
 use crate::tests::{Open, all_behaviours, append, drain, part, read_all, strings};
 use crate::{Append, Extras, Idempotency, Log, LogError, Payloads, ReadLimit, Retention};
 
@@ -135,12 +135,12 @@ fn retention_deletes_by_age_and_by_bytes() {
         log.retain("t", retention, &keep_from.iter().copied().collect()).expect("retain");
         log.bounds("t").expect("bounds")[&0].start
     };
-    assert_eq!(retain(Some(9), Some(200), &[]), 0, "just within both limits");
+    assert_eq!(retain(Some(9), Some(200), &[(0, Offset::MAX)]), 0, "just within both limits");
     assert_eq!(retain(Some(7), None, &[(0, 3)]), 2, "what is to be kept is inside the second batch");
-    assert_eq!(retain(Some(7), None, &[]), 4);
+    assert_eq!(retain(Some(7), None, &[(0, Offset::MAX)]), 4);
     assert_eq!(retain(None, Some(119), &[(0, 20)]), 10, "whole batches, until it is no more than that");
     assert_eq!(read_all(&log, "t", Positions::from([(0, 10)]))[&0].len(), 10);
-    assert_eq!(retain(None, Some(0), &[]), 20, "all of it");
+    assert_eq!(retain(None, Some(0), &[(0, Offset::MAX)]), 20, "all of it");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn records_taken_while_the_clock_was_ahead_are_retained_no_longer_than_those_aft
     let mut start_at = |hour: i64| {
         clock.set(hour * HOUR);
         let retention = Retention { age: Some(Duration::from_secs(5 * 3600)), bytes: None };
-        log.retain("t", retention, &Positions::new()).expect("retain");
+        log.retain("t", retention, &Positions::from([(0, Offset::MAX)])).expect("retain");
         log.bounds("t").expect("bounds")[&0].start
     };
     assert_eq!([5, 6, 7, 8].map(&mut start_at), [0, 1, 4, 5]);
@@ -180,7 +180,8 @@ fn retention_gives_room_back() {
     }
     let stored_bytes = || log.shared.with_store(|store| store.disk_bytes()).expect("size");
     let before = stored_bytes();
-    log.retain("t", Retention { age: None, bytes: Some(8 << 20) }, &Positions::new()).expect("retain");
+    log.retain("t", Retention { age: None, bytes: Some(8 << 20) }, &Positions::from([(0, Offset::MAX)]))
+        .expect("retain");
     assert!(before > 160 << 20, "{before}");
     // The log's own thread gives the room of its journals back, once it comes to it.
     let started = std::time::Instant::now();
@@ -351,7 +352,8 @@ fn a_full_disk_refuses_appends_and_lets_reads_go_on() {
     assert_eq!((path.as_str(), reserve_bytes), (dir.path().to_str().expect("path"), u64::MAX / 2));
     assert!(free_bytes > 0);
     assert_eq!(read_all(&log, "t", Positions::from([(0, 0)]))[&0], ["a"]);
-    log.retain("t", Retention { age: None, bytes: Some(0) }, &Positions::new()).expect("deleting is allowed");
+    log.retain("t", Retention { age: None, bytes: Some(0) }, &Positions::from([(0, Offset::MAX)]))
+        .expect("deleting is allowed");
     drop(log);
     let log = open(dir.path());
     assert_eq!(append(&log, "t", 0, &["b"]).offsets, BTreeMap::from([(0, 1..2)]));
