@@ -10,6 +10,7 @@
 //!
 //! All share the data folder, which holds the archive, the versions and, unless `[storage]` says otherwise, the checkpoints.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use anabranch_exchange::version::{Versions, open_versions};
 use anabranch_log::Log;
 use anabranch_log::kafka::group::{self, GroupOptions};
 use anabranch_serving::{Api, Measures, Stops};
-use anabranch_speed_layer::{Context, SpeedMember};
+use anabranch_speed_layer::{Context, SpeedError, SpeedMember};
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Role, RoleKind};
@@ -47,12 +48,8 @@ pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
              process, on the embedded log",
         ));
     };
-    if let Some(view) = platform.catalog.kept().find(|view| view.rows.looks_across()) {
-        return Err(Failure::usage(format!(
-            "view `{}` joins, looks back or reads a changelog, which isn't shared out among processes yet: `anabranch up` runs every \
-             role in one process, on Kafka too",
-            view.id.name
-        )));
+    if let Some(why) = platform.catalog.units().iter().find_map(|unit| unit.check_shared().err()) {
+        return Err(Failure::usage(format!("{why}. `anabranch up` runs every role in one process, on Kafka too")));
     }
     let opened = platform.open().await?;
     let process = Process {
@@ -99,14 +96,27 @@ impl Process {
         self.platform.catalog.tables.values().map(|table| table.topic.clone()).collect()
     }
 
-    /// The topics of the speed layer's snapshots, each as wide as its table's.
+    /// The topics of the speed layer's snapshots, each with as many partitions as the tables have that it is about.
     fn create_snapshot_topics(&self) -> Result<(), Failure> {
         let log = &self.opened.own_log;
-        for table in self.platform.catalog.tables.values() {
-            let partitions = log.bounds(&table.topic)?.len() as u32;
-            log.create_topic(&wire::topic(&table.name), partitions)?;
+        for unit in self.platform.catalog.units() {
+            match anabranch_speed_layer::partitions(&**log, &unit) {
+                Ok(partitions) => log.create_topic(&wire::topic(&unit.name()), partitions)?,
+                // Other views can be answered.
+                Err(error @ SpeedError::Unlike { .. }) => tracing::error!("{error}"),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(())
+    }
+
+    /// The topics whose partitions bring work to the speed layer: the first that is shared out of each unit, and those that outputs read.
+    fn speed_topics(&self) -> Vec<String> {
+        let catalog = &self.platform.catalog;
+        let units = catalog.units();
+        let first = units.iter().filter_map(|unit| unit.shared().first().map(|table| table.topic.clone()));
+        let sent = catalog.sent().map(|view| view.table().topic.clone());
+        first.chain(sent).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The versions on the storage, and how tables are read, followed until shutdown.
@@ -145,13 +155,12 @@ impl Process {
     }
 
     async fn speed(self) -> Result<(), Failure> {
-        self.create_snapshot_topics()?;
         self.platform.declare(&self.opened.data, &self.opened.log).await?;
         let (versions, readings) = self.versions().await?;
         let context = Context { versions, readings, ..self.platform.speed_context(&self.opened)? };
         let member = SpeedMember::new(context);
         let (numbers, states) = (member.metrics_reader(), member.outputs_reader());
-        let group = group::join(&self.group, &self.topics(), member, self.shutdown.clone())?;
+        let group = group::join(&self.group, &self.speed_topics(), member, self.shutdown.clone())?;
         let of_all = states.clone();
         let stopped = move || of_all().iter().flat_map(report::stopped).collect();
         let outputs = report::outputs(self.opened.outlets.clone(), stopped);

@@ -23,7 +23,22 @@ SELECT window_start, window_end, user_id, count(*) AS n, sum(id) AS ids
 FROM TUMBLE(events, ts, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id;
 CREATE MATERIALIZED VIEW ever AS SELECT count(*) AS n, sum(id) AS ids FROM events;
 CREATE MATERIALIZED VIEW tenth WITH (sink = 'kafka') AS SELECT id FROM events WHERE id % 10 = 0;
+
+CREATE TABLE orders (id BIGINT, user_id TEXT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'orders', event_time = 'ts', watermark = '5 seconds', partitions = 6, partition_by = 'id');
+CREATE TABLE payments (order_id BIGINT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'payments', event_time = 'ts', watermark = '5 seconds', partitions = 6, partition_by = 'order_id');
+CREATE TABLE users (id TEXT PRIMARY KEY, plan BIGINT, ts TIMESTAMP NOT NULL)
+WITH (topic = 'users', event_time = 'ts', watermark = '5 seconds', partitions = 2);
+CREATE MATERIALIZED VIEW paid AS SELECT count(*) AS n, sum(id) AS ids
+FROM (SELECT o.id FROM orders o JOIN payments p ON p.order_id = o.id AND p.ts BETWEEN o.ts AND o.ts + INTERVAL '1 second') j;
+CREATE MATERIALIZED VIEW planned AS SELECT count(*) AS n, sum(id) AS ids, max(plan) AS newest
+FROM (SELECT o.id, u.plan FROM orders o LEFT JOIN users FOR SYSTEM_TIME AS OF o.ts AS u ON u.id = o.user_id) j;
+CREATE MATERIALIZED VIEW plans AS SELECT id, plan FROM users;
 ";
+
+/// The views that count every event, and those of rows that are made of several records.
+const VIEWS: [&str; 5] = ["ever", "per_user", "paid", "planned", "plans"];
 
 const SETTINGS: &str = "
 [speed]
@@ -37,6 +52,9 @@ keep_versions = 3
 ";
 
 const PIECE: usize = 500;
+/// With each piece come so many orders, each with its payment, and a change of a user.
+const ORDERS: usize = 10;
+const USERS: usize = 7;
 /// Ten pieces a second are 5,000 events.
 const PIECE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -101,28 +119,60 @@ fn piece(number: usize) -> String {
     (number * PIECE..(number + 1) * PIECE).map(|id| event(id).to_string()).collect::<Vec<_>>().join("\n")
 }
 
-/// Posts pieces one after the other until it is told to stop, each as often as it takes to be acknowledged.
-fn produce(doors: &[Server], stop: &AtomicBool, acknowledged: &AtomicUsize, ends: &Mutex<BTreeMap<String, u64>>) {
+/// What comes with a piece, by topic: a second of orders, their payments half a second later, and a user's newest plan.
+fn beside(number: usize) -> [(&'static str, Vec<Value>); 3] {
+    let at = |millis: usize| {
+        let (second, millis) = (millis / 1_000, millis % 1_000);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        format!("2024-01-15T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+    };
+    let ids = number * ORDERS..(number + 1) * ORDERS;
+    let user = |number: usize| format!("u{}", number % USERS);
+    let order = |id| json!({"id": id, "user_id": user(id), "ts": at(id * 1_000 / ORDERS)});
+    let payment = |id| json!({"order_id": id, "ts": at(id * 1_000 / ORDERS + 500)});
+    [
+        ("users", vec![json!({"id": user(number), "plan": number, "ts": at(number * 1_000)})]),
+        ("orders", ids.clone().map(order).collect()),
+        ("payments", ids.map(payment).collect()),
+    ]
+}
+
+/// The end of each partition that receipts have named, by topic.
+type Ends = BTreeMap<(String, String), u64>;
+
+/// Posts to a topic as often as it takes to be acknowledged. Whether it was.
+fn post(doors: &[Server], topic: &str, number: usize, lines: &str, ends: &Mutex<Ends>) {
+    let begun = Instant::now();
+    for attempt in 0.. {
+        let door = &doors[(number + attempt) % doors.len()];
+        let request = door.request(reqwest::Method::POST, &format!("/v1/topics/{topic}/events"));
+        let answer = request.header("Idempotency-Key", format!("{topic}-{number}")).body(lines.to_owned()).send();
+        match answer.map(|answer| (answer.status(), answer.text())) {
+            Ok((status, Ok(receipt))) if status.is_success() => {
+                let receipt: Value = serde_json::from_str(&receipt).expect("a receipt");
+                assert_eq!(receipt["accepted"], lines.lines().count(), "{receipt}");
+                let offsets = receipt["offsets"].as_object().expect("offsets").iter();
+                let ended = offsets.map(|(partition, range)| {
+                    ((topic.to_owned(), partition.clone()), range[1].as_u64().expect("an end"))
+                });
+                ends.lock().expect("no panic").extend(ended);
+                return;
+            }
+            refused => eprintln!("  {topic} {number}, attempt {attempt}: {refused:?}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(180), "{topic} {number} was never taken");
+    }
+}
+
+/// Posts pieces one after the other until it is told to stop.
+fn produce(doors: &[Server], stop: &AtomicBool, acknowledged: &AtomicUsize, ends: &Mutex<Ends>) {
     while !stop.load(Ordering::SeqCst) {
         let begun = Instant::now();
         let number = acknowledged.load(Ordering::SeqCst);
-        for attempt in 0.. {
-            let door = &doors[(number + attempt) % doors.len()];
-            let request = door.request(reqwest::Method::POST, "/v1/topics/events/events");
-            let answer = request.header("Idempotency-Key", format!("piece-{number}")).body(piece(number)).send();
-            match answer.map(|answer| (answer.status(), answer.text())) {
-                Ok((status, Ok(receipt))) if status.is_success() => {
-                    let receipt: Value = serde_json::from_str(&receipt).expect("a receipt");
-                    assert_eq!(receipt["accepted"], PIECE, "{receipt}");
-                    let offsets = receipt["offsets"].as_object().expect("offsets").iter();
-                    let ended =
-                        offsets.map(|(partition, range)| (partition.clone(), range[1].as_u64().expect("an end")));
-                    ends.lock().expect("no panic").extend(ended);
-                    break;
-                }
-                refused => eprintln!("  piece {number}, attempt {attempt}: {refused:?}"),
-            }
-            assert!(begun.elapsed() < Duration::from_secs(180), "piece {number} was never taken");
+        post(doors, "events", number, &piece(number), ends);
+        for (topic, events) in beside(number) {
+            let lines: Vec<String> = events.iter().map(Value::to_string).collect();
+            post(doors, topic, number, &lines.join("\n"), ends);
         }
         acknowledged.fetch_add(1, Ordering::SeqCst);
         std::thread::sleep(PIECE_INTERVAL.saturating_sub(begun.elapsed()));
@@ -130,16 +180,34 @@ fn produce(doors: &[Server], stop: &AtomicBool, acknowledged: &AtomicUsize, ends
 }
 
 /// Checks the answers once the views cover all that receipts have named: what is committed may be readable a moment later.
-fn check(serve: &Server, pieces: usize, ends: &BTreeMap<String, u64>) -> (Value, Value) {
-    let is_covered = |detail: &Value| {
-        let covered = |(partition, end): (&String, &u64)| {
-            let to = |layer: &str| detail["coverage"][layer]["offsets"]["events"][partition][1].as_u64();
-            to("speed").or_else(|| to("batch")) >= Some(*end)
-        };
-        detail["lag"] == 0 && ends.iter().all(covered)
-    };
-    serve.until("ever", is_covered);
-    serve.until("per_user", is_covered);
+fn check(serve: &Server, pieces: usize, ends: &Ends) -> (Value, Value) {
+    for view in VIEWS {
+        serve.until(view, |detail| {
+            let covered = |((topic, partition), end): (&(String, String), &u64)| {
+                let of = |layer: &str| detail["coverage"][layer]["offsets"][topic].clone();
+                let to = |layer: &str| of(layer)[partition][1].as_u64();
+                let is_read = of("speed").is_object() || of("batch").is_object();
+                !is_read || to("speed").or_else(|| to("batch")) >= Some(*end)
+            };
+            detail["lag"] == 0 && ends.iter().all(covered)
+        });
+    }
+    let orders = (pieces * ORDERS) as i64;
+    for view in ["paid", "planned"] {
+        let answer = serve.get(&format!("/v1/views/{view}/rows"));
+        assert_eq!(
+            (&answer["incomplete"], &answer["rows"][0]["n"]),
+            (&json!(false), &json!(orders)),
+            "{view}: {answer}"
+        );
+        assert_eq!(answer["rows"][0]["ids"], orders * (orders - 1) / 2, "{view}: {answer}");
+    }
+    let answer = serve.get("/v1/views/plans/rows?limit=100");
+    let plans: BTreeMap<String, i64> =
+        totals(answer["rows"].as_array().expect("rows"), |row| row["id"].to_string(), "plan");
+    let newest =
+        (pieces.saturating_sub(USERS)..pieces).map(|number| (format!("\"u{}\"", number % USERS), number as i64));
+    assert_eq!(plans, newest.collect(), "{answer}");
     let events = (pieces * PIECE) as i64;
     let ever = serve.get("/v1/views/ever/rows");
     assert_eq!(ever["incomplete"], false, "{ever}");
@@ -207,8 +275,7 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
                 cluster.broker("resume", broker);
             }
             2 => {
-                serve[round % 2].batch("ever");
-                serve[round % 2].batch("per_user");
+                serve[round % 2].batch_all(&VIEWS);
             }
             3 => {
                 let speed = speed.lock().expect("not poisoned");
@@ -249,8 +316,7 @@ fn a_cluster_under_attack_loses_nothing_and_doubles_nothing() {
     let ids: BTreeSet<String> = (0..pieces * PIECE).step_by(10).map(|id| format!("{{\"id\":{id}}}")).collect();
     assert_eq!((written.len(), written.into_iter().collect()), (ids.len(), ids), "each is written once");
 
-    serve[0].batch("ever");
-    serve[0].batch("per_user");
+    serve[0].batch_all(&VIEWS);
     check(&serve[0], pieces, &ends);
     let exact = serve[0].get("/v1/views/ever/rows?mode=batch");
     assert_eq!(exact["rows"][0]["n"], pieces * PIECE, "{exact}");

@@ -185,7 +185,7 @@ fn measure(
     let (theirs, expected) = duckdb(sql, folder)?;
     let mut figures = Vec::new();
     for size in [BATCH, usize::MAX] {
-        let (mut operators, mut counted, mut most) = (Operators::new(rows, &|_| true)?, (0, 0), 0);
+        let (mut operators, mut counted, mut most) = (Operators::new(rows, &|_| true, None)?, (0, 0), 0);
         let mut emit = |rows: DataFrame| {
             counted.0 += rows.height() as i64;
             counted.1 += rows.column("amount")?.as_materialized_series().sum::<i64>().unwrap_or(0);

@@ -12,7 +12,7 @@ use anabranch_log::clock::SystemClock;
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_log::position::{Offset, Partition, Positions};
 use anabranch_log::{Append, Appended, Log, LogError, LogReader, Payloads, Retention};
-use anabranch_speed_layer::{Memory, Owned};
+use anabranch_speed_layer::Memory;
 use tokio_util::sync::CancellationToken;
 
 use super::stream::planned;
@@ -120,8 +120,7 @@ pub fn run(keys: u64, limit: u64) -> Result<(), Failure> {
         std::fs::write("/proc/self/clear_refs", "5")?;
         let before = status("VmRSS")?;
         let (layer, took) = timed(|| {
-            let owned = Owned { partition: 0, epoch: 1 };
-            let layer = anabranch_speed_layer::run_partition(&context, "clicks", owned, &CancellationToken::new())?;
+            let layer = anabranch_speed_layer::run_partition(&context, "clicks", 0, &CancellationToken::new())?;
             let mut receiver = layer.snapshots().0[&view.id].clone();
             while receiver.borrow_and_update().coverage.len() < events {
                 if let Some(reason) = &receiver.borrow().stopped {

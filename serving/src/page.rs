@@ -207,7 +207,7 @@ pub fn reading(query: u64, sources: &Sources, span: Span) -> u64 {
     let mut read = format!("{query} {version:?} {:?} {:?} {slack} {span:?}", sources.speed, sources.lacking());
     // Rows may settle without a record.
     if let Some(settled) = sources.settled {
-        read += &format!(" {settled:?} {:?}", sources.unsure);
+        read += &format!(" {settled:?} {:?} {:?}", sources.unsure, sources.sequence);
     }
     name(&read)
 }

@@ -225,6 +225,8 @@ pub struct Sources {
     pub settled: Option<Micros>,
     /// Between which times rows may be wrong or lacking, as records came too late to be joined: bounds aren't known there.
     pub unsure: Option<(Micros, Micros)>,
+    /// The number of the snapshot that the speed part comes from, of such a view.
+    pub sequence: Option<u64>,
     /// Whether it is made of no record, although the log may hold some: then it says nothing of those.
     pub is_void: bool,
     /// Whether the log is another one than that which the layers have read: what the answer lacks can't be named.
@@ -261,6 +263,7 @@ impl Sources {
             is_early: OnceLock::new(),
             settled: None,
             unsure: None,
+            sequence: None,
             is_void: false,
             other_log,
             stopped: stopped.filter(|_| mode != Mode::Batch || other_log).or_else(|| layers.unread.clone()),
@@ -277,6 +280,7 @@ impl Sources {
         sources.chunks.iter().for_each(|chunk| sources.early.merge(&chunk.early));
         sources.unsure = sources.chunks.iter().fold(None, |unsure, chunk| either(unsure, chunk.unsure));
         sources.settled = sources.watermark.filter(|_| view.rows.looks_across());
+        sources.sequence = snapshot.map(|snapshot| snapshot.sequence).filter(|_| view.rows.looks_across());
         if view.aggregation().window.is_none() {
             sources.about(Micros::MAX);
         }
@@ -289,7 +293,14 @@ impl Sources {
         let looks_across = view.rows.looks_across();
         // Rows that wait go with those that settled behind the same version, and with no others.
         let is_of_base = self.version.as_ref().map(|version| version.published.version) == snapshot.base;
-        let is_other = self.mode == Mode::Merged && looks_across && !is_of_base;
+        // A version may know of partitions that nobody tells of yet.
+        let is_told =
+            |(p, range): (&TopicPartition, &Range<Offset>)| range.is_empty() || snapshot.coverage.get(p).is_some();
+        let are_told = |version: &Arc<HeldVersion>| version.published.coverage.iter().all(is_told);
+        let is_other = self.mode == Mode::Merged && looks_across && !(is_of_base && self.version.iter().all(are_told));
+        if is_other && let Some(version) = &self.version {
+            self.watermark = settled(view, &version.published);
+        }
         // A state that was ever shown says what waits, if nothing does too.
         let says_what_waits = !is_other && !snapshot.chunks.is_empty();
         if says_what_waits && let Some(version) = &mut self.version {

@@ -7,10 +7,10 @@
 //! Windows close later than those of other views, by as much as a row that settles in time may be behind the watermark
 //! ([`View::delay`](anabranch_plan::view::View::delay)).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Records, State, Unsure, either, times};
+use anabranch_engine::operator::{OFFSET, Operators, PARTITION, Part, Records, State, Unsure, either, times};
 use anabranch_exchange::snapshot::Chunk;
 use anabranch_exchange::version::Version;
 use anabranch_log::position::{Offset, TopicPartition};
@@ -33,21 +33,23 @@ pub(crate) struct Across {
     unsure: Option<(Micros, Micros)>,
     /// Records that came too late, and haven't been told of.
     late: u64,
+    /// The topics of changelogs that each process reads whole.
+    whole: BTreeSet<String>,
 }
 
 impl Across {
-    /// Operators that keep nothing; none if the view's rows are each made of one record.
-    pub fn new(view: &Kept) -> Result<Option<Self>, SpeedError> {
+    /// Operators that keep nothing, of a part of the tables; none if the view's rows are each made of one record.
+    pub fn new(view: &Kept, part: Option<Part>) -> Result<Option<Self>, SpeedError> {
         if !view.rows.looks_across() {
             return Ok(None);
         }
         let operators =
-            Operators::new(&view.rows, &|name| view.reads(name)).map_err(failed(view, "making the operators"))?;
-        Ok(Some(Self { operators, pending: None, unsure: None, late: 0 }))
+            Operators::new(&view.rows, &|name| view.reads(name), part).map_err(failed(view, "making the operators"))?;
+        Ok(Some(Self::of(operators, view, part)))
     }
 
     /// Operators that keep what they kept at the frontier of a version; none if the view's rows are each made of one record.
-    pub fn standing_on(view: &Kept, version: &Version) -> Result<Option<Self>, SpeedError> {
+    pub fn standing_on(view: &Kept, version: &Version, part: Option<Part>) -> Result<Option<Self>, SpeedError> {
         if !view.rows.looks_across() {
             return Ok(None);
         }
@@ -56,9 +58,21 @@ impl Across {
             .state()
             .map_err(|error| polars_err!(ComputeError: "{error}"))
             .and_then(|kept| kept.ok_or_else(none));
-        let operators = state.and_then(|state| Operators::resume(&view.rows, &|name| view.reads(name), state));
+        let operators = state.and_then(|state| Operators::resume(&view.rows, &|name| view.reads(name), part, state));
         let operators = operators.map_err(failed(view, "taking up what a version's operators kept"))?;
-        Ok(Some(Self { operators, pending: None, unsure: None, late: 0 }))
+        Ok(Some(Self::of(operators, view, part)))
+    }
+
+    fn of(operators: Operators, view: &Kept, part: Option<Part>) -> Self {
+        let looked_up = view.rows.looked_up();
+        let whole = view.rows.inputs().into_iter().enumerate().filter(|(i, _)| part.is_some() && looked_up.contains(i));
+        let whole = whole.map(|(_, table)| table.topic.clone()).collect();
+        Self { operators, pending: None, unsure: None, late: 0, whole }
+    }
+
+    /// Whether each process reads a topic whole.
+    pub fn reads_whole(&self, topic: &str) -> bool {
+        self.whole.contains(topic)
     }
 
     /// What a table's records add.
@@ -116,6 +130,12 @@ impl Across {
             NONE => NONE,
             horizon => horizon.saturating_add(view.aggregation().allowed_lateness).saturating_sub(view.delay()),
         }
+    }
+
+    /// The watermark up to which rows have settled, which may be further than that of the own partitions: a version was computed from all.
+    pub fn settled(&self, view: &Kept) -> Option<Micros> {
+        let horizon = Some(self.operators.horizon()).filter(|horizon| *horizon != NONE);
+        horizon.map(|horizon| horizon.saturating_add(view.aggregation().allowed_lateness))
     }
 
     /// Between which times rows may be wrong or lacking.

@@ -216,7 +216,7 @@ fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) 
     let of_journal = journal.iter().map(|entry| &entry.partition);
     let partitions = coverage.partitions().chain(early.offsets.partitions()).chain(of_journal);
     check_topic(topic, partitions).map_err(EnvelopeError::content)?;
-    Ok(Closed::new(Chunk { coverage, panes, early, unsure: None }, Arc::new(journal)))
+    Ok(Closed::new(Chunk { coverage, panes, early, unsure: None, looked_up: None }, Arc::new(journal)))
 }
 
 #[cfg(test)]

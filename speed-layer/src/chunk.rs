@@ -78,8 +78,9 @@ impl Closed {
         let mut early = self.chunk.early.clone();
         early.merge(&next.chunk.early);
         let unsure = either(self.chunk.unsure, next.chunk.unsure);
+        let looked_up = self.chunk.looked_up.into_iter().chain(next.chunk.looked_up).min();
         let journal = [self.journal.as_slice(), next.journal.as_slice()].concat();
-        Ok(Self::new(Chunk { coverage, panes, early, unsure }, Arc::new(journal)))
+        Ok(Self::new(Chunk { coverage, panes, early, unsure, looked_up }, Arc::new(journal)))
     }
 
     /// How many rows degrading one of its panes (further) may save.
@@ -152,6 +153,8 @@ pub(crate) struct Open {
     pub early: Early,
     /// As in [`Chunk`].
     pub unsure: Option<(Micros, Micros)>,
+    /// As in [`Chunk`].
+    pub looked_up: Option<Micros>,
     /// The micro-batches that it was folded from.
     pub journal: Vec<Entry>,
     /// When it was opened, by the clock.
@@ -199,8 +202,9 @@ impl Open {
         }
         let panes = self.panes.iter_mut().map(|(&start, pane)| Ok((start, pane.export(view, start)?)));
         let panes = panes.collect::<Result<_, SpeedError>>()?;
-        let (coverage, early, unsure) = (self.coverage.clone(), self.early.clone(), self.unsure);
-        let chunk = Arc::new(Chunk { coverage, panes, early, unsure });
+        let (coverage, early) = (self.coverage.clone(), self.early.clone());
+        let (unsure, looked_up) = (self.unsure, self.looked_up);
+        let chunk = Arc::new(Chunk { coverage, panes, early, unsure, looked_up });
         (self.exported, self.is_stale) = (Some(chunk.clone()), false);
         Ok(chunk)
     }

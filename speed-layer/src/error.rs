@@ -39,6 +39,17 @@ pub enum SpeedError {
         #[source]
         source: LogError,
     },
+    /// Tables that are joined have other numbers of partitions, so that they can't be shared out.
+    #[error(
+        "tables `{unit}` can't be shared out among processes, as their topics have other numbers of partitions: {partitions}; \
+         `anabranch views partitions` raises one"
+    )]
+    Unlike {
+        /// The tables.
+        unit: String,
+        /// How many each topic has.
+        partitions: String,
+    },
     /// An output's records couldn't be stored.
     #[error("view `{view}`: writing topic `{topic}` failed")]
     Output {

@@ -78,16 +78,14 @@ impl ViewState {
         let chunks = chunks.chain(self.shown_pending.clone()).collect();
         let delay = self.view.delay();
         let own_stop = own.map(|_| CATCHING_UP.to_owned());
+        let settled =
+            self.across.as_ref().filter(|_| self.stopped.is_none()).and_then(|across| across.settled(&self.view));
+        let watermark = self.mark.tracker.as_ref().and_then(|tracker| tracker.watermark()).max(settled);
         Snapshot {
             base: self.base,
             coverage: self.coverage(),
             chunks,
-            watermark: self
-                .mark
-                .tracker
-                .as_ref()
-                .and_then(|tracker| tracker.watermark())
-                .map(|it| it.saturating_sub(delay)),
+            watermark: watermark.map(|it| it.saturating_sub(delay)),
             late: self.late,
             stopped: self.stopped.as_ref().map(|stop| stop.reason.clone()).or(own_stop),
             alone: self.stopped.is_some() || own.is_some(),

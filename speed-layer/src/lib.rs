@@ -30,6 +30,7 @@ mod memory;
 mod metrics;
 mod micro_batch;
 mod output;
+mod own;
 mod pane;
 mod pipeline;
 mod publish;
@@ -52,9 +53,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use anabranch_engine::operator::Part;
 use anabranch_exchange::reading::Readings;
 use anabranch_exchange::reject::RejectLog;
-use anabranch_exchange::snapshot::{Snapshot, Snapshots};
+use anabranch_exchange::snapshot::{Snapshot, Snapshots, wire};
 use anabranch_exchange::version::Versions;
 use anabranch_log::Log;
 use anabranch_log::clock::Clock;
@@ -75,7 +77,7 @@ pub use crate::settings::Settings;
 use crate::display::Display;
 use crate::metrics::Counters;
 use crate::output::OutputWriter;
-use crate::publish::Publisher;
+use crate::publish::{Publisher, claim};
 use crate::source::Source;
 
 /// What the speed layer works with.
@@ -111,6 +113,8 @@ pub struct SpeedLayer {
     outputs: OutputStates,
     threads: Vec<JoinHandle<()>>,
     shutdown: CancellationToken,
+    /// Of a partition, how many there are of each topic whose records have their place among them.
+    placed: BTreeMap<String, u32>,
 }
 
 /// Starts a pipeline for each unit of tables that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
@@ -126,50 +130,92 @@ pub fn run(context: &Context, shutdown: &CancellationToken) -> Result<SpeedLayer
     Ok(layer)
 }
 
-/// One partition of a table, as one of several processes has it that share the partitions among them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owned {
+/// One partition of tables, as one of several processes has it that share the partitions among them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owned {
     /// The partition.
-    pub partition: Partition,
+    pub part: Part,
     /// Higher than that of whoever had the partition before: what those write later is passed over.
     pub epoch: u64,
 }
 
-/// Starts a pipeline for one partition of a table, and the outputs. Its checkpoints are the partition's own, so the partition's next
-/// owner goes on from them; its snapshots go to the log, for other processes to serve. [`SpeedMember`] does it with an epoch of its own.
+/// Starts what one partition of a table is for: pipelines for the units whose first shared table it is, which have this partition of their
+/// other shared tables too, and the outputs that read it. Their checkpoints are the partition's own, so the partition's next owner goes on
+/// from them; their snapshots go to the log, for other processes to serve, in an epoch that is claimed there. An error starts nothing
+/// that goes on.
 pub fn run_partition(
     context: &Context,
-    name: &str,
-    owned: Owned,
+    table: &str,
+    partition: Partition,
     shutdown: &CancellationToken,
 ) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    if let Some(unit) = context.catalog.units().into_iter().find(|unit| unit.name() == name) {
-        let views = unit.views.clone();
-        layer.start(context, unit, Some(owned))?;
-        let receiver = |view: Kept| Some((view.clone(), layer.snapshots.0.get(&view.id)?.clone()));
-        let counters = layer.counters.get(name).cloned().unwrap_or_default();
+    works(&context.catalog, table).iter().try_for_each(|work| layer.take_on(context, table, work, partition))?;
+    Ok(layer)
+}
+
+/// What there is to do with each partition of a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    /// The pipeline of the unit of this name, of which it is the first table that is shared out.
+    Unit(String),
+    /// The outputs that read it.
+    Outputs,
+}
+
+/// All that there is to do.
+fn works(catalog: &Catalog, table: &str) -> Vec<Work> {
+    let units = catalog.units().into_iter();
+    let first = units.filter(|unit| unit.shared().first().is_some_and(|first| first.name == table));
+    let outputs = catalog.sent_of(table).next().map(|_| Work::Outputs);
+    first.map(|unit| Work::Unit(unit.name())).chain(outputs).collect()
+}
+
+impl SpeedLayer {
+    /// Starts a piece of work for a partition of a table. An error starts nothing of it.
+    fn take_on(&mut self, context: &Context, table: &str, work: &Work, partition: Partition) -> Result<(), SpeedError> {
+        match work {
+            Work::Outputs => self.start_outputs(context, table, Some(partition)),
+            Work::Unit(name) => match context.catalog.units().into_iter().find(|unit| unit.name() == *name) {
+                Some(unit) => self.start_partition(context, unit, partition),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Starts a unit's pipeline for a partition, and what publishes its snapshots.
+    fn start_partition(&mut self, context: &Context, unit: Unit, partition: Partition) -> Result<(), SpeedError> {
+        let (name, views) = (unit.name(), unit.views.clone());
+        let part = Part { partition, partitions: partitions(&*context.log, &unit)? };
+        if unit.views.iter().any(|view| view.rows.looks_across()) {
+            let topics = unit.shared().into_iter().map(|table| table.topic.clone());
+            self.placed.extend(topics.map(|topic| (topic, part.partitions)));
+        }
+        let claimed = context.log.create_topic(&wire::topic(&name), part.partitions);
+        let claimed = claimed.and_then(|()| claim(&*context.log, &name, partition));
+        let epoch = claimed.map_err(|source| SpeedError::Log { table: name.clone(), source })?;
+        self.start(context, unit, Some(Owned { part, epoch }))?;
+        let receiver = |view: Kept| Some((view.clone(), self.snapshots.0.get(&view.id)?.clone()));
+        let counters = self.counters.get(&name).cloned().unwrap_or_default();
         let publisher = Publisher {
             log: context.log.clone(),
-            table: name.to_owned(),
-            partition: owned.partition,
-            epoch: owned.epoch,
+            unit: name,
+            partition,
+            epoch,
             views: views.into_iter().filter_map(receiver).collect(),
             interval: context.settings.snapshot_interval,
             memory: context.memory.share(),
             counters,
-            shutdown: shutdown.clone(),
+            shutdown: self.shutdown.clone(),
         };
-        layer.threads.push(publisher.start()?);
+        self.threads.push(publisher.start()?);
+        Ok(())
     }
-    layer.start_outputs(context, name, Some(owned.partition))?;
-    Ok(layer)
-}
 
-impl SpeedLayer {
     fn new(shutdown: &CancellationToken) -> Self {
         let (snapshots, outputs) = (Snapshots::default(), OutputStates::default());
-        Self { snapshots, counters: BTreeMap::new(), outputs, threads: Vec::new(), shutdown: shutdown.clone() }
+        let (counters, placed, threads) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        Self { snapshots, counters, outputs, threads, shutdown: shutdown.clone(), placed }
     }
 
     /// Each view's newest snapshot.
@@ -245,4 +291,21 @@ impl SpeedLayer {
         self.threads.push(thread.map_err(|source| SpeedError::Thread { name, source })?);
         Ok(())
     }
+}
+
+/// How many partitions each of the tables has that a unit's owners share out. Tables that are joined need to have as many.
+pub fn partitions(log: &dyn Log, unit: &Unit) -> Result<u32, SpeedError> {
+    let shared = unit.shared();
+    let counts = shared.iter().map(|table| {
+        let bounds =
+            log.bounds(&table.topic).map_err(|source| SpeedError::Log { table: table.name.clone(), source })?;
+        Ok((table.topic.as_str(), bounds.len() as u32))
+    });
+    let counts: BTreeMap<&str, u32> = counts.collect::<Result<_, SpeedError>>()?;
+    let first = counts.values().next().copied().unwrap_or(1);
+    if counts.values().all(|&count| count == first) {
+        return Ok(first);
+    }
+    let each: Vec<String> = counts.iter().map(|(topic, count)| format!("`{topic}` has {count}")).collect();
+    Err(SpeedError::Unlike { unit: unit.name(), partitions: each.join(", ") })
 }

@@ -4,23 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anabranch_log::kafka::group::Member;
-use anabranch_log::position::{Partition, Positions, TopicPartition};
+use anabranch_log::position::{Partition, Positions};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::reason;
 use crate::metrics::SpeedMetrics;
 use crate::output::OutputStates;
-use crate::publish::claim;
-use crate::{Context, Owned, SpeedLayer, run_partition};
+use crate::{Context, SpeedLayer, Work, works};
 
 /// Folds the partitions that it has.
 pub struct SpeedMember {
     context: Context,
-    running: Arc<Mutex<BTreeMap<(String, Partition), Running>>>,
+    running: Arc<Mutex<BTreeMap<Task, Running>>>,
     /// What couldn't be started yet.
-    waiting: Vec<(String, Partition)>,
+    waiting: Vec<Task>,
 }
+
+/// A piece of work for a partition of a topic. Each is started, and fails, by itself.
+type Task = (String, Partition, Work);
 
 struct Running {
     layer: SpeedLayer,
@@ -38,7 +40,7 @@ impl SpeedMember {
         let running = Arc::clone(&self.running);
         move || {
             let running = running.lock();
-            let each = running.iter().flat_map(|((_, partition), one)| {
+            let each = running.iter().flat_map(|((_, partition, _), one)| {
                 one.layer.metrics().into_iter().map(move |(table, numbers)| (table, *partition, numbers))
             });
             each.collect()
@@ -51,48 +53,81 @@ impl SpeedMember {
         move || running.lock().values().map(|one| one.layer.outputs()).collect()
     }
 
-    fn start(&mut self, topic: &str, partition: Partition) {
+    /// What was begun when topics whose records find each other by their place had fewer partitions.
+    fn outgrown(&self) -> Vec<Task> {
+        let running = self.running.lock();
+        if running.values().all(|one| one.layer.placed.is_empty()) {
+            return Vec::new();
+        }
+        // It is asked again soon.
+        let Ok(counts) = self.context.log.topics() else { return Vec::new() };
+        let is_outgrown = |one: &Running| one.layer.placed.iter().any(|(topic, count)| counts.get(topic) > Some(count));
+        running.iter().filter(|(_, one)| is_outgrown(one)).map(|(task, _)| task.clone()).collect()
+    }
+
+    fn start(&mut self, task: Task) {
+        let (topic, partition, work) = &task;
         let Some(table) = self.context.catalog.table_of_topic(topic) else { return };
         let stop = CancellationToken::new();
-        let started =
-            claim(&*self.context.log, &table.name, partition).map_err(|error| reason(&error)).and_then(|epoch| {
-                let owned = Owned { partition, epoch };
-                run_partition(&self.context, &table.name, owned, &stop).map_err(|error| reason(&error))
-            });
-        match started {
-            Ok(layer) => drop(self.running.lock().insert((topic.to_owned(), partition), Running { layer, stop })),
+        let mut layer = SpeedLayer::new(&stop);
+        match layer.take_on(&self.context, &table.name, work, *partition) {
+            Ok(()) => drop(self.running.lock().insert(task, Running { layer, stop })),
             Err(error) => {
-                tracing::warn!(topic, partition, error, "a partition can't be taken on; trying again");
-                self.waiting.push((topic.to_owned(), partition));
+                let error = reason(&error);
+                tracing::warn!(topic, partition, ?work, error, "a partition can't be taken on; trying again");
+                self.waiting.push(task);
             }
+        }
+    }
+
+    fn end(&mut self, task: &Task) {
+        let running = self.running.lock().remove(task);
+        if let Some(Running { layer, stop }) = running {
+            stop.cancel();
+            layer.stop();
         }
     }
 }
 
 impl Member for SpeedMember {
     fn gain(&mut self, topic: &str, partition: Partition) {
-        self.start(topic, partition);
+        let Some(table) = self.context.catalog.table_of_topic(topic).cloned() else { return };
+        for work in works(&self.context.catalog, &table.name) {
+            self.start((topic.to_owned(), partition, work));
+        }
     }
 
     fn give_up(&mut self, topic: &str, partition: Partition, _lost: bool) {
-        self.waiting.retain(|(t, p)| (t.as_str(), *p) != (topic, partition));
-        let running = self.running.lock().remove(&(topic.to_owned(), partition));
-        if let Some(Running { layer, stop }) = running {
-            stop.cancel();
-            layer.stop();
-        }
+        let is_of = |(of_topic, own, _): &Task| (of_topic.as_str(), *own) == (topic, partition);
+        self.waiting.retain(|task| !is_of(task));
+        let tasks: Vec<Task> = self.running.lock().keys().filter(|task| is_of(task)).cloned().collect();
+        tasks.iter().for_each(|task| self.end(task));
     }
 
     fn tick(&mut self) -> Vec<(String, Positions)> {
-        for (topic, partition) in std::mem::take(&mut self.waiting) {
-            self.start(&topic, partition);
+        for task in self.outgrown() {
+            let (topic, partition, work) = &task;
+            tracing::warn!(topic, partition, ?work, "topics that are joined have more partitions now: it begins anew");
+            self.end(&task);
+            self.waiting.push(task);
         }
-        let done = |((topic, partition), running): (&(String, Partition), &Running)| {
+        for task in std::mem::take(&mut self.waiting) {
+            self.start(task);
+        }
+        let mut done = BTreeMap::<String, Positions>::new();
+        for ((_, partition, _), running) in self.running.lock().iter() {
             let snapshots = running.layer.snapshots();
-            let of_topic = TopicPartition::new(topic.as_str(), *partition);
-            let ends = snapshots.0.keys().filter_map(|view| Some(snapshots.get(view)?.coverage.get(&of_topic)?.end));
-            Some((topic.clone(), Positions::from([(*partition, ends.min()?)])))
-        };
-        self.running.lock().iter().filter_map(done).collect()
+            for snapshot in snapshots.0.keys().filter_map(|view| snapshots.get(view)) {
+                // Of a topic that everybody reads whole, each tells of the partition of its own number.
+                for (of_topic, range) in
+                    snapshot.coverage.iter().filter(|(of_topic, _)| of_topic.partition == *partition)
+                {
+                    let positions = done.entry(of_topic.topic.to_string()).or_default();
+                    let least = positions.entry(*partition).or_insert(range.end);
+                    *least = range.end.min(*least);
+                }
+            }
+        }
+        done.into_iter().collect()
     }
 }

@@ -107,7 +107,7 @@ pub(crate) fn run(
         let found = origin.find(&parts.views, &parts.versions, |reason| {
             let stop = Stop::because(reason);
             // Other processes keep what the partition's last owner has told, which is more than nothing.
-            if origin.only.is_some() { display.note(&stop) } else { display.stop(&stop) }
+            if origin.own.is_some() { display.note(&stop) } else { display.stop(&stop) }
         });
         let Some(found) = found? else { return Ok(End::Shutdown) };
         let mut pipeline = Pipeline::recover(parts, found);
@@ -385,7 +385,7 @@ impl Pipeline {
         for (partition, &newest) in &version.published.event_times {
             tracker.seed(partition, newest);
         }
-        (ViewState::standing_on(view, version, &from, now), tracker)
+        (ViewState::standing_on(view, version, &from, self.parts.versions.part(), now), tracker)
     }
 
     /// Has a view that had stopped go on from the frontier of a version.
@@ -469,6 +469,7 @@ impl Pipeline {
                 sequence: self.sequence,
                 rebuilds: self.parts.readings.rebuilds(),
                 log: self.log.clone(),
+                parts: self.parts.versions.part().map(|part| part.partitions),
                 partitions: partitions.clone(),
                 ..state.show(&tracker, own)
             };

@@ -34,9 +34,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often an update is a full one, and what came before it is deleted.
 const FULL: Duration = Duration::from_secs(10);
 
-/// Claims a partition of a table: the epoch is higher than that of everybody who had it before.
-pub fn claim(log: &dyn Log, table: &str, partition: Partition) -> Result<u64, LogError> {
-    append(log, &wire::topic(table), partition, wire::claim())
+/// Claims a partition of the tables of a unit: the epoch is higher than that of everybody who had it before.
+pub fn claim(log: &dyn Log, unit: &str, partition: Partition) -> Result<u64, LogError> {
+    append(log, &wire::topic(unit), partition, wire::claim())
 }
 
 /// Where the first of the records is.
@@ -48,7 +48,7 @@ fn append(log: &dyn Log, topic: &str, partition: Partition, records: Payloads) -
 /// What a publisher works with.
 pub(crate) struct Publisher {
     pub log: Arc<dyn Log>,
-    pub table: String,
+    pub unit: String,
     pub partition: Partition,
     pub epoch: u64,
     pub views: Vec<(Kept, watch::Receiver<Arc<Snapshot>>)>,
@@ -64,13 +64,13 @@ impl Publisher {
     /// Starts a thread that publishes until the pipeline has ended. If that has stopped by itself, it is told until
     /// `shutdown`: nobody else has the partition.
     pub fn start(self) -> Result<JoinHandle<()>, SpeedError> {
-        let name = format!("publish-{}-{}", self.table, self.partition);
+        let name = format!("publish-{}-{}", self.unit, self.partition);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || self.run());
         thread.map_err(|source| SpeedError::Thread { name, source })
     }
 
     fn run(mut self) {
-        let topic = wire::topic(&self.table);
+        let topic = wire::topic(&self.unit);
         let mut encoder = wire::Encoder::new(self.epoch);
         let (mut told, mut full): (Option<Instant>, Option<Instant>) = (None, None);
         let mut cost = Duration::ZERO;
@@ -105,7 +105,7 @@ impl Publisher {
                     }
                     Ok(_) => {}
                     Err(problem) => {
-                        tracing::warn!(table = self.table, partition = self.partition, problem, "publishing failed");
+                        tracing::warn!(unit = self.unit, partition = self.partition, problem, "publishing failed");
                         // Readers may lack what this update brought.
                         full = None;
                     }
@@ -153,7 +153,7 @@ impl Publisher {
         let everything = Retention { age: Some(Duration::ZERO), bytes: Some(0) };
         if let Err(error) = self.log.retain(topic, everything, &Positions::from([(self.partition, first)])) {
             let reason = reason(&error);
-            tracing::info!(table = self.table, partition = self.partition, reason, "old snapshots weren't deleted");
+            tracing::info!(unit = self.unit, partition = self.partition, reason, "old snapshots weren't deleted");
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{SpeedError, Stop, reason};
 use crate::input::Input;
 use crate::micro_batch::{MicroBatch, decoder, extras};
+use crate::own::Own;
 use crate::settings::{Settings, micros};
 use crate::wait::{pause, wait};
 
@@ -31,8 +32,8 @@ pub(crate) struct Reader {
     pub settings: Settings,
     pub clock: Arc<dyn Clock>,
     pub views: Vec<Kept>,
-    /// Whether the partitions are those that it begins with, for ever.
-    pub fixed: bool,
+    /// What it has of the topics; none if all, those partitions too that they get.
+    pub own: Option<Own>,
     pub shutdown: CancellationToken,
 }
 
@@ -182,7 +183,8 @@ impl Reader {
             Err(error) => return Err(failed(table, error)),
         };
         let still = bounds.iter().filter(|(p, range)| positions.get(p).is_some_and(|&next| next >= range.end));
-        let new = bounds.keys().filter(|p| !self.fixed && !positions.contains_key(p));
+        let is_own = |p: Partition| self.own.as_ref().is_none_or(|own| own.has(&table.topic, p));
+        let new = bounds.keys().filter(|&&p| is_own(p) && !positions.contains_key(&p));
         Ok((still.map(|(&p, _)| p).collect(), new.copied().collect()))
     }
 

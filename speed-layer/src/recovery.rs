@@ -20,9 +20,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anabranch_engine::operator::Part;
 use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::lineage::{Mark, Marks};
-use anabranch_log::position::{Offset, Partition, Positions, TopicPartition, named, of_topic};
+use anabranch_log::position::{Offset, Positions, TopicPartition, named, of_topic};
 use anabranch_log::{Log, LogError};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
@@ -34,6 +35,7 @@ use crate::chunk::Open;
 use crate::error::{SpeedError, Stop, reason};
 use crate::isolate::CatchUp;
 use crate::late::LateWriter;
+use crate::own::Own;
 use crate::refold::Replay;
 use crate::state::ViewState;
 use crate::wait::wait;
@@ -49,8 +51,8 @@ pub(crate) type Bounds = BTreeMap<TopicPartition, Range<Offset>>;
 pub(crate) struct Origin {
     pub log: Arc<dyn Log>,
     pub tables: Vec<Arc<Table>>,
-    /// The one partition that the pipeline has; none if it has them all.
-    pub only: Option<Partition>,
+    /// What the pipeline has of the topics; none if all.
+    pub own: Option<Own>,
     pub checkpoints: Option<Checkpoints>,
     /// What the pipeline's checkpoints are stored under.
     pub name: String,
@@ -92,7 +94,7 @@ impl Origin {
             // After the checkpoint: so the log reaches as far as that does.
             let failed = |source| SpeedError::Log { table: table.name.clone(), source };
             let mut held = self.log.bounds(topic).map_err(failed)?;
-            held.retain(|&partition, _| self.only.is_none_or(|only| only == partition));
+            held.retain(|&partition, _| self.own.as_ref().is_none_or(|own| own.has(topic, partition)));
             bounds.extend(named(topic, held));
             let verify = |carrier: &str, mark: Option<&Mark>, reached: &Positions<TopicPartition>| {
                 self.log.verify(topic, carrier, mark, &of_topic(topic, reached)).map_err(failed)
@@ -138,8 +140,8 @@ pub(crate) struct Bases {
     pub versions: Versions,
     /// How often the archives had been rebuilt, in sum, by which the pipeline reads.
     pub rebuilds: u64,
-    /// The one partition that the pipeline has; none if it has them all.
-    pub only: Option<Partition>,
+    /// What the pipeline has of the topics; none if all.
+    pub own: Option<Own>,
 }
 
 impl Bases {
@@ -153,11 +155,16 @@ impl Bases {
         self.newest(view).filter(|version| version.published.rebuilds != self.rebuilds)
     }
 
+    /// The part of the tables that is the pipeline's; none if it has them all.
+    pub fn part(&self) -> Option<Part> {
+        self.own.as_ref().map(|own| own.part)
+    }
+
     fn newest(&self, view: &Kept) -> Option<Arc<Version>> {
         let version = self.versions.newest(&view.id)?;
         let Version { root, published, is_stale, .. } = &*version;
-        let Some(only) = self.only else { return Some(version) };
-        let is_own = |p: &TopicPartition| p.partition == only;
+        let Some(own) = &self.own else { return Some(version) };
+        let is_own = |p: &TopicPartition| own.has(&p.topic, p.partition);
         let coverage =
             published.coverage.iter().filter(|(p, _)| is_own(p)).map(|(p, range)| (p.clone(), range.clone()));
         let times = published.event_times.iter().filter(|(p, _)| is_own(p)).map(|(p, &time)| (p.clone(), time));
@@ -204,7 +211,7 @@ pub(crate) fn recover(
         let restored = restored.filter(|image| image.base.is_none() || version.is_some());
         let state = match (restored, &version) {
             (_, None) if versions.outdated(view).is_some() => {
-                let mut state = ViewState::new(view.clone(), None, &zero, now);
+                let mut state = ViewState::new(view.clone(), None, &zero, versions.part(), now);
                 let reason = "the table's archive was rebuilt, and no version is computed from it yet: `anabranch batch run` does so";
                 state.stopped = Some(Stop::because(reason.to_owned()));
                 state
@@ -214,18 +221,18 @@ pub(crate) fn recover(
                 if let Some(own) = &image.tracker {
                     behind.insert(states.len(), CatchUp::new(own.clone()));
                 }
-                restore(view, image, &zero, now)
+                restore(view, image, &zero, versions.part(), now)
             }
             (_, Some(version)) => {
                 let number = version.published.version;
                 tracing::warn!(view = view.id.name, version = number, "begins at the frontier of a batch version");
                 let from = with(&zero, &version.published.coverage.ends());
-                ViewState::standing_on(view.clone(), version, &from, now)
+                ViewState::standing_on(view.clone(), version, &from, versions.part(), now)
             }
             _ => {
                 // A view that is new, or has changed, has nothing else to begin with.
                 tracing::debug!(view = view.id.name, "begins at the start of the log");
-                ViewState::new(view.clone(), None, &zero, now)
+                ViewState::new(view.clone(), None, &zero, versions.part(), now)
             }
         };
         states.push(state);
@@ -298,9 +305,15 @@ fn is_beyond(version: &Version, image: &ViewImage) -> bool {
         && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
 }
 
-fn restore(view: &Kept, image: ViewImage, zero: &Positions<TopicPartition>, now: Micros) -> ViewState {
+fn restore(
+    view: &Kept,
+    image: ViewImage,
+    zero: &Positions<TopicPartition>,
+    part: Option<Part>,
+    now: Micros,
+) -> ViewState {
     let positions = with(zero, &image.coverage.ends());
-    let mut state = ViewState::new(view.clone(), image.base, &positions, now);
+    let mut state = ViewState::new(view.clone(), image.base, &positions, part, now);
     state.open = Open::new(&positions, now);
     state.late = image.late;
     state.closed = image.chunks;

@@ -103,7 +103,7 @@ impl ViewState {
             let entries = closed.journal.iter().filter(|entry| entry.next > at(&entry.partition));
             let journal = Arc::new(entries.cloned().collect());
             let early = closed.chunk.early.within(|p| at(p)..Offset::MAX);
-            kept.push(Closed::new(Chunk { coverage: above, panes, early, unsure: None }, journal));
+            kept.push(Closed::new(Chunk { coverage: above, panes, early, unsure: None, looked_up: None }, journal));
         }
         let mut ends = self.open.coverage.ends();
         for (p, &offset) in frontier {

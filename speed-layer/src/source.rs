@@ -7,13 +7,13 @@
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use anabranch_log::position::Partition;
 use anabranch_plan::view::Unit;
 use tokio_util::sync::CancellationToken;
 
 use crate::display::Display;
 use crate::error::SpeedError;
 use crate::late::LateWriter;
+use crate::own::Own;
 use crate::pipeline::{self, End, Parts};
 use crate::reader::Reader;
 use crate::reading::Readings;
@@ -42,7 +42,7 @@ impl Source {
     /// What its checkpoints are stored under, and its threads named.
     pub fn name(&self) -> String {
         let name = self.unit.name();
-        self.owned.map_or_else(|| name.clone(), |owned| format!("{name}-{}", owned.partition))
+        self.owned.map_or_else(|| name.clone(), |owned| format!("{name}-{}", owned.part.partition))
     }
 
     /// Runs pipelines until shutdown, one after the other.
@@ -103,8 +103,8 @@ impl Source {
         end
     }
 
-    fn only(&self) -> Option<Partition> {
-        self.owned.map(|owned| owned.partition)
+    fn own(&self) -> Option<Own> {
+        self.owned.map(|owned| Own::of(&self.unit, owned.part))
     }
 
     fn reader(&self, readings: &Readings) -> Reader {
@@ -115,7 +115,7 @@ impl Source {
             views: self.unit.views.clone(),
             settings,
             clock,
-            fixed: self.owned.is_some(),
+            own: self.own(),
             shutdown: self.shutdown.clone(),
         }
     }
@@ -124,7 +124,7 @@ impl Source {
         Origin {
             log: self.context.log.clone(),
             tables: self.unit.tables.clone(),
-            only: self.only(),
+            own: self.own(),
             checkpoints: self.context.checkpoints.clone(),
             name: self.name(),
             shutdown: self.shutdown.clone(),
@@ -148,7 +148,7 @@ impl Source {
         let replay = Replay::new(log, clock.clone(), &readings.tables(), &views, settings.read_limit());
         Ok(Parts {
             name: self.name(),
-            versions: Bases { versions, rebuilds: readings.rebuilds(), only: self.only() },
+            versions: Bases { versions, rebuilds: readings.rebuilds(), own: self.own() },
             views,
             settings,
             clock,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use anabranch_engine::operator::Part;
 use anabranch_exchange::snapshot::Chunk;
 use anabranch_exchange::version::Version;
 use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
@@ -60,8 +61,14 @@ pub(crate) struct ViewState {
 }
 
 impl ViewState {
-    /// A state that covers nothing yet and begins at these positions.
-    pub fn new(view: Kept, base: Option<u64>, from: &Positions<TopicPartition>, now: Micros) -> Self {
+    /// A state that covers nothing yet and begins at these positions. It is of a part of the tables, or of all.
+    pub fn new(
+        view: Kept,
+        base: Option<u64>,
+        from: &Positions<TopicPartition>,
+        part: Option<Part>,
+        now: Micros,
+    ) -> Self {
         let (delay, evaluator) = (view.table().watermark_delay, Evaluator::new(&view));
         let (mark, open) = (Mark::default(), Open::new(from, now));
         let mut state = Self {
@@ -77,14 +84,20 @@ impl ViewState {
             stopped: None,
             delay,
         };
-        state.across = state.attempt(|state| Across::new(&state.view)).flatten();
+        state.across = state.attempt(|state| Across::new(&state.view, part)).flatten();
         state
     }
 
     /// A state that begins at the frontier of a version; the pipeline's partitions begin at these positions.
-    pub fn standing_on(view: Kept, version: &Version, from: &Positions<TopicPartition>, now: Micros) -> Self {
-        let mut state = Self::new(view, Some(version.published.version), from, now);
-        state.across = state.attempt(|state| Across::standing_on(&state.view, version)).flatten();
+    pub fn standing_on(
+        view: Kept,
+        version: &Version,
+        from: &Positions<TopicPartition>,
+        part: Option<Part>,
+        now: Micros,
+    ) -> Self {
+        let mut state = Self::new(view, Some(version.published.version), from, part, now);
+        state.across = state.attempt(|state| Across::standing_on(&state.view, version, part)).flatten();
         state
     }
 
@@ -139,6 +152,10 @@ impl ViewState {
         self.evaluator.fault(&self.view)?;
         self.open.coverage = coverage;
         self.open.early.merge(&batch.early.within(|_| range.clone()));
+        if self.across.as_ref().is_some_and(|across| across.reads_whole(&partition.topic)) {
+            let least = batch.times[batch.rows(&range)].iter().min().copied();
+            self.open.looked_up = self.open.looked_up.into_iter().chain(least).min();
+        }
         // What looks across records is never folded again from a chunk's records alone.
         if self.across.is_none() {
             let Range { start: first, end: next } = batch.coverage;

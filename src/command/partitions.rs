@@ -46,6 +46,18 @@ pub async fn raise(name: &str, wanted: u32, decision: &Decision) -> Result<ExitC
     if table.pin.is_some() {
         lines.push(format!("pinned records go to partition {} from now on, and not to {}", wanted - 1, existing - 1));
     }
+    for unit in platform.catalog.units().iter().filter(|unit| unit.reads(name)) {
+        let others =
+            unit.shared().into_iter().map(|table| format!("`{}`", table.name)).filter(|it| *it != format!("`{name}`"));
+        let others = others.collect::<Vec<_>>().join(" and ");
+        for view in unit.views.iter().filter(|view| view.rows.looks_across()) {
+            let view = &view.id.name;
+            let until = if others.is_empty() { String::new() } else { format!("{others} has as many partitions and ") };
+            lines.push(format!(
+                "where roles are processes of their own, view `{view}` is incomplete until {until}`anabranch batch run {view}` has succeeded"
+            ));
+        }
+    }
     lines.push("the watermark waits for the new partitions until they have had an event, or are idle".to_owned());
     agreed(decision, &lines)?;
     log.create_topic(topic, wanted)?;

@@ -49,6 +49,8 @@ struct View {
     /// In units; none means all of time.
     window: Option<i64>,
     lateness: i64,
+    /// Whether `LAG` leaves rows without a key out, which lie in every partition.
+    has_keys: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -64,6 +66,49 @@ enum Table {
     Left,
     Right,
     Changelog,
+}
+
+/// How the platform runs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Processes {
+    /// All in one. Streams are dealt to the partitions.
+    One,
+    /// The roles each in their own, two of them the speed layer. Streams are partitioned by what they are joined by.
+    Roles,
+}
+
+/// The processes.
+struct Running {
+    /// Who answers.
+    door: Server,
+    /// Who folds, if that is somebody else.
+    speed: Vec<Server>,
+    _others: Vec<Server>,
+}
+
+impl Running {
+    fn start(processes: Processes, project: &Project) -> Self {
+        let role = |name| Server::start_role(name, project, &[]).unwrap_or_else(|said| panic!("{name}: {said}"));
+        match processes {
+            Processes::One => Self { door: Server::start(project), speed: Vec::new(), _others: Vec::new() },
+            Processes::Roles => Self {
+                door: role("serve"),
+                speed: vec![role("speed"), role("speed")],
+                _others: vec![role("archive"), role("batch")],
+            },
+        }
+    }
+
+    /// Ends the process that folds, or one of them, and starts another.
+    fn again(mut self, project: &Project, end: impl Fn(Server)) -> Self {
+        if self.speed.is_empty() {
+            end(self.door);
+            return Self { door: Server::start(project), ..self };
+        }
+        end(self.speed.remove(0));
+        self.speed.push(Server::start_role("speed", project, &[]).unwrap_or_else(|said| panic!("{said}")));
+        self
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -87,7 +132,7 @@ fn view() -> impl Strategy<Value = View> {
                 Kind::Current => None,
                 _ => window,
             };
-            View { kind, within, is_less, window, lateness }
+            View { kind, within, is_less, window, lateness, has_keys: false }
         },
     )
 }
@@ -136,7 +181,8 @@ impl View {
                 if self.is_less { " WHERE y > 1" } else { "" }
             ),
             Kind::Lag => format!(
-                "SELECT k, x, y, t FROM (SELECT k, x, LAG(x) OVER (PARTITION BY k ORDER BY ts) AS y, ts AS t FROM l) s{}",
+                "SELECT k, x, y, t FROM (SELECT k, x, LAG(x) OVER (PARTITION BY k ORDER BY ts) AS y, ts AS t FROM l{}) s{}",
+                if self.has_keys { " WHERE k IS NOT NULL" } else { "" },
                 if self.is_less { " WHERE x < y" } else { "" }
             ),
         };
@@ -194,7 +240,8 @@ impl View {
                 if self.is_less { " AND v > 1" } else { "" }
             ),
             Kind::Lag => format!(
-                "SELECT * FROM (SELECT k, v AS x, lag(v) OVER (PARTITION BY k ORDER BY us, n) AS y, us AS t FROM l){}",
+                "SELECT * FROM (SELECT k, v AS x, lag(v) OVER (PARTITION BY k ORDER BY us, n) AS y, us AS t FROM l{}){}",
+                if self.has_keys { " WHERE k IS NOT NULL" } else { "" },
                 if self.is_less { " WHERE x < y" } else { "" }
             ),
         };
@@ -311,17 +358,23 @@ impl Run {
     }
 }
 
-fn run(views: Vec<View>, watermark: i64, steps: &[Step], on: impl Fn(Project) -> Project) {
+fn run(mut views: Vec<View>, watermark: i64, steps: &[Step], processes: Processes, on: impl Fn(Project) -> Project) {
     let delay = watermark * UNIT / 1_000;
     let table = |name: &str, key: &str, value: &str, partitions: u32| {
+        let by = if processes == Processes::Roles && key.is_empty() { ", partition_by = 'k'" } else { "" };
         format!(
             "CREATE TABLE {name} (k TEXT {key}, {value} BIGINT, ts TIMESTAMP NOT NULL)
-             WITH (topic = '{name}', event_time = 'ts', watermark = '{delay} ms', partitions = {partitions});\n"
+             WITH (topic = '{name}', event_time = 'ts', watermark = '{delay} ms', partitions = {partitions}{by});\n"
         )
     };
+    views.iter_mut().for_each(|view| view.has_keys = processes == Processes::Roles);
+    let partitions = if processes == Processes::Roles { [2, 2, 3] } else { [1, 2, 1] };
     let sql: Vec<String> = views.iter().enumerate().map(|(i, view)| view.ours(i)).collect();
     let project = Project::with_sql(
-        &(table("l", "", "x", 1) + &table("r", "", "y", 2) + &table("u", "PRIMARY KEY", "y", 1) + &sql.join("")),
+        &(table("l", "", "x", partitions[0])
+            + &table("r", "", "y", partitions[1])
+            + &table("u", "PRIMARY KEY", "y", partitions[2])
+            + &sql.join("")),
     );
     project.write("anabranch.toml", SETTINGS);
     let project = on(project);
@@ -332,7 +385,7 @@ fn run(views: Vec<View>, watermark: i64, steps: &[Step], on: impl Fn(Project) ->
     let names: Vec<String> = (0..views.len()).map(|i| format!("view{i}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut run = Run { views, duckdb, posted: [0; 3], covered: [0; 3] };
-    let mut server = Server::start(&project);
+    let mut running = Running::start(processes, &project);
     let send = |server: &Server, run: &mut Run, table: Table, events: &[Event]| {
         let (topic, value) = [("l", "x"), ("r", "y"), ("u", "y")][table as usize];
         let mut events = events.to_vec();
@@ -355,41 +408,35 @@ fn run(views: Vec<View>, watermark: i64, steps: &[Step], on: impl Fn(Project) ->
     for step in steps {
         match step {
             Step::Post(table, events) => {
-                send(&server, &mut run, *table, events);
-                run.check(&server, false);
+                send(&running.door, &mut run, *table, events);
+                run.check(&running.door, false);
             }
             Step::Batch => {
-                server.batch_all(&names);
+                running.door.batch_all(&names);
                 run.covered = run.posted;
-                run.check(&server, false);
+                run.check(&running.door, false);
             }
-            Step::Stop => {
-                server.stop();
-                server = Server::start(&project);
-            }
-            Step::Kill => {
-                server.kill();
-                server = Server::start(&project);
-            }
+            Step::Stop => running = running.again(&project, Server::stop),
+            Step::Kill => running = running.again(&project, Server::kill),
         }
     }
     // Time goes far on in each partition, by keys that meet nothing.
-    for (table, key) in [(Table::Left, 100), (Table::Right, 101), (Table::Changelog, 102)] {
-        let last = |_| Event { key: Some(key), value: None, time: 10_000 };
-        send(&server, &mut run, table, &(0..8).map(last).collect::<Vec<_>>());
+    for (table, key) in [(Table::Left, 100), (Table::Right, 120), (Table::Changelog, 140)] {
+        let last = |i| Event { key: Some(key + i), value: None, time: 10_000 };
+        send(&running.door, &mut run, table, &(0..12_u8).map(last).collect::<Vec<_>>());
     }
-    run.check(&server, false);
-    server.batch_all(&names);
+    run.check(&running.door, false);
+    running.door.batch_all(&names);
     run.covered = run.posted;
-    run.check(&server, true);
+    run.check(&running.door, true);
 }
 
 /// Puts so many streams to the test, with eight views of each.
-fn run_all(count: u32, on: impl Fn(Project) -> Project) {
+fn run_all(count: u32, processes: Processes, on: impl Fn(Project) -> Project) {
     let mut runner = proptest::test_runner::TestRunner::new(cases(count));
     let case = (proptest::collection::vec(view(), 8), prop_oneof![Just(0_i64), Just(4), Just(80)], steps());
     let outcome = runner.run(&case, |(views, watermark, steps)| {
-        run(views, watermark, &steps, &on);
+        run(views, watermark, &steps, processes, &on);
         Ok(())
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
@@ -397,12 +444,19 @@ fn run_all(count: u32, on: impl Fn(Project) -> Project) {
 
 #[test]
 fn random_joins_and_lags_answer_as_duckdb_does() {
-    run_all(25, |project| project);
+    run_all(25, Processes::One, |project| project);
 }
 
 #[test]
 fn on_kafka_random_joins_and_lags_answer_as_duckdb_does() {
     if let Some(brokers) = kafka() {
-        run_all(4, |project| project.on_kafka(&brokers));
+        run_all(4, Processes::One, |project| project.on_kafka(&brokers));
+    }
+}
+
+#[test]
+fn shared_out_among_processes_random_joins_and_lags_answer_as_duckdb_does() {
+    if let Some(brokers) = kafka() {
+        run_all(4, Processes::Roles, |project| project.on_kafka(&brokers));
     }
 }

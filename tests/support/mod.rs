@@ -336,8 +336,9 @@ impl Server {
         let versions = job["versions"].clone();
         for &view in views {
             let is_there = |rows: &Value| {
-                rows["sources"]["batch"]["version"] == versions[view]
-                    || rows["rows"].as_array().is_some_and(Vec::is_empty)
+                let held = || self.get(&format!("/v1/views/{view}"))["coverage"]["batch"]["version"].clone();
+                let is_empty = rows["rows"].as_array().is_some_and(Vec::is_empty);
+                rows["sources"]["batch"]["version"] == versions[view] || (is_empty && held() == versions[view])
             };
             let started = Instant::now();
             loop {

@@ -44,7 +44,7 @@ impl Recompute {
             |partials: &mut Partials<'_>, rows: DataFrame| partials.absorb(inputs.of(rows.lazy(), false).collect()?);
         let mut settled = Partials::new(view.aggregation(), Keep::Everything);
         let mut operators =
-            Operators::new(&view.rows, &|name| view.reads(name)).map_err(self.failed("making the operators"))?;
+            Operators::new(&view.rows, &|name| view.reads(name), None).map_err(self.failed("making the operators"))?;
         for (i, &day) in days.iter().enumerate() {
             self.check(0.5 * i as f64 / days.len() as f64)?;
             let mut records = Records::new();

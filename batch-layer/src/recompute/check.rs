@@ -70,7 +70,7 @@ fn across(view: &Kept) -> PolarsResult<DataFrame> {
         }
         records.insert(table.name.clone(), event);
     }
-    let mut operators = Operators::new(&view.rows, &|name| view.reads(name))?;
+    let mut operators = Operators::new(&view.rows, &|name| view.reads(name), None)?;
     let mut rows = DataFrame::empty_with_schema(operators.schema());
     operators.advance(&records, 0, &mut |settled| rows.vstack_mut(&settled).map(drop))?;
     rows.vstack_mut(&operators.pending()?)?;

@@ -1,20 +1,24 @@
 //! Snapshots that come through the log, partition by partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anabranch_engine::partial::Slack;
 use anabranch_exchange::snapshot::wire::{self, Decoder, Encoder, Views};
-use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot};
+use anabranch_exchange::snapshot::{Chunk, Progress, Snapshot, Snapshots};
+use anabranch_exchange::version::{Published, Version, Versions};
 use anabranch_log::lineage::Mark;
-use anabranch_log::position::{Coverage, Partition};
+use anabranch_log::position::{Coverage, Partition, Positions, TopicPartition};
 use anabranch_log::{Log, Payloads};
-use anabranch_plan::view::{Catalog, Kept, ViewId};
+use anabranch_plan::view::{Catalog, Kept, View, ViewId};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::support::{Event, MemoryLog, event, hop, partition, snapshot, view};
 use crate::collect::{Held, collect, compose};
+use crate::source::{LayerStore, Mode, Sources};
 
 struct Wire {
     view: Kept,
@@ -173,6 +177,10 @@ fn id() -> ViewId {
     ViewId { name: "trending".to_owned(), definition: "sha256:trending".to_owned() }
 }
 
+fn shared() -> BTreeSet<String> {
+    [partition(0).topic.to_string()].into()
+}
+
 /// What is held of some partitions.
 struct Partitions(BTreeMap<Partition, Held>);
 
@@ -190,7 +198,7 @@ impl Partitions {
     }
 
     fn whole(&self) -> Snapshot {
-        compose(&id(), &self.0)
+        compose(&Wire::new().view, &shared(), &self.0)
     }
 }
 
@@ -244,7 +252,10 @@ fn two_generations_of_a_view_are_put_together_each_by_itself() {
     let mut held = Held::default();
     held.hold([(id(), wire.snapshot(None, &[0, 10])), (other.clone(), wire.snapshot(Some(3), &[4, 20]))].into());
     let partitions = [(0, held)].into();
-    let of = |view: &ViewId| compose(view, &partitions);
+    let of = |id: &ViewId| {
+        let view = View { id: id.clone(), ..View::clone(&wire.view) };
+        compose(&Kept::of(&Arc::new(view)).expect("it keeps an aggregation"), &shared(), &partitions)
+    };
     assert_eq!((of(&id()).base, of(&id()).coverage), (None, [(partition(0), 0..10)].into_iter().collect()));
     assert_eq!((of(&other).base, of(&other).coverage), (Some(3), [(partition(0), 4..20)].into_iter().collect()));
 }
@@ -290,6 +301,183 @@ fn the_watermark_is_the_least_of_the_partitions_that_are_not_idle() {
     assert_eq!(told(2, None, false), (None, false), "one that never had an event and isn't idle does");
     assert_eq!(told(2, None, true), (Some(50), false));
     assert_eq!(told(0, Some(50), true), (Some(50), true));
+}
+
+/// A view of rows that wait, over these tables.
+fn waiting(select: &str) -> (Kept, BTreeSet<String>) {
+    let sql = format!(
+        "CREATE TABLE clicks (u TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts', partition_by = 'u');
+         CREATE TABLE buys (u TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts', partition_by = 'u');
+         CREATE TABLE users (id TEXT PRIMARY KEY, plan TEXT, ts TIMESTAMP NOT NULL) WITH (event_time = 'ts');
+         CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1 second') AS {select};"
+    );
+    let catalog = anabranch_plan::sql::plan(&[("v.sql".to_owned(), sql)]).expect("a project");
+    let unit = catalog.units().remove(0);
+    (unit.views[0].clone(), unit.shared().into_iter().map(|table| table.topic.clone()).collect())
+}
+
+/// What one partition says that stands on a version: a chunk that covers so much of each topic's partition, and one of rows that wait.
+fn told(base: Option<u64>, covered: &[(&str, Partition, Range<u64>)], watermark: i64) -> Arc<Snapshot> {
+    let range = |(topic, partition, range): &(&str, Partition, Range<u64>)| {
+        (TopicPartition::new(*topic, *partition), range.clone())
+    };
+    let coverage: Coverage<TopicPartition> = covered.iter().map(range).collect();
+    let chunks = vec![Arc::new(Chunk { coverage: coverage.clone(), ..Chunk::default() }), Arc::default()];
+    let progress =
+        |p: &TopicPartition| (p.clone(), Progress { watermark: Some(watermark), idle: false, stalled: false });
+    let partitions = coverage.partitions().map(progress).collect();
+    let (watermark, parts) = (Some(watermark), Some(2));
+    Arc::new(Snapshot { base, coverage, chunks, watermark, partitions, parts, ..Snapshot::default() })
+}
+
+#[test]
+fn rows_that_wait_are_shown_by_all_partitions_on_one_version_or_by_none() {
+    let (view, shared) = waiting("SELECT count(*) AS n FROM clicks c JOIN buys b ON b.u = c.u AND b.ts = c.ts");
+    let of = |base, partition| told(base, &[("buys", partition, 0..4), ("clicks", partition, 0..7)], 10);
+    let mut partitions: BTreeMap<Partition, Held> = [(0, Held::default()), (1, Held::default())].into();
+    let mut tell = |partition: Partition, snapshot: Arc<Snapshot>| {
+        partitions.entry(partition).or_default().hold([(view.id.clone(), snapshot)].into());
+        let whole = compose(&view, &shared, &partitions);
+        (whole.base, whole.chunks.len(), whole.coverage.partitions().count(), whole.stopped.unwrap_or_default())
+    };
+    let lacking = "partition 1: no speed layer has told of it".to_owned();
+    assert_eq!(tell(0, of(None, 0)), (None, 0, 0, lacking), "what waits in partition 1 isn't known");
+    // One that has stopped before it showed anything doesn't know either.
+    let stopped = Arc::new(Snapshot { stopped: Some("it can't".to_owned()), ..Snapshot::default() });
+    assert_eq!(tell(1, stopped), (None, 0, 0, "partition 1: it can't".to_owned()));
+    assert_eq!(tell(1, of(None, 1)), (None, 4, 4, String::new()));
+    assert_eq!(tell(0, of(Some(1), 0)), (None, 4, 4, String::new()), "partition 1 has no other yet");
+    let apart = "its partitions stand on different versions, or have been made more".to_owned();
+    assert_eq!(tell(0, of(Some(2), 0)), (None, 0, 0, apart.clone()), "nothing in common");
+    assert_eq!(tell(1, of(Some(2), 1)), (Some(2), 4, 4, String::new()));
+    // One that has its records by a place among others than the rest.
+    let among_four = Arc::new(Snapshot { parts: Some(4), ..Snapshot::clone(&of(Some(2), 1)) });
+    assert_eq!(tell(1, among_four), (None, 0, 0, apart));
+}
+
+#[test]
+fn while_a_changelog_isnt_read_as_far_by_all_rows_that_wait_are_unsure() {
+    let (view, shared) = waiting(
+        "SELECT plan, count(*) AS n FROM clicks c JOIN users FOR SYSTEM_TIME AS OF c.ts AS u ON u.id = c.u GROUP BY plan",
+    );
+    assert_eq!(shared, ["clicks".to_owned()].into());
+    let of =
+        |partition, users, watermark| told(Some(3), &[("clicks", partition, 5..9), ("users", 0, users)], watermark);
+    let whole = |one, other| {
+        let held = |snapshot: Arc<Snapshot>| {
+            let mut held = Held::default();
+            held.hold([(view.id.clone(), snapshot)].into());
+            held
+        };
+        let whole = compose(&view, &shared, &[(0, held(one)), (1, held(other))].into());
+        let unsure = whole.chunks.iter().filter_map(|chunk| chunk.unsure).collect::<Vec<_>>();
+        (whole.coverage.get(&TopicPartition::new("users", 0)).cloned(), whole.coverage.partitions().count(), unsure)
+    };
+    assert_eq!(whole(of(0, 2..6, 10_000_000), of(1, 2..6, 20_000_000)), (Some(2..6), 3, vec![]));
+    // Less the allowed lateness: what is older has settled, whatever came since.
+    let expected = (Some(2..4), 3, vec![(9_000_000, i64::MAX)]);
+    assert_eq!(whole(of(0, 2..6, 10_000_000), of(1, 2..4, 20_000_000)), expected);
+}
+
+#[test]
+fn a_new_owner_is_listened_to_once_it_has_come_as_far_as_the_one_before_it() {
+    let wire = Wire::new();
+    let mut partitions: BTreeMap<Partition, Held> = [(0, Held::default())].into();
+    let mut take = |offset, records: Payloads| {
+        let views = std::slice::from_ref(&wire.view);
+        let held = partitions.entry(0).or_default();
+        for record in records.iter() {
+            held.take(offset, record, views);
+        }
+        let whole = compose(&wire.view, &shared(), &partitions);
+        (whole.coverage.next(&partition(0)), whole.stopped.is_some())
+    };
+    let at = |to| wire.snapshot(Some(1), &[0, to]);
+    assert_eq!(take(6, wire.encode(&mut Encoder::new(5), &at(20), true)), (20, false));
+    assert_eq!(take(30, wire::claim()), (20, false));
+    let mut next = Encoder::new(30);
+    assert_eq!(take(31, wire.encode(&mut next, &at(0), true)), (20, false), "it has just begun");
+    assert_eq!(take(32, wire.encode(&mut next, &at(10), true)), (20, false));
+    let stopped = Arc::new(Snapshot { stopped: Some("it can't".to_owned()), ..Snapshot::clone(&at(10)) });
+    assert_eq!(take(33, wire.encode(&mut next, &stopped, true)), (10, true), "nobody goes on");
+    assert_eq!(take(34, wire.encode(&mut next, &at(12), true)), (12, false), "it is the owner now");
+    assert_eq!(take(35, wire.encode(&mut next, &at(25), true)), (25, false));
+}
+
+#[test]
+fn a_watermark_goes_with_the_rows_that_are_shown() {
+    let (view, shared) = waiting("SELECT count(*) AS n FROM clicks c LEFT JOIN buys b ON b.u = c.u AND b.ts = c.ts");
+    let of = |base, partition, watermark| {
+        told(Some(base), &[("buys", partition, 0..4), ("clicks", partition, 0..7)], watermark)
+    };
+    let mut held = [Held::default(), Held::default()];
+    for (i, snapshot) in [(0, of(1, 0, 499)), (0, of(2, 0, 502)), (1, of(1, 1, 503))] {
+        held[i].hold([(view.id.clone(), snapshot)].into());
+    }
+    let whole = compose(&view, &shared, &(0..).zip(held).collect());
+    assert_eq!((whole.base, whole.watermark), (Some(1), Some(499)), "not that of rows on version 2");
+}
+
+#[test]
+fn a_version_of_a_partition_that_nobody_tells_of_is_answered_with_all_its_rows_that_wait() {
+    let (view, _) = waiting("SELECT count(*) AS n FROM clicks c JOIN buys b ON b.u = c.u AND b.ts = c.ts");
+    let (publishes, published) = watch::channel(None);
+    let (shows, shown) = watch::channel(Arc::new(Snapshot::default()));
+    let snapshots = Snapshots([(view.id.clone(), shown)].into());
+    let store = LayerStore::new(snapshots, Versions([(view.id.clone(), published)].into(), Default::default()));
+    let coverage = |partitions: Range<Partition>| {
+        let of = |p| ["buys", "clicks"].map(|topic| (TopicPartition::new(topic, p), 0..5));
+        partitions.flat_map(of).collect::<Coverage<TopicPartition>>()
+    };
+    let publish = |coverage| {
+        let published = Published {
+            version: 3,
+            definition: view.id.definition.clone(),
+            coverage,
+            event_times: Default::default(),
+            published: 0,
+            run: String::new(),
+            rebuilds: 0,
+            erased: Default::default(),
+            panes: Vec::new(),
+            state: None,
+            log: Default::default(),
+        };
+        publishes.send_replace(Some(Arc::new(Version::new("nowhere".into(), published, false))));
+    };
+    shows.send_replace(told(Some(3), &[("buys", 0, 5..9), ("clicks", 0, 5..9)], 10));
+    let chunks = || Sources::choose(&view, Mode::Merged, &store.get(&view), &Positions::new()).chunks.len();
+    publish(coverage(0..1));
+    assert_eq!(chunks(), 2);
+    publish(coverage(0..2));
+    assert_eq!(chunks(), 0, "what waits in partition 1 is only in the version");
+}
+
+#[test]
+fn a_silent_partition_holds_back_what_says_that_nobody_came() {
+    let progress = |watermark, idle| Progress { watermark: Some(watermark), idle, stalled: false };
+    for (join, expected) in [("JOIN", Some(50)), ("LEFT JOIN", Some(20))] {
+        let select = format!("SELECT count(*) AS n FROM clicks c {join} buys b ON b.u = c.u AND b.ts = c.ts");
+        let (view, shared) = waiting(&select);
+        let held = |partition: Partition, watermark, idle| {
+            let mut snapshot =
+                Snapshot::clone(&told(None, &[("clicks", partition, 0..1), ("buys", partition, 0..1)], watermark));
+            snapshot.partitions.values_mut().for_each(|it| *it = progress(watermark, idle));
+            let mut held = Held::default();
+            held.hold([(view.id.clone(), Arc::new(snapshot))].into());
+            (partition, held)
+        };
+        let whole = compose(&view, &shared, &[held(0, 50, false), held(1, 20, true)].into());
+        assert_eq!(whole.watermark, expected, "{join}");
+        // Some of its records have a time, and it has none yet as a whole.
+        let mut begun = Held::default();
+        let snapshot = told(None, &[("clicks", 1, 0..1), ("buys", 1, 0..1)], 20);
+        let mut snapshot = Snapshot { watermark: None, ..Snapshot::clone(&snapshot) };
+        snapshot.partitions.values_mut().for_each(|it| *it = progress(20, true));
+        begun.hold([(view.id.clone(), Arc::new(snapshot))].into());
+        let whole = compose(&view, &shared, &[held(0, 50, false), (1, begun)].into());
+        assert_eq!(whole.watermark, expected.filter(|_| join == "JOIN"), "{join}");
+    }
 }
 
 #[test]

@@ -258,6 +258,7 @@ pub fn snapshot(view: &Kept, events: &[Event], base: Option<u64>, cuts: &[usize]
         stopped: None,
         alone: false,
         lost: Coverage::new(),
+        parts: None,
         log: Default::default(),
         other_log: false,
     }

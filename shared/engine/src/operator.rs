@@ -19,6 +19,7 @@ mod interval;
 mod key;
 mod lag;
 mod newest;
+mod part;
 mod segment;
 #[cfg(test)]
 mod tests;
@@ -33,12 +34,14 @@ use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
 pub use self::key::times;
+pub use self::part::Part;
 
 use self::asof::AsOf;
 use self::current::Current;
 use self::interval::Interval;
 use self::key::{offset_column, partition_column};
 use self::lag::Lag;
+use self::part::Placed;
 use crate::decode::DELETED;
 use crate::row::Lowered;
 use crate::transform::{column, polars_type};
@@ -134,6 +137,7 @@ enum Kind {
         left: Box<Node>,
         right: Box<Node>,
         join: Interval,
+        placed: Option<Placed<2>>,
     },
     AsOf {
         rows: Box<Node>,
@@ -143,21 +147,29 @@ enum Kind {
     Lag {
         rows: Box<Node>,
         lag: Lag,
+        placed: Option<Placed<1>>,
     },
 }
 
 impl Operators {
     /// The operators of rows, which keep nothing yet. Of tables they take the event time and the columns that are read, by their names.
-    pub fn new(rows: &Rows, is_read: &dyn Fn(&str) -> bool) -> PolarsResult<Self> {
-        Ok(Self { root: Node::new(rows, is_read, &mut 0, false)?, horizon: Micros::MIN })
+    /// `part` is what of the tables they are given; none if all.
+    pub fn new(rows: &Rows, is_read: &dyn Fn(&str) -> bool, part: Option<Part>) -> PolarsResult<Self> {
+        let mut plan = Planned { is_read, part, tables: 0 };
+        Ok(Self { root: Node::new(rows, &mut plan, false)?, horizon: Micros::MIN })
     }
 
-    /// The operators of rows, which keep what others kept.
-    pub fn resume(rows: &Rows, is_read: &dyn Fn(&str) -> bool, State { horizon, frames }: State) -> PolarsResult<Self> {
-        let mut operators = Self::new(rows, is_read)?;
+    /// The operators of rows, which keep what others kept, or their part of it.
+    pub fn resume(
+        rows: &Rows,
+        is_read: &dyn Fn(&str) -> bool,
+        part: Option<Part>,
+        State { horizon, frames }: State,
+    ) -> PolarsResult<Self> {
+        let mut operators = Self::new(rows, is_read, part)?;
         operators.horizon = horizon;
         let mut frames = frames.into_iter();
-        operators.root.resume(&mut frames)?;
+        operators.root.resume(&mut frames, part)?;
         polars_ensure!(frames.next().is_none(), ComputeError: "the state is of other operators: it has more frames");
         Ok(operators)
     }
@@ -207,16 +219,25 @@ impl Operators {
     }
 }
 
+/// What nodes are made by.
+struct Planned<'a> {
+    is_read: &'a dyn Fn(&str) -> bool,
+    part: Option<Part>,
+    /// How many tables there have been so far.
+    tables: usize,
+}
+
 /// Where the horizon is before a step, and behind it.
 type Step = (Micros, Micros);
 
 impl Node {
     /// `versions` says that of changelogs all versions are wanted, not the current rows.
-    fn new(rows: &Rows, is_read: &dyn Fn(&str) -> bool, tables: &mut usize, versions: bool) -> PolarsResult<Self> {
+    fn new(rows: &Rows, plan: &mut Planned<'_>, versions: bool) -> PolarsResult<Self> {
+        let is_read = plan.is_read;
         Ok(match rows {
             Rows::Scan(table) => {
-                let number = *tables;
-                *tables += 1;
+                let number = plan.tables;
+                plan.tables += 1;
                 let time = &table.event_time_column().name;
                 let taken = table.columns.iter().filter(|c| c.name == *time || is_read(&c.name));
                 let columns = taken.map(|c| (c.name.as_str().into(), polars_type(&c.data_type)));
@@ -236,40 +257,38 @@ impl Node {
                 Self { schema: Arc::new(schema), kind: Kind::Current { versions: Box::new(scan), current } }
             }
             Rows::Interval(join) => {
-                let (left, right) = (
-                    Box::new(Self::new(&join.left, is_read, tables, false)?),
-                    Box::new(Self::new(&join.right, is_read, tables, false)?),
-                );
+                let (left, right) =
+                    (Box::new(Self::new(&join.left, plan, false)?), Box::new(Self::new(&join.right, plan, false)?));
                 let mut schema = Schema::clone(&left.schema);
                 schema.merge(Schema::clone(&right.schema));
+                let placed = Placed::of(plan.part, join.placed_by().map(|(one, other)| [one, other]))?;
                 let join = Interval::new(join, right.schema.clone());
-                Self { schema: Arc::new(schema), kind: Kind::Interval { left, right, join } }
+                Self { schema: Arc::new(schema), kind: Kind::Interval { left, right, join, placed } }
             }
             Rows::AsOf(join) => {
-                let (rows, versions) = (
-                    Box::new(Self::new(&join.rows, is_read, tables, false)?),
-                    Box::new(Self::new(&join.table, is_read, tables, true)?),
-                );
+                let (rows, versions) =
+                    (Box::new(Self::new(&join.rows, plan, false)?), Box::new(Self::new(&join.table, plan, true)?));
                 let mut schema = Schema::clone(&rows.schema);
                 schema.merge(Schema::clone(&versions.schema));
                 schema.shift_remove(DELETED);
                 let join = AsOf::new(join, versions.schema.clone());
                 Self { schema: Arc::new(schema), kind: Kind::AsOf { rows, versions, join } }
             }
-            Rows::Lag(plan) => {
-                let rows = Box::new(Self::new(&plan.rows, is_read, tables, false)?);
+            Rows::Lag(lag) => {
+                let rows = Box::new(Self::new(&lag.rows, plan, false)?);
                 let mut schema = Schema::clone(&rows.schema);
-                for column in &plan.columns {
+                for column in &lag.columns {
                     schema.insert(column.name.as_str().into(), rows.schema.try_get(&column.of)?.clone());
                 }
-                let lag = Lag::new(plan, &rows.schema)?;
-                Self { schema: Arc::new(schema), kind: Kind::Lag { rows, lag } }
+                let placed = Placed::of(plan.part, lag.placed_by().map(|key| [key]))?;
+                let lag = Lag::new(lag, &rows.schema)?;
+                Self { schema: Arc::new(schema), kind: Kind::Lag { rows, lag, placed } }
             }
             Rows::Filter { .. } | Rows::Unnest { .. } | Rows::Project { .. } => {
                 let columns = rows.schema().into_iter().filter(|column| is_read(&column.name));
                 let columns: Vec<Value> = columns.map(|column| Value::Column(column.name, column.data_type)).collect();
                 let (steps, below) = Lowered::steps(rows, columns.iter());
-                let of = Box::new(Self::new(below, is_read, tables, versions)?);
+                let of = Box::new(Self::new(below, plan, versions)?);
                 let is_own = |name: &&PlSmallStr| key::is_position(name) || name.as_str() == DELETED;
                 let also: Vec<PlSmallStr> = of.schema.iter_names().filter(is_own).cloned().collect();
                 let none = DataFrame::empty_with_schema(&of.schema);
@@ -298,8 +317,9 @@ impl Node {
                 let rows = steps.of(rows.lazy(), also).collect()?;
                 if rows.height() > 0 { emit(rows) } else { Ok(()) }
             }),
-            Kind::Interval { left, right, join } => {
+            Kind::Interval { left, right, join, placed } => {
                 let ((left, one), (right, other)) = (left.settled(records, step)?, right.settled(records, step)?);
+                Placed::check(placed.as_ref(), [&left, &right], false)?;
                 let unsure = join.advance(&left, &right, met, emit)?;
                 join.settle(horizon, emit)?;
                 Ok(join.without_left(one).and(join.without_right(other)).and(unsure))
@@ -310,8 +330,9 @@ impl Node {
                 join.settle(horizon, emit)?;
                 Ok(one.and(other).and(unsure))
             }
-            Kind::Lag { rows, lag } => {
+            Kind::Lag { rows, lag, placed } => {
                 let (rows, one) = rows.settled(records, step)?;
+                Placed::check(placed.as_ref(), [&rows], true)?;
                 let unsure = lag.advance(&rows, met)?;
                 lag.settle(horizon, emit)?;
                 // What is lacking would have been seen by rows to come, however late.
@@ -335,9 +356,17 @@ impl Node {
             Kind::Scan { .. } => Ok(DataFrame::empty_with_schema(&self.schema)),
             Kind::Current { current, .. } => current.pending(),
             Kind::Steps { of, steps, also } => steps.of(of.pending()?.lazy(), also).collect(),
-            Kind::Interval { left, right, join } => join.pending(&left.pending()?, &right.pending()?, &self.schema),
+            Kind::Interval { left, right, join, placed } => {
+                let (left, right) = (left.pending()?, right.pending()?);
+                Placed::check(placed.as_ref(), [&left, &right], false)?;
+                join.pending(&left, &right, &self.schema)
+            }
             Kind::AsOf { rows, join, .. } => join.pending(rows.pending()?),
-            Kind::Lag { rows, lag } => lag.pending(rows.pending()?),
+            Kind::Lag { rows, lag, placed } => {
+                let rows = rows.pending()?;
+                Placed::check(placed.as_ref(), [&rows], true)?;
+                lag.pending(rows)
+            }
         }
     }
 
@@ -347,7 +376,7 @@ impl Node {
             Kind::Scan { .. } => {}
             Kind::Current { current, .. } => frames.extend(current.state()?),
             Kind::Steps { of, .. } => of.state(frames)?,
-            Kind::Interval { left, right, join } => {
+            Kind::Interval { left, right, join, .. } => {
                 left.state(frames)?;
                 right.state(frames)?;
                 frames.extend(join.state(&left.schema, &right.schema)?);
@@ -357,7 +386,7 @@ impl Node {
                 versions.state(frames)?;
                 frames.extend(join.state(&rows.schema)?);
             }
-            Kind::Lag { rows, lag } => {
+            Kind::Lag { rows, lag, .. } => {
                 rows.state(frames)?;
                 frames.extend(lag.state(&rows.schema)?);
             }
@@ -366,24 +395,30 @@ impl Node {
     }
 
     /// Takes what one of its kind kept from such a list.
-    fn resume(&mut self, frames: &mut std::vec::IntoIter<DataFrame>) -> PolarsResult<()> {
+    fn resume(&mut self, frames: &mut std::vec::IntoIter<DataFrame>, part: Option<Part>) -> PolarsResult<()> {
         match &mut self.kind {
             Kind::Scan { .. } => Ok(()),
-            Kind::Current { current, .. } => current.resume(next(frames)?),
-            Kind::Steps { of, .. } => of.resume(frames),
-            Kind::Interval { left, right, join } => {
-                left.resume(frames)?;
-                right.resume(frames)?;
-                join.resume(next(frames)?)
+            Kind::Current { current, .. } => {
+                let [versions] = next(frames)?;
+                current.resume([Part::own(part, versions)?])
+            }
+            Kind::Steps { of, .. } => of.resume(frames, part),
+            Kind::Interval { left, right, join, placed } => {
+                left.resume(frames, part)?;
+                right.resume(frames, part)?;
+                let [lefts, rights] = next(frames)?;
+                join.resume([Placed::own(placed.as_ref(), 0, lefts)?, Placed::own(placed.as_ref(), 1, rights)?])
             }
             Kind::AsOf { rows, versions, join } => {
-                rows.resume(frames)?;
-                versions.resume(frames)?;
-                join.resume(next(frames)?)
+                rows.resume(frames, part)?;
+                versions.resume(frames, part)?;
+                let [waiting, versions, gone] = next(frames)?;
+                join.resume([Part::own(part, waiting)?, versions, gone])
             }
-            Kind::Lag { rows, lag } => {
-                rows.resume(frames)?;
-                lag.resume(next(frames)?)
+            Kind::Lag { rows, lag, placed } => {
+                rows.resume(frames, part)?;
+                let [waiting, last] = next(frames)?;
+                lag.resume([Placed::own(placed.as_ref(), 0, waiting)?, Placed::own(placed.as_ref(), 0, last)?])
             }
         }
     }
@@ -393,9 +428,9 @@ impl Node {
             Kind::Scan { .. } => 0,
             Kind::Current { current, .. } => current.bytes(),
             Kind::Steps { of, .. } => of.bytes(),
-            Kind::Interval { left, right, join } => left.bytes() + right.bytes() + join.bytes(),
+            Kind::Interval { left, right, join, .. } => left.bytes() + right.bytes() + join.bytes(),
             Kind::AsOf { rows, versions, join } => rows.bytes() + versions.bytes() + join.bytes(),
-            Kind::Lag { rows, lag } => rows.bytes() + lag.bytes(),
+            Kind::Lag { rows, lag, .. } => rows.bytes() + lag.bytes(),
         }
     }
 
@@ -404,9 +439,9 @@ impl Node {
             Kind::Scan { .. } => 0,
             Kind::Current { current, .. } => current.len(),
             Kind::Steps { of, .. } => of.len(),
-            Kind::Interval { left, right, join } => left.len() + right.len() + join.len(),
+            Kind::Interval { left, right, join, .. } => left.len() + right.len() + join.len(),
             Kind::AsOf { rows, versions, join } => rows.len() + versions.len() + join.len(),
-            Kind::Lag { rows, lag } => rows.len() + lag.len(),
+            Kind::Lag { rows, lag, .. } => rows.len() + lag.len(),
         }
     }
 }

@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub alone: bool,
     /// What retention had taken when the source wanted it, which is why it has stopped.
     pub lost: Coverage<TopicPartition>,
+    /// Among how many partitions a record's key has its place, if processes share these out.
+    pub parts: Option<u32>,
     /// Which logs the offsets are of.
     pub log: Marks,
     /// Whether the source has stopped because the log that is there is another one: what an answer lacks can't be named.
@@ -80,6 +82,8 @@ pub struct Chunk {
     /// Between which times rows may be wrong or lacking, as some of the records that make them came too late to be joined: see
     /// [`Unsure`](anabranch_engine::operator::Unsure).
     pub unsure: Option<(Micros, Micros)>,
+    /// The least time among the records that it covers of changelogs which each process reads whole; none without any.
+    pub looked_up: Option<Micros>,
 }
 
 /// Records that are ahead of their reader's clock, see [`Reject::early`](anabranch_engine::decode::Reject::early).

@@ -7,6 +7,7 @@ pub mod aggregation;
 pub mod data_type;
 pub mod expr;
 pub mod function;
+pub mod placement;
 pub mod rows;
 pub mod schedule;
 pub mod schema;

@@ -255,6 +255,11 @@ impl Rows {
         self.schema().iter().any(|column| expr.reads(&column.name))
     }
 
+    /// Whether any of them say that another one didn't come.
+    pub fn tells_absence(&self) -> bool {
+        matches!(self, Self::Interval(join) if join.is_outer) || self.of().into_iter().any(Self::tells_absence)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.schema().iter().any(|column| column.name == name)
     }

@@ -16,7 +16,7 @@ fn image(events: u64) -> (Kept, Image) {
     let table = table(0);
     let view = sums(&table, Some(Window::sliding(10 * SECOND, 5 * SECOND)), 0);
     let mut tracker = Tracker::new(delays(0), [0].map(partition), 0);
-    let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(partition(0), 7)]), 0);
+    let mut state = ViewState::new(view.clone(), Some(3), &Positions::from([(partition(0), 7)]), None, 0);
     for i in 0..events {
         let batch = micro_batch(0, 7 + i, &[event(i as i64 * 3 % 40, if i % 2 == 0 { "a" } else { "b" }, 1)]);
         let mut early = Early::default();

@@ -26,7 +26,7 @@ use crate::watermark::Tracker;
 fn folded(view: Kept, batches: &[(Vec<Event>, bool)]) -> ViewState {
     let from = Positions::from([(partition(0), 0)]);
     let mut tracker = Tracker::new(delays(view.table().watermark_delay), [partition(0)], 0);
-    let mut state = ViewState::new(view, None, &from, 0);
+    let mut state = ViewState::new(view, None, &from, None, 0);
     for (events, close) in batches {
         let batch = micro_batch(0, state.next(&partition(0)), events);
         let met = tracker.begin(&partition(0), 0);
@@ -248,7 +248,7 @@ fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
     let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
     let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&view)).expect("decoded");
     let ViewImage { base, chunks, late, .. } = image.views.remove(&view.id).expect("the view");
-    let mut again = ViewState::new(view, base, &positions, 0);
+    let mut again = ViewState::new(view, base, &positions, None, 0);
     (again.closed, again.late, again.open) = (chunks, late, Open::new(&positions, 0));
     again
 }
@@ -332,7 +332,7 @@ proptest! {
 
         let (mut oracle, mut at) = (Oracle::new(1), 0);
         let mut tracker = Tracker::new(delays(table.watermark_delay), [0].map(partition), 0);
-        let mut state = ViewState::new(view.clone(), None, &Positions::from([(partition(0), 0)]), 0);
+        let mut state = ViewState::new(view.clone(), None, &Positions::from([(partition(0), 0)]), None, 0);
         for (i, &(size, close)) in sizes.iter().enumerate() {
             let batch = micro_batch(0, at as u64, &events[at..at + size]);
             for (offset, event) in batch.offsets.iter().zip(&events[at..]) {

@@ -18,7 +18,7 @@ use rdkafka::client::DefaultClientContext;
 use tokio_util::sync::CancellationToken;
 
 use super::kit::{SECOND, event};
-use crate::{Context, Memory, OutputStatus, Owned, Settings, SpeedLayer, run, run_partition};
+use crate::{Context, Memory, OutputStatus, Settings, SpeedLayer, run, run_partition};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -63,8 +63,7 @@ fn rig(view: &str, partitions: u32, written: u32) -> Option<Rig> {
 
 impl Rig {
     fn own(&self, partition: Partition) -> SpeedLayer {
-        let owned = Owned { partition, epoch: 0 };
-        run_partition(&self.context, "clicks", owned, &CancellationToken::new()).expect("started")
+        run_partition(&self.context, "clicks", partition, &CancellationToken::new()).expect("started")
     }
 
     fn append(&self, partition: Partition, records: impl IntoIterator<Item = String>) {

@@ -74,7 +74,7 @@ impl World {
         let limit = ReadLimit { records: read_records, bytes: usize::MAX };
         Self {
             tracker: Tracker::new(delays(table.watermark_delay), (0..partitions).map(partition), 0),
-            state: ViewState::new(view.clone(), None, &positions, 0),
+            state: ViewState::new(view.clone(), None, &positions, None, 0),
             oracle: Oracle::new(partitions),
             replay: Replay::new(
                 Arc::new(log.clone()),
@@ -124,7 +124,7 @@ impl World {
         let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
         let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&self.view)).expect("decoded");
         let view = image.views.remove(&self.view.id).expect("the view");
-        let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), 0);
+        let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), None, 0);
         (state.closed, state.late, state.open) = (view.chunks, view.late, Open::new(&view.coverage.ends(), 0));
         (self.state, self.tracker, self.positions) = (state, image.tracker, image.positions);
     }

@@ -100,7 +100,7 @@ fn one_update_is_on_its_way_at_most_and_it_counts_toward_the_limit() {
     let (sender, receiver) = watch::channel(Arc::new(Snapshot::default()));
     let publisher = Publisher {
         log: Arc::new(gate.clone()),
-        table: "clicks".to_owned(),
+        unit: "clicks".to_owned(),
         partition: 0,
         epoch: 5,
         views: vec![(view.clone(), receiver)],

@@ -54,9 +54,17 @@ pub(super) fn offset_column(table: usize) -> String {
     format!("__o{table}")
 }
 
-/// Whether a column is one of these.
+/// Whether a column says where a record stood.
 pub(super) fn is_position(name: &str) -> bool {
-    let number = name.strip_prefix("__p").or(name.strip_prefix("__o"));
+    is_partition(name) || is_numbered(name.strip_prefix("__o"))
+}
+
+/// Whether a column says of which partition a record is.
+pub(super) fn is_partition(name: &str) -> bool {
+    is_numbered(name.strip_prefix("__p"))
+}
+
+fn is_numbered(number: Option<&str>) -> bool {
     number.is_some_and(|number| number.parse::<usize>().is_ok())
 }
 

@@ -1,5 +1,6 @@
 //! What operators make, against loops over all records.
 
+use anabranch_log::key::by_key;
 use anabranch_plan::expr::{BinaryOp, Expr as Value};
 use anabranch_plan::rows::{AsOfJoin, Field, IntervalJoin, Lag, Lagged, Rows};
 use anabranch_plan::schema::{DataType as Type, Table};
@@ -10,8 +11,8 @@ use proptest::prelude::*;
 use super::*;
 
 const TABLES: &str = "
-CREATE TABLE l (lk TEXT, x BIGINT, lt TIMESTAMP NOT NULL) WITH (event_time = 'lt');
-CREATE TABLE r (rk TEXT, y BIGINT, rt TIMESTAMP NOT NULL) WITH (event_time = 'rt');
+CREATE TABLE l (lk TEXT, x BIGINT, lt TIMESTAMP NOT NULL) WITH (event_time = 'lt', partition_by = 'lk');
+CREATE TABLE r (rk TEXT, y BIGINT, rt TIMESTAMP NOT NULL) WITH (event_time = 'rt', partition_by = 'rk');
 ";
 
 /// A record of `l` or `r`, or a change of a row of `r`: without a value, its deletion.
@@ -22,6 +23,16 @@ struct Record {
     time: Micros,
     offset: i64,
 }
+
+impl Record {
+    /// Where its key has it among [`PARTS`]; without one it could be anywhere.
+    fn partition(&self) -> u32 {
+        self.key.map_or(0, |key| by_key(key.to_string().as_bytes(), PARTS))
+    }
+}
+
+/// How many partitions the tables have.
+const PARTS: u32 = 2;
 
 /// Micro-batches: of the left table or not, and their records.
 type Batches = Vec<(bool, Vec<Record>)>;
@@ -88,7 +99,7 @@ fn frame(is_left: bool, records: &[Record]) -> Records {
         column(value, all(|record| record.value)),
         times,
         Column::new(DELETED.into(), deleted),
-        column(PARTITION, all(|_| Some(0))),
+        column(PARTITION, all(|record| Some(i64::from(record.partition())))),
         column(OFFSET, all(|record| Some(record.offset))),
     ];
     let frame = DataFrame::new(records.len(), columns).expect("a frame");
@@ -119,11 +130,11 @@ struct Run {
 
 impl Run {
     fn new(rows: &Rows) -> Self {
-        Self {
-            operators: Operators::new(rows, &|_| true).expect("operators"),
-            settled: Vec::new(),
-            unsure: Unsure::default(),
-        }
+        Self::of(Operators::new(rows, &|_| true, None).expect("operators"))
+    }
+
+    fn of(operators: Operators) -> Self {
+        Self { operators, settled: Vec::new(), unsure: Unsure::default() }
     }
 
     fn step(&mut self, records: &Records, horizon: Micros, names: &[&str]) {
@@ -304,7 +315,7 @@ proptest! {
                 run.step(&frame(*is_left, records), horizon, &names);
             }
             let state = other.operators.state().expect("a state");
-            other.operators = Operators::resume(&rows, &|_| true, state).expect("operators");
+            other.operators = Operators::resume(&rows, &|_| true, None, state).expect("operators");
             prop_assert_eq!(sorted(one.settled.clone()), sorted(other.settled.clone()));
             let pending = [&one, &other].map(|run| listed(&run.operators.pending().expect("pending"), &names));
             prop_assert_eq!(&pending[0], &pending[1]);
@@ -314,6 +325,48 @@ proptest! {
         }
         prop_assert_eq!(sorted(one.settled), sorted(other.settled));
         prop_assert_eq!(other.unsure, Unsure::default());
+    }
+
+    #[test]
+    fn the_parts_of_a_state_go_on_to_make_what_the_whole_makes(
+        case in Case::in_time(), within in within(), is_outer in any::<bool>(), kind in 0..4, cut in 0_usize..10,
+    ) {
+        let (rows, names) = match kind {
+            0 => (interval_join(within, None, is_outer), PAIR),
+            1 => (as_of_join(None, is_outer), PAIR),
+            2 => (lag(), LAGGED),
+            _ => (table("r", true), ["rk", "y", "rt", "rk", "y", "rt"]),
+        };
+        let mut whole = Run::new(&rows);
+        let mut parts: Vec<Run> = Vec::new();
+        for (i, ((is_left, records), &horizon)) in case.batches.iter().zip(&case.horizons).enumerate() {
+            if i == cut.min(case.batches.len() - 1) {
+                let resume = |partition| {
+                    let (part, state) = (Part { partition, partitions: PARTS }, whole.operators.state().expect("a state"));
+                    Run::of(Operators::resume(&rows, &|_| true, Some(part), state).expect("operators"))
+                };
+                parts = (0..PARTS).map(resume).collect();
+                whole.settled.clear();
+            }
+            // Those without a key would lie in every partition.
+            let of_lag = |record: &&Record| kind != 2 || record.key.is_some();
+            let records: Vec<Record> = records.iter().filter(of_lag).copied().collect();
+            whole.step(&frame(*is_left, &records), horizon, &names);
+            for (partition, part) in (0..).zip(&mut parts) {
+                let is_whole = kind == 1 && !is_left;
+                let own: Vec<Record> = records.iter().filter(|r| is_whole || r.partition() == partition).copied().collect();
+                part.step(&frame(*is_left, &own), horizon, &names);
+            }
+            if !parts.is_empty() {
+                let settled = parts.iter().flat_map(|part| part.settled.clone()).collect();
+                prop_assert_eq!(sorted(settled), sorted(whole.settled.clone()));
+                let pending = |run: &Run| listed(&run.operators.pending().expect("pending"), &names);
+                prop_assert_eq!(sorted(parts.iter().flat_map(pending).collect()), pending(&whole));
+            }
+        }
+        for run in &parts {
+            prop_assert_eq!(run.unsure, Unsure::default());
+        }
     }
 
     #[test]
@@ -581,4 +634,45 @@ fn a_null_isnt_equal_to_itself() {
     let mut shop = Shop::new("same");
     let clicks = [("c1", Some("A"), 0), ("c2", None, 0), ("c3", None, 0)];
     assert_eq!(shop.pairs("clicks", &clicks, 0), found(&[("c1", Some("c1"))]));
+}
+
+#[test]
+fn a_record_in_a_partition_that_isnt_its_own_is_refused_and_a_version_that_has_it_gives_it_to_its_own() {
+    let own = by_key(b"1", PARTS);
+    let part = |partition| Some(Part { partition, partitions: PARTS });
+    let record = Record { key: Some(1), value: Some(5), time: 10, offset: 0 };
+    let join = interval_join((0, 10), None, false);
+    let why = format!(
+        "a record with lk = 1 is in partition {}, where it finds no others: its place among 2 is {own}; whoever writes the topic has to \
+         partition it as Kafka's clients do by a key that is this text",
+        1 - own
+    );
+    for rows in [&join, &lag()] {
+        let mut other = Operators::new(rows, &|_| true, part(1 - own)).expect("operators");
+        let refused = other.advance(&frame(true, &[record]), 0, &mut |_| Ok(())).expect_err("refused");
+        assert!(refused.to_string().contains(&why), "{refused}");
+        // Who sees all partitions has it, and those who go on from there find it where they look.
+        let mut whole = Operators::new(rows, &|_| true, None).expect("operators");
+        let mut misplaced = frame(true, &[record]);
+        let frame = misplaced.get_mut("l").expect("records");
+        frame.with_column(Column::new(PARTITION.into(), [i64::from(1 - own)])).expect("a column");
+        whole.advance(&misplaced, 0, &mut |_| Ok(())).expect("a step");
+        let resume = |partition| {
+            let own = Operators::resume(rows, &|_| true, part(partition), whole.state().expect("a state"));
+            own.expect("operators").len()
+        };
+        assert_eq!((resume(own), resume(1 - own)), (1, 0));
+    }
+    // One that waits below isn't shown either.
+    let Rows::Lag(above) = lag() else { panic!("LAG") };
+    let above = Rows::Lag(Box::new(Lag { rows: as_of_join(None, true), ..*above }));
+    let mut other = Operators::new(&above, &|_| true, part(1 - own)).expect("operators");
+    other.advance(&frame(true, &[record]), 0, &mut |_| Ok(())).expect("it waits for its version");
+    assert!(other.pending().is_err_and(|error| error.to_string().contains(&why)));
+    let without = Record { key: None, ..record };
+    let mut operators = Operators::new(&join, &|_| true, part(own)).expect("operators");
+    operators.advance(&frame(true, &[without]), 0, &mut |_| Ok(())).expect("it is joined with nothing");
+    let mut operators = Operators::new(&lag(), &|_| true, part(own)).expect("operators");
+    let refused = operators.advance(&frame(true, &[without]), 0, &mut |_| Ok(())).expect_err("refused");
+    assert!(refused.to_string().contains("a record with lk = NULL is in partition"), "{refused}");
 }

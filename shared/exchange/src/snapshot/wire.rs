@@ -1,6 +1,6 @@
 //! Snapshots on their way from the processes that fold to those that serve: through a topic of the log itself.
 //!
-//! Each partition of a table has one owner at a time, which writes to the same partition of the topic [`topic`]. It first
+//! Each partition of tables that are read together has one owner at a time, which writes to the same partition of the topic [`topic`]. It first
 //! appends a *claim*; the claim's offset is the owner's *epoch*. Whoever reads knows the highest epoch, and passes over
 //! what an earlier owner may still write. Then come *updates*. An update says what the state consists of, and brings
 //! along the panes that were not in the updates before; a *full* one brings them all, so that a reader can begin there.
@@ -28,8 +28,8 @@ use std::io::Cursor;
 use std::sync::{Arc, Weak};
 
 use anabranch_engine::partial::{self, Slack};
-use anabranch_log::lineage::Mark;
-use anabranch_log::position::{ByTopic, Coverage, Partition, TopicPartition, check_topic, named, of_topic};
+use anabranch_log::lineage::Marks;
+use anabranch_log::position::{Coverage, TopicPartition, by_topic};
 use anabranch_log::{Payloads, PayloadsBuilder};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
@@ -42,19 +42,21 @@ use super::{Chunk, Early, Pane, Progress, Snapshot};
 const MAGIC: &[u8; 4] = b"ANSP";
 const HEADER: usize = 4 + 8 + 8 + 4 + 4;
 
-/// What the parts of an update are together. Before format 3 views went by their names alone, and before format 2 there was
-/// neither a kind nor a version.
-const KIND: Kind = Kind { magic: b"ANABUPD\n", version: 3, name: "an update of this build's format" };
+/// What the parts of an update are together. Before format 4 an update was of one topic, before format 3 views went by their names alone,
+/// and before format 2 there was neither a kind nor a version.
+const KIND: Kind = Kind { magic: b"ANABUPD\n", version: 4, name: "an update of this build's format" };
 
 /// Below the record size that Kafka takes unless told otherwise.
 const PART_BYTES: usize = 512 << 10;
 
-/// The topic of a table's snapshots. It has as many partitions as the table's own topic.
-pub fn topic(table: &str) -> String {
-    format!("_speed_{table}")
+/// The topic of the snapshots of tables that are read together, whose [name](anabranch_plan::view::Unit::name) is given. It has as many
+/// partitions as theirs.
+pub fn topic(unit: &str) -> String {
+    // Kafka has no other sign that no table's name has, and that goes with underscores.
+    format!("_speed_{}", unit.replace('+', "-"))
 }
 
-/// The snapshots of a table's views, of one partition, by view.
+/// The snapshots of views, of one partition, by view.
 pub type Views = BTreeMap<ViewId, Arc<Snapshot>>;
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -65,23 +67,35 @@ struct Header {
     panes: BTreeMap<u64, PaneHeader>,
 }
 
-/// `coverage`, `partitions` and `lost` name the topic even if they say nothing of it.
 #[derive(Debug, Serialize, Deserialize)]
 struct ViewHeader {
     name: String,
     definition: String,
     base: Option<u64>,
     rebuilds: u64,
-    coverage: ByTopic<Coverage>,
+    coverage: Coverage<TopicPartition>,
     watermark: Option<Micros>,
-    partitions: ByTopic<BTreeMap<Partition, Progress>>,
+    #[serde(with = "by_topic")]
+    partitions: BTreeMap<TopicPartition, Progress>,
     late: u64,
     stopped: Option<String>,
     alone: bool,
-    lost: ByTopic<Coverage>,
-    log: Option<ByTopic<Mark>>,
+    lost: Coverage<TopicPartition>,
+    parts: Option<u32>,
+    log: Marks,
     other_log: bool,
     chunks: Vec<ChunkHeader>,
+}
+
+impl ViewHeader {
+    /// A topic of which it says something, and which a view doesn't read.
+    fn other_topic(&self, view: &Kept) -> Option<&str> {
+        let in_chunks = self.chunks.iter().flat_map(|it| it.coverage.partitions().chain(it.early.offsets.partitions()));
+        let own = self.coverage.partitions().chain(self.partitions.keys()).chain(self.lost.partitions());
+        let topics = own.chain(in_chunks).map(|partition| &*partition.topic);
+        let mut topics = topics.chain(self.log.keys().map(String::as_str));
+        topics.find(|topic| view.table_of_topic(topic).is_none())
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -89,6 +103,10 @@ struct ChunkHeader {
     coverage: Coverage<TopicPartition>,
     #[serde(default, skip_serializing_if = "Early::is_empty")]
     early: Early,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unsure: Option<(Micros, Micros)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    looked_up: Option<Micros>,
     /// The panes by their start.
     panes: BTreeMap<Micros, u64>,
 }
@@ -137,7 +155,6 @@ impl Encoder {
     pub fn update(&mut self, views: Vec<(Kept, Arc<Snapshot>)>, full: bool) -> Update {
         let (mut sent, mut panes, mut all) = (HashMap::new(), Vec::new(), Vec::new());
         for (view, snapshot) in views {
-            let topic = &view.table().topic;
             let mut chunks = Vec::new();
             for chunk in &snapshot.chunks {
                 let mut panes_of_chunk = BTreeMap::new();
@@ -155,7 +172,8 @@ impl Encoder {
                     panes_of_chunk.insert(start, id);
                 }
                 let (coverage, early) = (chunk.coverage.clone(), chunk.early.clone());
-                chunks.push(ChunkHeader { coverage, early, panes: panes_of_chunk });
+                let (unsure, looked_up) = (chunk.unsure, chunk.looked_up);
+                chunks.push(ChunkHeader { coverage, early, unsure, looked_up, panes: panes_of_chunk });
             }
             let told = Snapshot::clone(&snapshot);
             let ViewId { name, definition } = view.id.clone();
@@ -164,14 +182,15 @@ impl Encoder {
                 definition,
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: ByTopic::of(topic, told.coverage.of(topic)),
+                coverage: told.coverage,
                 watermark: told.watermark,
-                partitions: ByTopic::of(topic, of_topic(topic, &told.partitions)),
+                partitions: told.partitions,
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: ByTopic::of(topic, told.lost.of(topic)),
-                log: told.log.get(topic).cloned().map(|log| ByTopic::of(topic, log)),
+                lost: told.lost,
+                parts: told.parts,
+                log: told.log,
                 other_log: told.other_log,
                 chunks,
             });
@@ -316,9 +335,11 @@ impl Decoder {
         let mut used: HashMap<u64, Arc<Pane>> = HashMap::new();
         let mut snapshots = Views::new();
         for told in header.views {
-            let id = ViewId { name: told.name, definition: told.definition };
-            let Some(view) = views.iter().find(|view| view.id == id) else { continue };
-            let topic = &view.table().topic;
+            let is_told = |view: &&Kept| (&view.id.name, &view.id.definition) == (&told.name, &told.definition);
+            let Some(view) = views.iter().find(is_told) else { continue };
+            if let Some(topic) = told.other_topic(view) {
+                return Err(EnvelopeError::content(format!("it is of topic `{topic}`, which the view doesn't read")));
+            }
             let mut chunks = Vec::new();
             for chunk in told.chunks {
                 let mut panes = BTreeMap::new();
@@ -334,28 +355,26 @@ impl Decoder {
                     used.insert(id, pane.clone());
                     panes.insert(start, pane);
                 }
-                let ChunkHeader { coverage, early, .. } = chunk;
-                let partitions = coverage.partitions().chain(early.offsets.partitions());
-                check_topic(topic, partitions).map_err(EnvelopeError::content)?;
-                chunks.push(Arc::new(Chunk { coverage, panes, early, unsure: None }));
+                let ChunkHeader { coverage, early, unsure, looked_up, .. } = chunk;
+                chunks.push(Arc::new(Chunk { coverage, panes, early, unsure, looked_up }));
             }
-            let log = told.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?;
             let snapshot = Snapshot {
                 sequence: 0,
                 base: told.base,
                 rebuilds: told.rebuilds,
-                coverage: told.coverage.only(topic).map_err(EnvelopeError::content)?.named(topic),
+                coverage: told.coverage,
                 chunks,
                 watermark: told.watermark,
-                partitions: named(topic, told.partitions.only(topic).map_err(EnvelopeError::content)?),
+                partitions: told.partitions,
                 late: told.late,
                 stopped: told.stopped,
                 alone: told.alone,
-                lost: told.lost.only(topic).map_err(EnvelopeError::content)?.named(topic),
-                log: log.map(|mark| (topic.clone(), mark)).into_iter().collect(),
+                lost: told.lost,
+                parts: told.parts,
+                log: told.log,
                 other_log: told.other_log,
             };
-            snapshots.insert(id, Arc::new(snapshot));
+            snapshots.insert(view.id.clone(), Arc::new(snapshot));
         }
         (self.panes, self.begun) = (used, true);
         Ok(Some(snapshots))

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use anabranch_log::lineage::Mark;
+use anabranch_log::position::named;
 use anabranch_plan::rows::Rows;
 use anabranch_plan::schema::Table;
 use anabranch_plan::view::{View, ViewId};
@@ -38,10 +40,17 @@ fn snapshot() -> Arc<Snapshot> {
         base: Some(7),
         rebuilds: 1,
         coverage: coverage.clone(),
-        chunks: vec![Arc::new(Chunk { coverage, panes: panes.collect(), early, unsure: None })],
+        chunks: vec![Arc::new(Chunk {
+            coverage,
+            panes: panes.collect(),
+            early,
+            unsure: Some((5, 7)),
+            looked_up: Some(6),
+        })],
         watermark: Some(60_000_000),
         partitions: named("events", [(0, progress)].into()),
         late: 2,
+        parts: Some(3),
         log: [("events".to_owned(), Mark::new("kafka:one:two"))].into(),
         ..Snapshot::default()
     })
@@ -83,8 +92,10 @@ fn an_update_of_this_format_is_read_and_written_as_the_stored_one() {
     assert_eq!((got.base, got.rebuilds, &got.coverage), (expected.base, expected.rebuilds, &expected.coverage));
     assert_eq!((got.watermark, &got.partitions, got.late), (expected.watermark, &expected.partitions, expected.late));
     assert_eq!((&got.log, &got.lost, &got.stopped), (&expected.log, &expected.lost, &expected.stopped));
+    assert_eq!(got.parts, expected.parts);
     let (got, expected) = (&got.chunks[0], &expected.chunks[0]);
     assert_eq!((&got.coverage, &got.early), (&expected.coverage, &expected.early));
+    assert_eq!((got.unsure, got.looked_up), (expected.unsure, expected.looked_up));
     assert!(got.panes.keys().eq(expected.panes.keys()));
     for (got, expected) in got.panes.values().zip(expected.panes.values()) {
         assert!(got.partials.equals_missing(&expected.partials), "{}", got.partials);
@@ -113,7 +124,11 @@ fn updates_of_other_formats_are_no_snapshots_and_that_is_said_once() {
     let sealed =
         Frames::default().seal(Kind { version: KIND.version + 1, ..KIND }, &"whatever it says").expect("sealed");
     let later = [header(5, 1, 0, 1), sealed.concat()].concat();
-    let before = [include_bytes!("format-1.update").to_vec(), include_bytes!("format-2.update").to_vec()];
+    let before = [
+        include_bytes!("format-1.update").to_vec(),
+        include_bytes!("format-2.update").to_vec(),
+        include_bytes!("format-3.update").to_vec(),
+    ];
     let views = [view()];
     for other in before.into_iter().chain([later]) {
         let mut decoder = Decoder::default();
