@@ -428,12 +428,12 @@ fn the_example_of_clicks_and_purchases_answers_as_its_readme_says() {
     let blocks = told();
     assert_eq!(
         blocks.iter().map(|(topic, _)| topic.as_str()).collect::<Vec<_>>(),
-        ["clicks", "purchases", "clicks", "purchases"]
+        ["users", "clicks", "purchases", "clicks", "purchases"]
     );
-    for (topic, events) in &blocks[..2] {
+    for (topic, events) in &blocks[..3] {
         server.post(topic, events.clone());
     }
-    let views = ["revenue_by_url", "clicks_without_purchase", "suspicious_purchases"];
+    let views = ["revenue_by_url", "clicks_without_purchase", "suspicious_purchases", "revenue_by_plan"];
     let rows = |view: &str| {
         server.settle(view);
         let answer = server.get(&format!("/v1/views/{view}/rows"));
@@ -451,12 +451,15 @@ fn the_example_of_clicks_and_purchases_answers_as_its_readme_says() {
     assert_eq!(rows(views[0]), json!([row(lamp, &[("purchases", 1), ("revenue", 40)])]));
     let suspicious = json!([row(("user_id", "ann"), &[("purchases", 1), ("largest", 90_000)])]);
     assert_eq!(rows(views[2]), suspicious);
+    let plans = [("pro", 90_000), ("free", 40)];
+    let plans = plans.map(|(plan, revenue)| row(("plan", plan), &[("purchases", 1), ("revenue", revenue)]));
+    assert_eq!(rows(views[3]), json!(plans));
     assert_eq!(rows(views[1]), json!([]), "it isn't known yet");
-    for (topic, events) in &blocks[2..] {
+    for (topic, events) in &blocks[3..] {
         server.post(topic, events.clone());
     }
     let alone = json!([row(lamp, &[("clicks", 1)])]);
     assert_eq!(rows(views[1]), alone);
     server.batch_all(&views);
-    assert_eq!((rows(views[1]), rows(views[2])), (alone, suspicious));
+    assert_eq!((rows(views[1]), rows(views[2]), rows(views[3])), (alone, suspicious, json!(plans)));
 }

@@ -1,10 +1,14 @@
--- Clicks on pages of a shop.
-CREATE TABLE clicks (user_id TEXT, url TEXT, timestamp TIMESTAMP NOT NULL)
-WITH (topic = 'clicks', event_time = 'timestamp', watermark = '5 seconds');
+-- Clicks on pages of a shop. `partition_by` is what lets processes share the joins out among them.
+CREATE TABLE clicks (user_id TEXT NOT NULL, url TEXT, timestamp TIMESTAMP NOT NULL)
+WITH (topic = 'clicks', event_time = 'timestamp', watermark = '5 seconds', partition_by = 'user_id');
 
 -- What was bought there.
-CREATE TABLE purchases (user_id TEXT, amount BIGINT, timestamp TIMESTAMP NOT NULL)
-WITH (topic = 'purchases', event_time = 'timestamp', watermark = '5 seconds');
+CREATE TABLE purchases (user_id TEXT NOT NULL, amount BIGINT, timestamp TIMESTAMP NOT NULL)
+WITH (topic = 'purchases', event_time = 'timestamp', watermark = '5 seconds', partition_by = 'user_id');
+
+-- Who has which plan, and since when.
+CREATE TABLE users (id TEXT PRIMARY KEY, plan TEXT, since TIMESTAMP NOT NULL)
+WITH (topic = 'users', event_time = 'since', watermark = '5 seconds');
 
 -- A purchase with each click of its user in the ten seconds before it or behind it.
 CREATE VIEW bought AS
@@ -47,3 +51,12 @@ WITH (batch = '*/15 * * * *') AS
 SELECT user_id, count(*) AS purchases, max(amount) AS largest
 FROM suspicious
 GROUP BY user_id;
+
+-- What each plan has brought in: a purchase counts for the plan that its user had then.
+CREATE MATERIALIZED VIEW revenue_by_plan
+WITH (batch = '*/15 * * * *') AS
+SELECT plan, count(*) AS purchases, sum(amount) AS revenue
+FROM (SELECT u.plan, p.amount
+      FROM purchases AS p JOIN users FOR SYSTEM_TIME AS OF p.timestamp AS u ON u.id = p.user_id) AS t
+GROUP BY plan
+ORDER BY revenue DESC;
