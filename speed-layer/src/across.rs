@@ -35,6 +35,8 @@ pub(crate) struct Across {
     late: u64,
     /// The topics of changelogs that each process reads whole.
     whole: BTreeSet<String>,
+    /// See [`Across::settled`].
+    settled: Option<Micros>,
 }
 
 impl Across {
@@ -67,7 +69,9 @@ impl Across {
         let looked_up = view.rows.looked_up();
         let whole = view.rows.inputs().into_iter().enumerate().filter(|(i, _)| part.is_some() && looked_up.contains(i));
         let whole = whole.map(|(_, table)| table.topic.clone()).collect();
-        Self { operators, pending: None, unsure: None, late: 0, whole }
+        let horizon = Some(operators.horizon()).filter(|horizon| *horizon != NONE);
+        let settled = horizon.map(|horizon| horizon.saturating_add(view.aggregation().allowed_lateness));
+        Self { operators, pending: None, unsure: None, late: 0, whole, settled }
     }
 
     /// Whether each process reads a topic whole.
@@ -132,10 +136,26 @@ impl Across {
         }
     }
 
-    /// The watermark up to which rows have settled, which may be further than that of the own partitions: a version was computed from all.
-    pub fn settled(&self, view: &Kept) -> Option<Micros> {
-        let horizon = Some(self.operators.horizon()).filter(|horizon| *horizon != NONE);
-        horizon.map(|horizon| horizon.saturating_add(view.aggregation().allowed_lateness))
+    /// The watermark up to which rows had settled in the version that it stands on, which may be further than that of the own partitions.
+    pub fn settled(&self) -> Option<Micros> {
+        self.settled
+    }
+
+    /// Goes on to a horizon behind which half of the rows, by their times, are kept no longer. What would have found them is late from then
+    /// on, and makes its times unsure. What settles by it, if anything can be given up.
+    pub fn give_way(
+        &mut self,
+        view: &Kept,
+        evaluator: &Evaluator,
+    ) -> Result<Option<BTreeMap<Micros, Added>>, SpeedError> {
+        let Some((first, last)) = self.operators.until() else { return Ok(None) };
+        let before = self.operators.horizon();
+        let horizon = (first + last.saturating_sub(first) / 2).max(before).saturating_add(1);
+        if view.rows.tells_absence() {
+            // Rows that would have been alone are told of before that is sure.
+            self.unsure = either(self.unsure, Some((before.saturating_sub(view.delay()), horizon)));
+        }
+        self.step(view, evaluator, &Records::new(), horizon).map(Some)
     }
 
     /// Between which times rows may be wrong or lacking.

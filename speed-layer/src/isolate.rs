@@ -78,8 +78,7 @@ impl ViewState {
         let chunks = chunks.chain(self.shown_pending.clone()).collect();
         let delay = self.view.delay();
         let own_stop = own.map(|_| CATCHING_UP.to_owned());
-        let settled =
-            self.across.as_ref().filter(|_| self.stopped.is_none()).and_then(|across| across.settled(&self.view));
+        let settled = self.across.as_ref().filter(|_| self.stopped.is_none()).and_then(|across| across.settled());
         let watermark = self.mark.tracker.as_ref().and_then(|tracker| tracker.watermark()).max(settled);
         Snapshot {
             base: self.base,

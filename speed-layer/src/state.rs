@@ -253,12 +253,32 @@ impl ViewState {
         Ok(())
     }
 
+    /// Gives up rows that are kept for others to come, if these take most of it.
+    fn give_way(&mut self) -> Result<bool, SpeedError> {
+        let before = self.bytes();
+        let Self { view, evaluator, across: Some(across), .. } = self else { return Ok(false) };
+        if let Some(added) = across.give_way(view, evaluator)? {
+            self.add(added)?;
+        }
+        let after = self.bytes();
+        if after < before {
+            tracing::warn!(
+                view = self.view.id.name,
+                before,
+                after,
+                "rows that wait for others were given up: memory has run out"
+            );
+            return Ok(true);
+        }
+        // They are kept for their keys.
+        self.across.as_ref().map_or(Ok(false), |across| Err(across.is_too_large(&self.view)))
+    }
+
     /// Degrades the pane with most rows to save. Whether that made the state smaller.
     pub fn degrade(&mut self) -> Result<bool, SpeedError> {
         let (rows, bytes) = (self.rows(), self.bytes());
-        // Rows that are kept for others to come can't be told from those that aren't needed.
-        if let Some(across) = self.across.as_ref().filter(|across| across.bytes() > self.panes_bytes()) {
-            return Err(across.is_too_large(&self.view));
+        if self.across.as_ref().is_some_and(|across| across.bytes() > self.panes_bytes()) {
+            return self.give_way();
         }
         let Some((chunk, start)) = self.largest() else { return Ok(false) };
         let again = match chunk {

@@ -208,6 +208,11 @@ impl Operators {
         self.root.pending()
     }
 
+    /// Behind which horizons the first and the last of the rows are given up that are kept for a time; none if no row is.
+    pub fn until(&self) -> Option<(Micros, Micros)> {
+        self.root.until()
+    }
+
     /// How many rows are kept.
     pub fn len(&self) -> usize {
         self.root.len()
@@ -420,6 +425,16 @@ impl Node {
                 let [waiting, last] = next(frames)?;
                 lag.resume([Placed::own(placed.as_ref(), 0, waiting)?, Placed::own(placed.as_ref(), 0, last)?])
             }
+        }
+    }
+
+    fn until(&self) -> Option<(Micros, Micros)> {
+        match &self.kind {
+            Kind::Scan { .. } | Kind::Current { .. } => None,
+            Kind::Steps { of, .. } => of.until(),
+            Kind::Interval { left, right, join, .. } => either(either(left.until(), right.until()), join.until()),
+            Kind::AsOf { rows, versions, join } => either(either(rows.until(), versions.until()), join.until()),
+            Kind::Lag { rows, lag, .. } => either(rows.until(), lag.until()),
         }
     }
 

@@ -1,3 +1,4 @@
+mod across;
 mod edition;
 mod isolate;
 pub(crate) mod kit;

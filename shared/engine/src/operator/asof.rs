@@ -117,6 +117,12 @@ impl AsOf {
         Ok(joined)
     }
 
+    /// Behind which horizons the first and the last of the rows that wait go on.
+    pub fn until(&self) -> Option<(Micros, Micros)> {
+        let span = self.waiting.span();
+        span.map(|(first, last)| (first.saturating_add(self.delays.0), last.saturating_add(self.delays.0)))
+    }
+
     /// How many rows are kept.
     pub fn len(&self) -> usize {
         self.waiting.len() + self.versions.segments.len()

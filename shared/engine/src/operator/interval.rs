@@ -13,7 +13,7 @@ use polars::prelude::*;
 
 use super::key::{hashes, have_key, no_key, times};
 use super::segment::{Segment, Segments, take};
-use super::{Emit, Unsure, equal_keys};
+use super::{Emit, Unsure, either, equal_keys};
 use crate::transform::lower;
 
 /// At most so many pairs are looked at in one frame, but for those of one row.
@@ -145,6 +145,16 @@ impl Interval {
         }
         self.left.segments.forget_before(left)?;
         self.right.segments.forget_before(right)
+    }
+
+    /// Behind which horizons the first and the last of the rows that are kept can find no partner any more.
+    pub fn until(&self) -> Option<(Micros, Micros)> {
+        let (from, to) = self.within;
+        let later = |span: Option<(Micros, Micros)>, by: Micros| {
+            span.map(|(first, last)| (first.saturating_add(by), last.saturating_add(by)))
+        };
+        let left = later(self.left.segments.span(), self.right.delay.saturating_add(to));
+        either(left, later(self.right.segments.span(), self.left.delay.saturating_sub(from)))
     }
 
     /// The pairs that rows make which may change yet.

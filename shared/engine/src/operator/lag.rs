@@ -163,6 +163,12 @@ impl Lag {
         Ok(rows)
     }
 
+    /// Behind which horizons the first and the last of the rows that wait go on.
+    pub fn until(&self) -> Option<(Micros, Micros)> {
+        let span = self.waiting.span();
+        span.map(|(first, last)| (first.saturating_add(self.delay), last.saturating_add(self.delay)))
+    }
+
     /// How many rows are kept.
     pub fn len(&self) -> usize {
         self.waiting.len() + self.last.segments.len()

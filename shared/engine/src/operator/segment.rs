@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
+use super::either;
 use super::key::{Position, given};
 use crate::aggregate::keys::Given;
 use crate::columnar::compact;
@@ -242,6 +243,11 @@ impl Segments {
             }
         }
         self.merge(|segment| segment.filter(is_kept))
+    }
+
+    /// The first time and the last.
+    pub fn span(&self) -> Option<(Micros, Micros)> {
+        self.0.iter().fold(None, |span, segment| either(span, Some(segment.span)))
     }
 
     /// How many rows there are.

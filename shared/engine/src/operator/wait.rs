@@ -3,6 +3,7 @@
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
+use super::either;
 use super::key::times;
 use super::segment::take;
 use crate::columnar::compact;
@@ -82,6 +83,12 @@ impl Waiting {
         }
         others.rechunk_mut();
         Ok(others)
+    }
+
+    /// The first time and the last.
+    pub fn span(&self) -> Option<(Micros, Micros)> {
+        let of_part = |part: &Part| Some((*part.times.get(part.gone)?, *part.times.last()?));
+        self.parts.iter().fold(None, |span, part| either(span, of_part(part)))
     }
 
     /// The bytes that they take, about.
