@@ -116,7 +116,9 @@ impl Process {
         let units = catalog.units();
         let first = units.iter().filter_map(|unit| unit.shared().first().map(|table| table.topic.clone()));
         let sent = catalog.sent().map(|view| view.table().topic.clone());
-        first.chain(sent).collect::<BTreeSet<_>>().into_iter().collect()
+        let topics: BTreeSet<String> = first.chain(sent).collect();
+        // A group has to be about something.
+        if topics.is_empty() { self.topics() } else { topics.into_iter().collect() }
     }
 
     /// The versions on the storage, and how tables are read, followed until shutdown.
