@@ -141,21 +141,22 @@ impl Across {
         self.settled
     }
 
-    /// Goes on to a horizon behind which half of the rows, by their times, are kept no longer. What would have found them is late from then
-    /// on, and makes its times unsure. What settles by it, if anything can be given up.
+    /// Goes on to a horizon behind which half of the rows are kept no longer. What would have found them is late from then on, and makes its
+    /// times unsure. What settles by it, and whether it made anything smaller.
     pub fn give_way(
         &mut self,
         view: &Kept,
         evaluator: &Evaluator,
-    ) -> Result<Option<BTreeMap<Micros, Added>>, SpeedError> {
-        let Some((first, last)) = self.operators.until() else { return Ok(None) };
-        let before = self.operators.horizon();
-        let horizon = (first + last.saturating_sub(first) / 2).max(before).saturating_add(1);
+    ) -> Result<(BTreeMap<Micros, Added>, bool), SpeedError> {
+        let Some(horizon) = self.operators.halfway() else { return Ok((BTreeMap::new(), false)) };
+        let (before, bytes) = (self.operators.horizon(), self.operators.bytes());
         if view.rows.tells_absence() {
             // Rows that would have been alone are told of before that is sure.
             self.unsure = either(self.unsure, Some((before.saturating_sub(view.delay()), horizon)));
         }
-        self.step(view, evaluator, &Records::new(), horizon).map(Some)
+        let added = self.step(view, evaluator, &Records::new(), horizon)?;
+        self.operators.compact().map_err(failed(view, "giving up rows that wait"))?;
+        Ok((added, self.operators.bytes() < bytes))
     }
 
     /// Between which times rows may be wrong or lacking.

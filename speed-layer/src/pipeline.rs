@@ -287,7 +287,7 @@ impl Pipeline {
         states.into_iter().any(|state| {
             let before = state.bytes();
             // One that fails at it stops, and gives up its open chunk.
-            state.attempt(ViewState::degrade).unwrap_or_else(|| state.bytes() < before)
+            state.attempt(|state| state.degrade(true)).unwrap_or_else(|| state.bytes() < before)
         })
     }
 

@@ -245,39 +245,28 @@ impl ViewState {
 
     /// Keeps to the view's limits.
     pub fn limit(&mut self) -> Result<(), SpeedError> {
-        let is_over = |state: &Self| {
-            state.rows() > state.view.aggregation().max_rows
-                || state.view.aggregation().memory.is_some_and(|memory| state.bytes() > memory)
-        };
-        while is_over(self) && self.degrade()? {}
+        let lacks_rows = |state: &Self| state.rows() > state.view.aggregation().max_rows;
+        let lacks_bytes = |state: &Self| state.view.aggregation().memory.is_some_and(|memory| state.bytes() > memory);
+        while (lacks_rows(self) || lacks_bytes(self)) && self.degrade(lacks_bytes(self))? {}
         Ok(())
     }
 
-    /// Gives up rows that are kept for others to come, if these take most of it.
+    /// Gives up rows that are kept for others to come.
     fn give_way(&mut self) -> Result<bool, SpeedError> {
-        let before = self.bytes();
         let Self { view, evaluator, across: Some(across), .. } = self else { return Ok(false) };
-        if let Some(added) = across.give_way(view, evaluator)? {
-            self.add(added)?;
-        }
-        let after = self.bytes();
-        if after < before {
-            tracing::warn!(
-                view = self.view.id.name,
-                before,
-                after,
-                "rows that wait for others were given up: memory has run out"
-            );
-            return Ok(true);
-        }
+        let (added, is_smaller) = across.give_way(view, evaluator)?;
         // They are kept for their keys.
-        self.across.as_ref().map_or(Ok(false), |across| Err(across.is_too_large(&self.view)))
+        let too_large = (!is_smaller).then(|| across.is_too_large(view));
+        self.add(added)?;
+        tracing::warn!(view = self.view.id.name, "rows that wait for others were given up: memory has run out");
+        too_large.map_or(Ok(true), Err)
     }
 
-    /// Degrades the pane with most rows to save. Whether that made the state smaller.
-    pub fn degrade(&mut self) -> Result<bool, SpeedError> {
+    /// Degrades the pane with most rows to save, or where bytes are lacking gives up rows that wait, if these take most of it. Whether that
+    /// made the state smaller.
+    pub fn degrade(&mut self, lacks_bytes: bool) -> Result<bool, SpeedError> {
         let (rows, bytes) = (self.rows(), self.bytes());
-        if self.across.as_ref().is_some_and(|across| across.bytes() > self.panes_bytes()) {
+        if lacks_bytes && self.across.as_ref().is_some_and(|across| across.bytes() > self.panes_bytes()) {
             return self.give_way();
         }
         let Some((chunk, start)) = self.largest() else { return Ok(false) };

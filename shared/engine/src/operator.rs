@@ -208,9 +208,19 @@ impl Operators {
         self.root.pending()
     }
 
-    /// Behind which horizons the first and the last of the rows are given up that are kept for a time; none if no row is.
-    pub fn until(&self) -> Option<(Micros, Micros)> {
-        self.root.until()
+    /// The horizon behind which half of the rows that are kept for a time are given up; none if no row is.
+    pub fn halfway(&self) -> Option<Micros> {
+        let mut until = Vec::new();
+        self.root.until(&mut until);
+        // What may be forgotten already.
+        until.retain(|until| *until >= self.horizon);
+        let middle = until.len() / 2;
+        (!until.is_empty()).then(|| until.select_nth_unstable(middle).1.saturating_add(1))
+    }
+
+    /// Gives back the memory of all that is no longer needed.
+    pub fn compact(&mut self) -> PolarsResult<()> {
+        self.root.compact(self.horizon)
     }
 
     /// How many rows are kept.
@@ -428,13 +438,45 @@ impl Node {
         }
     }
 
-    fn until(&self) -> Option<(Micros, Micros)> {
+    fn until(&self, until: &mut Vec<Micros>) {
         match &self.kind {
-            Kind::Scan { .. } | Kind::Current { .. } => None,
-            Kind::Steps { of, .. } => of.until(),
-            Kind::Interval { left, right, join, .. } => either(either(left.until(), right.until()), join.until()),
-            Kind::AsOf { rows, versions, join } => either(either(rows.until(), versions.until()), join.until()),
-            Kind::Lag { rows, lag, .. } => either(rows.until(), lag.until()),
+            Kind::Scan { .. } | Kind::Current { .. } => {}
+            Kind::Steps { of, .. } => of.until(until),
+            Kind::Interval { left, right, join, .. } => {
+                left.until(until);
+                right.until(until);
+                join.until(until);
+            }
+            Kind::AsOf { rows, versions, join } => {
+                rows.until(until);
+                versions.until(until);
+                join.until(until);
+            }
+            Kind::Lag { rows, lag, .. } => {
+                rows.until(until);
+                lag.until(until);
+            }
+        }
+    }
+
+    fn compact(&mut self, horizon: Micros) -> PolarsResult<()> {
+        match &mut self.kind {
+            Kind::Scan { .. } | Kind::Current { .. } => Ok(()),
+            Kind::Steps { of, .. } => of.compact(horizon),
+            Kind::Interval { left, right, join, .. } => {
+                left.compact(horizon)?;
+                right.compact(horizon)?;
+                join.compact(horizon)
+            }
+            Kind::AsOf { rows, versions, join } => {
+                rows.compact(horizon)?;
+                versions.compact(horizon)?;
+                join.compact()
+            }
+            Kind::Lag { rows, lag, .. } => {
+                rows.compact(horizon)?;
+                lag.compact()
+            }
         }
     }
 

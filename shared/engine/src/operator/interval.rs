@@ -13,7 +13,7 @@ use polars::prelude::*;
 
 use super::key::{hashes, have_key, no_key, times};
 use super::segment::{Segment, Segments, take};
-use super::{Emit, Unsure, either, equal_keys};
+use super::{Emit, Unsure, equal_keys};
 use crate::transform::lower;
 
 /// At most so many pairs are looked at in one frame, but for those of one row.
@@ -131,10 +131,7 @@ impl Interval {
 
     /// Goes on to a horizon: whoever comes later and is in time isn't earlier. Gives the left rows that stay without a partner.
     pub fn settle(&mut self, horizon: Micros, emit: &mut Emit<'_>) -> PolarsResult<()> {
-        let (from, to) = self.within;
-        let behind = |side: &Side| horizon.saturating_sub(side.delay);
-        // The least times of rows that may find a partner yet.
-        let (left, right) = (behind(&self.right).saturating_sub(to), behind(&self.left).saturating_add(from));
+        let (left, right) = self.least(horizon);
         if let Some(schema) = &self.outer {
             for segment in &mut self.left.segments.0 {
                 if let Some(alone) = segment.settle(left)? {
@@ -147,14 +144,26 @@ impl Interval {
         self.right.segments.forget_before(right)
     }
 
-    /// Behind which horizons the first and the last of the rows that are kept can find no partner any more.
-    pub fn until(&self) -> Option<(Micros, Micros)> {
+    /// Behind which horizon each of the rows can find no partner any more.
+    pub fn until(&self, until: &mut Vec<Micros>) {
         let (from, to) = self.within;
-        let later = |span: Option<(Micros, Micros)>, by: Micros| {
-            span.map(|(first, last)| (first.saturating_add(by), last.saturating_add(by)))
-        };
-        let left = later(self.left.segments.span(), self.right.delay.saturating_add(to));
-        either(left, later(self.right.segments.span(), self.left.delay.saturating_sub(from)))
+        let (left, right) = (self.right.delay.saturating_add(to), self.left.delay.saturating_sub(from));
+        until.extend(self.left.segments.times().map(|time| time.saturating_add(left)));
+        until.extend(self.right.segments.times().map(|time| time.saturating_add(right)));
+    }
+
+    /// Gives back the memory of rows that can find no partner behind a horizon.
+    pub fn compact(&mut self, horizon: Micros) -> PolarsResult<()> {
+        let (left, right) = self.least(horizon);
+        self.left.segments.forget_all_before(left)?;
+        self.right.segments.forget_all_before(right)
+    }
+
+    /// The least times of rows that may find a partner yet, of either side.
+    fn least(&self, horizon: Micros) -> (Micros, Micros) {
+        let (from, to) = self.within;
+        let behind = |side: &Side| horizon.saturating_sub(side.delay);
+        (behind(&self.right).saturating_sub(to), behind(&self.left).saturating_add(from))
     }
 
     /// The pairs that rows make which may change yet.

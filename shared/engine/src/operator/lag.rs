@@ -163,10 +163,14 @@ impl Lag {
         Ok(rows)
     }
 
-    /// Behind which horizons the first and the last of the rows that wait go on.
-    pub fn until(&self) -> Option<(Micros, Micros)> {
-        let span = self.waiting.span();
-        span.map(|(first, last)| (first.saturating_add(self.delay), last.saturating_add(self.delay)))
+    /// Behind which horizon each of the rows that wait goes on.
+    pub fn until(&self, until: &mut Vec<Micros>) {
+        until.extend(self.waiting.times().map(|time| time.saturating_add(self.delay)));
+    }
+
+    /// Gives back the memory of rows that have gone on.
+    pub fn compact(&mut self) -> PolarsResult<()> {
+        self.waiting.compact()
     }
 
     /// How many rows are kept.

@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
-use super::either;
 use super::key::{Position, given};
 use crate::aggregate::keys::Given;
 use crate::columnar::compact;
@@ -245,9 +244,18 @@ impl Segments {
         self.merge(|segment| segment.filter(is_kept))
     }
 
-    /// The first time and the last.
-    pub fn span(&self) -> Option<(Micros, Micros)> {
-        self.0.iter().fold(None, |span, segment| either(span, Some(segment.span)))
+    /// The times of all rows.
+    pub fn times(&self) -> impl Iterator<Item = Micros> {
+        self.0.iter().flat_map(|segment| segment.times.iter().copied())
+    }
+
+    /// Forgets all rows that are earlier than `least`, whatever that costs.
+    pub fn forget_all_before(&mut self, least: Micros) -> PolarsResult<()> {
+        for segment in self.0.iter_mut().filter(|segment| segment.span.0 < least) {
+            *segment = segment.filter(|segment, row| segment.times[row] >= least)?;
+        }
+        self.0.retain(|segment| segment.len() > 0);
+        Ok(())
     }
 
     /// How many rows there are.

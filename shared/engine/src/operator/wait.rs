@@ -3,7 +3,6 @@
 use anabranch_plan::time::Micros;
 use polars::prelude::*;
 
-use super::either;
 use super::key::times;
 use super::segment::take;
 use crate::columnar::compact;
@@ -85,10 +84,18 @@ impl Waiting {
         Ok(others)
     }
 
-    /// The first time and the last.
-    pub fn span(&self) -> Option<(Micros, Micros)> {
-        let of_part = |part: &Part| Some((*part.times.get(part.gone)?, *part.times.last()?));
-        self.parts.iter().fold(None, |span, part| either(span, of_part(part)))
+    /// The times of all rows.
+    pub fn times(&self) -> impl Iterator<Item = Micros> {
+        self.parts.iter().flat_map(|part| part.times[part.gone..].iter().copied())
+    }
+
+    /// Gives back the memory of rows that have gone on.
+    pub fn compact(&mut self) -> PolarsResult<()> {
+        for part in &mut self.parts {
+            part.rows = compact(part.rows.clone())?;
+            part.times.drain(..std::mem::take(&mut part.gone));
+        }
+        Ok(())
     }
 
     /// The bytes that they take, about.
