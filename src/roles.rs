@@ -114,7 +114,7 @@ impl Process {
     fn speed_topics(&self) -> Vec<String> {
         let catalog = &self.platform.catalog;
         let units = catalog.units();
-        let first = units.iter().filter_map(|unit| unit.shared().first().map(|table| table.topic.clone()));
+        let first = units.iter().filter_map(|unit| unit.first_shared().map(|table| table.topic.clone()));
         let sent = catalog.sent().map(|view| view.table().topic.clone());
         let topics: BTreeSet<String> = first.chain(sent).collect();
         // A group has to be about something.

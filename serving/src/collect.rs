@@ -58,7 +58,7 @@ pub fn collect(
         let name = format!("collect-{}", unit.name());
         let collector = Collector {
             log: log.clone(),
-            shared: unit.shared().into_iter().map(|table| table.topic.clone()).collect(),
+            shared: unit.shared_topics(),
             unit,
             senders,
             partitions: BTreeMap::new(),

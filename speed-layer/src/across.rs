@@ -66,9 +66,8 @@ impl Across {
     }
 
     fn of(operators: Operators, view: &Kept, part: Option<Part>) -> Self {
-        let looked_up = view.rows.looked_up();
-        let whole = view.rows.inputs().into_iter().enumerate().filter(|(i, _)| part.is_some() && looked_up.contains(i));
-        let whole = whole.map(|(_, table)| table.topic.clone()).collect();
+        let looked_up = view.rows.looked_up().into_iter().filter(|_| part.is_some());
+        let whole = looked_up.map(|table| table.topic.clone()).collect();
         let horizon = Some(operators.horizon()).filter(|horizon| *horizon != NONE);
         let settled = horizon.map(|horizon| horizon.saturating_add(view.aggregation().allowed_lateness));
         Self { operators, pending: None, unsure: None, late: 0, whole, settled }

@@ -149,9 +149,25 @@ pub fn run_partition(
     partition: Partition,
     shutdown: &CancellationToken,
 ) -> Result<SpeedLayer, SpeedError> {
+    start_works(context, table, &works(&context.catalog, table), partition, shutdown)
+}
+
+/// Starts some of that.
+fn start_works(
+    context: &Context,
+    table: &str,
+    works: &[Work],
+    partition: Partition,
+    shutdown: &CancellationToken,
+) -> Result<SpeedLayer, SpeedError> {
     let mut layer = SpeedLayer::new(shutdown);
-    works(&context.catalog, table).iter().try_for_each(|work| layer.take_on(context, table, work, partition))?;
-    Ok(layer)
+    match works.iter().try_for_each(|work| layer.take_on(context, table, work, partition)) {
+        Ok(()) => Ok(layer),
+        Err(error) => {
+            layer.stop();
+            Err(error)
+        }
+    }
 }
 
 /// What there is to do with each partition of a table.
@@ -166,13 +182,13 @@ pub(crate) enum Work {
 /// All that there is to do.
 fn works(catalog: &Catalog, table: &str) -> Vec<Work> {
     let units = catalog.units().into_iter();
-    let first = units.filter(|unit| unit.shared().first().is_some_and(|first| first.name == table));
+    let first = units.filter(|unit| unit.first_shared().is_some_and(|first| first.name == table));
     let outputs = catalog.sent_of(table).next().map(|_| Work::Outputs);
     first.map(|unit| Work::Unit(unit.name())).chain(outputs).collect()
 }
 
 impl SpeedLayer {
-    /// Starts a piece of work for a partition of a table. An error starts nothing of it.
+    /// Starts a piece of work for a partition of a table. After an error the layer is to be stopped.
     fn take_on(&mut self, context: &Context, table: &str, work: &Work, partition: Partition) -> Result<(), SpeedError> {
         match work {
             Work::Outputs => self.start_outputs(context, table, Some(partition)),
@@ -188,8 +204,7 @@ impl SpeedLayer {
         let (name, views) = (unit.name(), unit.views.clone());
         let part = Part { partition, partitions: partitions(&*context.log, &unit)? };
         if unit.views.iter().any(|view| view.rows.looks_across()) {
-            let topics = unit.shared().into_iter().map(|table| table.topic.clone());
-            self.placed.extend(topics.map(|topic| (topic, part.partitions)));
+            self.placed.extend(unit.shared_topics().into_iter().map(|topic| (topic, part.partitions)));
         }
         let claimed = context.log.create_topic(&wire::topic(&name), part.partitions);
         let claimed = claimed.and_then(|()| claim(&*context.log, &name, partition));

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::reason;
 use crate::metrics::SpeedMetrics;
 use crate::output::OutputStates;
-use crate::{Context, SpeedLayer, Work, works};
+use crate::{Context, SpeedLayer, Work, start_works, works};
 
 /// Folds the partitions that it has.
 pub struct SpeedMember {
@@ -69,9 +69,8 @@ impl SpeedMember {
         let (topic, partition, work) = &task;
         let Some(table) = self.context.catalog.table_of_topic(topic) else { return };
         let stop = CancellationToken::new();
-        let mut layer = SpeedLayer::new(&stop);
-        match layer.take_on(&self.context, &table.name, work, *partition) {
-            Ok(()) => drop(self.running.lock().insert(task, Running { layer, stop })),
+        match start_works(&self.context, &table.name, std::slice::from_ref(work), *partition, &stop) {
+            Ok(layer) => drop(self.running.lock().insert(task, Running { layer, stop })),
             Err(error) => {
                 let error = reason(&error);
                 tracing::warn!(topic, partition, ?work, error, "a partition can't be taken on; trying again");

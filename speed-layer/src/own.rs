@@ -16,7 +16,7 @@ pub(crate) struct Own {
 impl Own {
     /// A part of what a unit reads.
     pub fn of(unit: &Unit, part: Part) -> Self {
-        Self { part, shared: unit.shared().into_iter().map(|table| table.topic.clone()).collect() }
+        Self { part, shared: unit.shared_topics() }
     }
 
     /// Whether the pipeline has a partition of a topic.

@@ -276,7 +276,7 @@ impl Node {
                     (Box::new(Self::new(&join.left, plan, false)?), Box::new(Self::new(&join.right, plan, false)?));
                 let mut schema = Schema::clone(&left.schema);
                 schema.merge(Schema::clone(&right.schema));
-                let placed = Placed::of(plan.part, join.placed_by().map(|(one, other)| [one, other]))?;
+                let placed = Placed::of(plan.part, join.placed_by().map(|(one, other)| [one, other]), false)?;
                 let join = Interval::new(join, right.schema.clone());
                 Self { schema: Arc::new(schema), kind: Kind::Interval { left, right, join, placed } }
             }
@@ -295,7 +295,7 @@ impl Node {
                 for column in &lag.columns {
                     schema.insert(column.name.as_str().into(), rows.schema.try_get(&column.of)?.clone());
                 }
-                let placed = Placed::of(plan.part, lag.placed_by().map(|key| [key]))?;
+                let placed = Placed::of(plan.part, lag.placed_by().map(|key| [key]), true)?;
                 let lag = Lag::new(lag, &rows.schema)?;
                 Self { schema: Arc::new(schema), kind: Kind::Lag { rows, lag, placed } }
             }
@@ -334,7 +334,7 @@ impl Node {
             }),
             Kind::Interval { left, right, join, placed } => {
                 let ((left, one), (right, other)) = (left.settled(records, step)?, right.settled(records, step)?);
-                Placed::check(placed.as_ref(), [&left, &right], false)?;
+                Placed::check(placed.as_ref(), [&left, &right])?;
                 let unsure = join.advance(&left, &right, met, emit)?;
                 join.settle(horizon, emit)?;
                 Ok(join.without_left(one).and(join.without_right(other)).and(unsure))
@@ -347,7 +347,7 @@ impl Node {
             }
             Kind::Lag { rows, lag, placed } => {
                 let (rows, one) = rows.settled(records, step)?;
-                Placed::check(placed.as_ref(), [&rows], true)?;
+                Placed::check(placed.as_ref(), [&rows])?;
                 let unsure = lag.advance(&rows, met)?;
                 lag.settle(horizon, emit)?;
                 // What is lacking would have been seen by rows to come, however late.
@@ -373,13 +373,13 @@ impl Node {
             Kind::Steps { of, steps, also } => steps.of(of.pending()?.lazy(), also).collect(),
             Kind::Interval { left, right, join, placed } => {
                 let (left, right) = (left.pending()?, right.pending()?);
-                Placed::check(placed.as_ref(), [&left, &right], false)?;
+                Placed::check(placed.as_ref(), [&left, &right])?;
                 join.pending(&left, &right, &self.schema)
             }
             Kind::AsOf { rows, join, .. } => join.pending(rows.pending()?),
             Kind::Lag { rows, lag, placed } => {
                 let rows = rows.pending()?;
-                Placed::check(placed.as_ref(), [&rows], true)?;
+                Placed::check(placed.as_ref(), [&rows])?;
                 lag.pending(rows)
             }
         }

@@ -64,26 +64,20 @@ impl Rows {
         self.of().into_iter().try_for_each(Self::check_placed)
     }
 
-    /// The numbers of the tables, from left to right, that are looked up as of a time.
-    pub fn looked_up(&self) -> BTreeSet<usize> {
-        let (mut found, mut number) = (BTreeSet::new(), 0);
-        self.look_up(false, &mut number, &mut found);
-        found
+    /// The changelogs that are looked up as of a time.
+    pub fn looked_up(&self) -> Vec<&Arc<Table>> {
+        match self {
+            Self::AsOf(join) => [join.rows.looked_up(), join.table.inputs()].concat(),
+            other => other.of().into_iter().flat_map(Self::looked_up).collect(),
+        }
     }
 
-    fn look_up(&self, is_looked_up: bool, number: &mut usize, found: &mut BTreeSet<usize>) {
+    /// The tables whose records make rows of their own.
+    fn followed(&self) -> Vec<&Arc<Table>> {
         match self {
-            Self::Scan(_) => {
-                if is_looked_up {
-                    found.insert(*number);
-                }
-                *number += 1;
-            }
-            Self::AsOf(join) => {
-                join.rows.look_up(is_looked_up, number, found);
-                join.table.look_up(true, number, found);
-            }
-            other => other.of().into_iter().for_each(|rows| rows.look_up(is_looked_up, number, found)),
+            Self::Scan(table) => vec![table],
+            Self::AsOf(join) => join.rows.followed(),
+            other => other.of().into_iter().flat_map(Self::followed).collect(),
         }
     }
 }
@@ -112,25 +106,27 @@ impl Lag {
 impl Unit {
     /// The tables whose partitions processes share out among them. The others are changelogs that each of them reads whole.
     pub fn shared(&self) -> Vec<&Arc<Table>> {
-        let is_whole = |table: &&Arc<Table>| {
-            self.views.iter().any(|view| {
-                let whole = view.rows.looked_up();
-                view.rows.inputs().iter().enumerate().any(|(i, input)| input.name == table.name && whole.contains(&i))
-            })
-        };
-        self.tables.iter().filter(|table| !is_whole(table)).collect()
+        let whole: BTreeSet<&str> = self.views.iter().flat_map(|view| names(view.rows.looked_up())).collect();
+        self.tables.iter().filter(|table| !whole.contains(table.name.as_str())).collect()
+    }
+
+    /// The one of them whose partitions are given out: whoever has one has that of the others too.
+    pub fn first_shared(&self) -> Option<&Arc<Table>> {
+        self.shared().into_iter().next()
+    }
+
+    /// Their topics.
+    pub fn shared_topics(&self) -> BTreeSet<String> {
+        self.shared().into_iter().map(|table| table.topic.clone()).collect()
     }
 
     /// Says why processes can't share it out, and what would be right.
     pub fn check_shared(&self) -> Result<(), String> {
-        let shared: BTreeSet<&str> = self.shared().into_iter().map(|table| table.name.as_str()).collect();
+        let shared: BTreeSet<&str> = names(self.shared()).collect();
         for view in &self.views {
             let refused = |why: String| format!("view `{}` can't be shared out among processes: {why}", view.id.name);
             view.rows.check_placed().map_err(refused)?;
-            let whole = view.rows.looked_up();
-            let is_both =
-                |(i, table): &(usize, &Arc<Table>)| !whole.contains(i) && !shared.contains(table.name.as_str());
-            if let Some((_, table)) = view.rows.inputs().into_iter().enumerate().find(is_both) {
+            if let Some(table) = view.rows.followed().into_iter().find(|table| !shared.contains(table.name.as_str())) {
                 return Err(refused(format!(
                     "changelog `{}` is looked up as of a time, so that each process reads it whole, and its rows are counted as well; \
                      write them to another topic",
@@ -140,6 +136,10 @@ impl Unit {
         }
         Ok(())
     }
+}
+
+fn names(tables: Vec<&Arc<Table>>) -> impl Iterator<Item = &str> {
+    tables.into_iter().map(|table| table.name.as_str())
 }
 
 fn is_plain(data_type: &DataType) -> bool {
@@ -171,10 +171,6 @@ mod tests {
         catalog.units().remove(0)
     }
 
-    fn names(tables: Vec<&Arc<Table>>) -> Vec<&str> {
-        tables.into_iter().map(|table| table.name.as_str()).collect()
-    }
-
     #[test]
     fn what_is_partitioned_by_what_it_is_joined_by_is_shared_out() {
         let within = "b.ts BETWEEN a.ts - INTERVAL '1 second' AND a.ts";
@@ -188,7 +184,7 @@ mod tests {
         ] {
             let unit = unit(&select);
             assert_eq!(unit.check_shared(), Ok(()), "{select}");
-            assert_eq!(names(unit.shared()), shared, "{select}");
+            assert_eq!(names(unit.shared()).collect::<Vec<_>>(), shared, "{select}");
         }
     }
 

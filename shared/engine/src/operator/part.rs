@@ -51,22 +51,24 @@ impl Part {
 pub(super) struct Placed<const N: usize> {
     part: Part,
     columns: [String; N],
+    /// Whether rows without a key find each other.
+    nulls_are_equal: bool,
 }
 
 impl<const N: usize> Placed<N> {
     /// None if there is one part alone. Without such columns, there can't be more.
-    pub fn of(part: Option<Part>, columns: Option<[&String; N]>) -> PolarsResult<Option<Self>> {
+    pub fn of(part: Option<Part>, columns: Option<[&String; N]>, nulls_are_equal: bool) -> PolarsResult<Option<Self>> {
         let Some(part) = part else { return Ok(None) };
         let columns = columns.ok_or_else(
             || polars_err!(ComputeError: "the tables aren't partitioned by what their rows are joined by"),
         )?;
-        Ok(Some(Self { part, columns: columns.map(String::clone) }))
+        Ok(Some(Self { part, columns: columns.map(String::clone), nulls_are_equal }))
     }
 
     /// Those of an input's rows whose key belongs to the part. Those without one find nothing, and are of the part that their first record
     /// lay in.
     pub fn own(placed: Option<&Self>, input: usize, rows: DataFrame) -> PolarsResult<DataFrame> {
-        let Some(Self { part, columns }) = placed else { return Ok(rows) };
+        let Some(Self { part, columns, .. }) = placed else { return Ok(rows) };
         let (keys, holds) = (texts(&rows, &columns[input])?, part.holds(&rows)?);
         let is_own = keys.into_iter().zip(holds.iter()).map(|(key, holds)| match key {
             Some(key) => part.place(&key) == part.partition,
@@ -76,12 +78,12 @@ impl<const N: usize> Placed<N> {
     }
 
     /// Refuses rows that belong to another part; also those without a key, if these find each other.
-    pub fn check(placed: Option<&Self>, inputs: [&DataFrame; N], nulls_are_equal: bool) -> PolarsResult<()> {
-        let Some(Self { part, columns }) = placed else { return Ok(()) };
+    pub fn check(placed: Option<&Self>, inputs: [&DataFrame; N]) -> PolarsResult<()> {
+        let Some(Self { part, columns, nulls_are_equal }) = placed else { return Ok(()) };
         for (column, rows) in columns.iter().zip(inputs).filter(|(_, rows)| rows.height() > 0) {
             let misplaced = texts(rows, column)?.into_iter().find(|key| match key {
                 Some(key) => part.place(key) != part.partition,
-                None => nulls_are_equal,
+                None => *nulls_are_equal,
             });
             let Some(key) = misplaced else { continue };
             let (Part { partition, partitions }, name) = (part, column.rsplit('.').next().unwrap_or(column));
