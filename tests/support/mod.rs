@@ -261,15 +261,10 @@ impl Server {
 
     /// Waits until the metrics are as wanted.
     pub fn until_metrics(&self, what: &str, wanted: impl Fn(&Metrics) -> bool) -> Metrics {
-        let started = Instant::now();
-        loop {
+        look_until(|| {
             let metrics = self.metrics();
-            if wanted(&metrics) {
-                return metrics;
-            }
-            assert!(started.elapsed() < PATIENCE, "{what}, that never was:\n{metrics:#?}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            if wanted(&metrics) { Ok(metrics) } else { Err(format!("{what}, that never was:\n{metrics:#?}")) }
+        })
     }
 
     /// Waits until the process is ready.
@@ -279,15 +274,13 @@ impl Server {
 
     /// Waits until the process isn't ready for a reason that contains this.
     pub fn until_stopped(&self, why: &str) -> Value {
-        let started = Instant::now();
-        loop {
+        look_until(|| {
             let (status, readiness) = declared(&Method::GET, self.try_get("/readyz").expect("an answer"));
             if status == 503 && readiness.contains(why) {
-                return serde_json::from_str(&readiness).expect("JSON");
+                return Ok(serde_json::from_str(&readiness).expect("JSON"));
             }
-            assert!(started.elapsed() < PATIENCE, "ready, or for another reason than {why}: {readiness}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            Err(format!("ready, or for another reason than {why}: {readiness}"))
+        })
     }
 
     /// Waits until a view covers the log to its end.
@@ -297,15 +290,10 @@ impl Server {
 
     /// Waits until a view's detail is as wanted.
     pub fn until(&self, view: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let started = Instant::now();
-        loop {
+        look_until(|| {
             let detail = self.get(&format!("/v1/views/{view}"));
-            if wanted(&detail) {
-                return detail;
-            }
-            assert!(started.elapsed() < PATIENCE, "{view} never got there: {detail}");
-            std::thread::yield_now();
-        }
+            if wanted(&detail) { Ok(detail) } else { Err(format!("{view} never got there: {detail}")) }
+        })
     }
 
     /// Runs batch for a view, waits for the version, and for the merged answer to stand on it.
@@ -318,15 +306,10 @@ impl Server {
         let response = self.request(Method::POST, "/v1/jobs").json(job).send().expect("an answer");
         let job = ok(&Method::POST, response);
         let path = format!("/v1/jobs/{}", job["id"].as_str().expect("an id"));
-        let started = Instant::now();
-        loop {
+        look_until(|| {
             let job = self.get(&path);
-            if !job["ended"].is_null() {
-                return job;
-            }
-            assert!(started.elapsed() < PATIENCE, "{job}");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            if job["ended"].is_null() { Err(format!("it never ends: {job}")) } else { Ok(job) }
+        })
     }
 
     /// Runs batch for views in one job, waits for the versions, and for the merged answers to stand on them.
@@ -340,14 +323,14 @@ impl Server {
                 let is_empty = rows["rows"].as_array().is_some_and(Vec::is_empty);
                 rows["sources"]["batch"]["version"] == versions[view] || (is_empty && held() == versions[view])
             };
-            let started = Instant::now();
-            loop {
+            look_until(|| {
                 let rows = self.get(&format!("/v1/views/{view}/rows?limit=1"));
                 if is_there(&rows) {
-                    break;
+                    Ok(())
+                } else {
+                    Err(format!("the merged answer never stood on its version: {rows}"))
                 }
-                assert!(started.elapsed() < PATIENCE, "the merged answer never stood on its version: {rows}");
-            }
+            });
         }
         versions
     }
@@ -428,10 +411,19 @@ pub fn s3() -> Option<String> {
 
 /// Waits until something is so.
 pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    look_until(|| if is() { Ok(()) } else { Err(format!("in vain: {what}")) });
+}
+
+/// Looks again and again until there is what is wanted; why it isn't, as seen last, is the test's failure. Between two looks others
+/// have the processor: looking without a pause would take it from the very process that is waited for.
+fn look_until<T>(mut look: impl FnMut() -> Result<T, String>) -> T {
     let started = Instant::now();
-    while !is() {
-        assert!(started.elapsed() < PATIENCE, "in vain: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+    loop {
+        match look() {
+            Ok(found) => return found,
+            Err(why) => assert!(started.elapsed() < PATIENCE, "{why}"),
+        }
+        std::thread::sleep(Duration::from_millis(4));
     }
 }
 
