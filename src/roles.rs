@@ -20,8 +20,8 @@ use anabranch_exchange::job::relay::{self, RemoteJobs};
 use anabranch_exchange::reading::Readings;
 use anabranch_exchange::snapshot::wire;
 use anabranch_exchange::version::{Versions, open_versions};
-use anabranch_log::Log;
 use anabranch_log::kafka::group::{self, GroupOptions};
+use anabranch_log::{Log, LogError};
 use anabranch_serving::{Api, Measures, Stops};
 use anabranch_speed_layer::{Context, SpeedError, SpeedMember};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,9 @@ use crate::signal::interrupted;
 
 /// How often versions that other processes publish are looked for.
 const VERSIONS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// After how long brokers are asked again that didn't answer.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs one role until Ctrl-C or SIGTERM.
 pub async fn run(kind: RoleKind, role: Role) -> Result<ExitCode, Failure> {
@@ -96,15 +99,31 @@ impl Process {
         self.platform.catalog.tables.values().map(|table| table.topic.clone()).collect()
     }
 
-    /// The topics of the speed layer's snapshots, each with as many partitions as the tables have that it is about.
+    /// The topics of the speed layer's snapshots, each with as many partitions as the tables have that it is about. Brokers that have
+    /// answered before, and don't now, are waited for.
     fn create_snapshot_topics(&self) -> Result<(), Failure> {
         let log = &self.opened.own_log;
         for unit in self.platform.catalog.units() {
-            match anabranch_speed_layer::partitions(&**log, &unit) {
-                Ok(partitions) => log.create_topic(&wire::topic(&unit.name()), partitions)?,
-                // Other views can be answered.
-                Err(error @ SpeedError::Unlike { .. }) => tracing::error!("{error}"),
-                Err(error) => return Err(error.into()),
+            let (table, topic) = (unit.name(), wire::topic(&unit.name()));
+            let create = |partitions| {
+                log.create_topic(&topic, partitions).map_err(|source| SpeedError::Log { table: table.clone(), source })
+            };
+            loop {
+                match anabranch_speed_layer::partitions(&**log, &unit).and_then(create) {
+                    Ok(()) => break,
+                    // Other views can be answered.
+                    Err(error @ SpeedError::Unlike { .. }) => {
+                        tracing::error!("{error}");
+                        break;
+                    }
+                    Err(SpeedError::Log { source: error @ LogError::Backend { .. }, .. })
+                        if !self.shutdown.is_cancelled() =>
+                    {
+                        tracing::warn!(topic, %error, "the topic of snapshots can't be made; trying again");
+                        std::thread::sleep(AGAIN);
+                    }
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())

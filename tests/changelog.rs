@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::kafka::topic;
-use crate::support::{Project, Server, anabranch, kafka, ok, until};
+use crate::support::{Project, Server, anabranch, committed_files, kafka, ok, until};
 
 const SQL: &str = "
 CREATE TABLE users (id TEXT PRIMARY KEY, name TEXT NOT NULL, changed TIMESTAMP)
@@ -35,17 +35,15 @@ fn user(id: &str, name: &str) -> String {
 /// The rows of a table's archive by key, each with its versions in their order: all columns of a version joined, or none if it is a
 /// deletion. All versions of a row are in one partition.
 fn archived(project: &Project, table: &str, key: &str, columns: &str) -> Vec<(String, Vec<Option<String>>)> {
-    let folder = project.data().join("archive").join(table);
+    let Some(files) = committed_files(&project.data().join("archive").join(table)) else { return Vec::new() };
     let of_row = format!(
         "SELECT {key} AS key, list(CASE WHEN NOT __deleted THEN {columns} END ORDER BY _offset) AS versions,
            count(DISTINCT _partition) AS partitions, bool_and(__deleted IS NOT NULL) AS known
-         FROM read_parquet('{}/day=*/*.parquet', hive_partitioning = false) GROUP BY ALL",
-        folder.display()
+         FROM read_parquet({files}, hive_partitioning = false) GROUP BY ALL"
     );
     let database = duckdb::Connection::open_in_memory().expect("a database");
     let sql = format!("SELECT key, to_json(versions)::TEXT, partitions, known FROM ({of_row}) ORDER BY key");
-    // Nothing is archived yet.
-    let Ok(mut statement) = database.prepare(&sql) else { return Vec::new() };
+    let mut statement = database.prepare(&sql).expect("a statement");
     let rows = statement.query_map([], |row| {
         assert_eq!((row.get::<_, i64>(2)?, row.get::<_, bool>(3)?), (1, true));
         let versions: String = row.get(1)?;

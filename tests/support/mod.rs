@@ -1,6 +1,6 @@
 //! A real server on a project of its own, and what a client does with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,24 @@ pub fn data(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing: set ANABRANCH_TEST_DATA to the folder that holds it", path.display());
     path
+}
+
+/// The files that a Delta table is made of, as a list in DuckDB's SQL; none if there are none yet. Beside them may be what an attempt has
+/// written that was cut off before its commit.
+pub fn committed_files(table: &Path) -> Option<String> {
+    let commits = std::fs::read_dir(table.join("_delta_log")).ok()?.map(|entry| entry.expect("an entry").path());
+    let mut commits: Vec<PathBuf> = commits.filter(|path| path.extension().is_some_and(|it| it == "json")).collect();
+    commits.sort();
+    let mut files = BTreeSet::new();
+    for action in commits.iter().flat_map(|commit| lines(commit)) {
+        let action: Value = serde_json::from_str(&action).expect("an action");
+        let path = |kind: &str| action[kind]["path"].as_str().map(|path| format!("'{}'", table.join(path).display()));
+        files.extend(path("add"));
+        if let Some(path) = path("remove") {
+            files.remove(&path);
+        }
+    }
+    (!files.is_empty()).then(|| format!("[{}]", files.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
 pub fn lines(path: &Path) -> Vec<String> {

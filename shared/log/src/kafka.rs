@@ -22,6 +22,7 @@
 //! **Retention** is the topic's own. [`Log::retain`] can delete by age, sooner than Kafka does; not by bytes.
 
 mod append;
+mod closing;
 pub mod group;
 mod identity;
 pub mod outlet;

@@ -1,11 +1,13 @@
-//! What is stored, and what is answered, when a step of the embedded log fails or its process dies there.
+//! What is stored, and what is answered, when a step of the embedded log fails or its process dies there; and that a client of Kafka
+//! that doesn't end holds nobody up.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anabranch_log::clock::ManualClock;
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
+use anabranch_log::kafka::{KafkaLog, KafkaOptions};
 use anabranch_log::position::Positions;
 use anabranch_log::{Append, Appended, Idempotency, Log, LogError, ReadLimit, Retention};
 use fail::FailScenario;
@@ -107,5 +109,33 @@ fn who_dies_in_retention_has_deleted_all_of_it_or_nothing() {
         let batch = reader.poll(ReadLimit { records: 9, bytes: 99 }, Duration::ZERO).expect("poll").expect("a batch");
         assert_eq!(batch.coverage, held);
     }
+    scenario.teardown();
+}
+
+#[test]
+fn nobody_waits_for_a_readers_client_to_be_closed() {
+    let Ok(brokers) = std::env::var("ANABRANCH_TEST_KAFKA") else {
+        assert!(std::env::var_os("CI").is_none(), "CI runs the tests with a broker: use scripts/with-kafka");
+        eprintln!("\n*** NOT TESTED: no Kafka broker. Run the tests with `scripts/with-kafka cargo test`. ***\n");
+        return;
+    };
+    let scenario = FailScenario::setup();
+    let options = KafkaOptions { topic_prefix: format!("{}.", uuid::Uuid::new_v4()), ..KafkaOptions::new(brokers) };
+    let log = KafkaLog::open(options, Arc::new(ManualClock::new(0))).expect("open");
+    log.create_topic("t", 1).expect("create");
+    let parts = vec![(0, ["a"].iter().collect())];
+    log.append("t", Append { parts, ..Append::default() }).expect("append");
+    let mut reader = log.reader("t", &Positions::from([(0, 0)])).expect("reader");
+    let limit = ReadLimit { records: 100, bytes: 1000 };
+    assert!(reader.poll(limit, Duration::from_secs(60)).expect("poll").is_some());
+
+    fail::cfg("kafka::close", "pause").expect("cfg");
+    let dropping = std::thread::spawn(move || drop(reader));
+    let begun = Instant::now();
+    while !dropping.is_finished() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it waits");
+        std::thread::yield_now();
+    }
+    fail::remove("kafka::close");
     scenario.teardown();
 }

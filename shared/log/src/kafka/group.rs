@@ -13,6 +13,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, Reb
 use rdkafka::{ClientContext, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
+use super::closing::close;
 use super::{KafkaOptions, backend, numbered};
 use crate::LogError;
 use crate::position::{Partition, Positions};
@@ -119,7 +120,13 @@ pub fn join<M: Member>(
     let names: Vec<String> = topics.iter().map(|topic| format!("{prefix}{topic}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     consumer.subscribe(&names).map_err(|source| backend(step(), source))?;
-    let work = move || stay(&Arc::new(consumer), &prefix, &shutdown);
+    let session = options.session_timeout;
+    let work = move || {
+        let consumer = Arc::new(consumer);
+        stay(&consumer, &prefix, &shutdown);
+        // So the group knows at once that this member has left; after this time it does by itself.
+        close(consumer).recv_timeout(session).ok();
+    };
     let thread = std::thread::Builder::new().name(format!("group-{}", options.group)).spawn(work);
     thread.map_err(|source| LogError::Backend { step: step(), source: source.into() })
 }
