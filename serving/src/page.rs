@@ -40,9 +40,9 @@ pub struct Cursor {
     pub rows: usize,
     /// The last row's values in the columns of the order; none if they are too long.
     pub last: Option<Vec<Place>>,
-    /// Which log that is of.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub log: Option<Mark>,
+    /// Which logs that is of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub logs: Vec<Mark>,
 }
 
 /// A value by which rows are ordered.
@@ -238,8 +238,8 @@ pub struct Reading {
     pub total: usize,
     /// The end of the window that it is about, if it is one, or of the sessions that end alike.
     pub window: Option<Micros>,
-    /// Which log it was read from.
-    pub log: Option<Mark>,
+    /// Which logs it was read from.
+    pub logs: Vec<Mark>,
 }
 
 impl Reading {

@@ -1,6 +1,6 @@
 //! What serving keeps while it runs, shared by all requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -151,23 +151,27 @@ impl Server {
     }
 
     /// Refuses what a client brings along that is of another log than the one that is there.
-    pub async fn check_log(
+    pub async fn check_logs(
         &self,
         view: &Kept,
         layers: &Layers,
-        mark: &Mark,
+        marks: &[Mark],
         what: &str,
         way_out: &str,
     ) -> Result<(), Problem> {
-        if layers.log(&view.table().topic).is_none_or(|log| log == mark) {
+        let there = layers.logs(view);
+        if there.is_empty() || marks.iter().all(|mark| there.contains(mark)) {
             return Ok(());
         }
-        let (log, topic) = (Arc::clone(&self.app.log), view.table().topic.clone());
-        let lineage = blocking(move || log.lineage(&topic)).await?.map_err(|error| log_problem(&error))?;
-        if lineage.knows(mark) {
+        let log = Arc::clone(&self.app.log);
+        let topics: Vec<String> = view.tables().iter().map(|table| table.topic.clone()).collect();
+        let lineages = blocking(move || topics.iter().map(|topic| log.lineage(topic)).collect::<Result<Vec<_>, _>>());
+        let lineages = lineages.await?.map_err(|error| log_problem(&error))?;
+        let Some(mark) = marks.iter().find(|mark| !lineages.iter().any(|lineage| lineage.knows(mark))) else {
             return Ok(());
-        }
-        let there = lineage.newest().map(Mark::to_string).unwrap_or_default();
+        };
+        let there: BTreeSet<&str> = lineages.iter().filter_map(|lineage| Some(lineage.newest()?.as_str())).collect();
+        let there = there.into_iter().collect::<Vec<_>>().join(" and ");
         let detail = format!("{what} is of the log {mark}, and view `{}` is of {there} now: {way_out}", view.id.name);
         Err(Problem::new(StatusCode::GONE, "other-log", detail))
     }

@@ -5,7 +5,7 @@
 //! that overlap it are left out, and the ranges that nothing covers then are named: an answer is never silently short,
 //! and nothing is counted twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Deref, Range};
 use std::sync::{Arc, OnceLock};
 
@@ -120,9 +120,15 @@ pub struct Layers {
 
 impl Layers {
     /// Which log the offsets in a topic are of.
-    pub fn log(&self, topic: &str) -> Option<&Mark> {
+    fn log(&self, topic: &str) -> Option<&Mark> {
         let of_version = || self.versions.first().and_then(|version| version.published.log.get(topic));
         self.snapshot.as_ref().and_then(|snapshot| snapshot.log.get(topic)).or_else(of_version)
+    }
+
+    /// Which logs the offsets in a view's topics are of.
+    pub fn logs(&self, view: &Kept) -> Vec<Mark> {
+        let each: BTreeSet<&Mark> = view.tables().iter().filter_map(|table| self.log(&table.topic)).collect();
+        each.into_iter().cloned().collect()
     }
 
     /// Changes whenever an answer made from these layers, the log's end and that many rejects may change.

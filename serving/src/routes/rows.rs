@@ -219,8 +219,8 @@ pub(crate) async fn rows(
             if query.totals && format != Format::Json {
                 return Err(Problem::bad_request("bad-parameter", "`totals` are of JSON only"));
             }
-            if let Some(log) = query.after.as_ref().and_then(|cursor| cursor.log.as_ref()) {
-                server.check_log(&view, &layers, log, "the cursor", "begin again without it").await?;
+            if let Some(cursor) = &query.after {
+                server.check_logs(&view, &layers, &cursor.logs, "the cursor", "begin again without it").await?;
             }
             let compute = || {
                 let (view, rejects) = (view.clone(), Arc::clone(&server.app.rejects));
@@ -293,8 +293,8 @@ fn read(
         (Span::Ending(end), _) => Some(end),
         _ => None,
     };
-    let (name, log) = (page::reading(query.fingerprint(), &sources, span), layers.log(&view.table().topic).cloned());
-    Ok(Reading { name, head, tail, rows, order, total, window, log })
+    let (name, logs) = (page::reading(query.fingerprint(), &sources, span), layers.logs(view));
+    Ok(Reading { name, head, tail, rows, order, total, window, logs })
 }
 
 /// What a page is cut from: the reading, how many of its rows come before, and whether it is another than that of the page
@@ -351,8 +351,8 @@ fn render(
     }
     if !is_last && page.height() > 0 {
         let last = page::places(&page, &reading.order, page.height() - 1).map_err(internal)?;
-        let Reading { name: read, window, ref log, .. } = *reading;
-        let cursor = Cursor { query: query.fingerprint(), read, window, rows: to, last, log: log.clone() };
+        let Reading { name: read, window, ref logs, .. } = *reading;
+        let cursor = Cursor { query: query.fingerprint(), read, window, rows: to, last, logs: logs.clone() };
         beside.push_str(&format!(",\"next_cursor\":\"{}\"", cursor.write()));
         let before = query.after.as_ref().map(|after| pages.sent.get(&format!("{}:{}", after.read, after.rows), ()));
         if !page::is_by_key(view, &reading.order) && !matches!(before, Some(None)) {

@@ -12,7 +12,7 @@
 //!
 //! An event's id says how far each view of the stream has been sent, `view=position` with commas between. The position of an
 //! answer is a hash of it, so that it holds for any server and after a restart; that of finals is the last window's name, with
-//! `@` and the log that it is of behind it.
+//! `@` and the log that it is of behind it, of each log if there are several.
 
 mod event;
 
@@ -198,7 +198,7 @@ enum Sent {
 impl Sent {
     /// What a client says of a view that it was sent before it came back, and of which log if it says that. An id that says
     /// nothing of the newest answer is as good as none: that is sent then. But no window may be left out unseen.
-    fn before(view: &Kept, mode: OutputMode, headers: &HeaderMap) -> Result<(Self, Option<Mark>), Problem> {
+    fn before(view: &Kept, mode: OutputMode, headers: &HeaderMap) -> Result<(Self, Vec<Mark>), Problem> {
         if mode == OutputMode::Append && view.aggregation().window.is_none() {
             let name = &view.id.name;
             let detail = format!("view `{name}` has no windows, so no row of it is final; use `update` or `complete`");
@@ -208,15 +208,15 @@ impl Sent {
         let parts = || id.into_iter().flat_map(|id| id.split(','));
         let of_view = parts().find_map(|part| part.strip_prefix(view.id.name.as_str())?.strip_prefix('='));
         if mode != OutputMode::Append {
-            return Ok((of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())), None));
+            return Ok((of_view.map_or(Self::Nothing, |id| Self::Id(id.to_owned())), Vec::new()));
         }
         let is_one = parts().all(|part| part.contains('='));
-        let log = of_view.and_then(|id| id.split_once('@')).map(|(_, log)| Mark::new(log));
-        let sent = match of_view.map(|id| id.split_once('@').map_or(id, |(window, _)| window)) {
+        let mut pieces = of_view.into_iter().flat_map(|id| id.split('@'));
+        let sent = match pieces.next() {
             None => is_one.then_some(Self::Nothing),
             Some(name) => Final::named(view, name).map(Self::Finals),
         };
-        sent.map(|sent| (sent, log)).ok_or_else(|| {
+        sent.map(|sent| (sent, pieces.map(Mark::new).collect())).ok_or_else(|| {
             let detail = format!(
                 "`Last-Event-ID` is `{}`, which names no window of view `{name}`; send the id of an event of this stream as it \
                  came, such as `{name}=2017-08-27T00:00:00Z/2017-08-27T00:05:00Z`, or none",
@@ -245,11 +245,9 @@ async fn open(
 ) -> Result<Response, Problem> {
     let mut sent = Vec::new();
     for view in &views {
-        let (before, log) = Sent::before(view, mode, headers)?;
-        if let Some(log) = log {
-            let way_out = "begin again without it, or with an id that names a window and no log";
-            server.check_log(view, &server.layers.get(view), &log, "`Last-Event-ID`", way_out).await?;
-        }
+        let (before, logs) = Sent::before(view, mode, headers)?;
+        let way_out = "begin again without it, or with an id that names a window and no log";
+        server.check_logs(view, &server.layers.get(view), &logs, "`Last-Event-ID`", way_out).await?;
         sent.push(before);
     }
     let permit = Arc::clone(&server.streams).try_acquire_owned().map_err(|_| {
@@ -352,12 +350,12 @@ impl Feed {
     fn event(&mut self, data: String) -> Event {
         self.stall = STALL + Duration::from_millis((data.len() / SLOWEST) as u64);
         let views = self.views.iter().zip(&self.sent);
-        let log = |view: &Kept, sent: &Sent| match (sent, self.server.layers.get(view).log(&view.table().topic)) {
-            (Sent::Finals(_), Some(log)) => format!("@{log}"),
+        let logs = |view: &Kept, sent: &Sent| match sent {
+            Sent::Finals(_) => self.server.layers.get(view).logs(view).iter().map(|log| format!("@{log}")).collect(),
             _ => String::new(),
         };
         let parts =
-            views.filter_map(|(view, sent)| Some(format!("{}={}{}", view.id.name, sent.position()?, log(view, sent))));
+            views.filter_map(|(view, sent)| Some(format!("{}={}{}", view.id.name, sent.position()?, logs(view, sent))));
         let id = parts.collect::<Vec<_>>().join(",");
         Event::default().event(self.mode.name()).id(id).data(data)
     }

@@ -63,5 +63,7 @@ async fn what_a_client_brings_along_of_another_log_is_refused() {
     assert!(detail.contains("is of the log one, and view `trending` is of three now: begin again"), "{detail}");
     assert_eq!(resume(&format!("{window}@one")).await, 410);
     assert_eq!(resume(&format!("{window}@three")).await, 200);
+    // Of a view of several topics each log is named.
+    assert_eq!(resume(&format!("{window}@three@one")).await, 410);
     assert_eq!(resume(window).await, 200, "a window without a log is taken as of the one that is there");
 }
