@@ -175,6 +175,8 @@ fn what_operators_kept_is_checked_and_a_damaged_state_stops_the_view_until_the_n
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&state, bytes).expect("written");
+    // A checkpoint of the view is as good.
+    std::fs::remove_dir_all(project.data().join("checkpoints")).expect("removed");
     let server = Server::start(&project);
     post(&server, "purchases", &[purchase(Some("A"), 30, &at(0, 3))]);
     server.until("v", |detail| detail["stopped"].as_str().is_some_and(|why| why.contains("it is damaged")));

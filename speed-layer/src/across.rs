@@ -1,8 +1,8 @@
 //! Views whose rows are made of several records: operators stand before the aggregation.
 //!
 //! Rows that settle are folded into the open chunk, as events are of other views. Rows that wait are folded anew for each snapshot, into a
-//! chunk of their own that covers nothing. What the operators keep isn't in checkpoints: such a view begins where its newest version ends,
-//! with what the operators kept there, or where the log does. It moves to a newer version the same way, and drops all it had.
+//! chunk of their own that covers nothing. Such a view moves to a newer version by beginning at its frontier, with what the operators kept
+//! there, and drops all it had. Checkpoints have what the operators keep beside the chunks.
 //!
 //! Windows close later than those of other views, by as much as a row that settles in time may be behind the watermark
 //! ([`View::delay`](anabranch_plan::view::View::delay)).
@@ -39,6 +39,17 @@ pub(crate) struct Across {
     settled: Option<Micros>,
 }
 
+/// What a checkpoint has of the operators.
+#[derive(Debug)]
+pub(crate) struct Image {
+    /// What they keep.
+    pub state: State,
+    /// See [`Across::settled`].
+    pub settled: Option<Micros>,
+    /// See [`Across::unsure`].
+    pub unsure: Option<(Micros, Micros)>,
+}
+
 impl Across {
     /// Operators that keep nothing, of a part of the tables; none if the view's rows are each made of one record.
     pub fn new(view: &Kept, part: Option<Part>) -> Result<Option<Self>, SpeedError> {
@@ -63,6 +74,25 @@ impl Across {
         let operators = state.and_then(|state| Operators::resume(&view.rows, &|name| view.reads(name), part, state));
         let operators = operators.map_err(failed(view, "taking up what a version's operators kept"))?;
         Ok(Some(Self::of(operators, view, part)))
+    }
+
+    /// Operators that go on from a checkpoint of the same part; none if the view's rows are each made of one record.
+    pub fn restored(view: &Kept, image: Option<Image>, part: Option<Part>) -> Result<Option<Self>, SpeedError> {
+        if !view.rows.looks_across() {
+            return Ok(None);
+        }
+        let none = || polars_err!(ComputeError: "the checkpoint doesn't have it");
+        let restored = image.ok_or_else(none).and_then(|Image { state, settled, unsure }| {
+            let operators = Operators::restore(&view.rows, &|name| view.reads(name), part, state)?;
+            Ok(Self { settled, unsure, ..Self::of(operators, view, part) })
+        });
+        restored.map(Some).map_err(failed(view, "taking up what a checkpoint's operators kept"))
+    }
+
+    /// What a checkpoint keeps of them.
+    pub fn image(&self, view: &Kept) -> Result<Image, SpeedError> {
+        let state = self.operators.state().map_err(failed(view, "storing what the operators keep"))?;
+        Ok(Image { state, settled: self.settled, unsure: self.unsure })
     }
 
     fn of(operators: Operators, view: &Kept, part: Option<Part>) -> Self {
@@ -191,7 +221,8 @@ impl Across {
     /// The bytes of what is kept, about, and of what is shown of it.
     pub fn bytes(&self) -> usize {
         let shown = self.pending.iter().flat_map(|pending| pending.panes.values());
-        self.operators.bytes() + shown.map(|pane| bytes(&pane.partials)).sum::<usize>()
+        // Half of it again is the most that a checkpoint takes of it while it is encoded.
+        self.operators.bytes() * 3 / 2 + shown.map(|pane| bytes(&pane.partials)).sum::<usize>()
     }
 }
 

@@ -1,9 +1,10 @@
-//! Checkpoints: the state of a table's views and the offsets that it stands for, in one atomic object.
+//! Checkpoints: the state of a pipeline's views and the offsets that it stands for, in one atomic object.
 //!
-//! It is an [envelope](anabranch_store::envelope) of kind `ANABSPD\n`. The header has the table, and by topic its positions, the log
+//! It is an [envelope](anabranch_store::envelope) of kind `ANABSPD\n`. The header has the pipeline's name, and by topic positions, the log
 //! that they are of and watermarks; of each view its name and definition, base, late events and chunks. The frames are the partials of
-//! each chunk that holds any, one Parquet file a chunk. Format 1 had no topics, and in format 2 views went by their names alone.
-//! Both are read no more: the state is built again.
+//! each chunk that holds any, one Parquet file a chunk, and those of what the operators of a view keep. Format 1 had no topics, in
+//! format 2 views went by their names alone, and format 3 was of one topic and had no operators. These are read no more: the state is
+//! built again.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -12,8 +13,9 @@ use std::sync::Arc;
 use anabranch_engine::edition::Editions;
 use anabranch_engine::partial::{self, Slack};
 use anabranch_exchange::snapshot::{Chunk, Early, Pane};
-use anabranch_log::lineage::{Mark, Tails};
-use anabranch_log::position::{ByTopic, Coverage, Positions, TopicPartition, by_topic, check_topic};
+use anabranch_exchange::version::state;
+use anabranch_log::lineage::{Marks, Tail};
+use anabranch_log::position::{Coverage, Positions, TopicPartition, by_topic, check_topics};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
 use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
@@ -21,6 +23,7 @@ use object_store::PutPayload;
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::across::Image as AcrossImage;
 use crate::chunk::Closed;
 use crate::journal::{self, Entry};
 use crate::watermark::Tracker;
@@ -29,21 +32,24 @@ mod store;
 
 pub use store::Checkpoints;
 
-const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 3, name: "a checkpoint" };
+/// What operators keep is in it: if that is stored otherwise, this version is raised with theirs.
+const KIND: Kind = Kind { magic: b"ANABSPD\n", version: 4, name: "a checkpoint" };
 
-/// All that a table's pipeline needs to go on.
+/// All that a pipeline needs to go on.
 #[derive(Debug)]
 pub(crate) struct Image {
     pub tracker: Tracker,
     pub positions: Positions<TopicPartition>,
-    /// By which definitions the records were read.
-    pub editions: Editions,
+    /// By which definitions the records of each topic were read.
+    pub editions: BTreeMap<String, Editions>,
+    /// Among how many pipelines the tables were shared out; none if they weren't.
+    pub parts: Option<u32>,
     /// The views.
     pub views: BTreeMap<ViewId, ViewImage>,
-    /// Which log the offsets are of; none in what was written before logs had marks.
-    pub log: Option<Mark>,
+    /// Which logs the offsets are of.
+    pub log: Marks,
     /// The last records that were read.
-    pub tails: Tails,
+    pub tails: BTreeMap<TopicPartition, Tail>,
 }
 
 /// One view's state.
@@ -52,20 +58,25 @@ pub(crate) struct ViewImage {
     pub base: Option<u64>,
     pub late: u64,
     pub coverage: Coverage<TopicPartition>,
-    /// The watermarks where it ends, if that is before the table's positions: it had stopped, or was catching up.
+    /// The watermarks where it ends, if that is before the pipeline's positions: it had stopped, or was catching up.
     pub tracker: Option<Tracker>,
     pub chunks: Vec<Closed>,
+    /// What its operators keep, if it has any.
+    pub across: Option<AcrossImage>,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Header {
-    table: String,
+    name: String,
     tracker: Tracker,
     #[serde(with = "by_topic")]
     positions: Positions<TopicPartition>,
-    editions: ByTopic<Editions>,
-    log: Option<ByTopic<Mark>>,
-    tails: ByTopic<Tails>,
+    editions: BTreeMap<String, Editions>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    parts: Option<u32>,
+    log: Marks,
+    #[serde(with = "by_topic")]
+    tails: BTreeMap<TopicPartition, Tail>,
     views: Vec<ViewHeader>,
 }
 
@@ -79,6 +90,15 @@ struct ViewHeader {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tracker: Option<Tracker>,
     chunks: Vec<ChunkHeader>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    across: Option<AcrossHeader>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct AcrossHeader {
+    state: state::Header,
+    settled: Option<Micros>,
+    unsure: Option<(Micros, Micros)>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -86,6 +106,10 @@ struct ChunkHeader {
     coverage: Coverage<TopicPartition>,
     #[serde(default, skip_serializing_if = "Early::is_empty")]
     early: Early,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unsure: Option<(Micros, Micros)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    looked_up: Option<Micros>,
     #[serde(with = "journal")]
     journal: Vec<Entry>,
     panes: BTreeMap<Micros, PaneHeader>,
@@ -101,11 +125,16 @@ struct PaneHeader {
 
 impl Image {
     /// The bytes of a checkpoint, in pieces: there is never a second copy of it.
-    pub fn encode(&self, table: &str, topic: &str) -> PolarsResult<PutPayload> {
+    pub fn encode(&self, name: &str) -> PolarsResult<PutPayload> {
         let mut frames = Frames::default();
         let mut views = Vec::new();
         for (id, image) in &self.views {
             let chunks = image.chunks.iter().map(|closed| encode_chunk(closed, &mut frames));
+            let chunks = chunks.collect::<Result<_, _>>()?;
+            let across = |AcrossImage { state, settled, unsure }: &AcrossImage| {
+                let state = state::put(state, &mut frames)?;
+                PolarsResult::Ok(AcrossHeader { state, settled: *settled, unsure: *unsure })
+            };
             views.push(ViewHeader {
                 name: id.name.clone(),
                 definition: id.definition.clone(),
@@ -113,48 +142,55 @@ impl Image {
                 late: image.late,
                 coverage: image.coverage.clone(),
                 tracker: image.tracker.clone(),
-                chunks: chunks.collect::<Result<_, _>>()?,
+                chunks,
+                across: image.across.as_ref().map(across).transpose()?,
             });
         }
         let header = Header {
-            table: table.to_owned(),
+            name: name.to_owned(),
             tracker: self.tracker.clone(),
             positions: self.positions.clone(),
-            editions: ByTopic::of(topic, self.editions.clone()),
-            log: self.log.clone().map(|log| ByTopic::of(topic, log)),
-            tails: ByTopic::of(topic, self.tails.clone()),
+            editions: self.editions.clone(),
+            parts: self.parts,
+            log: self.log.clone(),
+            tails: self.tails.clone(),
             views,
         };
         let pieces = frames.seal(KIND, &header).map_err(|error| polars_err!(ComputeError: "header: {error}"))?;
         Ok(pieces.into_iter().collect())
     }
 
-    /// Reads a checkpoint of a table and its topic: those of its views that are still defined as they were. Says what is wrong
-    /// with it otherwise.
-    pub fn decode(bytes: &[u8], table: &str, topic: &str, views: &[Kept]) -> Result<Self, EnvelopeError> {
+    /// Reads a checkpoint of a pipeline and its topics: those of its views that are still defined as they were. Says what is
+    /// wrong with it otherwise.
+    pub fn decode(bytes: &[u8], name: &str, topics: &[&str], views: &[Kept]) -> Result<Self, EnvelopeError> {
         let (header, frames) = KIND.open::<Header>(bytes)?;
-        if header.table != table {
-            return Err(EnvelopeError::Content(format!("it is of table `{}`", header.table)));
+        if header.name != name {
+            return Err(EnvelopeError::Content(format!("it is of `{}`", header.name)));
         }
         let mut images = BTreeMap::new();
-        for ViewHeader { name, definition, base, late, coverage, tracker, chunks } in header.views {
+        for ViewHeader { name, definition, base, late, coverage, tracker, chunks, across } in header.views {
             let id = ViewId { name, definition };
             let Some(view) = views.iter().find(|view| view.id == id) else { continue };
             let chunks =
-                chunks.into_iter().map(|chunk| decode_chunk(view, topic, chunk, frames)).collect::<Result<_, _>>()?;
+                chunks.into_iter().map(|chunk| decode_chunk(view, topics, chunk, frames)).collect::<Result<_, _>>()?;
             let of_tracker = tracker.iter().flat_map(Tracker::partitions);
-            check_topic(topic, coverage.partitions().chain(of_tracker)).map_err(EnvelopeError::content)?;
-            images.insert(id, ViewImage { base, late, coverage, tracker, chunks });
+            check_topics(topics, coverage.partitions().chain(of_tracker)).map_err(EnvelopeError::content)?;
+            let kept = |AcrossHeader { state, settled, unsure }| {
+                Ok::<_, EnvelopeError>(AcrossImage { state: state::take(state, frames)?, settled, unsure })
+            };
+            let across = across.map(kept).transpose()?;
+            images.insert(id, ViewImage { base, late, coverage, tracker, chunks, across });
         }
-        check_topic(topic, header.tracker.partitions()).map_err(EnvelopeError::content)?;
-        check_topic(topic, header.positions.keys()).map_err(EnvelopeError::content)?;
+        check_topics(topics, header.tracker.partitions()).map_err(EnvelopeError::content)?;
+        check_topics(topics, header.positions.keys()).map_err(EnvelopeError::content)?;
         Ok(Self {
             tracker: header.tracker,
             positions: header.positions,
-            editions: header.editions.only(topic).map_err(EnvelopeError::content)?,
+            editions: header.editions,
+            parts: header.parts,
             views: images,
-            log: header.log.map(|log| log.only(topic)).transpose().map_err(EnvelopeError::content)?,
-            tails: header.tails.only(topic).map_err(EnvelopeError::content)?,
+            log: header.log,
+            tails: header.tails,
         })
     }
 }
@@ -190,19 +226,21 @@ fn encode_chunk(closed: &Closed, frames: &mut Frames) -> PolarsResult<ChunkHeade
         drop(writer);
         place = Some(frames.push(file));
     }
-    let Chunk { coverage, early, .. } = &*closed.chunk;
+    let Chunk { coverage, early, unsure, looked_up, .. } = &*closed.chunk;
     Ok(ChunkHeader {
         coverage: coverage.clone(),
         early: early.clone(),
+        unsure: *unsure,
+        looked_up: *looked_up,
         journal: closed.journal.to_vec(),
         panes,
         frame: place,
     })
 }
 
-fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) -> Result<Closed, EnvelopeError> {
+fn decode_chunk(view: &Kept, topics: &[&str], chunk: ChunkHeader, frames: Read<'_>) -> Result<Closed, EnvelopeError> {
     let read = |file| partial::by_pane(&partial::checked(view, ParquetReader::new(Cursor::new(file)).finish()?)?);
-    let ChunkHeader { coverage, early, journal, panes: held, frame } = chunk;
+    let ChunkHeader { coverage, early, unsure, looked_up, journal, panes: held, frame } = chunk;
     let mut partials = BTreeMap::new();
     if let Some(place) = frame {
         partials.extend(read(frames.at(place)?).map_err(|error: PolarsError| EnvelopeError::content(error))?);
@@ -215,8 +253,8 @@ fn decode_chunk(view: &Kept, topic: &str, chunk: ChunkHeader, frames: Read<'_>) 
     }
     let of_journal = journal.iter().map(|entry| &entry.partition);
     let partitions = coverage.partitions().chain(early.offsets.partitions()).chain(of_journal);
-    check_topic(topic, partitions).map_err(EnvelopeError::content)?;
-    Ok(Closed::new(Chunk { coverage, panes, early, unsure: None, looked_up: None }, Arc::new(journal)))
+    check_topics(topics, partitions).map_err(EnvelopeError::content)?;
+    Ok(Closed::new(Chunk { coverage, panes, early, unsure, looked_up }, Arc::new(journal)))
 }
 
 #[cfg(test)]

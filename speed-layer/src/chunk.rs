@@ -180,6 +180,11 @@ impl Open {
         Ok(())
     }
 
+    /// Whether there is nothing to be said of it. Rows may settle without a record.
+    pub fn is_empty(&self) -> bool {
+        self.coverage.is_empty() && self.panes.is_empty() && self.unsure.is_none()
+    }
+
     /// Something changed: what was exported is outdated.
     pub fn touch(&mut self) {
         self.is_stale = true;

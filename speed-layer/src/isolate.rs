@@ -93,11 +93,23 @@ impl ViewState {
         }
     }
 
-    /// What a checkpoint keeps of it. `own` are the watermarks of a view that catches up.
-    pub fn image(&mut self, own: Option<&Tracker>) -> ViewImage {
-        let chunks = self.attempt(Self::chunks).unwrap_or_else(|| self.closed.clone());
+    /// What a checkpoint keeps of it. `tracker` are the pipeline's watermarks, `own` those of a view that catches up. None of a view whose
+    /// operators are gone, as it has stopped.
+    pub fn image(&mut self, tracker: &Arc<Tracker>, own: Option<&Tracker>) -> Option<ViewImage> {
+        let image = self.attempt(|state| {
+            // To what is exported the view may go back, so what waits has to be what waits here.
+            let (pending, chunks) = (state.pending()?, state.chunks()?);
+            state.shown_pending = pending;
+            state.set_mark(own.map_or_else(|| tracker.clone(), |own| Arc::new(own.clone())));
+            Ok((chunks, state.across.as_ref().map(|across| across.image(&state.view)).transpose()?))
+        });
+        let (chunks, across) = match image {
+            Some(image) => image,
+            None if self.looks_across() => return None,
+            None => (self.closed.clone(), None),
+        };
         let tracker = if self.stopped.is_some() { self.mark.tracker.as_deref().cloned() } else { own.cloned() };
-        ViewImage { base: self.base, late: self.late, coverage: self.coverage(), tracker, chunks }
+        Some(ViewImage { base: self.base, late: self.late, coverage: self.coverage(), tracker, chunks, across })
     }
 }
 

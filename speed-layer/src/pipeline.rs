@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anabranch_exchange::snapshot::Snapshot;
 use anabranch_exchange::version::Version;
 use anabranch_log::clock::{Clock, has_passed};
-use anabranch_log::lineage::{Marks, Tails};
+use anabranch_log::lineage::{Marks, Tail};
 use anabranch_log::position::{Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
@@ -72,8 +72,8 @@ pub(crate) struct Pipeline {
     parts: Parts,
     /// Which logs it reads, as it was when it began.
     log: Marks,
-    /// The last records that it has read, for a checkpoint, which is of one table.
-    tails: Tails,
+    /// The last records that it has read.
+    tails: BTreeMap<TopicPartition, Tail>,
     tracker: Tracker,
     positions: Positions<TopicPartition>,
     stalled: BTreeSet<TopicPartition>,
@@ -264,7 +264,7 @@ impl Pipeline {
             self.tracker.end(&batch.partition, newest);
         }
         self.positions.insert(batch.partition.clone(), batch.coverage.end);
-        self.tails.extend(batch.tail.map(|tail| (batch.partition.partition, tail)));
+        self.tails.extend(batch.tail.map(|tail| (batch.partition.clone(), tail)));
         self.unshown.extend_from_slice(&batch.taken);
         (self.changed, self.since_checkpoint) = (true, true);
         let counters = &self.parts.display.counters;
@@ -497,15 +497,20 @@ impl Pipeline {
 
     fn checkpoint(&mut self) {
         fail::fail_point!("speed::before_checkpoint");
-        let Some(editions) = self.parts.replay.editions().cloned() else { return };
-        let mut views = BTreeMap::new();
-        for (i, state) in self.states.iter_mut().enumerate().filter(|(_, state)| !state.looks_across()) {
-            let image = state.image(self.behind.get(&i).map(|behind| &behind.tracker));
-            views.insert(state.view.id.clone(), image);
+        let (mut views, tracker) = (BTreeMap::new(), Arc::new(self.tracker.clone()));
+        for (i, state) in self.states.iter_mut().enumerate() {
+            let image = state.image(&tracker, self.behind.get(&i).map(|behind| &behind.tracker));
+            views.extend(image.map(|image| (state.view.id.clone(), image)));
         }
-        let (tracker, positions, log) =
-            (self.tracker.clone(), self.positions.clone(), self.log.values().next().cloned());
-        let image = Image { tracker, positions, editions, views, log, tails: self.tails.clone() };
+        let image = Image {
+            tracker: self.tracker.clone(),
+            positions: self.positions.clone(),
+            editions: self.parts.replay.editions(),
+            parts: self.parts.versions.part().map(|part| part.partitions),
+            views,
+            log: self.log.clone(),
+            tails: self.tails.clone(),
+        };
         if let Some(writer) = &self.parts.writer {
             writer.write(image);
         }

@@ -5,9 +5,10 @@
 //! | a checkpoint with the same definition, on a base that still exists | as the checkpoint says                       |
 //! | none, or another definition; a batch version of this definition   | at the version's frontier                    |
 //! | none of both                                                      | at offset 0                                  |
-//! | a checkpoint that was folded by other editions of the table        | as if there were none                         |
+//! | a checkpoint that was folded by other editions of a table          | as if there were none                         |
+//! | one of a join, when the tables had another number of partitions    | as if there were none                         |
 //! | a batch version beyond all that the checkpoint had read           | at the version's frontier                    |
-//! | a checkpoint in which the view had stopped                         | as the checkpoint says, and it catches up    |
+//! | a checkpoint in which the view had stopped                         | as the checkpoint says, and it catches up; of a join, as if there were none |
 //! | a batch version from before the archive was rebuilt                | stopped, until there is one from since       |
 //! | a beginning that the log no longer holds                           | stopped, until a version covers what is gone |
 //!
@@ -31,13 +32,12 @@ use anabranch_plan::view::Kept;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{Checkpoints, Image, ViewImage};
-use crate::chunk::Open;
 use crate::error::{SpeedError, Stop, reason};
 use crate::isolate::CatchUp;
 use crate::late::LateWriter;
 use crate::own::Own;
 use crate::refold::Replay;
-use crate::state::ViewState;
+use crate::state::{ViewState, with};
 use crate::wait::wait;
 use crate::watermark::Tracker;
 
@@ -82,9 +82,9 @@ impl Origin {
 
     fn look(&self, views: &[Kept], versions: &Bases) -> Result<Option<Found>, SpeedError> {
         let mut image = None;
-        // Only of one table are there any.
-        if let (Some(checkpoints), [table]) = (&self.checkpoints, self.tables.as_slice()) {
-            let load = self.shutdown.run_until_cancelled(checkpoints.load((&self.name, &table.topic), views));
+        if let Some(checkpoints) = &self.checkpoints {
+            let topics: Vec<&str> = self.tables.iter().map(|table| table.topic.as_str()).collect();
+            let load = self.shutdown.run_until_cancelled(checkpoints.load((&self.name, &topics), views));
             let Some(loaded) = checkpoints.block_on(load) else { return Ok(None) };
             image = loaded?;
         }
@@ -102,8 +102,8 @@ impl Origin {
             let mut newest = self.log.lineage(topic).map_err(failed)?.newest().cloned();
             if let Some(image) = &image {
                 let carrier = "a checkpoint of its views";
-                newest = verify(carrier, image.log.as_ref(), &image.positions)?;
-                self.log.verify_tails(topic, carrier, &image.tails).map_err(failed)?;
+                newest = verify(carrier, image.log.get(topic), &image.positions)?;
+                self.log.verify_tails(topic, carrier, &of_topic(topic, &image.tails)).map_err(failed)?;
             }
             for view in views {
                 let Some(version) = versions.fitting(view).or_else(|| versions.outdated(view)) else { continue };
@@ -196,10 +196,22 @@ pub(crate) fn recover(
     now: Micros,
 ) -> Start {
     let zero: Positions<_> = bounds.keys().map(|p| (p.clone(), 0)).collect();
+    let end = |p: &TopicPartition| bounds.get(p).map_or(0, |range| range.end);
     // What was folded by other definitions isn't what would be folded now.
-    let folds = |image: &Image| replay.editions().is_some_and(|own| image.editions.folds_as(own));
-    let is_usable = |image: &Image| !image.views.is_empty() && folds(image);
-    let mut image = image.filter(is_usable);
+    let editions = replay.editions();
+    let folds = |image: &Image| {
+        let folds_as = |(topic, own)| image.editions.get(topic).is_some_and(|editions| editions.folds_as(own));
+        editions.iter().all(folds_as)
+    };
+    // Other views may have had a topic read whole that is shared out now.
+    let is_own = |image: &Image| image.positions.keys().all(|p| bounds.contains_key(p));
+    let mut image = image.filter(|image| folds(image) && is_own(image));
+    if let Some(image) = &mut image {
+        // Among other numbers of partitions, keys had other places.
+        let is_placed = image.parts == versions.part().map(|part| part.partitions);
+        image.views.retain(|id, _| is_placed || views.iter().any(|view| view.id == *id && !view.rows.looks_across()));
+    }
+    let mut image = image.filter(|image| !image.views.is_empty());
     let mut tracker = image
         .as_ref()
         .map_or_else(|| Tracker::new(replay.delays(), bounds.keys().cloned(), now), |image| image.tracker.clone());
@@ -207,21 +219,29 @@ pub(crate) fn recover(
     let (mut states, mut behind) = (Vec::new(), BTreeMap::new());
     for view in views {
         let version = versions.fitting(view);
-        let restored = image.as_mut().and_then(|image| image.views.remove(&view.id));
-        let restored = restored.filter(|image| image.base.is_none() || version.is_some());
+        let is_outdated = version.is_none() && versions.outdated(view).is_some();
+        let usable = |image: &ViewImage| {
+            (version.is_some() || image.base.is_none())
+                && !is_outdated
+                && !version.as_ref().is_some_and(|version| is_beyond(version, image))
+        };
+        let held = image.as_mut().and_then(|image| image.views.remove(&view.id)).filter(usable);
+        let restored = held.and_then(|image| restored(view, image, &tracker, &zero, versions.part(), now));
         let state = match (restored, &version) {
-            (_, None) if versions.outdated(view).is_some() => {
+            _ if is_outdated => {
                 let mut state = ViewState::new(view.clone(), None, &zero, versions.part(), now);
                 let reason = "the table's archive was rebuilt, and no version is computed from it yet: `anabranch batch run` does so";
                 state.stopped = Some(Stop::because(reason.to_owned()));
                 state
             }
-            (Some(image), version) if !version.as_ref().is_some_and(|version| is_beyond(version, &image)) => {
-                tracing::info!(view = view.id.name, coverage = %image.coverage, base = image.base, "goes on from a checkpoint");
-                if let Some(own) = &image.tracker {
-                    behind.insert(states.len(), CatchUp::new(own.clone()));
+            (Some((state, own)), _) => {
+                if let Some(mut own) = own {
+                    if state.looks_across() {
+                        own.resume(now, |p| state.next(p) < end(p));
+                    }
+                    behind.insert(states.len(), CatchUp::new(own));
                 }
-                restore(view, image, &zero, versions.part(), now)
+                state
             }
             (_, Some(version)) => {
                 let number = version.published.version;
@@ -243,12 +263,26 @@ pub(crate) fn recover(
         }
     }
     // Views that begin before the point at which the others go on catch up first. What had stopped may fail again, and doesn't
-    // hold up the others.
+    // hold up the others; nor does what looks across records.
     if let Some(read) = &read {
-        for (_, state) in states.iter_mut().enumerate().filter(|(i, _)| !behind.contains_key(i)) {
+        for (i, state) in states.iter_mut().enumerate() {
+            let lacks = |p: &TopicPartition| read.get(p).is_some_and(|&end| state.next(p) < end);
+            let is_there = state.mark.tracker.is_some() && !read.keys().any(lacks);
+            if behind.contains_key(&i) || state.stopped.is_some() || is_there {
+                continue;
+            }
             let mut before = tracker.restarted();
+            if state.looks_across() {
+                // What it reads again isn't idle, however long ago it came.
+                before.resume(now, lacks);
+            }
             seed(&mut before, &state.open.coverage.ends(), views, versions);
-            state.attempt(|state| replay.rebuild(state, read, before, chunk_records, late));
+            if state.looks_across() {
+                state.set_mark(Arc::new(before.clone()));
+                behind.insert(i, CatchUp::new(before));
+            } else {
+                state.attempt(|state| replay.rebuild(state, read, before, chunk_records, late));
+            }
         }
     }
     let going = || states.iter().enumerate().filter(|(i, state)| state.stopped.is_none() && !behind.contains_key(i));
@@ -259,10 +293,30 @@ pub(crate) fn recover(
     for partition in bounds.keys() {
         tracker.add(partition.clone(), now);
     }
-    seed(&mut tracker, &positions, views, versions);
-    let end = |p: &TopicPartition| bounds.get(p).map_or(0, |range| range.end);
+    // First: what has unread records holds the watermark back.
     tracker.resume(now, |p| positions.get(p).copied().unwrap_or(0) < end(p));
+    seed(&mut tracker, &positions, views, versions);
     Start { tracker, positions, states, behind }
+}
+
+/// A view's state as a checkpoint has it, and its own watermarks if it was behind; none if that can't be gone on from.
+fn restored(
+    view: &Kept,
+    image: ViewImage,
+    tracker: &Tracker,
+    zero: &Positions<TopicPartition>,
+    part: Option<Part>,
+    now: Micros,
+) -> Option<(ViewState, Option<Tracker>)> {
+    let (own, coverage, base) = (image.tracker.clone(), image.coverage.clone(), image.base);
+    let state = ViewState::restored(view.clone(), image, own.as_ref().unwrap_or(tracker), zero, part, now);
+    if let Some(stop) = &state.stopped {
+        let reason = &stop.reason;
+        tracing::warn!(view = view.id.name, reason, "what a checkpoint has of the view can't be gone on from");
+        return None;
+    }
+    tracing::info!(view = view.id.name, %coverage, base, "goes on from a checkpoint");
+    Some((state, own))
 }
 
 /// What the log no longer holds of what a state wants next, if anything.
@@ -294,28 +348,9 @@ fn seed(tracker: &mut Tracker, positions: &Positions<TopicPartition>, views: &[K
     }
 }
 
-fn with(zero: &Positions<TopicPartition>, positions: &Positions<TopicPartition>) -> Positions<TopicPartition> {
-    zero.iter().chain(positions).map(|(p, &offset)| (p.clone(), offset)).collect()
-}
-
 /// Whether a version covers all that a checkpoint had read, and more than its beginning: what it had stopped before, perhaps.
 fn is_beyond(version: &Version, image: &ViewImage) -> bool {
     let frontier = &version.published.coverage;
     image.coverage.iter().all(|(p, range)| frontier.next(p) >= range.end)
         && image.coverage.iter().any(|(p, range)| frontier.next(p) > range.start)
-}
-
-fn restore(
-    view: &Kept,
-    image: ViewImage,
-    zero: &Positions<TopicPartition>,
-    part: Option<Part>,
-    now: Micros,
-) -> ViewState {
-    let positions = with(zero, &image.coverage.ends());
-    let mut state = ViewState::new(view.clone(), image.base, &positions, part, now);
-    state.open = Open::new(&positions, now);
-    state.late = image.late;
-    state.closed = image.chunks;
-    state
 }

@@ -173,9 +173,9 @@ impl Replay {
         self.sources.iter().map(|(topic, source)| (topic.clone(), delay(source))).collect()
     }
 
-    /// By which definitions the records of its table are read, if there is only one.
-    pub fn editions(&self) -> Option<&Editions> {
-        self.sources.values().next().filter(|_| self.sources.len() == 1).map(|source| &source.editions)
+    /// By which definitions the records of each topic are read.
+    pub fn editions(&self) -> BTreeMap<String, Editions> {
+        self.sources.iter().map(|(topic, source)| (topic.to_string(), source.editions.clone())).collect()
     }
 
     /// The table of a topic.

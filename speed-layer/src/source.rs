@@ -135,15 +135,12 @@ impl Source {
         let Context { log, versions, checkpoints, rejects, clock, settings, memory, .. } = self.context.clone();
         let (views, display) = (self.unit.views.clone(), self.display.clone());
         let epoch = self.owned.map_or(0, |owned| owned.epoch);
-        // What looks across records isn't in checkpoints, and only that reads several tables.
-        let writer = match (checkpoints, self.unit.tables.as_slice()) {
-            (Some(store), [table]) if views.iter().any(|view| !view.rows.looks_across()) => {
-                let marker = Marker::new(log.clone(), table.topic.clone());
-                let counters = display.counters.clone();
-                Some(Writer::start(store, (self.name(), epoch), marker, clock.clone(), counters)?)
-            }
-            _ => None,
+        let start = |store| {
+            let topics = self.unit.tables.iter().map(|table| table.topic.clone()).collect();
+            let (marker, counters) = (Marker::new(log.clone(), topics), display.counters.clone());
+            Writer::start(store, (self.name(), epoch), marker, clock.clone(), counters)
         };
+        let writer = checkpoints.map(start).transpose()?;
         let late = LateWriter::new(log.clone(), rejects, self.shutdown.clone());
         let replay = Replay::new(log, clock.clone(), &readings.tables(), &views, settings.read_limit());
         Ok(Parts {

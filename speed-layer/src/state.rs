@@ -13,6 +13,7 @@ use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 
 use crate::across::Across;
+use crate::checkpoint::ViewImage;
 use crate::chunk::{Closed, Open};
 use crate::error::{SpeedError, Stop};
 use crate::fold::{Added, Evaluator};
@@ -23,6 +24,14 @@ use crate::watermark::{Met, Tracker};
 
 /// With more closed chunks, neighbours are merged.
 const CLOSED_CHUNKS: usize = 8;
+
+/// Positions, and for partitions that they don't have those of `zero`.
+pub(crate) fn with(
+    zero: &Positions<TopicPartition>,
+    positions: &Positions<TopicPartition>,
+) -> Positions<TopicPartition> {
+    zero.iter().chain(positions).map(|(p, &offset)| (p.clone(), offset)).collect()
+}
 
 /// How far a state had come when its newest chunk was exported or closed.
 #[derive(Debug, Clone, Default)]
@@ -98,6 +107,28 @@ impl ViewState {
     ) -> Self {
         let mut state = Self::new(view, Some(version.published.version), from, part, now);
         state.across = state.attempt(|state| Across::standing_on(&state.view, version, part)).flatten();
+        state
+    }
+
+    /// A state that goes on from what a checkpoint has of it, where these are the watermarks. It has stopped if that can't be. The
+    /// pipeline's partitions begin at `zero`.
+    pub fn restored(
+        view: Kept,
+        image: ViewImage,
+        tracker: &Tracker,
+        zero: &Positions<TopicPartition>,
+        part: Option<Part>,
+        now: Micros,
+    ) -> Self {
+        let ViewImage { base, late, coverage, chunks, across, .. } = image;
+        let mut state = Self::new(view, base, &with(zero, &coverage.ends()), part, now);
+        (state.closed, state.late) = (chunks, late);
+        state.set_mark(Arc::new(tracker.clone()));
+        state.attempt(|state| {
+            state.across = Across::restored(&state.view, across, part)?;
+            state.shown_pending = state.pending()?;
+            Ok(())
+        });
         state
     }
 
@@ -306,7 +337,7 @@ impl ViewState {
     /// All chunks, the open one as if it were closed.
     pub fn chunks(&mut self) -> Result<Vec<Closed>, SpeedError> {
         let mut chunks = self.closed.clone();
-        if !self.open.coverage.is_empty() {
+        if !self.open.is_empty() {
             let journal = Arc::new(self.open.journal.clone());
             chunks.push(Closed::of(self.open.export(&self.view)?, journal));
         }

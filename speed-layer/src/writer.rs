@@ -1,4 +1,4 @@
-//! Writes checkpoints beside the folding, one at a time.
+//! Writes a pipeline's checkpoints beside the folding, one at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use anabranch_log::clock::Clock;
-use anabranch_log::lineage::Mark;
+use anabranch_log::lineage::Marks;
 use anabranch_log::position::{Positions, TopicPartition, of_topic};
 use anabranch_log::{Log, LogError};
 
@@ -15,7 +15,7 @@ use crate::checkpoint::{Checkpoints, Image};
 use crate::error::{SpeedError, panicked, reason};
 use crate::metrics::{Counters, add};
 
-/// A thread that writes a table's checkpoints.
+/// A thread that writes a pipeline's checkpoints.
 pub(crate) struct Writer {
     images: SyncSender<Image>,
     busy: Arc<AtomicBool>,
@@ -41,7 +41,7 @@ impl Writer {
                 // A checkpoint that can't be stored costs a longer recovery, not the state: go on, and say so.
                 let written = catch_unwind(AssertUnwindSafe(|| {
                     marker.mark(&mut image).map_err(|error| reason(&error))?;
-                    write(&store, (&table, &marker.topic), epoch, &image)
+                    write(&store, &table, epoch, &image)
                 }));
                 let written = written.unwrap_or_else(|panic| Err(panicked(&*panic)));
                 has_failed.store(written.is_err(), Ordering::Release);
@@ -92,40 +92,41 @@ impl Writer {
     }
 }
 
-/// Notes in checkpoints which log their offsets are of.
+/// Notes in checkpoints which logs their offsets are of.
 pub(crate) struct Marker {
     log: Arc<dyn Log>,
-    topic: String,
+    topics: Vec<String>,
     /// What the last checkpoint noted, and how far it went; before the first nothing.
-    last: Option<(Option<Mark>, Positions<TopicPartition>)>,
+    last: Option<(Marks, Positions<TopicPartition>)>,
 }
 
 impl Marker {
-    pub fn new(log: Arc<dyn Log>, topic: String) -> Self {
-        Self { log, topic, last: None }
+    pub fn new(log: Arc<dyn Log>, topics: Vec<String>) -> Self {
+        Self { log, topics, last: None }
     }
 
-    /// Notes the log that is there now, if it still is the one that was read.
+    /// Notes the logs that are there now, if they still are those that were read.
     fn mark(&mut self, image: &mut Image) -> Result<(), LogError> {
-        let (mark, reached) = self.last.take().unwrap_or_else(|| (image.log.clone(), Positions::new()));
-        let newest = match self.log.verify(
-            &self.topic,
-            "the state of its views",
-            mark.as_ref(),
-            &of_topic(&self.topic, &reached),
-        ) {
-            // Only a log that is far away fails, and that keeps its mark.
-            Err(error) if !matches!(error, LogError::OtherLog { .. }) => mark,
-            verified => verified?,
-        };
+        let (marks, reached) = self.last.take().unwrap_or_else(|| (image.log.clone(), Positions::new()));
+        let mut newest = Marks::new();
+        for topic in &self.topics {
+            let mark = marks.get(topic);
+            let verified = self.log.verify(topic, "the state of its views", mark, &of_topic(topic, &reached));
+            let mark = match verified {
+                // Only a log that is far away fails, and that keeps its mark.
+                Err(error) if !matches!(error, LogError::OtherLog { .. }) => mark.cloned(),
+                verified => verified?,
+            };
+            newest.extend(mark.map(|mark| (topic.clone(), mark)));
+        }
         image.log = newest.clone();
         self.last = Some((newest, image.positions.clone()));
         Ok(())
     }
 }
 
-fn write(store: &Checkpoints, (table, topic): (&str, &str), epoch: u64, image: &Image) -> Result<u64, String> {
-    let bytes = image.encode(table, topic).map_err(|error| reason(&error))?;
+fn write(store: &Checkpoints, table: &str, epoch: u64, image: &Image) -> Result<u64, String> {
+    let bytes = image.encode(table).map_err(|error| reason(&error))?;
     let length = bytes.content_length() as u64;
     store.block_on(store.store(table, epoch, bytes)).map_err(|error| reason(&error))?;
     Ok(length)

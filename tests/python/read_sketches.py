@@ -20,7 +20,7 @@ def partials(checkpoint: bytes) -> pl.DataFrame:
     body, (checksum,) = checkpoint[:-4], struct.unpack("<I", checkpoint[-4:])
     assert zlib.crc32(body) == checksum
     magic, version, length, _ = FIXED.unpack_from(body)
-    assert (magic, version) == (b"ANABSPD\n", 3)
+    assert (magic, version) == (b"ANABSPD\n", 4)
     frames = FIXED.size + length
     header = json.loads(body[FIXED.size : frames])
     (of_view,) = (each for each in header["views"] if each["name"] == view)

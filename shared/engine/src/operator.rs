@@ -159,19 +159,28 @@ impl Operators {
         Ok(Self { root: Node::new(rows, &mut plan, false)?, horizon: Micros::MIN })
     }
 
-    /// The operators of rows, which keep what others kept, or their part of it.
-    pub fn resume(
+    /// The operators of rows, which keep what those of all partitions kept, or their part of it.
+    pub fn resume(rows: &Rows, is_read: &dyn Fn(&str) -> bool, part: Option<Part>, state: State) -> PolarsResult<Self> {
+        Self::new(rows, is_read, part)?.keeping(state, part)
+    }
+
+    /// The operators of rows, which keep what operators of the same part kept.
+    pub fn restore(
         rows: &Rows,
         is_read: &dyn Fn(&str) -> bool,
         part: Option<Part>,
-        State { horizon, frames }: State,
+        state: State,
     ) -> PolarsResult<Self> {
-        let mut operators = Self::new(rows, is_read, part)?;
-        operators.horizon = horizon;
+        Self::new(rows, is_read, part)?.keeping(state, None)
+    }
+
+    /// The same, with what of a state belongs to a part; without one, all of it.
+    fn keeping(mut self, State { horizon, frames }: State, part: Option<Part>) -> PolarsResult<Self> {
+        self.horizon = horizon;
         let mut frames = frames.into_iter();
-        operators.root.resume(&mut frames, part)?;
+        self.root.resume(&mut frames, part)?;
         polars_ensure!(frames.next().is_none(), ComputeError: "the state is of other operators: it has more frames");
-        Ok(operators)
+        Ok(self)
     }
 
     /// All that they keep.
@@ -409,7 +418,7 @@ impl Node {
         Ok(())
     }
 
-    /// Takes what one of its kind kept from such a list.
+    /// Takes what one of its kind kept from such a list: what belongs to a part, or without one all of it.
     fn resume(&mut self, frames: &mut std::vec::IntoIter<DataFrame>, part: Option<Part>) -> PolarsResult<()> {
         match &mut self.kind {
             Kind::Scan { .. } => Ok(()),
@@ -421,8 +430,8 @@ impl Node {
             Kind::Interval { left, right, join, placed } => {
                 left.resume(frames, part)?;
                 right.resume(frames, part)?;
-                let [lefts, rights] = next(frames)?;
-                join.resume([Placed::own(placed.as_ref(), 0, lefts)?, Placed::own(placed.as_ref(), 1, rights)?])
+                let ([lefts, rights], placed) = (next(frames)?, placed.as_ref().filter(|_| part.is_some()));
+                join.resume([Placed::own(placed, 0, lefts)?, Placed::own(placed, 1, rights)?])
             }
             Kind::AsOf { rows, versions, join } => {
                 rows.resume(frames, part)?;
@@ -432,8 +441,8 @@ impl Node {
             }
             Kind::Lag { rows, lag, placed } => {
                 rows.resume(frames, part)?;
-                let [waiting, last] = next(frames)?;
-                lag.resume([Placed::own(placed.as_ref(), 0, waiting)?, Placed::own(placed.as_ref(), 0, last)?])
+                let ([waiting, last], placed) = (next(frames)?, placed.as_ref().filter(|_| part.is_some()));
+                lag.resume([Placed::own(placed, 0, waiting)?, Placed::own(placed, 0, last)?])
             }
         }
     }

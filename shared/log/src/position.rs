@@ -294,13 +294,18 @@ pub fn of_topic<V: Clone>(topic: &str, said: &BTreeMap<TopicPartition, V>) -> BT
     of_topic.map(|(partition, said)| (partition.partition, said.clone())).collect()
 }
 
-/// Refuses what is said of partitions of other topics than this one, or of none at all.
-pub fn check_topic<'a>(topic: &str, said: impl IntoIterator<Item = &'a TopicPartition>) -> Result<(), OtherTopic> {
+/// Refuses what is said of partitions of other topics than these, or not of all of them.
+pub fn check_topics<'a>(
+    topics: &[&str],
+    said: impl IntoIterator<Item = &'a TopicPartition>,
+) -> Result<(), OtherTopics> {
     let there: BTreeSet<&str> = said.into_iter().map(|partition| &*partition.topic).collect();
-    if there.iter().eq([&topic]) {
+    let wanted: BTreeSet<&str> = topics.iter().copied().collect();
+    if there == wanted {
         return Ok(());
     }
-    Err(OtherTopic { there: there.into_iter().map(str::to_owned).collect(), wanted: topic.to_owned() })
+    let owned = |topics: BTreeSet<&str>| topics.into_iter().map(str::to_owned).collect();
+    Err(OtherTopics { there: owned(there), wanted: owned(wanted) })
 }
 
 /// What is stored or sent by topic. Written in JSON as `{"topic":…}`.
@@ -308,14 +313,14 @@ pub fn check_topic<'a>(topic: &str, said: impl IntoIterator<Item = &'a TopicPart
 #[serde(transparent)]
 pub struct ByTopic<T>(BTreeMap<String, T>);
 
-/// What was stored or sent isn't of the one topic that is wanted.
+/// What was stored or sent isn't of the topics that are wanted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("it is of the topics {there:?}, and `{wanted}` alone is wanted")]
-pub struct OtherTopic {
+#[error("it is of the topics {there:?}, and {wanted:?} are wanted")]
+pub struct OtherTopics {
     /// The topics that it is of.
     pub there: Vec<String>,
-    /// The one that is wanted.
-    pub wanted: String,
+    /// Those that are wanted.
+    pub wanted: Vec<String>,
 }
 
 impl<T> ByTopic<T> {
@@ -325,13 +330,13 @@ impl<T> ByTopic<T> {
     }
 
     /// What is said of a topic, if it is said of that one alone.
-    pub fn only(mut self, topic: &str) -> Result<T, OtherTopic> {
+    pub fn only(mut self, topic: &str) -> Result<T, OtherTopics> {
         if self.0.len() == 1
             && let Some(said) = self.0.remove(topic)
         {
             return Ok(said);
         }
-        Err(OtherTopic { there: self.0.into_keys().collect(), wanted: topic.to_owned() })
+        Err(OtherTopics { there: self.0.into_keys().collect(), wanted: vec![topic.to_owned()] })
     }
 
     /// The topics.
@@ -470,15 +475,15 @@ mod tests {
         let named: Coverage<TopicPartition> = serde_json::from_str(&json).expect("read");
         assert_eq!(serde_json::to_string(&named).expect("json"), json);
         assert_eq!(stored.clone().only("tweets"), Ok(coverage(&[(0, 0..1200)])));
-        assert_eq!(check_topic("tweets", named.partitions()), Ok(()));
+        assert_eq!(check_topics(&["tweets"], named.partitions()), Ok(()));
         let other = stored.only("clicks").expect_err("another topic");
-        assert_eq!(other.to_string(), r#"it is of the topics ["tweets"], and `clicks` alone is wanted"#);
-        assert_eq!(check_topic("clicks", named.partitions()), Err(other));
+        assert_eq!(other.to_string(), r#"it is of the topics ["tweets"], and ["clicks"] are wanted"#);
+        assert_eq!(check_topics(&["clicks"], named.partitions()), Err(other));
         for json in ["{}", r#"{"a":{"0":[0,1]},"b":{"0":[0,1]}}"#] {
             let stored: ByTopic<Coverage> = serde_json::from_str(json).expect("json");
             assert!(stored.only("a").is_err(), "{json}");
             let named: Coverage<TopicPartition> = serde_json::from_str(json).expect("json");
-            assert!(check_topic("a", named.partitions()).is_err(), "{json}");
+            assert!(check_topics(&["a"], named.partitions()).is_err(), "{json}");
         }
     }
 

@@ -81,14 +81,18 @@ impl Checkpoints {
         }
     }
 
-    /// The newest checkpoint of a table and its topic that is sound and of this build's format. Damaged ones are set aside, with
-    /// a warning.
-    pub(crate) async fn load(&self, (table, topic): (&str, &str), views: &[Kept]) -> Result<Option<Image>, SpeedError> {
+    /// The newest checkpoint of a pipeline and its topics that is sound and of this build's format. Damaged ones are set aside,
+    /// with a warning.
+    pub(crate) async fn load(
+        &self,
+        (table, topics): (&str, &[&str]),
+        views: &[Kept],
+    ) -> Result<Option<Image>, SpeedError> {
         let mut is_said = false;
         for (_, path) in self.list(table).await? {
             let shown = self.storage.shown(&path);
             let read = async { self.storage.objects.get(&path).await?.bytes().await };
-            match Image::decode(&read.await.map_err(self.failed(&path, "reading it"))?, table, topic, views) {
+            match Image::decode(&read.await.map_err(self.failed(&path, "reading it"))?, table, topics, views) {
                 Ok(image) => {
                     tracing::info!(table, path = shown, "read a checkpoint");
                     return Ok(Some(image));
@@ -113,13 +117,13 @@ impl Checkpoints {
         Ok(None)
     }
 
-    /// Sets all checkpoints of a table aside, of whichever partitions, in a folder of this name, and says how many.
+    /// Sets all checkpoints aside that a table has a part in, of whichever partitions, in a folder of this name, and says how many.
     pub async fn set_aside(&self, table: &str, folder: &str) -> Result<usize, SpeedError> {
         let objects = &self.storage.objects;
         let is_of_table = |path: &Path| {
-            let name = path.filename().and_then(|name| name.strip_prefix(table)).map(str::to_owned);
-            let partition = |rest: &str| rest.strip_prefix('-').is_some_and(|p| p.parse::<u32>().is_ok());
-            name.is_some_and(|rest| rest.is_empty() || partition(&rest))
+            let name = path.filename().unwrap_or_default();
+            let of_partition = name.rsplit_once('-').filter(|(_, p)| p.parse::<u32>().is_ok()).map(|(name, _)| name);
+            of_partition.into_iter().chain([name]).any(|name| name.split('+').any(|own| own == table))
         };
         let all = Path::default();
         let folders = objects.list_with_delimiter(None).await.map_err(self.failed(&all, "listing"))?.common_prefixes;

@@ -1,4 +1,5 @@
-use anabranch_log::lineage::{Mark, Tail};
+use anabranch_engine::operator::State;
+use anabranch_log::lineage::Mark;
 use anabranch_plan::window::Window;
 use anabranch_store::storage::Location;
 use bytes::Bytes;
@@ -32,23 +33,24 @@ fn image(events: u64) -> (Kept, Image) {
         }
     }
     let (chunks, coverage) = (state.chunks().expect("chunks"), state.coverage());
-    let image = ViewImage { base: Some(3), late: state.late, coverage, tracker: None, chunks };
+    let image = ViewImage { base: Some(3), late: state.late, coverage, tracker: None, chunks, across: None };
     let views = [(view.id.clone(), image)];
     (
         view,
         Image {
             tracker,
             positions: Positions::from([(partition(0), 7 + events)]),
-            editions: Default::default(),
+            editions: [("clicks".to_owned(), Editions::default())].into(),
+            parts: None,
             views: views.into(),
-            log: Some(Mark::new("embedded:one")),
-            tails: [(0, Tail { offset: 6 + events, log_time: 5 })].into(),
+            log: [("clicks".to_owned(), Mark::new("embedded:one"))].into(),
+            tails: [(partition(0), Tail { offset: 6 + events, log_time: 5 })].into(),
         },
     )
 }
 
 fn encoded(image: &Image) -> Bytes {
-    image.encode("clicks", "clicks").expect("bytes").into()
+    image.encode("clicks").expect("bytes").into()
 }
 
 fn chunks<'a>(image: &'a Image, view: &Kept) -> impl Iterator<Item = &'a Chunk> + use<'a> {
@@ -59,7 +61,7 @@ fn chunks<'a>(image: &'a Image, view: &Kept) -> impl Iterator<Item = &'a Chunk> 
 fn a_checkpoint_is_read_as_it_was_written() {
     for events in [0, 1, 23] {
         let (view, image) = image(events);
-        let read = Image::decode(&encoded(&image), "clicks", "clicks", std::slice::from_ref(&view)).expect("read");
+        let read = Image::decode(&encoded(&image), "clicks", &["clicks"], std::slice::from_ref(&view)).expect("read");
         assert_eq!((&read.tracker, &read.positions), (&image.tracker, &image.positions));
         assert_eq!((&read.log, &read.tails), (&image.log, &image.tails));
         let (one, other) = (&read.views[&view.id], &image.views[&view.id]);
@@ -80,7 +82,7 @@ fn two_generations_of_a_view_come_back_each_with_its_own_state() {
     let ((view, mut image), (_, other)) = (image(5), image(23));
     let views = [named(&view, "sums", "sha256:other"), view];
     image.views.extend(other.views.into_values().map(|of_other| (views[0].id.clone(), of_other)));
-    let read = Image::decode(&encoded(&image), "clicks", "clicks", &views).expect("read");
+    let read = Image::decode(&encoded(&image), "clicks", &["clicks"], &views).expect("read");
     for (view, end) in views.iter().zip([30, 12]) {
         assert_eq!(read.views[&view.id].coverage.ends(), Positions::from([(partition(0), end)]));
         assert_eq!(rows(chunks(&read, view)), rows(chunks(&image, view)));
@@ -91,7 +93,7 @@ fn two_generations_of_a_view_come_back_each_with_its_own_state() {
 fn a_view_of_another_definition_is_left_out() {
     let (view, image) = image(5);
     let other = named(&view, "sums", "sha256:other");
-    let read = Image::decode(&encoded(&image), "clicks", "clicks", &[other]).expect("read");
+    let read = Image::decode(&encoded(&image), "clicks", &["clicks"], &[other]).expect("read");
     assert!(read.views.is_empty());
 }
 
@@ -102,7 +104,7 @@ fn partials_of_another_format_are_refused_with_their_view() {
         kept.aggregates.truncate(1);
         kept.columns.truncate(2);
     });
-    let refused = Image::decode(&encoded(&image), "clicks", "clicks", &[narrow]).expect_err("other columns");
+    let refused = Image::decode(&encoded(&image), "clicks", &["clicks"], &[narrow]).expect_err("other columns");
     assert!(refused.to_string().contains("partials of view `sums` are of another format"), "{refused}");
 }
 
@@ -113,15 +115,19 @@ fn damage_is_refused_wherever_it_is() {
     for at in (0..bytes.len()).step_by(bytes.len() / 97 + 1) {
         let mut damaged = bytes.to_vec();
         damaged[at] ^= 0x10;
-        assert!(Image::decode(&damaged, "clicks", "clicks", std::slice::from_ref(&view)).is_err(), "byte {at}");
-        assert!(Image::decode(&bytes[..at], "clicks", "clicks", std::slice::from_ref(&view)).is_err(), "cut at {at}");
+        assert!(Image::decode(&damaged, "clicks", &["clicks"], std::slice::from_ref(&view)).is_err(), "byte {at}");
+        assert!(
+            Image::decode(&bytes[..at], "clicks", &["clicks"], std::slice::from_ref(&view)).is_err(),
+            "cut at {at}"
+        );
     }
-    let of_others = |table: &str, topic: &str| {
-        let decoded = Image::decode(&bytes, table, topic, std::slice::from_ref(&view));
+    let of_others = |name: &str, topics: &[&str]| {
+        let decoded = Image::decode(&bytes, name, topics, std::slice::from_ref(&view));
         decoded.expect_err("refused").to_string()
     };
-    assert_eq!(of_others("others", "clicks"), "it is of table `clicks`");
-    assert_eq!(of_others("clicks", "others"), r#"it is of the topics ["clicks"], and `others` alone is wanted"#);
+    assert_eq!(of_others("others", &["clicks"]), "it is of `clicks`");
+    let wanted = r#"it is of the topics ["clicks"], and ["clicks", "others"] are wanted"#;
+    assert_eq!(of_others("clicks", &["clicks", "others"]), wanted);
 }
 
 /// The bucket of the S3 server that `scripts/with-s3` has started; none on a machine that has none, but never in CI.
@@ -152,7 +158,7 @@ fn store(to: &Checkpoints, epoch: u64, bytes: &[u8]) -> Path {
 }
 
 fn load(from: &Checkpoints, table: &str, views: &[Kept]) -> Option<Positions<TopicPartition>> {
-    from.block_on(from.load((table, "clicks"), views)).expect("read").map(|image| image.positions)
+    from.block_on(from.load((table, &["clicks"]), views)).expect("read").map(|image| image.positions)
 }
 
 fn damage(checkpoints: &Checkpoints, path: &Path, bytes: &'static [u8]) {
@@ -213,7 +219,7 @@ fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
         return;
     }
     let nowhere = at("s3://nowhere/x".to_owned());
-    let loaded = nowhere.block_on(nowhere.load(("clicks", "clicks"), &[])).map(|image| image.is_some());
+    let loaded = nowhere.block_on(nowhere.load(("clicks", &["clicks"]), &[])).map(|image| image.is_some());
     let stored = nowhere.block_on(nowhere.store("clicks", 7, vec![].into())).map(|_| true);
     for done in [loaded, stored] {
         let error = done.expect_err("no such bucket");
@@ -226,11 +232,15 @@ fn a_bucket_that_isnt_there_is_an_error_and_not_empty() {
 fn checkpoints_of_the_formats_before_are_passed_over_and_stay_where_they_are() {
     let (view, image) = image(23);
     let views = [view];
-    let before = [(1, &include_bytes!("format-1.checkpoint")[..]), (2, include_bytes!("format-2.checkpoint"))];
+    let before = [
+        (1, &include_bytes!("format-1.checkpoint")[..]),
+        (2, include_bytes!("format-2.checkpoint")),
+        (3, include_bytes!("format-3.checkpoint")),
+    ];
     for (format, before) in before {
         let folder = tempfile::tempdir().expect("a folder");
-        let refused = Image::decode(before, "clicks", "clicks", &views).expect_err("of another format");
-        assert_eq!(refused.to_string(), format!("it is of format {format}, and this build reads format 3"));
+        let refused = Image::decode(before, "clicks", &["clicks"], &views).expect_err("of another format");
+        assert_eq!(refused.to_string(), format!("it is of format {format}, and this build reads format 4"));
         let all = at(folder.path().display().to_string());
         let path = store(&all, 7, before);
         assert_eq!(load(&all, "clicks", &views), None);
@@ -242,11 +252,23 @@ fn checkpoints_of_the_formats_before_are_passed_over_and_stay_where_they_are() {
     }
 }
 
-/// What a checkpoint says but for the bytes of its partials, which Polars may write otherwise.
+/// What operators keep.
+fn across() -> AcrossImage {
+    let frame = df!("k" => [Some("a"), None], "__o0" => [1_i64, 2]).expect("a frame");
+    let frames = vec![frame.clone(), frame.clear()];
+    AcrossImage { state: State { horizon: 7, frames }, settled: Some(9), unsure: Some((3, 4)) }
+}
+
+/// What a checkpoint says but for the bytes of its frames, which Polars may write otherwise.
 fn shape(bytes: &[u8]) -> Value {
     let (mut header, _) = KIND.open::<Value>(bytes).expect("opened");
-    for chunk in header["views"][0]["chunks"].as_array_mut().expect("chunks") {
-        chunk["frame"] = chunk["frame"].is_array().into();
+    for view in header["views"].as_array_mut().expect("views") {
+        for chunk in view["chunks"].as_array_mut().expect("chunks") {
+            chunk["frame"] = chunk["frame"].is_array().into();
+        }
+        if let Some(frames) = view["across"]["state"]["frames"].as_array_mut() {
+            frames.iter_mut().for_each(|frame| *frame = frame.is_array().into());
+        }
     }
     header
 }
@@ -264,11 +286,19 @@ fn fixture(version: u8, written: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_checkpoint_of_this_format_is_read_and_written_as_the_stored_one() {
-    let (view, expected) = image(23);
+    let ((view, mut expected), (_, other)) = (image(23), image(1));
+    let joined = named(&view, "joined", "sha256:joined");
+    for of_other in other.views.into_values() {
+        expected.views.insert(joined.id.clone(), ViewImage { across: Some(across()), ..of_other });
+    }
     let written = encoded(&expected);
     let stored = fixture(KIND.version, &written);
     assert_eq!(shape(&written), shape(&stored), "the format is another: raise its version");
-    let read = Image::decode(&stored, "clicks", "clicks", std::slice::from_ref(&view)).expect("read");
+    let read = Image::decode(&stored, "clicks", &["clicks"], &[view.clone(), joined.clone()]).expect("read");
     assert_eq!((&read.tracker, &read.positions), (&expected.tracker, &expected.positions));
     assert_eq!(rows(chunks(&read, &view)), rows(chunks(&expected, &view)));
+    let (kept, wanted) = (read.views[&joined.id].across.as_ref().expect("operators"), across());
+    assert_eq!((kept.settled, kept.unsure), (wanted.settled, wanted.unsure));
+    assert_eq!(kept.state.horizon, wanted.state.horizon);
+    assert!(kept.state.frames.iter().zip(&wanted.state.frames).all(|(one, other)| one.equals_missing(other)));
 }

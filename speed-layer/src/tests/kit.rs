@@ -17,8 +17,10 @@ use polars::prelude::*;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Checkpoints;
+use crate::checkpoint::Image;
 use crate::micro_batch::MicroBatch;
-use crate::watermark::Delays;
+use crate::state::ViewState;
+use crate::watermark::{Delays, Tracker};
 
 pub(crate) const SECOND: Micros = 1_000_000;
 
@@ -129,6 +131,29 @@ pub(crate) fn checkpoints(location: Location) -> Checkpoints {
         LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime"));
     let storage = Storage::open(location, &BTreeMap::new()).expect("a storage");
     Checkpoints::new(storage, RUNTIME.handle().clone())
+}
+
+/// What a checkpoint brings back of a state that has come to these watermarks.
+pub(crate) fn restored(state: &mut ViewState, tracker: &Tracker) -> ViewState {
+    let (view, zero) = (state.view.clone(), state.coverage().starts());
+    let of_view = state.image(&Arc::new(tracker.clone()), None).expect("it goes on");
+    let image = Image {
+        tracker: tracker.clone(),
+        positions: state.coverage().ends(),
+        editions: BTreeMap::new(),
+        parts: None,
+        views: [(view.id.clone(), of_view)].into(),
+        log: BTreeMap::new(),
+        tails: BTreeMap::new(),
+    };
+    let bytes = bytes::Bytes::from(image.encode("clicks").expect("encoded"));
+    let mut image = Image::decode(&bytes, "clicks", &["clicks"], std::slice::from_ref(&view)).expect("decoded");
+    assert_eq!(image.tracker, *tracker);
+    let of_view = image.views.remove(&view.id).expect("the view");
+    let again = ViewState::restored(view, of_view, &image.tracker, &zero, None, 0);
+    assert!(again.stopped.is_none(), "{:?}", again.stopped);
+    assert_eq!((again.base, again.late, again.coverage()), (state.base, state.late, state.coverage()));
+    again
 }
 
 /// A partition of the table's topic.

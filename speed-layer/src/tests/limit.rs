@@ -13,11 +13,10 @@ use anabranch_plan::window::Window;
 use polars::prelude::{DataFrame, IntoLazy};
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, SECOND, delays, event, micro_batch, partition, sums, table, top, with};
+use super::kit::{Event, Oracle, SECOND, delays, event, micro_batch, partition, restored, sums, table, top, with};
 use super::pipeline::Rig;
 use crate::Memory;
-use crate::checkpoint::{Image, ViewImage};
-use crate::chunk::{Closed, Open};
+use crate::chunk::Closed;
 use crate::sketch::{rows_in_time, spare};
 use crate::state::ViewState;
 use crate::watermark::Tracker;
@@ -238,21 +237,6 @@ fn with_late(count: usize, seed: u64) -> Vec<Event> {
     skewed(count, seed).into_iter().enumerate().map(|(i, event)| Event { time: at(i), ..event }).collect()
 }
 
-/// What a checkpoint brings back of a state.
-fn restarted(state: &mut ViewState, tracker: &Tracker) -> ViewState {
-    let view = state.view.clone();
-    let positions = state.coverage().ends();
-    let images = [(view.id.clone(), state.image(None))].into();
-    let (editions, log, tails) = Default::default();
-    let image = Image { tracker: tracker.clone(), positions: positions.clone(), editions, views: images, log, tails };
-    let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
-    let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&view)).expect("decoded");
-    let ViewImage { base, chunks, late, .. } = image.views.remove(&view.id).expect("the view");
-    let mut again = ViewState::new(view, base, &positions, None, 0);
-    (again.closed, again.late, again.open) = (chunks, late, Open::new(&positions, 0));
-    again
-}
-
 /// The counts of a window's keys, of the events that came in time and of all.
 type Truth = BTreeMap<String, (i64, i64)>;
 
@@ -353,7 +337,7 @@ proptest! {
                 state.close_chunk(0, 0, 0, &tracker).expect("closed");
             }
             if restart == Some(i) {
-                state = restarted(&mut state, &tracker);
+                state = restored(&mut state, &tracker);
             }
         }
 

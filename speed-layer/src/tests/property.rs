@@ -10,10 +10,8 @@ use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
 use proptest::prelude::*;
 
-use super::kit::{Event, Oracle, Rows, SECOND, delays, event, micro_batch, partition, rows, sums, table};
+use super::kit::{Event, Oracle, Rows, SECOND, delays, event, micro_batch, partition, restored, rows, sums, table};
 use super::log::TestLog;
-use crate::checkpoint::{Image, ViewImage};
-use crate::chunk::Open;
 use crate::refold::{Place, Replay};
 use crate::state::ViewState;
 use crate::watermark::Tracker;
@@ -105,28 +103,7 @@ impl World {
     }
 
     fn restart(&mut self) {
-        let image = ViewImage {
-            base: self.state.base,
-            late: self.state.late,
-            coverage: self.state.coverage(),
-            tracker: None,
-            chunks: self.state.chunks().expect("chunks"),
-        };
-        let views = [(self.view.id.clone(), image)].into();
-        let image = Image {
-            tracker: self.tracker.clone(),
-            positions: self.positions.clone(),
-            editions: Default::default(),
-            views,
-            log: None,
-            tails: Default::default(),
-        };
-        let bytes = bytes::Bytes::from(image.encode("clicks", "clicks").expect("encoded"));
-        let mut image = Image::decode(&bytes, "clicks", "clicks", std::slice::from_ref(&self.view)).expect("decoded");
-        let view = image.views.remove(&self.view.id).expect("the view");
-        let mut state = ViewState::new(self.view.clone(), view.base, &view.coverage.ends(), None, 0);
-        (state.closed, state.late, state.open) = (view.chunks, view.late, Open::new(&view.coverage.ends(), 0));
-        (self.state, self.tracker, self.positions) = (state, image.tracker, image.positions);
+        self.state = restored(&mut self.state, &self.tracker);
     }
 
     fn publish(&mut self, tenths: &[u64], version: u64) {

@@ -139,7 +139,7 @@ impl AsOf {
 
     /// The rows that wait, the versions, and from when to when rows have gone on.
     pub fn state(&self, rows: &Schema) -> PolarsResult<[DataFrame; 3]> {
-        let waiting = self.waiting.with(DataFrame::empty_with_schema(rows))?;
+        let waiting = self.waiting.frame(rows)?;
         let (first, last): (Vec<Micros>, Vec<Micros>) = self.gone.into_iter().unzip();
         let gone = [Column::new("first".into(), first), Column::new("last".into(), last)];
         let gone = DataFrame::new(gone[0].len(), gone.into())?;

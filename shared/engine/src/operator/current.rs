@@ -49,9 +49,9 @@ impl Current {
         self.newest.segments.bytes()
     }
 
-    /// The versions.
+    /// The versions, and perhaps some of before.
     pub fn state(&self) -> PolarsResult<[DataFrame; 1]> {
-        Ok([self.newest.all(&self.schema)?])
+        Ok([self.newest.segments.frame(&self.schema)?])
     }
 
     /// Keeps the versions that another one kept.

@@ -186,7 +186,7 @@ impl Lag {
     /// The rows that wait, and those that stood last before them.
     pub fn state(&self, rows: &Schema) -> PolarsResult<[DataFrame; 2]> {
         let needed = rows.try_project(&self.needed)?;
-        Ok([self.waiting.with(DataFrame::empty_with_schema(rows))?, self.last.segments.frame(&needed)?])
+        Ok([self.waiting.frame(rows)?, self.last.segments.frame(&needed)?])
     }
 
     /// Keeps the rows that another one kept.

@@ -268,13 +268,12 @@ impl Segments {
         self.0.iter().map(Segment::bytes).sum()
     }
 
-    /// All rows, which have these columns.
+    /// All rows, which have these columns, without a copy.
     pub fn frame(&self, schema: &Schema) -> PolarsResult<DataFrame> {
         let mut all = DataFrame::empty_with_schema(schema);
         for segment in &self.0 {
             all.vstack_mut(&segment.rows)?;
         }
-        all.rechunk_mut();
         Ok(all)
     }
 }

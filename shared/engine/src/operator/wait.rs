@@ -76,11 +76,21 @@ impl Waiting {
     }
 
     /// All of them, beside other rows.
-    pub fn with(&self, mut others: DataFrame) -> PolarsResult<DataFrame> {
+    pub fn with(&self, others: DataFrame) -> PolarsResult<DataFrame> {
+        let mut all = self.beside(others)?;
+        all.rechunk_mut();
+        Ok(all)
+    }
+
+    /// All of them, which have these columns, without a copy.
+    pub fn frame(&self, schema: &Schema) -> PolarsResult<DataFrame> {
+        self.beside(DataFrame::empty_with_schema(schema))
+    }
+
+    fn beside(&self, mut others: DataFrame) -> PolarsResult<DataFrame> {
         for part in &self.parts {
             others.vstack_mut(&part.rows)?;
         }
-        others.rechunk_mut();
         Ok(others)
     }
 

@@ -1,17 +1,20 @@
 //! What operators keep, as bytes: an [envelope](anabranch_store::envelope) of kind `ANABOPS\n`, with a Parquet file for each of their frames.
+//! Checkpoints have the same frames in an envelope of their own.
 
 use std::io::Cursor;
 
 use anabranch_engine::operator::State;
 use anabranch_plan::time::Micros;
-use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place};
+use anabranch_store::envelope::{EnvelopeError, Frames, Kind, Place, Read};
 use polars::prelude::*;
 use serde::{Deserialize, Serialize};
 
+/// Checkpoints have a version of their own, which is raised with this one.
 const KIND: Kind = Kind { magic: b"ANABOPS\n", version: 1, name: "what operators keep" };
 
-#[derive(Serialize, Deserialize)]
-struct Header {
+/// What the header of an envelope says of a state whose frames are in it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Header {
     horizon: Micros,
     frames: Vec<Place>,
 }
@@ -19,6 +22,13 @@ struct Header {
 /// The bytes of a state.
 pub fn encode(state: &State) -> PolarsResult<Vec<u8>> {
     let mut frames = Frames::default();
+    let header = put(state, &mut frames)?;
+    let pieces = frames.seal(KIND, &header).map_err(|error| polars_err!(ComputeError: "header: {error}"))?;
+    Ok(pieces.concat())
+}
+
+/// Puts a state's frames into an envelope that is being written.
+pub fn put(state: &State, frames: &mut Frames) -> PolarsResult<Header> {
     let mut places = Vec::new();
     for frame in &state.frames {
         let mut file = Vec::new();
@@ -28,14 +38,17 @@ pub fn encode(state: &State) -> PolarsResult<Vec<u8>> {
             .finish(&mut frame.clone())?;
         places.push(frames.push(file));
     }
-    let sealed = frames.seal(KIND, &Header { horizon: state.horizon, frames: places });
-    let pieces = sealed.map_err(|error| polars_err!(ComputeError: "header: {error}"))?;
-    Ok(pieces.concat())
+    Ok(Header { horizon: state.horizon, frames: places })
 }
 
 /// The state that bytes are of.
 pub fn decode(bytes: &[u8]) -> Result<State, EnvelopeError> {
-    let (Header { horizon, frames: places }, frames) = KIND.open::<Header>(bytes)?;
+    let (header, frames) = KIND.open(bytes)?;
+    take(header, frames)
+}
+
+/// The state whose frames are in an envelope.
+pub fn take(Header { horizon, frames: places }: Header, frames: Read<'_>) -> Result<State, EnvelopeError> {
     let read = |place| {
         let frame = ParquetReader::new(Cursor::new(frames.at(place)?.to_vec())).finish();
         frame.map_err(EnvelopeError::content)
