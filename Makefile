@@ -5,7 +5,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/anabranch
 CARGO := cargo
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help up build test soak check dashboards tools tools-test browser-tests bench clean
+.PHONY: help up build test soak repeat check dashboards tools tools-test browser-tests bench clean
 
 help: ## What there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -22,8 +22,14 @@ test: tools-test dashboards ## All tests: Rust, dashboard, browser, Python reade
 	scripts/with-kafka scripts/with-s3 scripts/with-times $(CARGO) test --release --locked --workspace
 	$(MAKE) browser-tests
 
-soak: tools-test dashboards ## A hundred seeds of kills, stops, jumping clocks and changing views, and a quarter as many on Kafka
-	ANABRANCH_TEST_SEEDS=$${ANABRANCH_TEST_SEEDS:-100} scripts/with-kafka $(CARGO) test --release --locked --workspace --test it crash::seeds -- --nocapture
+soak: tools-test dashboards ## A hundred seeds of kills, stops, jumping clocks and changing views, a quarter as many on Kafka, and 2,000 random joins
+	ANABRANCH_TEST_SEEDS=$${ANABRANCH_TEST_SEEDS:-100} ANABRANCH_TEST_TIMES=$${ANABRANCH_TEST_TIMES:-10} \
+		scripts/with-kafka $(CARGO) test --release --locked --workspace --test it -- crash::seeds across::random --nocapture
+
+repeat: tools-test dashboards build ## The whole suite ten times, two at once
+	$(CARGO) test --release --locked --workspace --no-run
+	cd tests/browser && npm ci --silent
+	ANABRANCH_BIN=$(BINARY) ANABRANCH_EXAMPLES=$(CURDIR)/examples scripts/repeat $${TIMES:-10} $${FOLDER:-target/repeat}
 
 browser-tests: build
 	cd tests/browser && npm ci --silent && ANABRANCH_BIN=$(BINARY) ANABRANCH_EXAMPLES=$(CURDIR)/examples node --test

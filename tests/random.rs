@@ -384,11 +384,12 @@ fn run(case: Case, on: impl Fn(Project) -> Project) {
     run.check(&server);
 }
 
-/// The same cases in every run, unless the environment has another seed.
+/// The same cases in every run, unless the environment has another seed, or wants so many times as many.
 pub fn cases(cases: u32) -> ProptestConfig {
-    let seed = std::env::var("ANABRANCH_TEST_SEED").map_or(1, |seed| seed.parse().expect("a seed"));
+    let number = |name: &str| std::env::var(name).map_or(1, |number| number.parse().expect("a number"));
+    let (seed, times) = (number("ANABRANCH_TEST_SEED"), number("ANABRANCH_TEST_TIMES"));
     eprintln!("seed {seed}; ANABRANCH_TEST_SEED gives another");
-    let rng_seed = RngSeed::Fixed(seed);
+    let (cases, rng_seed) = (cases * u32::try_from(times).expect("a small number"), RngSeed::Fixed(seed));
     ProptestConfig { cases, rng_seed, max_shrink_iters: 60, failure_persistence: None, ..Default::default() }
 }
 
