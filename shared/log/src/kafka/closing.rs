@@ -1,14 +1,14 @@
 //! Closing consumers, which may take for ever.
 //!
-//! A consumer that is dropped is polled until librdkafka has closed it. If a broker goes away at the wrong moment that never comes
-//! (confluentinc/librdkafka#4884 and fede1024/rust-rdkafka#509 are of this kind). So each is closed by a thread of its own, and
-//! whoever goes on working doesn't wait for it.
+//! A consumer that is dropped is polled until librdkafka has closed it. That takes as long as a broker is away whose partitions it has,
+//! and at times for ever (confluentinc/librdkafka#4884 and fede1024/rust-rdkafka#509 are of this kind). So each is closed by a thread
+//! of its own, and whoever goes on working doesn't wait for it.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// Drops what is the last to hold a consumer. The channel hangs up once that is done.
 pub(super) fn close<T: Send + 'static>(consumer: T) -> Receiver<()> {
-    let (done, closed) = channel();
+    let (done, closed) = sync_channel(1);
     let work = move || {
         fail::fail_point!("kafka::close");
         drop(consumer);
