@@ -112,15 +112,46 @@ fn who_dies_in_retention_has_deleted_all_of_it_or_nothing() {
     scenario.teardown();
 }
 
-#[test]
-fn nobody_waits_for_a_readers_client_to_be_closed() {
+/// How the broker is reached that `scripts/with-kafka` starts, with topics of one's own; none on a machine that has none, but never in CI.
+fn kafka() -> Option<KafkaOptions> {
     let Ok(brokers) = std::env::var("ANABRANCH_TEST_KAFKA") else {
         assert!(std::env::var_os("CI").is_none(), "CI runs the tests with a broker: use scripts/with-kafka");
         eprintln!("\n*** NOT TESTED: no Kafka broker. Run the tests with `scripts/with-kafka cargo test`. ***\n");
-        return;
+        return None;
     };
+    Some(KafkaOptions { topic_prefix: format!("{}.", uuid::Uuid::new_v4()), ..KafkaOptions::new(brokers) })
+}
+
+/// What another process has answered is there, and comes a moment later than it is looked for.
+#[test]
+fn a_request_that_another_process_has_answered_isnt_stored_again_though_the_answer_comes_late() {
+    let Some(options) = kafka() else { return };
     let scenario = FailScenario::setup();
-    let options = KafkaOptions { topic_prefix: format!("{}.", uuid::Uuid::new_v4()), ..KafkaOptions::new(brokers) };
+    let open = || KafkaLog::open(options.clone(), Arc::new(ManualClock::new(0))).expect("open");
+    let (one, other) = (open(), open());
+    one.create_topic("t", 1).expect("create");
+    let append = |log: &KafkaLog, key: &str| {
+        let idempotency = Some(Idempotency { key: key.to_owned(), ..Idempotency::default() });
+        let parts = vec![(0, [key].iter().collect())];
+        log.append("t", Append { parts, idempotency, ..Append::default() }).expect("append")
+    };
+    for key in ["a", "b", "c", "d"] {
+        // It has just been told where the partitions end.
+        append(&one, "mine");
+        append(&one, "mine");
+        let first = append(&other, key);
+        fail::cfg("kafka::fetch", "1*return").expect("cfg");
+        let again = append(&one, key);
+        fail::remove("kafka::fetch");
+        assert_eq!((again.offsets, again.repeated), (first.offsets, Some(Vec::new())), "{key}");
+    }
+    scenario.teardown();
+}
+
+#[test]
+fn nobody_waits_for_a_readers_client_to_be_closed() {
+    let Some(options) = kafka() else { return };
+    let scenario = FailScenario::setup();
     let log = KafkaLog::open(options, Arc::new(ManualClock::new(0))).expect("open");
     log.create_topic("t", 1).expect("create");
     let parts = vec![(0, ["a"].iter().collect())];

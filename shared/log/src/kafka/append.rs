@@ -18,6 +18,7 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
 use serde::{Deserialize, Serialize};
 
+use super::closing::Closing;
 use super::read::KafkaReader;
 use super::{At, Cluster, KafkaOptions, TIMEOUT, backend, numbered};
 use crate::clock::{Clock, Micros};
@@ -240,7 +241,7 @@ pub(crate) struct Requests {
 }
 
 struct State {
-    producer: Kafka,
+    producer: Closing<Kafka>,
     reader: KafkaReader,
     known: HashMap<(String, String), Answer>,
     /// The known requests and when they were answered, in that order but for the partitions' small differences.
@@ -276,7 +277,7 @@ impl Requests {
         let bounds = self.cluster.bounds(TOPIC)?;
         let starts: Positions = bounds.into_iter().map(|(partition, held)| (partition, held.start)).collect();
         let reader = KafkaReader::new(self.cluster.clone(), self.clock.clone(), TOPIC, &starts)?;
-        Ok(State { producer, reader, known: HashMap::new(), ages: VecDeque::new() })
+        Ok(State { producer: Closing::new(producer), reader, known: HashMap::new(), ages: VecDeque::new() })
     }
 
     pub fn append(&self, topic: &str, append: &Append, request: &Idempotency) -> Result<Appended, LogError> {
@@ -388,9 +389,13 @@ impl State {
             std::thread::sleep(Duration::from_millis(2));
         }
         let limit = ReadLimit { records: 10_000, bytes: 8 << 20 };
-        // Aborted records and markers just before the claim may never be read.
+        // What it has heard last of the partition's end may be from before.
+        self.reader.reaches(place, claim);
         while self.reader.positions().get(&place).is_some_and(|&next| next < claim) {
-            let Some(batch) = self.reader.poll(limit, Duration::ZERO)? else { break };
+            let Some(batch) = self.reader.poll(limit, Duration::ZERO)? else {
+                let step = "reading the answers to earlier requests".to_owned();
+                return Err(LogError::Backend { step, source: "the broker says that there are no more".into() });
+            };
             for (payload, &at) in batch.payloads.iter().zip(&batch.log_times).filter(|(payload, _)| !payload.is_empty())
             {
                 match serde_json::from_slice(payload) {

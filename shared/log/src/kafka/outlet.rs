@@ -19,6 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::producer::Producer as _;
 
 use super::append::{self, DELIVERY, Deliveries, Kafka, TRANSACTION_MILLIS};
+use super::closing::Closing;
 use super::{At, Cluster, TIMEOUT, backend, numbered};
 use crate::position::{Offset, Partition, Positions};
 use crate::{LogError, Payloads};
@@ -151,7 +152,7 @@ impl Outlets {
         let producer = append::config(&self.cluster.options, settings).create_with_context(Deliveries);
         let producer = producer.map_err(|source| backend(format!("making the producer `{name}`"), source))?;
         let (cluster, group, stream) = (self.cluster.clone(), self.client(&stream.name)?, stream.clone());
-        let outlet = Outlet { cluster, group, stream, partition, name, producer };
+        let outlet = Outlet { cluster, group, stream, partition, name, producer: Closing::new(producer) };
         if is_transactional {
             let begun = outlet.producer.init_transactions(DELIVERY);
             begun.map_err(|source| outlet.failed("beginning to use transactions as", source))?;
@@ -182,7 +183,7 @@ pub struct Outlet {
     /// The partition that the records are made of.
     partition: Partition,
     name: String,
-    producer: Kafka,
+    producer: Closing<Kafka>,
 }
 
 impl Outlet {

@@ -12,7 +12,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
 
-use super::closing::close;
+use super::closing::Closing;
 use crate::clock::Micros;
 use crate::position::{Offset, Partition};
 
@@ -114,8 +114,8 @@ impl Message {
 /// The queue of all partitions assigned to a consumer.
 pub(crate) struct Queue {
     queue: NonNull<native::rd_kafka_queue_t>,
-    /// The queue is the consumer's, so it has to live as long. Taken out by `drop`.
-    consumer: Option<Arc<BaseConsumer>>,
+    /// The queue is the consumer's, so it has to live as long.
+    consumer: Closing<Arc<BaseConsumer>>,
 }
 
 #[expect(unsafe_code, reason = "librdkafka's queues may be used by any thread")]
@@ -125,7 +125,6 @@ impl Drop for Queue {
     #[expect(unsafe_code, reason = "the reference was ours")]
     fn drop(&mut self) {
         unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) }
-        self.consumer.take().map(close);
     }
 }
 
@@ -134,7 +133,7 @@ impl Queue {
     #[expect(unsafe_code, reason = "a reference of our own, given back by `drop`")]
     pub fn of(consumer: Arc<BaseConsumer>) -> Option<Self> {
         let queue = unsafe { native::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
-        Some(Self { queue: NonNull::new(queue)?, consumer: Some(consumer) })
+        Some(Self { queue: NonNull::new(queue)?, consumer: Closing::new(consumer) })
     }
 
     /// Takes up to `most` messages, waiting for the first. `None` if there is none after that.
@@ -162,7 +161,7 @@ impl Queue {
 
     /// The consumer whose queue it is.
     pub fn consumer(&self) -> &BaseConsumer {
-        self.consumer.as_ref().expect("it is there until this is dropped")
+        &self.consumer
     }
 
     /// The end of a partition as the broker last said with what it delivered.
@@ -171,7 +170,7 @@ impl Queue {
         let (mut low, mut high) = (-1, -1);
         let error = unsafe {
             native::rd_kafka_get_watermark_offsets(
-                self.consumer().client().native_ptr(),
+                self.consumer.client().native_ptr(),
                 topic.as_ptr(),
                 super::numbered(partition),
                 &raw mut low,

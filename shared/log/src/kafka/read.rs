@@ -116,6 +116,13 @@ impl KafkaReader {
         })
     }
 
+    /// Has a partition not count as read before this offset.
+    pub fn reaches(&mut self, partition: Partition, end: Offset) {
+        if let Some(source) = self.sources.get_mut(&partition) {
+            source.end = source.end.max(end);
+        }
+    }
+
     /// Has librdkafka fetch from where the caller is.
     fn assign(&mut self) -> Result<(), LogError> {
         let failed = |source| backend(format!("assigning partitions of topic `{}`", self.topic), source);
@@ -142,6 +149,7 @@ impl KafkaReader {
 
     /// Takes over what librdkafka has fetched.
     fn fetch(&mut self, wait: Duration) -> Result<(), LogError> {
+        fail::fail_point!("kafka::fetch", |_| Ok(()));
         for message in self.queue.take(TAKEN.saturating_sub(self.pending), wait) {
             let partition = message.partition();
             let Some(source) = self.sources.get_mut(&partition) else { continue };
