@@ -301,6 +301,15 @@ impl Archiver {
 
     /// Archives until the table covers these ends, and returns it as it is then.
     pub async fn archive_to(&self, ends: &Positions) -> Result<ArchiveSnapshot, BatchError> {
+        self.archive_until(ends, &CancellationToken::new()).await
+    }
+
+    /// The same, unless it is cancelled: what is archived by then stays.
+    pub async fn archive_until(
+        &self,
+        ends: &Positions,
+        cancel: &CancellationToken,
+    ) -> Result<ArchiveSnapshot, BatchError> {
         let mut slot = self.state.lock().await;
         let mut patience = 10;
         loop {
@@ -316,6 +325,9 @@ impl Archiver {
                 return Ok(snapshot);
             };
             *slot = Some(state);
+            if cancel.is_cancelled() {
+                return Err(BatchError::Cancelled);
+            }
             if patience == 0 {
                 return Err(BatchError::Stalled { topic: self.topic(), partition, end, reached });
             }
@@ -443,7 +455,12 @@ impl Archiver {
                     self.note(&outcome);
                     self.warn("archiving failed, will go on", outcome);
                 }
-                waiting => self.warn("the log can't be read", waiting.map(drop)),
+                Ok(_) => {}
+                Err(error) => {
+                    let outcome = Err(error);
+                    self.note(&outcome);
+                    self.warn("the log can't be read", outcome);
+                }
             }
             if tended.elapsed() >= self.settings.interval * 6 {
                 tended = tokio::time::Instant::now();

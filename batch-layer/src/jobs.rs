@@ -62,8 +62,8 @@ pub struct ViewRun {
 /// What the worker of the queue does.
 #[async_trait]
 pub trait Work: Send + Sync {
-    /// Brings the archive of the views' tables to the log's end as it is now.
-    async fn archive(&self, views: &[String]) -> Result<(), BatchError>;
+    /// Brings the archive of the views' tables to the log's end as it is now, or as far as it has come when it is cancelled.
+    async fn archive(&self, views: &[String], cancel: &CancellationToken) -> Result<(), BatchError>;
 
     /// Recomputes a view from the archive and publishes it; returns the version.
     async fn recompute(
@@ -273,7 +273,7 @@ impl JobQueue {
     async fn views(&self, job: &Job, work: &dyn Work, cancel: &CancellationToken) -> Result<(), Failure> {
         let begun = Instant::now();
         let times = job.times().map_err(|error| Failure::Failed(error.to_string()))?;
-        let archived = caught("archiving", self.persist(cancel, || work.archive(&job.views))).await;
+        let archived = caught("archiving", self.persist(cancel, || work.archive(&job.views, cancel))).await;
         if let Err(error) = archived {
             job.views.iter().for_each(|view| self.runs.ended(view, Some(&error), begun.elapsed()));
             return Err(match error {

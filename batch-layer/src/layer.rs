@@ -254,13 +254,13 @@ struct Worker {
 
 #[async_trait]
 impl Work for Worker {
-    async fn archive(&self, views: &[String]) -> Result<(), BatchError> {
+    async fn archive(&self, views: &[String], cancel: &CancellationToken) -> Result<(), BatchError> {
         let views = views.iter().filter_map(|view| self.catalog.kept_view(view));
         let tables =
             views.flat_map(|view| view.tables().into_iter().map(|table| table.name.clone()).collect::<Vec<_>>());
         for table in tables.collect::<std::collections::BTreeSet<_>>() {
             if let Some(archiver) = self.archivers.get(&table) {
-                archiver.archive_to(&archiver.log_ends().await?).await?;
+                archiver.archive_until(&archiver.log_ends().await?, cancel).await?;
             }
         }
         Ok(())

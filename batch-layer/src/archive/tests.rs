@@ -9,6 +9,7 @@ use anabranch_log::{Log, Retention};
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::Micros;
 use anabranch_store::table::{DeltaTable, TableError};
+use tokio_util::sync::CancellationToken;
 
 use super::{Archive, ArchiveSettings, Archived, Archiver};
 use crate::day::DAY;
@@ -75,6 +76,22 @@ async fn retention_leaves_what_no_commit_has_come_to() {
     archiver.step().await.expect("another");
     let users: Vec<String> = archived(dir.path()).await.into_iter().map(|(.., user)| user).collect();
     assert_eq!(users, ["a", "c", "e", "g", "b", "d", "f", "h"]);
+}
+
+#[tokio::test]
+async fn archiving_that_is_cancelled_ends_behind_the_commit_that_is_under_way() {
+    let dir = tempfile::tempdir().expect("directory");
+    let source = source(dir.path());
+    let archiver = open(dir.path(), &source).await;
+    source.append(&["a", "b", "c", "d", "e", "f", "g", "h"].map(|user| at(user, 0)));
+    archiver.step().await.expect("a commit");
+    let (ends, cancel) = (archiver.log_ends().await.expect("ends"), CancellationToken::new());
+    cancel.cancel();
+    let cancelled = archiver.archive_until(&ends, &cancel).await;
+    assert!(matches!(cancelled, Err(BatchError::Cancelled)), "{cancelled:?}");
+    assert_eq!(archived(dir.path()).await.len(), 4, "what was archived stays, and no more is");
+    archiver.archive_to(&ends).await.expect("it goes on");
+    assert_eq!(archived(dir.path()).await.len(), 8);
 }
 
 #[tokio::test]

@@ -73,7 +73,7 @@ fn steps(permits: usize) -> Arc<Steps> {
 
 #[async_trait]
 impl Work for Steps {
-    async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+    async fn archive(&self, _: &[String], _: &CancellationToken) -> Result<(), BatchError> {
         Ok(())
     }
 
@@ -198,7 +198,7 @@ async fn another_writer_that_was_faster_is_no_failure() {
 
     #[async_trait]
     impl Work for Faster {
-        async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+        async fn archive(&self, _: &[String], _: &CancellationToken) -> Result<(), BatchError> {
             Ok(())
         }
 
@@ -447,7 +447,7 @@ struct Hanging;
 
 #[async_trait]
 impl Work for Hanging {
-    async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+    async fn archive(&self, _: &[String], _: &CancellationToken) -> Result<(), BatchError> {
         std::future::pending().await
     }
 
@@ -478,7 +478,7 @@ struct Panicking;
 
 #[async_trait]
 impl Work for Panicking {
-    async fn archive(&self, _: &[String]) -> Result<(), BatchError> {
+    async fn archive(&self, _: &[String], _: &CancellationToken) -> Result<(), BatchError> {
         Ok(())
     }
 
