@@ -51,6 +51,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use anabranch_engine::operator::Part;
@@ -115,6 +116,8 @@ pub struct SpeedLayer {
     shutdown: CancellationToken,
     /// Of a partition, how many there are of each topic whose records have their place among them.
     placed: BTreeMap<String, u32>,
+    /// Whether somebody else has claimed it since.
+    superseded: Arc<AtomicBool>,
 }
 
 /// Starts a pipeline for each unit of tables that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
@@ -217,6 +220,7 @@ impl SpeedLayer {
             unit: name,
             partition,
             epoch,
+            superseded: Arc::clone(&self.superseded),
             views: views.into_iter().filter_map(receiver).collect(),
             interval: context.settings.snapshot_interval,
             memory: context.memory.share(),
@@ -230,7 +234,13 @@ impl SpeedLayer {
     fn new(shutdown: &CancellationToken) -> Self {
         let (snapshots, outputs) = (Snapshots::default(), OutputStates::default());
         let (counters, placed, threads) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        Self { snapshots, counters, outputs, threads, shutdown: shutdown.clone(), placed }
+        let superseded = Arc::default();
+        Self { snapshots, counters, outputs, threads, shutdown: shutdown.clone(), placed, superseded }
+    }
+
+    /// Whether somebody else has claimed a partition that it folds.
+    fn is_superseded(&self) -> bool {
+        self.superseded.load(Ordering::Acquire)
     }
 
     /// Each view's newest snapshot.

@@ -65,6 +65,12 @@ impl SpeedMember {
         running.iter().filter(|(_, one)| is_outgrown(one)).map(|(task, _)| task.clone()).collect()
     }
 
+    /// What somebody else has claimed although the group says that it is this member's.
+    fn superseded(&self) -> Vec<Task> {
+        let running = self.running.lock();
+        running.iter().filter(|(_, one)| one.layer.is_superseded()).map(|(task, _)| task.clone()).collect()
+    }
+
     fn start(&mut self, task: Task) {
         let (topic, partition, work) = &task;
         let Some(table) = self.context.catalog.table_of_topic(topic) else { return };
@@ -104,9 +110,12 @@ impl Member for SpeedMember {
     }
 
     fn tick(&mut self) -> Vec<(String, Positions)> {
-        for task in self.outgrown() {
+        let outgrown =
+            self.outgrown().into_iter().map(|task| (task, "topics that are joined have more partitions now"));
+        let superseded = self.superseded().into_iter().map(|task| (task, "somebody else has claimed the partition"));
+        for (task, why) in outgrown.chain(superseded).collect::<BTreeMap<_, _>>() {
             let (topic, partition, work) = &task;
-            tracing::warn!(topic, partition, ?work, "topics that are joined have more partitions now: it begins anew");
+            tracing::warn!(topic, partition, ?work, why, "a partition's work begins anew");
             self.end(&task);
             self.waiting.push(task);
         }

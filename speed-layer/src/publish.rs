@@ -6,15 +6,16 @@
 //! twice what its panes take: what isn't written yet is still there, though the pipeline may have replaced it, and what is
 //! written is there twice. Then it counts twice its bytes, as the log's client keeps a copy.
 
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anabranch_exchange::snapshot::{Snapshot, wire};
 use anabranch_log::position::{Offset, Partition, Positions};
-use anabranch_log::{Append, Log, LogError, Payloads, Retention};
+use anabranch_log::{Append, Log, LogError, Payloads, ReadLimit, Retention};
 use anabranch_plan::view::Kept;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -34,15 +35,18 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often an update is a full one, and what came before it is deleted.
 const FULL: Duration = Duration::from_secs(10);
 
+/// How long it may take to read what others have written.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Claims a partition of the tables of a unit: the epoch is higher than that of everybody who had it before.
 pub fn claim(log: &dyn Log, unit: &str, partition: Partition) -> Result<u64, LogError> {
-    append(log, &wire::topic(unit), partition, wire::claim())
+    append(log, &wire::topic(unit), partition, wire::claim()).map(|claim| claim.start)
 }
 
-/// Where the first of the records is.
-fn append(log: &dyn Log, topic: &str, partition: Partition, records: Payloads) -> Result<Offset, LogError> {
+/// Where the records are.
+fn append(log: &dyn Log, topic: &str, partition: Partition, records: Payloads) -> Result<Range<Offset>, LogError> {
     let appended = log.append(topic, Append { parts: vec![(partition, records)], ..Append::default() })?;
-    Ok(appended.offsets.get(&partition).map_or(0, |range| range.start))
+    Ok(appended.offsets.get(&partition).cloned().unwrap_or_default())
 }
 
 /// What a publisher works with.
@@ -51,6 +55,8 @@ pub(crate) struct Publisher {
     pub unit: String,
     pub partition: Partition,
     pub epoch: u64,
+    /// Set once somebody else has claimed the partition since: readers hear nobody else any more.
+    pub superseded: Arc<AtomicBool>,
     pub views: Vec<(Kept, watch::Receiver<Arc<Snapshot>>)>,
     /// The least time between two updates.
     pub interval: Duration,
@@ -74,6 +80,8 @@ impl Publisher {
         let mut encoder = wire::Encoder::new(self.epoch);
         let (mut told, mut full): (Option<Instant>, Option<Instant>) = (None, None);
         let mut cost = Duration::ZERO;
+        // Behind what this process has written last.
+        let mut end = self.epoch + 1;
         loop {
             let ended = self.views.iter().any(|(_, snapshot)| snapshot.has_changed().is_err());
             let stopped = self.views.iter().any(|(_, snapshot)| snapshot.borrow().stopped.is_some());
@@ -99,11 +107,21 @@ impl Publisher {
             if views.iter().all(|(_, snapshot)| snapshot.sequence > 0 || snapshot.stopped.is_some()) {
                 let is_full = full.is_none_or(|at| at.elapsed() >= FULL);
                 match self.tell(&topic, encoder.update(views, is_full)) {
-                    Ok(first) if is_full => {
-                        full = Some(Instant::now());
-                        self.forget_before(&topic, first);
+                    Ok(told) => {
+                        if is_full {
+                            full = Some(Instant::now());
+                        }
+                        if told.start > end && self.is_claimed(&topic, end..told.start) {
+                            let (unit, partition) = (&self.unit, self.partition);
+                            tracing::warn!(unit, partition, "somebody else has claimed the partition since");
+                            self.superseded.store(true, Ordering::Release);
+                            return;
+                        }
+                        if is_full {
+                            self.forget_before(&topic, told.start);
+                        }
+                        end = told.end;
                     }
-                    Ok(_) => {}
                     Err(problem) => {
                         tracing::warn!(unit = self.unit, partition = self.partition, problem, "publishing failed");
                         // Readers may lack what this update brought.
@@ -131,8 +149,37 @@ impl Publisher {
         until_any(events, time);
     }
 
-    /// Publishes an update; returns where it begins.
-    fn tell(&mut self, topic: &str, update: wire::Update) -> Result<Offset, String> {
+    /// Whether somebody has claimed the partition among records of others. It is told a lost partition late, or came with its claim
+    /// after that: whoever has the partition claims it again then.
+    fn is_claimed(&self, topic: &str, others: Range<Offset>) -> bool {
+        let begun = Instant::now();
+        let mut reader = match self.log.reader(topic, &Positions::from([(self.partition, others.start)])) {
+            Ok(reader) => reader,
+            // What was written there is deleted, by whom it was.
+            Err(error) => return matches!(error, LogError::OutOfRange { .. }),
+        };
+        let limit = ReadLimit { records: 1_000, bytes: 64 << 20 };
+        while begun.elapsed() < PATIENCE {
+            match reader.poll(limit, Duration::from_millis(100)) {
+                Ok(Some(batch)) => {
+                    let is_other = |offset: &Offset| others.contains(offset);
+                    let mut records = batch.offsets.iter().zip(batch.payloads.iter());
+                    if records.any(|(offset, record)| is_other(offset) && wire::is_claim(record)) {
+                        return true;
+                    }
+                    if batch.coverage.end >= others.end {
+                        return false;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => return matches!(error, LogError::OutOfRange { .. }),
+            }
+        }
+        false
+    }
+
+    /// Publishes an update; returns where it is.
+    fn tell(&mut self, topic: &str, update: wire::Update) -> Result<Range<Offset>, String> {
         self.take(2 * update.panes().map(|pane| chunk::bytes(&pane.partials)).sum::<usize>());
         let told = update.encode().map_err(|error| reason(&error)).and_then(|records| {
             self.take(2 * records.bytes().len());

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::kit::event;
 use super::pipeline::Rig;
+use crate::publish::claim;
 use crate::{Context, SpeedMember, run_partition};
 
 #[test]
@@ -41,6 +42,25 @@ fn a_member_folds_the_partitions_that_it_has_and_tries_again_to_take_on_those_th
     }
     let expected: [(String, Partition); 1] = [("clicks".to_owned(), 1)];
     assert_eq!((folded(), outputs().len()), (expected.to_vec(), 1));
+    // Somebody claims the partition who had it before, and is only told later that it is lost.
+    let stale = claim(&*log, "clicks", 1).expect("claimed");
+    let views: Vec<_> = rig.context.catalog.kept().collect();
+    let told = || {
+        let mut reader = log.reader(&wire::topic("clicks"), &[(1, stale)].into()).expect("a reader");
+        let (limit, mut decoder) = (ReadLimit { records: 1_000, bytes: 64 << 20 }, wire::Decoder::default());
+        let mut told = None;
+        while let Ok(Some(batch)) = reader.poll(limit, Duration::from_millis(10)) {
+            for (&offset, record) in batch.offsets.iter().zip(batch.payloads.iter()) {
+                told = decoder.take(offset, record, &views).map(|_| decoder.epoch()).or(told);
+            }
+        }
+        told
+    };
+    let begun = Instant::now();
+    while told().is_none_or(|epoch| epoch <= stale) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nobody hears the one who has it: {:?}", member.tick());
+        member.tick();
+    }
     member.give_up("clicks", 1, false);
     assert_eq!((folded(), outputs().len(), member.tick()), (vec![], 0, vec![]));
 }

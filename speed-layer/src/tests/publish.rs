@@ -103,6 +103,7 @@ fn one_update_is_on_its_way_at_most_and_it_counts_toward_the_limit() {
         unit: "clicks".to_owned(),
         partition: 0,
         epoch: 5,
+        superseded: Arc::default(),
         views: vec![(view.clone(), receiver)],
         interval: Duration::from_millis(1),
         memory: memory.share(),

@@ -124,6 +124,11 @@ pub fn claim() -> Payloads {
     Payloads::from_iter([header(0, 0, 0, 0)])
 }
 
+/// Whether a record is such a claim.
+pub fn is_claim(record: &[u8]) -> bool {
+    record == header(0, 0, 0, 0)
+}
+
 fn header(epoch: u64, number: u64, part: u32, parts: u32) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER);
     bytes.extend_from_slice(MAGIC);
