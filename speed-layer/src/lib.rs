@@ -53,6 +53,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use anabranch_engine::operator::Part;
 use anabranch_exchange::reading::Readings;
@@ -77,7 +78,7 @@ pub use crate::settings::Settings;
 
 use crate::display::Display;
 use crate::metrics::Counters;
-use crate::output::OutputWriter;
+use crate::output::{OutputWriter, WRITES};
 use crate::publish::{Publisher, claim};
 use crate::source::Source;
 
@@ -119,6 +120,10 @@ pub struct SpeedLayer {
     /// Whether somebody else has claimed it since.
     superseded: Arc<AtomicBool>,
 }
+
+/// How long such a thread may take to end. It may wait for brokers without an end (confluentinc/librdkafka#5456). Whoever opens its
+/// output next fences it off, or repeats what is delivered at least once.
+const OUTPUT_END: Duration = Duration::from_secs(60);
 
 /// Starts a pipeline for each unit of tables that has views, and the outputs. They run until `shutdown` is cancelled, and pipelines
 /// then store a last checkpoint. A pipeline that can't go on says so in its views' snapshots; the others go on.
@@ -269,6 +274,10 @@ impl SpeedLayer {
         self.shutdown.cancel();
         for thread in self.threads {
             let name = thread.thread().name().unwrap_or_default().to_owned();
+            if name.starts_with(WRITES) && !ends_within(&thread, OUTPUT_END) {
+                tracing::error!(name, "a thread that writes an output doesn't end, and is left behind");
+                continue;
+            }
             if thread.join().is_err() {
                 tracing::error!(name, "a thread of the speed layer has failed");
             }
@@ -305,7 +314,7 @@ impl SpeedLayer {
             };
             match only {
                 Some(partition) => self.threads.push(writer.start(partition)?),
-                None => self.spawn(format!("write-{}", output.id.name), move || writer.run_all())?,
+                None => self.spawn(format!("{WRITES}{}", output.id.name), move || writer.run_all())?,
             }
         }
         Ok(())
@@ -316,6 +325,15 @@ impl SpeedLayer {
         self.threads.push(thread.map_err(|source| SpeedError::Thread { name, source })?);
         Ok(())
     }
+}
+
+/// Waits until a thread has ended, but not for longer. Whether it has.
+fn ends_within(thread: &JoinHandle<()>, limit: Duration) -> bool {
+    let begun = Instant::now();
+    while !thread.is_finished() && begun.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(10).min(limit));
+    }
+    thread.is_finished()
 }
 
 /// How many partitions each of the tables has that a unit's owners share out. Tables that are joined need to have as many.

@@ -44,6 +44,9 @@ const TAKEN_OVER: Duration = Duration::from_secs(1);
 /// A position that stays the same is stored again after so long, as brokers forget groups that nobody speaks for.
 const REMEMBER: Duration = Duration::from_secs(3_600);
 
+/// What the names of threads begin with that write outputs.
+pub(crate) const WRITES: &str = "write-";
+
 /// How an output does with one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OutputStatus {
@@ -116,7 +119,7 @@ impl OutputWriter {
 
     /// Starts a thread that writes what one partition gives until shutdown.
     pub fn start(self, partition: Partition) -> Result<JoinHandle<()>, SpeedError> {
-        let name = format!("write-{}-{partition}", self.output.id.name);
+        let name = format!("{WRITES}{}-{partition}", self.output.id.name);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || self.run(partition));
         thread.map_err(|source| SpeedError::Thread { name, source })
     }

@@ -18,7 +18,7 @@ use rdkafka::client::DefaultClientContext;
 use tokio_util::sync::CancellationToken;
 
 use super::kit::{SECOND, event};
-use crate::{Context, Memory, OutputStatus, Settings, SpeedLayer, run, run_partition};
+use crate::{Context, Memory, OutputStatus, Settings, SpeedLayer, ends_within, run, run_partition};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -226,4 +226,13 @@ fn records_are_keyed_and_new_partitions_are_written_too() {
     expect(2, r#"{"who":null,"v":4}"#);
     assert_eq!(rig.written(4, 5), expected);
     layer.stop();
+}
+
+#[test]
+fn a_thread_that_doesnt_end_is_waited_for_no_longer_than_it_may_take() {
+    let (go_on, told) = std::sync::mpsc::sync_channel::<()>(1);
+    let thread = std::thread::spawn(move || told.recv().unwrap_or_default());
+    assert!(!ends_within(&thread, Duration::from_millis(1)));
+    drop(go_on);
+    assert!(ends_within(&thread, Duration::from_secs(60)));
 }
