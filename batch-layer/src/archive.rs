@@ -448,19 +448,17 @@ impl Archiver {
         while shutdown.run_until_cancelled(tokio::time::sleep(tick)).await.is_some() {
             let waiting = self.waiting().await;
             let due = since.elapsed() >= self.settings.interval;
-            match waiting {
+            let done = match waiting {
                 Ok(waiting) if due || waiting >= self.settings.target_rows as u64 => {
                     since = tokio::time::Instant::now();
-                    let outcome = self.archive_waiting(waiting).await;
-                    self.note(&outcome);
-                    self.warn("archiving failed, will go on", outcome);
+                    Some(("archiving failed, will go on", self.archive_waiting(waiting).await))
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    let outcome = Err(error);
-                    self.note(&outcome);
-                    self.warn("the log can't be read", outcome);
-                }
+                Ok(_) => None,
+                Err(error) => Some(("the log can't be read", Err(error))),
+            };
+            if let Some((what, outcome)) = done {
+                self.note(&outcome);
+                self.warn(what, outcome);
             }
             if tended.elapsed() >= self.settings.interval * 6 {
                 tended = tokio::time::Instant::now();
