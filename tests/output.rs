@@ -3,12 +3,14 @@
 
 mod kills;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -76,12 +78,44 @@ impl Source {
     }
 }
 
+/// How many records a topic has.
+fn count(brokers: &str, topic: &str, isolation: &str) -> usize {
+    let config = [
+        ("bootstrap.servers", brokers),
+        ("group.id", "test"),
+        ("isolation.level", isolation),
+        ("enable.partition.eof", "true"),
+    ];
+    let config = config.iter().fold(ClientConfig::new(), |mut all, (key, value)| all.set(*key, *value).clone());
+    let consumer: BaseConsumer = config.create().expect("a consumer");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("metadata");
+    let mut ahead: BTreeSet<i32> = metadata.topics()[0].partitions().iter().map(|partition| partition.id()).collect();
+    let mut list = TopicPartitionList::new();
+    ahead.iter().for_each(|&p| list.add_partition_offset(topic, p, Offset::Beginning).expect("added"));
+    consumer.assign(&list).expect("assigned");
+    let mut records = 0;
+    while !ahead.is_empty() {
+        match consumer.poll(PATIENCE).expect("more to come") {
+            Ok(_) => records += 1,
+            Err(KafkaError::PartitionEOF(partition)) => {
+                ahead.remove(&partition);
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    records
+}
+
 /// The records of each partition, in order, as Kafka's console consumer shows them.
 pub fn console_consumer(brokers: &str, topic: &str, isolation: &str) -> BTreeMap<i32, Vec<String>> {
+    let records = count(brokers, topic, isolation);
+    if records == 0 {
+        return BTreeMap::new();
+    }
     let consumer = tool("org.apache.kafka.tools.consumer.ConsoleConsumer")
         .args(["--bootstrap-server", brokers, "--topic", topic, "--from-beginning", "--isolation-level", isolation])
-        // So long after the last record.
-        .args(["--timeout-ms", "10000", "--property", "print.partition=true"])
+        .args(["--max-messages", &records.to_string(), "--timeout-ms", &PATIENCE.as_millis().to_string()])
+        .args(["--property", "print.partition=true"])
         .output()
         .expect("java starts");
     let mut records = BTreeMap::<i32, Vec<String>>::new();
