@@ -22,12 +22,14 @@ use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::{Log, LogError, Retention};
 use anabranch_plan::aggregation::Late;
 use anabranch_plan::schema::Table;
+use anabranch_plan::sink::Emission;
 use anabranch_plan::view::Catalog;
-use anabranch_serving::{Api, App, Hosts, Limits, Measures, Stops};
+use anabranch_serving::{Api, App, Emissions, Hosts, Limits, Measures, Stops};
 use anabranch_speed_layer::{Checkpoints, Context, Memory, Settings, SpeedLayer};
 use anabranch_store::storage::{Location, Storage};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -117,7 +119,7 @@ impl Platform {
         self.config.server.listen = "127.0.0.1:0".to_owned();
         self.config.batch.scheduler = false;
         let opened = self.open().await?;
-        self.start_with(Opened { outlets: None, ..opened }).await
+        self.start_with(Opened { outlets: None, ..opened }, false).await
     }
 
     /// Opens the log, with the topics of the tables, and listens.
@@ -135,6 +137,17 @@ impl Platform {
         let clock = clock();
         let (log, outlets) = open_log(config, catalog, &data, &clock)?;
         let topics = topics(config, &log)?;
+        for (view, Emission { topic, .. }) in catalog.emitted() {
+            let read = catalog.table_of_topic(&topic).map(|reader| reader.partitions);
+            let source = view.table();
+            let made = || topics.get(&source.topic).copied().unwrap_or(source.partitions);
+            let partitions = read.unwrap_or_else(made);
+            match &outlets {
+                Some(outlets) => outlets.create_topic(&topic, partitions, true)?,
+                None if topics.contains_key(&topic) => {}
+                None => log.create_topic(&topic, partitions)?,
+            }
+        }
         for table in catalog.tables.values() {
             if let Some(&existing) = topics.get(&table.topic).filter(|&&existing| existing < table.partitions) {
                 let (table, topic, wanted) = (&table.name, &table.topic, table.partitions);
@@ -218,10 +231,11 @@ impl Platform {
     /// Starts every role.
     pub async fn start(self) -> Result<Started, Failure> {
         let opened = self.open().await?;
-        self.start_with(opened).await
+        self.start_with(opened, true).await
     }
 
-    async fn start_with(self, opened: Opened) -> Result<Started, Failure> {
+    /// Whether it `writes` what views have written to topics.
+    async fn start_with(self, opened: Opened, writes: bool) -> Result<Started, Failure> {
         self.declare(&opened.data, &opened.log).await?;
         let context = self.speed_context(&opened)?;
         let (url, log, clock) = (opened.url.clone(), Arc::clone(&opened.log), Arc::clone(&opened.clock));
@@ -273,6 +287,10 @@ impl Platform {
             }),
             measures,
             stops,
+            emissions: writes.then(|| {
+                let topics = self.catalog.emitted().map(|(_, emission)| emission.topic).collect();
+                Emissions::new(opened.outlets.clone(), watch::channel(topics).1)
+            }),
             ready: readiness(speed.snapshots(), "the speed layer recovers its state"),
         };
         let retention = tokio::spawn(retain_rejects(rejects, &self.config, shutdown.clone()));
@@ -287,7 +305,7 @@ impl Platform {
     /// Answers HTTP until shutdown.
     pub async fn serve(self, opened: Opened, jobs: Arc<dyn Jobs>, report: Report, shutdown: CancellationToken) {
         let Opened { listener, limits, data, project, log, ingest, clock, .. } = opened;
-        let Report { api, snapshots, versions, outputs, measures, stops, ready } = report;
+        let Report { api, snapshots, versions, outputs, emissions, measures, stops, ready } = report;
         let catalog = match api {
             Api::Whole => self.catalog,
             // This process knows nothing of the views, and says nothing of them.
@@ -306,6 +324,7 @@ impl Platform {
             snapshots,
             versions,
             outputs,
+            emissions,
             jobs,
             audits: AuditLog::new(data.join("audit")),
             measures,
@@ -390,7 +409,8 @@ pub fn open_embedded(
     clock: &Arc<dyn Clock>,
 ) -> Result<EmbeddedLog, LogError> {
     let keyed = catalog.tables.values().filter(|table| decode::extras(table).keys).map(|table| table.topic.clone());
-    let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed: keyed.collect() };
+    let keyed = keyed.chain(catalog.emitted().map(|(_, emission)| emission.topic)).collect();
+    let options = EmbeddedOptions { reserve_bytes: config.log.reserve, keyed };
     EmbeddedLog::open(embedded_root(data), options, Arc::clone(clock))
 }
 

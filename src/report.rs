@@ -5,7 +5,7 @@ use anabranch_exchange::version::Versions;
 use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::position::{Partition, Positions};
 use anabranch_plan::view::Sent;
-use anabranch_serving::{Api, Measures, Outputs, Readiness, StoppedOutput, Stops};
+use anabranch_serving::{Api, Emissions, Measures, Outputs, Readiness, StoppedOutput, Stops};
 use anabranch_speed_layer::{OutputStates, OutputStatus};
 use tokio::sync::watch;
 
@@ -19,6 +19,8 @@ pub struct Report {
     pub versions: Versions,
     /// How far the outputs are.
     pub outputs: Outputs,
+    /// Which views' rows it writes to topics, if it writes any.
+    pub emissions: Option<Emissions>,
     /// The layers' numbers.
     pub measures: Measures,
     /// Why the layers no longer do their work, where no snapshot says so.
@@ -35,6 +37,7 @@ impl Report {
             snapshots: Snapshots::default(),
             versions: Versions::default(),
             outputs: Outputs::default(),
+            emissions: None,
             measures: Measures::default(),
             stops: Stops::default(),
             ready: watch::channel(Readiness::ready()).1,

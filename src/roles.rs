@@ -6,7 +6,7 @@
 //! | `speed` | folds, and publishes snapshots to the log | the partitions of all topics |
 //! | `archive` | archives | the tables: whoever has a topic's partition 0 archives the table |
 //! | `batch` | follows schedules and runs jobs | the one partition of the jobs' topic: the others stand by |
-//! | `serve` | answers, from the snapshots in the log and the versions on the storage | nothing |
+//! | `serve` | answers, from the snapshots in the log and the versions on the storage; writes the rows of views that aggregate | the topics that these are written to |
 //!
 //! All share the data folder, which holds the archive, the versions and, unless `[storage]` says otherwise, the checkpoints.
 
@@ -20,10 +20,12 @@ use anabranch_exchange::job::relay::{self, RemoteJobs};
 use anabranch_exchange::reading::Readings;
 use anabranch_exchange::snapshot::wire;
 use anabranch_exchange::version::{Versions, open_versions};
-use anabranch_log::kafka::group::{self, GroupOptions};
+use anabranch_log::kafka::group::{self, GroupOptions, Member};
+use anabranch_log::position::{Partition, Positions};
 use anabranch_log::{Log, LogError};
-use anabranch_serving::{Api, Measures, Stops};
+use anabranch_serving::{Api, Emissions, Measures, Stops};
 use anabranch_speed_layer::{Context, SpeedError, SpeedMember};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Role, RoleKind};
@@ -169,7 +171,18 @@ impl Process {
         let (snapshots, threads) = anabranch_serving::collect(&self.log(), &self.platform.catalog, &self.shutdown)?;
         let ready = report::readiness(snapshots.clone(), "no speed layer has been heard of yet");
         let outputs = report::outputs(self.opened.outlets.clone(), Vec::new);
-        self.answer(Report { snapshots, versions, ready, outputs, ..Report::nothing(Api::Whole) }).await?;
+        let (owned, topics) = watch::channel(BTreeSet::new());
+        let emissions = Some(Emissions::new(self.opened.outlets.clone(), topics));
+        let written: Vec<String> = self.platform.catalog.emitted().map(|(_, emission)| emission.topic).collect();
+        // The topics that views' rows are written to are shared out, so that each is written by one process.
+        let group = match written.is_empty() {
+            true => None,
+            false => Some(group::join(&self.group, &written, EmissionsMember { owned }, self.shutdown.clone())?),
+        };
+        self.answer(Report { snapshots, versions, ready, outputs, emissions, ..Report::nothing(Api::Whole) }).await?;
+        if let Some(group) = group {
+            leave(group).await?;
+        }
         tokio::task::spawn_blocking(move || threads.into_iter().try_for_each(std::thread::JoinHandle::join))
             .await?
             .map_err(|_| Failure::new("a thread that collects snapshots has failed"))
@@ -243,6 +256,30 @@ impl Process {
             rejects: ingest.rejects().clone(),
             clock: clock.clone(),
         }
+    }
+}
+
+/// The topics that this process writes views' rows to: those whose partition 0 it has.
+struct EmissionsMember {
+    owned: watch::Sender<BTreeSet<String>>,
+}
+
+impl Member for EmissionsMember {
+    fn gain(&mut self, topic: &str, partition: Partition) {
+        if partition == 0 {
+            self.owned.send_if_modified(|owned| owned.insert(topic.to_owned()));
+        }
+    }
+
+    // Whoever takes a topic over fences off what is still being written.
+    fn give_up(&mut self, topic: &str, partition: Partition, _lost: bool) {
+        if partition == 0 {
+            self.owned.send_if_modified(|owned| owned.remove(topic));
+        }
+    }
+
+    fn tick(&mut self) -> Vec<(String, Positions)> {
+        Vec::new()
     }
 }
 

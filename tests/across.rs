@@ -5,7 +5,7 @@ mod random;
 
 use serde_json::{Value, json};
 
-use crate::support::{Project, Server, anabranch, repository, until};
+use crate::support::{Project, Server, anabranch, told, until};
 
 const TABLES: &str = "
 CREATE TABLE clicks (user_id TEXT, url TEXT, ts TIMESTAMP NOT NULL) WITH (topic = 'clicks', event_time = 'ts', partitions = 1);
@@ -391,20 +391,6 @@ fn current_rows_are_looked_up_by_key_and_counts_go_down_again() {
     assert_eq!((count(&server), now(&server).len()), (json!(3), 3));
 }
 
-/// The events of the example's README, block by block: the topic, and the lines.
-fn told() -> Vec<(String, String)> {
-    let readme = std::fs::read_to_string(repository().join("examples/joins/README.md")).expect("the README");
-    let mut blocks = Vec::new();
-    let mut lines = readme.lines();
-    while let Some(line) = lines.next() {
-        let Some((_, topic)) = line.split_once("/v1/topics/") else { continue };
-        let topic = topic.split('/').next().expect("a topic").to_owned();
-        let events: Vec<&str> = lines.by_ref().map(str::trim).take_while(|line| *line != "END").collect();
-        blocks.push((topic, events.join("\n")));
-    }
-    blocks
-}
-
 #[test]
 fn a_check_of_the_example_says_what_its_joins_keep() {
     let project = Project::example("joins");
@@ -427,7 +413,7 @@ fn a_check_of_the_example_says_what_its_joins_keep() {
 fn the_example_of_clicks_and_purchases_answers_as_its_readme_says() {
     let project = Project::example("joins");
     let server = Server::start(&project);
-    let blocks = told();
+    let blocks = told("joins");
     assert_eq!(
         blocks.iter().map(|(topic, _)| topic.as_str()).collect::<Vec<_>>(),
         ["users", "clicks", "purchases", "clicks", "purchases"]

@@ -12,6 +12,7 @@ mod docs;
 mod edge;
 mod edges;
 mod edition;
+mod emission;
 mod erasure;
 mod faults;
 mod grid;

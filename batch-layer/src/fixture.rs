@@ -72,6 +72,7 @@ pub fn view(name: &str, table: Arc<Table>, window: Option<Window>) -> Kept {
         limit: None,
         allowed_lateness: 0,
         late: anabranch_plan::aggregation::Late::Discard,
+        emission: None,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,

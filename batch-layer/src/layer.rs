@@ -228,13 +228,17 @@ async fn open_archivers(
     Ok(archivers)
 }
 
-/// Opens a table's archive. Retention spares what the newest versions of its views don't cover yet.
+/// Opens a table's archive. Retention spares what the newest versions of its views don't cover yet, and a topic that a view writes its
+/// rows to: what that holds is how far the view's writer is.
 pub(crate) async fn open_archiver(
     archive: Archive,
-    settings: ArchiveSettings,
+    mut settings: ArchiveSettings,
     catalog: &Catalog,
     versions: &Versions,
 ) -> Result<Arc<Archiver>, BatchError> {
+    if catalog.emitted().any(|(_, emission)| emission.topic == archive.table.topic) {
+        settings.retention = None;
+    }
     let views = catalog.kept_of(&archive.table.name).filter_map(|view| versions.0.get(&view.id).cloned()).collect();
     Ok(Arc::new(Archiver::open(archive, settings).await?.sparing(views)))
 }

@@ -25,6 +25,7 @@ export const view = (change: Partial<ViewDetail> = {}): ViewDetail => ({
   late: 0,
   rejected: 0,
   stopped: null,
+  emission: null,
   schedule: null,
   schedule_zone: null,
   catch_up: null,

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use utoipa::ToSchema;
 
 use crate::admission::Hosts;
+use crate::emission::Emissions;
 use crate::metric::{Measures, Stops};
 use crate::output::Outputs;
 
@@ -123,6 +124,8 @@ pub struct App {
     pub versions: Versions,
     /// How far the outputs are.
     pub outputs: Outputs,
+    /// Which views' rows this process writes to topics; none writes none.
+    pub emissions: Option<Emissions>,
     /// The batch runs.
     pub jobs: Arc<dyn Jobs>,
     /// What the audits of answers find.

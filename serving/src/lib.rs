@@ -11,6 +11,8 @@ mod cache;
 mod change;
 mod collect;
 mod connection;
+mod emission;
+mod emit;
 mod format;
 mod frame;
 mod leftover;
@@ -52,6 +54,7 @@ use utoipa_axum::routes;
 pub use crate::admission::Hosts;
 pub use crate::app::{Api, App, Limits, Readiness};
 pub use crate::collect::collect;
+pub use crate::emission::Emissions;
 pub use crate::metric::{Measure, Measures, Stops, Value};
 pub use crate::output::{Outputs, StoppedOutput};
 
@@ -68,6 +71,7 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let limits = app.limits.clone();
     let server = Arc::new(Server::new(app, openapi_json(), stopped.clone()));
     let _followers = follow_versions(&server);
+    let _emissions = write_emissions(&server);
     let count = Arc::clone(&server.metrics.connections);
     let ending = async {
         shutdown.await;
@@ -164,4 +168,15 @@ fn follow_versions(server: &Arc<Server>) -> JoinSet<()> {
         });
     }
     followers
+}
+
+/// Writes the rows of views to topics, as far as this process is to.
+fn write_emissions(server: &Arc<Server>) -> JoinSet<()> {
+    let mut writers = JoinSet::new();
+    if let Some(emissions) = &server.app.emissions {
+        for (view, emission) in server.app.catalog.emitted() {
+            writers.spawn(emit::run(Arc::clone(server), view, emission, emissions.clone()));
+        }
+    }
+    writers
 }

@@ -15,7 +15,8 @@ use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 pub use self::finals::{Final, finals};
-use self::pane::{newest_before, newest_pane, oldest_pane, panes};
+use self::pane::{newest_before, panes};
+pub use self::pane::{newest_pane, oldest_pane};
 use crate::source::Sources;
 
 /// Which windows are asked for.

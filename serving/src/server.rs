@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::app::{Api, App, Readiness};
 use crate::cache::Cache;
+use crate::emission::EmissionStates;
 use crate::frame::{Finals, Frames};
 use crate::metric::Metrics;
 use crate::output::StoppedOutput;
@@ -39,6 +40,8 @@ pub(crate) struct Server {
     /// Of each view the newest answer that streams have, as long as one has it.
     pub frames: Frames,
     pub finals: Cache<Stamp, Option<Finals>>,
+    /// How the emissions do that this process writes.
+    pub emissions: EmissionStates,
     pub computing: Arc<Semaphore>,
     pub streams: Arc<Semaphore>,
     pub openapi: Bytes,
@@ -57,6 +60,7 @@ impl Server {
             pages: Arc::new(Pages::new(app.limits.cache_bytes / 2)),
             frames: app.catalog.kept().map(|view| (view.id.clone(), Default::default())).collect(),
             finals: Cache::new(app.limits.cache_bytes / 8),
+            emissions: app.catalog.emitted().map(|(view, _)| (view.id.name.clone(), Default::default())).collect(),
             computing: Arc::new(Semaphore::new(app.limits.computing)),
             streams: Arc::new(Semaphore::new(app.limits.streams)),
             openapi,
@@ -91,11 +95,15 @@ impl Server {
         let outputs = self.app.outputs.stopped().into_iter().map(|StoppedOutput { view, partition, why }| {
             format!("view `{view}`: writing what partition {partition} gives has stopped: {why}")
         });
+        let emissions = self.emissions.iter().filter_map(|(view, state)| {
+            let stopped = state.lock().stopped.clone()?;
+            Some(format!("view `{view}`: writing its rows has stopped: {stopped}"))
+        });
         let accepts = matches!(self.app.api, Api::Whole | Api::Ingest);
         let refused = accepts.then(|| self.app.log.accepts().err()).flatten();
         let refused = refused.map(|error| format!("events can't be stored: {}", with_causes(&error)));
         let unread = self.layers.versions().troubles();
-        for reason in views.chain(outputs).chain(unread).chain(self.app.stops.now()).chain(refused) {
+        for reason in views.chain(outputs).chain(emissions).chain(unread).chain(self.app.stops.now()).chain(refused) {
             readiness.ready = false;
             if !readiness.reasons.contains(&reason) {
                 readiness.reasons.push(reason);

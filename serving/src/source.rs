@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Deref, Range};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 
 use anabranch_engine::operator::either;
@@ -16,8 +17,11 @@ use anabranch_log::lineage::Mark;
 use anabranch_log::position::{Coverage, Offset, Positions, TopicPartition};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::{Kept, ViewId};
+use futures::{Stream, StreamExt};
 use parking_lot::Mutex;
 use polars::prelude::DataFrame;
+use tokio_stream::StreamMap;
+use tokio_stream::wrappers::WatchStream;
 
 /// Which layers an answer takes from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -152,6 +156,9 @@ impl Layers {
     }
 }
 
+/// Tells of each change of a layer.
+pub type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
+
 /// The snapshots and the versions of all views, the newest and the one before it.
 #[derive(Debug, Default)]
 pub struct LayerStore {
@@ -193,6 +200,22 @@ impl LayerStore {
         };
         let unread = self.versions.trouble(&view.id.name).map(|why| format!("the batch versions can't be read: {why}"));
         Layers { snapshot: snapshot.filter(goes_along), versions, other_log: None, unread }
+    }
+
+    /// Says of which of these views, by its place, a layer has changed.
+    pub fn changes(&self, views: &[Kept]) -> StreamMap<(usize, bool), Changes> {
+        let mut changes = StreamMap::new();
+        for (i, view) in views.iter().enumerate() {
+            if let Some(snapshot) = self.snapshots.0.get(&view.id) {
+                let stream: Changes = Box::pin(WatchStream::from_changes(snapshot.clone()).map(drop));
+                changes.insert((i, false), stream);
+            }
+            if let Some(version) = self.versions.0.get(&view.id) {
+                let stream: Changes = Box::pin(WatchStream::from_changes(version.clone()).map(drop));
+                changes.insert((i, true), stream);
+            }
+        }
+        changes
     }
 
     /// What tells of each change of a view's snapshot.

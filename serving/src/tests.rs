@@ -12,4 +12,4 @@ mod page;
 mod rows;
 mod source;
 mod stream;
-mod support;
+pub(crate) mod support;

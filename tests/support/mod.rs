@@ -49,6 +49,21 @@ pub fn committed_files(table: &Path) -> Option<String> {
     (!files.is_empty()).then(|| format!("[{}]", files.into_iter().collect::<Vec<_>>().join(", ")))
 }
 
+/// The events of an example's README, block by block: the topic, and the lines.
+pub fn told(example: &str) -> Vec<(String, String)> {
+    let readme = repository().join("examples").join(example).join("README.md");
+    let readme = std::fs::read_to_string(readme).expect("the README");
+    let mut blocks = Vec::new();
+    let mut lines = readme.lines();
+    while let Some(line) = lines.next() {
+        let Some((_, topic)) = line.split_once("/v1/topics/") else { continue };
+        let topic = topic.split('/').next().expect("a topic").to_owned();
+        let events: Vec<&str> = lines.by_ref().map(str::trim).take_while(|line| *line != "END").collect();
+        blocks.push((topic, events.join("\n")));
+    }
+    blocks
+}
+
 pub fn lines(path: &Path) -> Vec<String> {
     std::fs::read_to_string(path).expect("readable").lines().map(str::to_owned).collect()
 }

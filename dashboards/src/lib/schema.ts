@@ -923,6 +923,7 @@ export interface components {
             coverage: components["schemas"]["ViewCoverage"];
             /** @description `sha256:…`; changes with its meaning. */
             definition: string;
+            emission: components["schemas"]["ViewEmission"] | null;
             /**
              * Format: int64
              * @description Records that neither layer covers yet.
@@ -970,6 +971,24 @@ export interface components {
             /** @description No event with an earlier time is expected any more; null before any event. */
             watermark: string | null;
             window: components["schemas"]["ViewWindow"] | null;
+        };
+        /** @description The topic that a view's rows are written to. */
+        ViewEmission: {
+            /** @description `changes` or `final`. */
+            emit: string;
+            /** @description `kafka`: the log's own, which on one machine is the embedded one. */
+            kind: string;
+            /**
+             * Format: int64
+             * @description Records that this process has written since it started.
+             */
+            records: number;
+            /** @description Why it has stopped writing, if it has. */
+            stopped: string | null;
+            /** @description The topic. */
+            topic: string;
+            /** @description Why it writes nothing at the moment, if it would. */
+            waiting: string | null;
         };
         /** @description How far a view is. */
         ViewHeartbeat: {

@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::emission;
 use crate::metric::Measure;
 use crate::output;
 use crate::problem::Problem;
@@ -33,6 +34,7 @@ pub(crate) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
         measures.extend(server.metrics.ingested());
         measures.extend(server.metrics.audits());
         measures.extend(own(&server));
+        measures.extend(emission::measures(&server.emissions));
         measures.extend(stalls(&*server.app.log));
         let views = server.app.catalog.kept().map(|view| (server.layers.get(&view), view)).collect::<Vec<_>>();
         let outputs = server.app.outputs.positions(server.app.catalog.sent())?;

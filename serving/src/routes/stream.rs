@@ -18,7 +18,6 @@ mod event;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,11 +28,10 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse, Response};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, StreamExt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
-use tokio_stream::StreamMap;
-use tokio_stream::wrappers::{ReceiverStream, WatchStream};
+use tokio_stream::wrappers::ReceiverStream;
 use utoipa::IntoParams;
 
 use crate::frame::{self, Finals, Frame, Shared};
@@ -270,24 +268,6 @@ async fn open(
     Ok(response)
 }
 
-type Changes = Pin<Box<dyn Stream<Item = ()> + Send>>;
-
-/// Says of which view, by its place, something has changed.
-fn changes(server: &Server, views: &[Kept]) -> StreamMap<(usize, bool), Changes> {
-    let mut changes = StreamMap::new();
-    for (i, view) in views.iter().enumerate() {
-        if let Some(snapshot) = server.layers.snapshots().0.get(&view.id) {
-            let stream: Changes = Box::pin(WatchStream::from_changes(snapshot.clone()).map(drop));
-            changes.insert((i, false), stream);
-        }
-        if let Some(version) = server.layers.versions().0.get(&view.id) {
-            let stream: Changes = Box::pin(WatchStream::from_changes(version.clone()).map(drop));
-            changes.insert((i, true), stream);
-        }
-    }
-    changes
-}
-
 /// What feeds one connection.
 struct Feed {
     server: Arc<Server>,
@@ -304,7 +284,7 @@ struct Feed {
 impl Feed {
     async fn run(mut self, _permit: OwnedSemaphorePermit) {
         let (mut shutdown, events) = (self.shutdown.clone(), self.events.clone());
-        let mut changes = changes(&self.server, &self.views);
+        let mut changes = self.server.layers.changes(&self.views);
         let mut changed: BTreeSet<usize> = (0..self.views.len()).collect();
         // When a view that lags behind its layers is to be looked at again.
         let mut again: BTreeMap<usize, Instant> = BTreeMap::new();

@@ -14,6 +14,7 @@ use axum::extract::{Path, State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::emission::EmissionStatus;
 use crate::problem::Problem;
 use crate::proof::{Offsets, all_positions_json};
 use crate::routes::column::ViewColumn;
@@ -80,6 +81,9 @@ pub struct ViewDetail {
     /// Why its speed layer goes on no further, if it or its source has stopped.
     #[schema(required = true)]
     stopped: Option<String>,
+    /// The topic that its rows are written to; null if they are not.
+    #[schema(required = true)]
+    emission: Option<ViewEmission>,
     /// When it is recomputed: a cron expression.
     #[schema(required = true)]
     schedule: Option<String>,
@@ -89,6 +93,27 @@ pub struct ViewDetail {
     /// What becomes of times that were missed: `last`, `all` or `none` of them are made up for.
     #[schema(required = true)]
     catch_up: Option<&'static str>,
+}
+
+/// The topic that a view's rows are written to.
+#[derive(Serialize, ToSchema)]
+pub struct ViewEmission {
+    /// `kafka`: the log's own, which on one machine is the embedded one.
+    kind: &'static str,
+    /// The topic.
+    topic: String,
+    /// `changes` or `final`.
+    emit: &'static str,
+    /// Up to where the view's topics are read in what is written, by topic; empty if another process writes it.
+    positions: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Records that this process has written since it started.
+    records: u64,
+    /// Why it writes nothing at the moment, if it would.
+    #[schema(required = true)]
+    waiting: Option<String>,
+    /// Why it has stopped writing, if it has.
+    #[schema(required = true)]
+    stopped: Option<String>,
 }
 
 /// How windows follow each other.
@@ -229,7 +254,7 @@ fn details(
     for (mut layers, view) in views {
         let ends = topics.ends(&view, &mut layers)?;
         let rejected = rejected_of(&server.app.rejects, &view)?;
-        details.push(Detail::View(Box::new(describe(&view, &layers, &ends, rejected))));
+        details.push(Detail::View(Box::new(describe(server, &view, &layers, &ends, rejected))));
     }
     for (output, positions) in outputs {
         details.push(Detail::Output(Box::new(output::detail(server, &output, &positions, &mut topics)?)));
@@ -255,7 +280,13 @@ fn describe_window(window: Window) -> ViewWindow {
     }
 }
 
-fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, rejected: u64) -> ViewDetail {
+fn describe(
+    server: &Server,
+    view: &Kept,
+    layers: &Layers,
+    log_end: &Positions<TopicPartition>,
+    rejected: u64,
+) -> ViewDetail {
     let sources = Sources::choose(view, Mode::Merged, layers, log_end);
     let batch = layers.versions.first().map(|version| &version.published);
     ViewDetail {
@@ -295,6 +326,13 @@ fn describe(view: &Kept, layers: &Layers, log_end: &Positions<TopicPartition>, r
         late: layers.snapshot.as_ref().map_or(0, |snapshot| snapshot.late),
         rejected,
         stopped: sources.stopped.clone(),
+        emission: view.aggregation().emission.as_ref().map(|emission| {
+            let state = server.emissions.get(&view.id.name).map(|state| state.lock().clone()).unwrap_or_default();
+            let EmissionStatus { positions, records, waiting, stopped, .. } = state;
+            let positions = all_positions_json(view, &positions);
+            let (topic, emit) = (emission.topic.clone(), emission.emit.name());
+            ViewEmission { kind: "kafka", topic, emit, positions, records, waiting, stopped }
+        }),
         schedule: view.aggregation().schedule.as_ref().map(|schedule| schedule.cron.clone()),
         schedule_zone: view.aggregation().schedule.as_ref().map(|schedule| schedule.zone.name()),
         catch_up: view.aggregation().schedule.as_ref().map(|schedule| schedule.catch_up.name()),

@@ -114,6 +114,7 @@ pub fn view(name: &str, window: Option<Window>, keyed: bool, limit: Option<usize
         limit,
         allowed_lateness: MINUTE,
         late: anabranch_plan::aggregation::Late::Discard,
+        emission: None,
         schedule: anabranch_plan::schedule::Schedule::utc("*/15 * * * *").ok(),
         max_rows: 1_000_000,
         memory: None,
@@ -526,6 +527,7 @@ impl Platform {
             snapshots: newest_snapshots,
             versions: newest_versions,
             outputs: crate::Outputs::default(),
+            emissions: None,
             jobs: Arc::new(FixedJobs::default()),
             audits: anabranch_exchange::audit::AuditLog::new(folder.path().join("audit")),
             measures: Measures::new(|| {

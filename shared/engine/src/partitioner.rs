@@ -7,7 +7,7 @@ use anabranch_log::key::by_key;
 use anabranch_log::position::Partition;
 use anabranch_plan::schema::Table;
 use anabranch_plan::time::format_timestamp;
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Float64Type, Int64Type, TimestampMicrosecondType};
 use serde_json::Value;
 
@@ -48,17 +48,22 @@ pub fn record_keys(batch: &RecordBatch, table: &Table) -> Option<Vec<Option<Stri
     match (table.placed_by(), table.is_changelog()) {
         ([column], false) => Some(keys(batch, *column)),
         (columns, true) => {
-            let plain = |row: usize| match columns {
-                [column] => text(batch.column(*column), row).filter(|text| key::is_plain(text)),
-                _ => None,
-            };
-            let cell =
-                |column: usize, row: usize| (table.columns[column].name.as_str(), json(batch.column(column), row));
-            let object = |row: usize| key::object(columns.iter().map(|&column| cell(column, row)));
-            Some((0..batch.num_rows()).map(|row| Some(plain(row).unwrap_or_else(|| object(row)))).collect())
+            let named = columns.iter().map(|&column| (table.columns[column].name.as_str(), batch.column(column)));
+            let keys = row_keys(batch.num_rows(), &named.collect::<Vec<_>>());
+            Some(keys.into_iter().map(Some).collect())
         }
         _ => None,
     }
+}
+
+/// The keys of records that each are a row's newest version, which these columns name.
+pub fn row_keys(rows: usize, columns: &[(&str, &ArrayRef)]) -> Vec<String> {
+    let plain = |row: usize| match columns {
+        [(_, column)] => text(column, row).filter(|text| key::is_plain(text)),
+        _ => None,
+    };
+    let object = |row: usize| key::object(columns.iter().map(|(name, column)| (*name, json(column, row))));
+    (0..rows).map(|row| plain(row).unwrap_or_else(|| object(row))).collect()
 }
 
 /// The text of each row's key, times in RFC 3339, numbers in decimal; none where it is null.
@@ -95,7 +100,7 @@ fn json(column: &dyn Array, row: usize) -> Value {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, StringViewArray};
+    use arrow::array::{Int64Array, StringViewArray};
 
     use super::*;
 

@@ -3,6 +3,7 @@
 use crate::expr::Expr;
 use crate::schedule::Schedule;
 use crate::schema::DataType;
+use crate::sink::Emission;
 use crate::time::Micros;
 use crate::window::Window;
 
@@ -29,6 +30,8 @@ pub struct Aggregation {
     pub allowed_lateness: Micros,
     /// Where events go that come after that.
     pub late: Late,
+    /// The topic that its rows are written to, if they are.
+    pub emission: Option<Emission>,
     /// When the batch layer recomputes it.
     pub schedule: Option<Schedule>,
     /// Rows of state that the speed layer keeps exactly; beyond it, it degrades and says so.
@@ -58,6 +61,12 @@ impl Aggregation {
     pub fn identity(&self) -> Vec<String> {
         let bounds: &[&str] = if self.window.is_some() { &["window_start", "window_end"] } else { &[] };
         bounds.iter().copied().chain(self.keys.iter().map(|key| key.name.as_str())).map(str::to_owned).collect()
+    }
+
+    /// The columns that name a row for as long as it is replaced by others: where its window starts, and the keys.
+    pub fn row_key(&self) -> Vec<&str> {
+        let start = self.window.map(|_| "window_start");
+        start.into_iter().chain(self.keys.iter().map(|key| key.name.as_str())).collect()
     }
 
     /// Whether it is a top-k by a count alone, so that a sketch can stand in for keys beyond the limit.

@@ -36,3 +36,35 @@ impl Delivery {
         }
     }
 }
+
+/// A topic that the rows of an aggregation are written to, one JSON object a record, whose key is that of the row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emission {
+    /// The topic. No two views write one.
+    pub topic: String,
+    /// Which rows.
+    pub emit: Emit,
+}
+
+/// Which rows of an aggregation are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// Each whenever it has changed; a record without a value, once it is gone.
+    #[default]
+    Changes,
+    /// Those of windows that are closed for good.
+    Final,
+}
+
+impl Emit {
+    /// All of them, the default first.
+    pub const ALL: [Self; 2] = [Self::Changes, Self::Final];
+
+    /// Its name in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Changes => "changes",
+            Self::Final => "final",
+        }
+    }
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schema::Table;
-use crate::sink::Sink;
+use crate::sink::{Emission, Sink};
 use crate::time::Micros;
 
 /// Everything that a project defines.
@@ -69,18 +69,29 @@ impl Catalog {
         self.sent().filter(move |view| view.reads_table(table))
     }
 
+    /// The views that write their rows to a topic as they change, in order of their names.
+    pub fn emitted(&self) -> impl Iterator<Item = (Kept, Emission)> {
+        self.kept().filter_map(|view| view.aggregation().emission.clone().map(|emission| (view, emission)))
+    }
+
     /// The topics that views write: each with the view's name and a topic that it reads.
     pub fn written(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         self.views.values().flat_map(|view| {
             let to = match &view.end {
-                End::Send(sink) => Some(&sink.topic),
-                End::Keep(aggregation) => match &aggregation.late {
-                    Late::Topic(topic) => Some(topic),
-                    Late::Discard | Late::Rejects => None,
-                },
+                End::Send(sink) => [Some(&sink.topic), None],
+                End::Keep(aggregation) => {
+                    let late = match &aggregation.late {
+                        Late::Topic(topic) => Some(topic),
+                        Late::Discard | Late::Rejects => None,
+                    };
+                    [late, aggregation.emission.as_ref().map(|emission| &emission.topic)]
+                }
             };
-            let from = view.rows.inputs().into_iter();
-            from.filter_map(move |table| Some((view.id.name.as_str(), table.topic.as_str(), to?.as_str())))
+            let each = to.into_iter().flatten().flat_map(|to| {
+                let from = view.rows.inputs().into_iter();
+                from.map(move |table| (view.id.name.as_str(), table.topic.as_str(), to.as_str()))
+            });
+            each.collect::<Vec<_>>()
         })
     }
 }

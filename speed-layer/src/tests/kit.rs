@@ -91,6 +91,7 @@ pub(crate) fn sums(table: &Arc<Table>, window: Option<Window>, allowed_lateness:
         limit: None,
         allowed_lateness,
         late: anabranch_plan::aggregation::Late::Discard,
+        emission: None,
         schedule: None,
         max_rows: 1_000_000,
         memory: None,

@@ -54,6 +54,9 @@ pub struct Stream {
     pub commit: Commit,
 }
 
+/// Makes the brokers forget records that one of the same key follows.
+const COMPACTED: &[(&str, &str)] = &[("cleanup.policy", "compact")];
+
 /// The outlets of a cluster.
 #[derive(Clone)]
 pub struct Outlets {
@@ -129,16 +132,38 @@ impl Outlets {
         Ok(positions)
     }
 
+    /// Creates a topic that a stream is to write, unless it is there: of the records of one key the last is kept at least, if it is
+    /// to be `compacted`.
+    pub fn create_topic(&self, topic: &str, partitions: u32, compacted: bool) -> Result<(), LogError> {
+        match self.cluster.partitions(topic) {
+            Ok(_) => Ok(()),
+            Err(LogError::UnknownTopic { .. }) => {
+                self.cluster.create(topic, partitions, if compacted { COMPACTED } else { &[] })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens a stream's outlet for what is made of a partition of its topic, and says from which offset on that
     /// is to be read: the position, or where the partition begins if there never was one. The topic that is written is
     /// created if it isn't there.
     pub fn open(&self, stream: &Arc<Stream>, partition: Partition) -> Result<(Outlet, Offset), LogError> {
-        let partitions = self.cluster.partitions(&stream.from)?;
-        match self.cluster.partitions(&stream.to) {
-            Ok(_) => {}
-            Err(LogError::UnknownTopic { .. }) => self.cluster.create(&stream.to, partitions, &[])?,
-            Err(error) => return Err(error),
+        self.create_topic(&stream.to, self.cluster.partitions(&stream.from)?, false)?;
+        let outlet = self.take_over(stream, partition)?;
+        let Stream { name, from, .. } = &*outlet.stream;
+        if let Some(&next) = self.committed((name, from), &outlet.group, [partition])?.get(&partition) {
+            return Ok((outlet, next));
         }
+        let starts = self.cluster.offsets(from, [partition], At::Start)?;
+        let start = starts.get(&partition).copied().unwrap_or(0);
+        // From now on it is known what is wanted, should the log delete it.
+        outlet.write(&Parts::new(), &Keys::new(), start)?;
+        Ok((outlet, start))
+    }
+
+    /// Takes a stream's outlet over from whoever had it, whose last write then is stored or never will be. Positions are none of
+    /// its matter: [`Outlet::write_records`].
+    pub fn take_over(&self, stream: &Arc<Stream>, partition: Partition) -> Result<Outlet, LogError> {
         let name = format!("{}{}-{partition}", self.cluster.options.topic_prefix, self.group(&stream.name));
         let transactional = [
             ("transactional.id", name.as_str()),
@@ -158,15 +183,7 @@ impl Outlets {
             begun.map_err(|source| outlet.failed("beginning to use transactions as", source))?;
         }
         fail::fail_point!("output::opened");
-        let Stream { name, from, .. } = &*outlet.stream;
-        if let Some(&next) = self.committed((name, from), &outlet.group, [partition])?.get(&partition) {
-            return Ok((outlet, next));
-        }
-        let starts = self.cluster.offsets(from, [partition], At::Start)?;
-        let start = starts.get(&partition).copied().unwrap_or(0);
-        // From now on it is known what is wanted, should the log delete it.
-        outlet.write(&Parts::new(), &Keys::new(), start)?;
-        Ok((outlet, start))
+        Ok(outlet)
     }
 }
 
@@ -214,6 +231,11 @@ impl Outlet {
                 if parts.is_empty() { Ok(()) } else { self.transaction(|| self.send(parts, keys)) }
             }
         }
+    }
+
+    /// Stores records, all or none, and no position. After an error it isn't known what is stored: take the outlet over again.
+    pub fn write_records(&self, parts: &Parts, keys: &Keys) -> Result<(), LogError> {
+        self.transaction(|| self.send(parts, keys))
     }
 
     fn transaction(&self, work: impl FnOnce() -> Result<(), LogError>) -> Result<(), LogError> {

@@ -38,11 +38,21 @@ pub(super) fn twins(one: &str, other: &str) -> String {
     )
 }
 
-/// Refuses the names that the platform gives to columns itself.
+/// Whether a column of an answer has this name that isn't a view's own.
+pub(super) fn is_bound(name: &str) -> bool {
+    ["window_start", "window_end"].iter().any(|bound| is_twin(bound, name))
+}
+
+/// Refuses the names that the platform gives to columns of answers itself.
 pub(super) fn reserved(ident: &Ident, name: &str) -> Result<(), Fault> {
-    if ["window_start", "window_end"].iter().any(|bound| is_twin(bound, name)) {
+    if is_bound(name) {
         return Err(Fault::new(ident.span.start, format!("`{name}` is the name of a window's bound; choose another")));
     }
+    internal(ident, name)
+}
+
+/// Refuses the names that columns have inside only.
+pub(super) fn internal(ident: &Ident, name: &str) -> Result<(), Fault> {
     if name.starts_with("__") {
         return Err(Fault::new(
             ident.span.start,

@@ -63,6 +63,11 @@ impl Options {
         self.0.into_iter().next()
     }
 
+    /// Whether an option is given.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// An option's value as it was written.
     pub fn text(&mut self, name: &str) -> Option<Given> {
         self.0.remove(name)

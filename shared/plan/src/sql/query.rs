@@ -10,9 +10,10 @@ use super::aggregate::inner;
 use super::error::Fault;
 use super::expression::Scope;
 use super::from;
+use super::function;
 use super::lag::{self, Lags};
 use super::literal;
-use super::name::{is_twin, reserved};
+use super::name::{is_bound, is_twin, reserved};
 use super::relation::Names;
 use super::syntax::{Tokens, fold, simple_name};
 use crate::aggregation::{Aggregate, AggregateFunction, Aggregation, Key, OrderBy, OutputColumn};
@@ -37,7 +38,9 @@ impl Asker {
     /// Why it has no aggregates, and what to do.
     fn refusal(self, clause: &str) -> String {
         match self {
-            Self::Sink => format!("a view with a sink has plain rows; leave {clause} out, or the sink"),
+            Self::Sink => {
+                format!("rows are written as they come; leave {clause} out, or group the rows and write what they make")
+            }
             Self::Reader => {
                 format!(
                     "what a view reads are plain rows; leave {clause} out here, and aggregate in the view that reads them"
@@ -77,6 +80,11 @@ pub(super) fn aggregated(
     let found = found.filter_map(|found| found.map_err(&mut keep).inspect_err(|()| is_complete = false).ok());
     let mut items: Vec<Item> = found.flatten().collect();
     check_names(&items, &mut keep);
+    for Item { name, at, .. } in items.iter().filter(|item| !matches!(item.value, Selected::Bound(_))) {
+        if is_bound(name) {
+            keep(Fault::new(*at, format!("`{name}` is the name of a window's bound; give it another with AS")));
+        }
+    }
     check_types(&items, &mut keep);
     let mut grouped = BTreeSet::new();
     if is_complete {
@@ -168,6 +176,18 @@ fn only(value: &Expr, name: &str, rows: &Rows, key: &[String]) -> Result<Aggrega
     let by = by.ok_or_else(|| format!("`{name}` can't be kept by a key that is a flag"))?;
     let (function, argument) = (AggregateFunction::ArgMax, Some(value.clone()));
     Ok(Aggregate { name: name.to_owned(), function, argument, place: Some(by), filter: None })
+}
+
+/// Whether a query aggregates, as far as can be told by how it is written.
+pub(super) fn aggregates(query: &ast::Query) -> bool {
+    let SetExpr::Select(select) = &*query.body else { return false };
+    let is_grouped = !matches!(&select.group_by, GroupByExpr::Expressions(exprs, _) if exprs.is_empty());
+    let is_aggregate = |item: &SelectItem| {
+        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { return false };
+        let ast::Expr::Function(call) = inner(expr) else { return false };
+        call.over.is_none() && simple_name(&call.name).is_ok_and(|name| function::aggregate(&name).is_some())
+    };
+    is_grouped || select.projection.iter().any(is_aggregate)
 }
 
 /// Plans a query of plain rows. `None` if it reads what is wrong itself.

@@ -8,9 +8,11 @@ use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
 use super::expression::Relation;
+use super::name::is_bound;
 use super::syntax::{Tokens, fold, simple_name};
 use super::{literal, option};
 use crate::rows::Rows;
+use crate::schema::Column;
 use crate::time::Micros;
 use crate::view::{Catalog, End};
 use crate::window::{Days, Sliding, Window};
@@ -135,6 +137,15 @@ pub(super) fn read(factor: &TableFactor, tokens: &Tokens, names: &Names) -> Resu
     let qualifier = alias.map_or(name, |alias| fold(&alias.name));
     let relation = Relation::new(qualifier, what, &rows);
     let window = form.map(|(form, arguments)| window(form, &arguments, &relation)).transpose().map_err(one)?;
+    let hidden = rows.schema().into_iter().find(|column| window.is_some() && is_bound(&column.name));
+    if let Some(Column { name, .. }) = hidden {
+        let message = format!(
+            "{} has a column `{name}`, which a bound of these windows is called; read it by another name: \
+             (SELECT {name} AS other, … FROM …) in its place",
+            relation.what
+        );
+        return Err(one(Fault::new(at, message)));
+    }
     Ok(Some(Read { rows, relation, window, at }))
 }
 

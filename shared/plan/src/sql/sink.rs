@@ -1,6 +1,9 @@
-//! Views with a sink: plain rows, which are written to a topic as they come.
+//! Views with a sink: plain rows, which are written to a topic as they come, and aggregations, whose rows are written as they change.
+
+use std::collections::BTreeSet;
 
 use sqlparser::ast;
+use sqlparser::tokenizer::Location;
 
 use super::error::{Fault, list, suggestion};
 use super::name;
@@ -8,13 +11,98 @@ use super::option::{Given, Options};
 use super::query::{self, Asker};
 use super::relation::Names;
 use super::syntax::Tokens;
+use crate::aggregation::Aggregation;
 use crate::rows::Rows;
 use crate::schema::{Column, Format};
-use crate::sink::{Delivery, Sink};
+use crate::sink::{Delivery, Emission, Emit, Sink};
 use crate::view::Catalog;
 
 /// The options of a view with a sink.
-pub(super) const OPTIONS: [&str; 4] = ["sink", "topic", "delivery", "partition_by"];
+pub(super) const OPTIONS: [&str; 5] = ["sink", "topic", "delivery", "partition_by", "emit"];
+
+/// What a view that aggregates says of the topic that its rows are written to.
+pub(super) struct Emitted {
+    topic: Given,
+    emit: Emit,
+    /// Where that is said.
+    at: Location,
+}
+
+impl Emitted {
+    /// Takes what is said of it from the options that are given with `sink`.
+    pub(super) fn read(sink: Given, options: &mut Options, view: &str) -> Result<Self, Fault> {
+        for (name, why) in [
+            ("delivery", "each change of a row is written once"),
+            ("partition_by", "its rows are placed by their keys"),
+        ] {
+            if let Some(given) = options.text(name) {
+                let message = format!("option `{name}` doesn't go with a view that aggregates: {why}; leave it out");
+                return Err(Fault::new(given.at, message));
+            }
+        }
+        let topic = topic_of(&sink, options, view)?;
+        let (emit, at) = match options.text("emit") {
+            None => (Emit::default(), sink.at),
+            Some(given) => (emit(&given)?, given.at),
+        };
+        Ok(Self { topic, emit, at })
+    }
+
+    /// The emission of a view that makes this of its rows, if it can be.
+    pub(super) fn plan(
+        self,
+        view: &str,
+        rows: &Rows,
+        aggregation: &Aggregation,
+        catalog: &Catalog,
+    ) -> Result<Emission, Fault> {
+        if self.emit == Emit::Final && aggregation.window.is_none() {
+            let message = format!("`{view}` has no windows, so no row of it is final; write emit = 'changes'");
+            return Err(Fault::new(self.at, message));
+        }
+        check_topic(view, &self.topic, rows, catalog)?;
+        self.check_reader(aggregation, catalog)?;
+        Ok(Emission { topic: self.topic.text, emit: self.emit })
+    }
+
+    /// Refuses a table that would read the topic's records as what they aren't.
+    fn check_reader(&self, aggregation: &Aggregation, catalog: &Catalog) -> Result<(), Fault> {
+        let Some(reader) = catalog.table_of_topic(&self.topic.text) else { return Ok(()) };
+        let of_rows = aggregation.row_key();
+        let key: BTreeSet<&str> =
+            reader.primary_key.iter().map(|&column| reader.columns[column].name.as_str()).collect();
+        let is_right =
+            if reader.is_changelog() { key == of_rows.iter().copied().collect() } else { self.emit == Emit::Final };
+        if is_right {
+            return Ok(());
+        }
+        let (name, topic) = (&reader.name, &self.topic.text);
+        let way_out = match of_rows.as_slice() {
+            [] => "it has one row, which no key names, so no table can read it".to_owned(),
+            columns => format!("a table that reads it has PRIMARY KEY ({})", columns.join(", ")),
+        };
+        let message = format!("table `{name}` reads topic `{topic}`, whose records replace and delete rows; {way_out}");
+        Err(Fault::new(self.topic.at, message))
+    }
+}
+
+fn emit(given: &Given) -> Result<Emit, Fault> {
+    let found = Emit::ALL.into_iter().find(|emit| emit.name() == given.text);
+    found.ok_or_else(|| {
+        let names = || Emit::ALL.into_iter().map(Emit::name);
+        let close = suggestion(&given.text, names());
+        Fault::new(given.at, format!("unknown emit `{}`; there are {}{close}", given.text, list(names())))
+    })
+}
+
+/// The topic of a sink: the view's own name unless another is given.
+fn topic_of(sink: &Given, options: &mut Options, view: &str) -> Result<Given, Fault> {
+    if sink.text != "kafka" {
+        return Err(Fault::new(sink.at, format!("unsupported sink `{}`; there is `kafka`", sink.text)));
+    }
+    let topic = options.text("topic").unwrap_or(Given { text: view.to_owned(), at: sink.at });
+    Ok(Given { at: topic.at, text: name::topic(topic)? })
+}
 
 /// Plans what a view with the option `sink`, given with the others, sends where, and how. `None` if it is sound as far as can be
 /// told but its table isn't.
@@ -52,11 +140,7 @@ struct Asked {
 
 impl Asked {
     fn read(sink: &Given, mut options: Options, view: &str) -> Result<Self, Fault> {
-        if sink.text != "kafka" {
-            return Err(Fault::new(sink.at, format!("unsupported sink `{}`; there is `kafka`", sink.text)));
-        }
-        let topic = options.text("topic").unwrap_or(Given { text: view.to_owned(), at: sink.at });
-        let topic = Given { at: topic.at, text: name::topic(topic)? };
+        let topic = topic_of(sink, &mut options, view)?;
         let delivery = options.text("delivery").map(delivery).transpose()?.unwrap_or_default();
         let partition_by = options.text("partition_by");
         if let Some((name, given)) = options.rest() {

@@ -12,7 +12,7 @@ use sqlparser::tokenizer::{Location, Token};
 use super::error::{Fault, list, suggestion};
 use super::expression::{Relation, Scope};
 use super::literal::data_type;
-use super::name::{defined_name, is_twin, reserved, topic, twins};
+use super::name::{defined_name, internal, is_twin, topic, twins};
 use super::option::{Given, Options};
 use super::syntax::{Tokens, fold};
 use crate::expr::Expr;
@@ -163,7 +163,7 @@ fn column(definition: &ColumnDef, tokens: &Tokens) -> Result<Column, Fault> {
             "a column's name can't be empty or hold control characters",
         ));
     }
-    reserved(&definition.name, &name)?;
+    internal(&definition.name, &name)?;
     if ARCHIVES_OWN.iter().any(|own| is_twin(own, &name)) {
         let message = format!("`{name}`: the archive has a column of its own with that name; choose another");
         return Err(Fault::new(definition.name.span.start, message));

@@ -16,6 +16,7 @@ use super::syntax::Source;
 use crate::aggregation::{Aggregation, Late};
 use crate::rows::Rows;
 use crate::schedule::Schedule;
+use crate::sink::Emission;
 use crate::time::Micros;
 use crate::view::{Catalog, End, View, ViewId};
 use crate::window::Window;
@@ -94,6 +95,10 @@ pub(super) fn plan(
         View { id: ViewId { name: name.clone(), definition }, sql: source.text.clone(), rows, end }
     };
     let options = match options.map(|mut options| (options.text("sink"), options)) {
+        Ok((Some(sink), mut options)) if options.has("emit") || query::aggregates(query) => {
+            sink::Emitted::read(sink, &mut options, &name)
+                .and_then(|emitted| Ok((Some(emitted), view_options(options)?)))
+        }
         Ok((Some(sink), options)) => {
             let planned = sink::plan(&name, query, (sink, options), tokens, names)?;
             if let Some((rows, _)) = &planned {
@@ -101,7 +106,7 @@ pub(super) fn plan(
             }
             return Ok(planned.map(|(rows, sink)| view(rows, End::Send(sink), 0)));
         }
-        Ok((None, options)) => view_options(options),
+        Ok((None, options)) => view_options(options).map(|options| (None, options)),
         Err(fault) => Err(fault),
     };
     let query = query::aggregated(query, tokens, names);
@@ -116,7 +121,7 @@ pub(super) fn plan(
     };
     let Some((rows, asked)) = query else { return Ok(None) };
     check_current(&rows, asked.window, create)?;
-    let ViewOptions { allowed_lateness, late, schedule, max_rows, memory } = options;
+    let (emitted, ViewOptions { allowed_lateness, late, schedule, max_rows, memory }) = options;
     let late = match late {
         Some((late, at)) if late != Late::Discard && rows.looks_across() => {
             let message = "late events can't be put aside of a view that joins or uses LAG: several records make a row; leave `late` out";
@@ -125,7 +130,16 @@ pub(super) fn plan(
         Some((late, at)) => check_late(&name, late, at, &rows, asked.window, names.catalog).map_err(one)?,
         None => Late::default(),
     };
-    let aggregation = Aggregation { allowed_lateness, late, schedule, max_rows, memory, ..asked };
+    let emission = emitted.map(|emitted| emitted.plan(&name, &rows, &asked, names.catalog));
+    let emission = emission.transpose().map_err(one)?;
+    if let (Some(Emission { topic, .. }), Late::Topic(late)) = (&emission, &late)
+        && topic == late
+    {
+        let message =
+            format!("`{name}` writes its rows and its late events to topic `{topic}`; choose another for one");
+        return Err(one(Fault::of(&create.name, message)));
+    }
+    let aggregation = Aggregation { allowed_lateness, late, emission, schedule, max_rows, memory, ..asked };
     Ok(Some(view(rows, End::Keep(Box::new(aggregation)), allowed_lateness)))
 }
 
@@ -145,13 +159,14 @@ fn check_current(rows: &Rows, window: Option<Window>, create: &CreateView) -> Re
 
 /// Refuses to send what several records make.
 fn of_one_record(rows: &Rows, create: &CreateView) -> Result<(), Vec<Fault>> {
-    match rows.looks_across() {
-        true => {
-            let message = "rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet";
-            Err(vec![Fault::of(&create.name, message)])
+    let message = match (rows.current(), rows.looks_across()) {
+        (_, false) => return Ok(()),
+        (Some(_), _) if !rows.joins_or_lags() => {
+            "the current rows of a changelog are written as they change; add emit = 'changes'"
         }
-        false => Ok(()),
-    }
+        _ => "rows that joins and LAG make can be kept or aggregated, but not sent yet",
+    };
+    Err(vec![Fault::of(&create.name, message)])
 }
 
 /// Refuses a side output of what can't be late, and a topic that can't be written.

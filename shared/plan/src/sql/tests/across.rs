@@ -278,7 +278,7 @@ fn current_rows_of_a_changelog_are_kept_or_aggregated_and_are_in_no_window() {
         ),
         (
             "v WITH (sink = 'kafka') AS SELECT id FROM (SELECT id FROM users) AS u",
-            "v.sql:1:26: rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet",
+            "v.sql:1:26: the current rows of a changelog are written as they change; add emit = 'changes'",
         ),
     ] {
         assert_eq!(planned(view).expect_err(view), expected);
@@ -334,7 +334,7 @@ fn rows_of_several_records_are_aggregated_and_neither_sent_nor_put_aside() {
     };
     assert_eq!(
         failed("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS SELECT url FROM j;"),
-        "rows that joins, LAG and changelogs make can be kept or aggregated, but not sent yet"
+        "rows that joins and LAG make can be kept or aggregated, but not sent yet"
     );
     let late = "CREATE MATERIALIZED VIEW v WITH (late = 'rejects') AS SELECT window_start, window_end, count(*) AS n
                 FROM TUMBLE(j, ts, INTERVAL '1 minute') GROUP BY window_start, window_end;";

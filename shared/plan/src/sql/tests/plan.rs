@@ -9,7 +9,7 @@ use crate::expr::{Expr, Function as F, Literal, Part, TimeUnit};
 use crate::rows::{Field, Rows};
 use crate::schedule::{CatchUp, Schedule};
 use crate::schema::DataType::{self, BigInt, Boolean, Double, Json, Text, Timestamp};
-use crate::sink::{Delivery, Sink};
+use crate::sink::{Delivery, Emission, Emit, Sink};
 use crate::window::Window;
 
 const MINUTE: i64 = 60_000_000;
@@ -402,6 +402,52 @@ fn a_table_may_read_what_an_output_writes() {
         "{}",
         errors[0]
     );
+}
+
+#[test]
+fn the_rows_of_an_aggregation_are_written_as_they_change_or_once_they_are_final() {
+    let minutes =
+        "SELECT window_start, window_end, user_id, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute')
+        GROUP BY window_start, window_end, user_id";
+    let emission = |options: &str, select: &str| {
+        let view = planned(&format!("CREATE MATERIALIZED VIEW v WITH ({options}) AS {select}"));
+        assert!(view.aggregation().schedule.is_some() || !options.contains("batch"));
+        (view.aggregation().emission.clone(), view.id.definition.clone())
+    };
+    let topic = |topic: &str, emit| Some(Emission { topic: topic.to_owned(), emit });
+    let counts = "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id";
+    assert_eq!(emission("sink = 'kafka'", counts).0, topic("v", Emit::Changes));
+    assert_eq!(emission("sink = 'kafka'", "SELECT count(*) AS n FROM tweets").0, topic("v", Emit::Changes));
+    assert_eq!(emission("sink = 'kafka', emit = 'changes', batch = '0 * * * *'", minutes).0, topic("v", Emit::Changes));
+    let (finals, definition) = emission("sink = 'kafka', topic = 'minutes', emit = 'final'", minutes);
+    assert_eq!(finals, topic("minutes", Emit::Final));
+    let (none, same) = emission("batch = '0 * * * *'", minutes);
+    assert_eq!((none, same), (None, definition), "what is written means the same as what is not");
+}
+
+#[test]
+fn a_changelog_may_read_the_rows_of_an_aggregation_by_their_key() {
+    let minutes = "SELECT window_start, window_end, user_id, count(*) AS n, max(timestamp) AS at
+        FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_start, window_end, user_id";
+    let read = |with: &str, key: &str| {
+        let table = format!(
+            "CREATE TABLE t (user_id TEXT, window_start TIMESTAMP, n BIGINT, at TIMESTAMP{key}) WITH (topic = 'v', event_time = 'at');"
+        );
+        let sql = format!("{table} CREATE MATERIALIZED VIEW v WITH (sink = 'kafka', {with}) AS {minutes};");
+        plan_beside_tables(&sql).map(|catalog| catalog.emitted().count()).map_err(|errors| errors[0].message.clone())
+    };
+    let key = ", PRIMARY KEY (user_id, window_start)";
+    assert_eq!(read("emit = 'changes'", key), Ok(1));
+    assert_eq!(read("emit = 'final'", key), Ok(1));
+    assert_eq!(read("emit = 'final'", ""), Ok(1), "finals are events");
+    let way_out = "table `t` reads topic `v`, whose records replace and delete rows; \
+                   a table that reads it has PRIMARY KEY (window_start, user_id)";
+    assert_eq!(read("emit = 'changes'", ""), Err(way_out.to_owned()));
+    assert_eq!(read("emit = 'changes'", ", PRIMARY KEY (user_id)"), Err(way_out.to_owned()));
+    let round = "CREATE TABLE t (n BIGINT PRIMARY KEY, at TIMESTAMP) WITH (topic = 'tweets.n', event_time = 'at');
+        CREATE MATERIALIZED VIEW a WITH (sink = 'kafka', topic = 'tweets.n') AS SELECT n, max(at) AS at FROM t GROUP BY n;";
+    let round = plan_beside_tables(round).expect_err("it goes round")[0].message.clone();
+    assert!(round.starts_with("what `a` writes would come back into topic `tweets.n`"), "{round}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_latenes = '1 minute') AS SELECT count(*) AS n FROM tweets",
-        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `late`, `late_topic`, `batch`, `schedule_zone`, `catch_up`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`; did you mean `allowed_lateness`?",
+        "1:34: unknown option `allowed_latenes`; there are `allowed_lateness`, `late`, `late_topic`, `batch`, `schedule_zone`, `catch_up`, `max_rows`, `memory`, `sink`, `topic`, `delivery`, `partition_by`, `emit`; did you mean `allowed_lateness`?",
     ),
     (
         "CREATE MATERIALIZED VIEW v WITH (allowed_lateness = '1') AS SELECT count(*) AS n FROM tweets",
@@ -252,8 +252,14 @@ const STATEMENTS: &[(&str, &str)] = &[
         "1:30: `__b`: names that start with two underscores are the platform's own",
     ),
     (
-        "CREATE TABLE t (a TIMESTAMP, window_start TEXT) WITH (event_time = 'a')",
-        "1:30: `window_start` is the name of a window's bound; choose another",
+        "CREATE TABLE t (a TIMESTAMP, window_start TEXT) WITH (event_time = 'a');
+CREATE MATERIALIZED VIEW v AS SELECT window_start, count(*) AS n FROM t GROUP BY window_start",
+        "2:38: `window_start` is the name of a window's bound; give it another with AS",
+    ),
+    (
+        "CREATE TABLE t (a TIMESTAMP, window_start TEXT) WITH (event_time = 'a');
+CREATE MATERIALIZED VIEW v AS SELECT window_end, count(*) AS n FROM TUMBLE(t, a, INTERVAL '1 minute') GROUP BY window_end",
+        "2:76: table `t` has a column `window_start`, which a bound of these windows is called; read it by another name: (SELECT window_start AS other, … FROM …) in its place",
     ),
     (
         "CREATE TABLE t (a TIMESTAMP) WITH (event_time = 'a', format = 'avro')",
@@ -799,20 +805,8 @@ const SINKS: &[(&str, &str)] = &[
 /// Queries of a view with a sink, which start on its second line.
 const PLAIN_QUERIES: &[(&str, &str)] = &[
     (
-        "SELECT user_id FROM tweets GROUP BY user_id",
-        "2:28: a view with a sink has plain rows; leave GROUP BY out, or the sink",
-    ),
-    (
-        "SELECT user_id FROM tweets GROUP BY ALL",
-        "2:28: a view with a sink has plain rows; leave GROUP BY out, or the sink",
-    ),
-    (
-        "SELECT user_id, count(*) AS n FROM tweets",
-        "2:29: a view with a sink has plain rows; leave the aggregate `n` out, or the sink",
-    ),
-    (
         "SELECT user_id FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute')",
-        "2:28: a view with a sink has plain rows; leave windows out, or the sink",
+        "2:28: rows are written as they come; leave windows out, or group the rows and write what they make",
     ),
     ("SELECT user_id FROM tweets ORDER BY user_id", "2:28: rows come in the order of their events; leave ORDER BY out"),
     ("SELECT user_id FROM tweets LIMIT 5", "2:28: rows come for as long as events do; leave LIMIT out"),
@@ -851,6 +845,44 @@ fn a_query_that_isnt_of_plain_rows_has_no_sink() {
     for (query, expected) in PLAIN_QUERIES {
         check(&format!("CREATE MATERIALIZED VIEW v WITH (sink = 'kafka') AS\n{query}"), expected);
     }
+}
+
+/// Options of a view that counts by user, and that of one without keys.
+const EMISSIONS: &[(&str, &str)] = &[
+    ("sink = 'files'", "1:41: unsupported sink `files`; there is `kafka`"),
+    (
+        "sink = 'kafka', emit = 'finals'",
+        "1:57: unknown emit `finals`; there are `changes`, `final`; did you mean `final`?",
+    ),
+    ("sink = 'kafka', emit = 'final'", "1:57: `v` has no windows, so no row of it is final; write emit = 'changes'"),
+    (
+        "sink = 'kafka', delivery = 'at_least_once'",
+        "1:61: option `delivery` doesn't go with a view that aggregates: each change of a row is written once; leave it out",
+    ),
+    (
+        "sink = 'kafka', partition_by = 'user_id'",
+        "1:65: option `partition_by` doesn't go with a view that aggregates: its rows are placed by their keys; leave it out",
+    ),
+    (
+        "sink = 'kafka', topic = 'tweets'",
+        "1:58: what `v` writes would come back into topic `tweets`, which it reads, and go round for ever; choose another topic",
+    ),
+    (
+        "sink = 'kafka', topic = 'clicks.big'",
+        "1:58: views `big` and `v` would both write topic `clicks.big`; a topic's records come from one view",
+    ),
+    ("emit = 'changes'", "1:41: option `emit` goes with a sink; add sink = 'kafka', or leave it out"),
+];
+
+#[test]
+fn rows_of_an_aggregation_are_refused_with_their_place_and_a_way_out() {
+    for (options, expected) in EMISSIONS {
+        let query = "SELECT user_id, count(*) AS n FROM tweets GROUP BY user_id";
+        check(&format!("CREATE MATERIALIZED VIEW v WITH ({options}) AS\n{query}"), expected);
+    }
+    let both = "CREATE MATERIALIZED VIEW v WITH (sink = 'kafka', topic = 'x', late = 'topic', late_topic = 'x') AS
+        SELECT window_end, count(*) AS n FROM TUMBLE(tweets, timestamp, INTERVAL '1 minute') GROUP BY window_end";
+    check(both, "1:26: `v` writes its rows and its late events to topic `x`; choose another for one");
 }
 
 #[test]
