@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::kafka::topic;
@@ -43,6 +44,11 @@ fn the_example_counts_words_as_its_readme_says() {
     assert_eq!((&minutes["emit"], &minutes["records"]), (&json!("final"), &json!(8)));
     server.batch_all(&["word_counts", "words_by_count"]);
     assert_eq!(by_count(), expected);
+    let request = server.request(Method::POST, "/v1/topics/word_counts/events").body("{\"word\":\"to\",\"n\":9}");
+    let (status, problem) = server.problem(request);
+    let detail =
+        "topic `word_counts` has the rows of view `word_counts`, which writes them itself, and nothing else may";
+    assert_eq!((status, &problem["detail"]), (400, &json!(detail)));
     assert_eq!(written(&server, "word_counts")["records"], 10, "what batch says is what was written");
 }
 

@@ -14,18 +14,19 @@
 //! behind what was: an answer is waited for that has all that the log held when the topic was opened, and all that the last
 //! one had.
 //!
-//! With `emit = 'changes'` an answer is about the windows that may have changed: those that are open, those that late events
-//! came for, and with another version all. With `emit = 'final'` the windows follow each other as they close, see
+//! With `emit = 'changes'` an answer is about the windows that may have changed since the last one: those of the first pane that isn't
+//! the same and of those behind it, and with another version all. With `emit = 'final'` the windows follow each other as they close, see
 //! [`merge::finals`]; the last one that the topic holds tells where to go on.
 
 mod rows;
 mod topic;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anabranch_engine::transform::polars_type;
+use anabranch_exchange::snapshot::{Chunk, Pane};
 use anabranch_log::LogError;
 use anabranch_log::kafka::outlet::Outlets;
 use anabranch_log::position::{Positions, TopicPartition};
@@ -33,7 +34,6 @@ use anabranch_plan::schema::DataType;
 use anabranch_plan::sink::{Emission, Emit};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
-use anabranch_plan::window::Window;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use polars::prelude::{Column, DataFrame, IntoColumn, NamedFrom, PolarsError, PolarsResult, Series};
@@ -43,7 +43,7 @@ use tokio::time::Instant;
 use self::rows::{Change, Held};
 use self::topic::Topic;
 use crate::emission::{EmissionStatus, Emissions};
-use crate::merge::{self, Ask, Final};
+use crate::merge::{self, Final};
 use crate::problem::with_causes;
 use crate::server::Server;
 use crate::source::{Layers, Mode, Sources};
@@ -69,10 +69,14 @@ enum EmissionError {
     #[error("the rows can't be computed")]
     Task(#[from] JoinError),
     #[error(
-        "topic `{0}` has held records and holds none now, so it isn't known which windows were written; delete the topic, and all are \
-         written again"
+        "records of topic `{0}` were deleted and it holds none now, so it isn't known which windows were written; delete the topic and \
+         start again, and all are written again"
     )]
     Forgotten(String),
+    #[error(
+        "topic `{0}` holds records that no view has written, such as the one with the key `{1}`; choose another topic, or empty this one"
+    )]
+    Foreign(String, String),
 }
 
 impl EmissionError {
@@ -83,7 +87,7 @@ impl EmissionError {
         };
         match self {
             Self::Log(error) => of_log(error),
-            Self::Forgotten(_) => true,
+            Self::Forgotten(_) | Self::Foreign(..) => true,
             Self::Rows(_) | Self::Task(_) => false,
         }
     }
@@ -173,7 +177,7 @@ async fn write(
         };
         let is_waiting = match written {
             Err(error) => return error,
-            Ok(Written { records, waits }) => {
+            Ok(Written { records, waits, is_more }) => {
                 *failures = 0;
                 let is_waiting = waits.is_some();
                 let mut state = state.lock();
@@ -182,12 +186,15 @@ async fn write(
                 }
                 state.records += records;
                 state.waiting = waits;
+                if is_more {
+                    continue;
+                }
                 is_waiting
             }
         };
         let next = begun + INTERVAL.max(begun.elapsed() * 2);
         tokio::select! {
-            Some(_) = changes.next(), if !changes.is_empty() => {}
+            _ = changes.next(), if !changes.is_empty() => {}
             () = tokio::time::sleep(AGAIN), if is_waiting || changes.is_empty() => {}
         }
         tokio::time::sleep_until(next).await;
@@ -200,6 +207,8 @@ struct Written {
     records: u64,
     /// What the answer lacks, if it lacks something: nothing is written then.
     waits: Option<String>,
+    /// Whether there is more to be written at once.
+    is_more: bool,
 }
 
 /// Writes one view's rows.
@@ -222,11 +231,49 @@ enum Progress {
 }
 
 /// What the last answer was made of that was compared with what the topic holds.
-#[derive(PartialEq)]
 struct Compared {
     version: Option<u64>,
-    watermark: Option<Micros>,
-    late: u64,
+    chunks: Vec<Arc<Chunk>>,
+    unsure: Option<(Micros, Micros)>,
+}
+
+impl Compared {
+    fn of(sources: &Sources) -> Self {
+        let version = sources.version.as_ref().map(|version| version.published.version);
+        Self { version, chunks: sources.chunks.clone(), unsure: sources.unsure }
+    }
+
+    /// The first time of which rows may be others than they were before; none of all time.
+    fn since(&self, before: &Self) -> Option<Micros> {
+        if self.version != before.version {
+            return None;
+        }
+        let unsure = [self.unsure, before.unsure].into_iter().flatten().map(|(first, _)| first);
+        let unsure = unsure.filter(|_| self.unsure != before.unsure).min();
+        let pane = first_difference(&before.chunks, &self.chunks);
+        Some(unsure.into_iter().chain(pane).min().unwrap_or(Micros::MAX))
+    }
+}
+
+/// The first pane that isn't the same in both.
+fn first_difference(before: &[Arc<Chunk>], now: &[Arc<Chunk>]) -> Option<Micros> {
+    let is_in = |chunk: &Arc<Chunk>, other: &[Arc<Chunk>]| other.iter().any(|it| Arc::ptr_eq(it, chunk));
+    let panes = |these: &[Arc<Chunk>], others: &[Arc<Chunk>]| {
+        let mut panes = BTreeMap::<Micros, Vec<*const Pane>>::new();
+        for chunk in these.iter().filter(|chunk| !is_in(chunk, others)) {
+            for (&start, pane) in &chunk.panes {
+                panes.entry(start).or_default().push(Arc::as_ptr(pane));
+            }
+        }
+        panes
+    };
+    let (before, now) = (panes(before, now), panes(now, before));
+    let differs = |(start, panes): (&Micros, &Vec<_>), other: &BTreeMap<Micros, Vec<_>>| {
+        (other.get(start) != Some(panes)).then_some(*start)
+    };
+    let gone = before.iter().find_map(|pane| differs(pane, &now));
+    let new = now.iter().find_map(|pane| differs(pane, &before));
+    gone.into_iter().chain(new).min()
 }
 
 impl Writer {
@@ -241,15 +288,31 @@ impl Writer {
         let progress = match emission.emit {
             Emit::Changes => {
                 let mut held = Held::default();
-                topic.read(|key, row| held.take(rows::window_of(&view, key, row.unwrap_or_default()), key, row))?;
+                let mut foreign = None;
+                topic.read(|key, row| {
+                    if row.is_some_and(|row| !rows::is_row(&view, key, row)) {
+                        foreign.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
+                    }
+                    held.take(rows::window_of(&view, key, row.unwrap_or_default()), key, row);
+                })?;
+                if let Some(key) = foreign {
+                    return Err(EmissionError::Foreign(emission.topic, key));
+                }
                 Progress::Changes { held, compared: None }
             }
             Emit::Final => {
-                let mut last = None;
-                let ever = topic.read_last(|key, row| {
-                    last = last.max(row.map(|row| rows::window_of(&view, key, row)));
+                let (mut last, mut foreign) = (None, None);
+                let are_deleted = topic.read_last(|key, row| {
+                    let Some(row) = row else { return };
+                    if !rows::is_row(&view, key, row) {
+                        foreign.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
+                    }
+                    last = last.max(Some(rows::window_of(&view, key, row)));
                 })?;
-                if ever && last.is_none() {
+                if let Some(key) = foreign {
+                    return Err(EmissionError::Foreign(emission.topic, key));
+                }
+                if are_deleted && last.is_none() {
                     return Err(EmissionError::Forgotten(emission.topic));
                 }
                 Progress::Final(last.unwrap_or(Final::BEFORE_ALL))
@@ -263,45 +326,43 @@ impl Writer {
         let sources = Sources::choose(&self.view, Mode::Merged, layers, log_end);
         let lacks = |sources: &Sources| {
             let why = sources.reason().unwrap_or_else(|| "the answer lacks records of the log".to_owned());
-            Ok(Written { records: 0, waits: Some(why) })
+            Ok(Written { records: 0, waits: Some(why), is_more: false })
         };
         if !sources.is_whole() {
             return lacks(&sources);
         }
         if self.floor.iter().any(|(partition, &end)| sources.covered_to(partition) < end) {
             let why = "the answer hasn't come yet to where the log ended, or to where what is written did".to_owned();
-            return Ok(Written { records: 0, waits: Some(why) });
+            return Ok(Written { records: 0, waits: Some(why), is_more: false });
         }
         let written = match self.progress {
             Progress::Changes { .. } => self.changes(&sources)?,
             Progress::Final(after) => self.finals(&sources, after)?,
         };
-        let Some(records) = written else { return lacks(&sources) };
+        let Some(Wrote { records, is_more }) = written else { return lacks(&sources) };
+        if is_more {
+            return Ok(Written { records: records as u64, waits: None, is_more });
+        }
         let read = sources.speed.iter().flat_map(|speed| speed.iter().map(|(partition, _)| partition.clone()));
         let all: BTreeSet<TopicPartition> = self.floor.keys().cloned().chain(read).collect();
         self.floor = all.into_iter().map(|p| (p.clone(), sources.covered_to(&p))).collect();
-        Ok(Written { records, waits: None })
+        Ok(Written { records: records as u64, waits: None, is_more })
     }
 
     /// Writes each row that is another than the topic's. None if the answer turns out to lack something.
-    fn changes(&mut self, sources: &Sources) -> Result<Option<u64>, EmissionError> {
+    fn changes(&mut self, sources: &Sources) -> Result<Option<Wrote>, EmissionError> {
         let Progress::Changes { held, compared } = &mut self.progress else { return Ok(None) };
-        let (late, oldest_late) = late(sources);
-        let version = sources.version.as_ref().map(|version| version.published.version);
-        let now = Compared { version, watermark: sources.watermark, late };
-        let window = self.view.aggregation().window;
-        let from = match (&*compared, window) {
-            (Some(before), Some(window)) if before.version == version => {
-                let late = oldest_late.filter(|_| before.late != late).map(|pane| window.first_start(pane));
-                open_since(&self.view, window, held, before.watermark).min(late.unwrap_or(Micros::MAX))
-            }
-            _ => Micros::MIN,
-        };
-        let rows = rows::rows(&self.view, &answer(&self.view, sources, from)?)?;
+        let (view, now) = (&self.view, Compared::of(sources));
+        let from = compared.as_ref().and_then(|before| now.since(before));
+        if from == Some(Micros::MAX) {
+            return Ok(Some(Wrote { records: 0, is_more: false }));
+        }
+        let unsure = |Final { end, start }| sources.is_unsure(start, end);
+        let rows = rows::rows(view, merge::rows_since(view, sources, from)?, unsure)?;
         if !sources.is_whole() {
             return Ok(None);
         }
-        let changes = held.difference(from, rows);
+        let changes = held.difference(|window| merge::may_change(view, from, window), rows);
         for piece in changes.chunks(WRITE) {
             self.topic.write(piece)?;
             for Change { window, key, row } in piece {
@@ -309,68 +370,38 @@ impl Writer {
             }
         }
         *compared = Some(now);
-        Ok(Some(changes.len() as u64))
+        Ok(Some(Wrote { records: changes.len(), is_more: false }))
     }
 
-    /// Writes the windows that have closed. None if it can't be told which those are.
-    fn finals(&mut self, sources: &Sources, mut after: Final) -> Result<Option<u64>, EmissionError> {
-        let mut records = 0;
-        loop {
+    /// Writes windows that have closed. None if it can't be told which those are.
+    fn finals(&mut self, sources: &Sources, mut after: Final) -> Result<Option<Wrote>, EmissionError> {
+        let mut changes = Vec::new();
+        let is_more = loop {
             let Some(finals) = merge::finals(&self.view, sources, Some(after))? else { return Ok(None) };
             if finals.is_empty() {
-                return Ok(Some(records));
+                break false;
             }
             for (window, answer) in finals {
-                let rows = rows::rows(&self.view, &named(answer.rows, window)?)?;
-                // At once, so that the last window tells that all of it is there.
-                if !rows.is_empty() {
-                    self.topic.write(&rows)?;
-                }
-                records += rows.len() as u64;
+                changes.extend(rows::rows(&self.view, named(answer.rows, window)?, |_| false)?);
                 after = window;
-                self.progress = Progress::Final(after);
             }
+            if changes.len() >= WRITE {
+                break true;
+            }
+        };
+        // At once, so that the last window tells that all of it is there.
+        if !changes.is_empty() {
+            self.topic.write(&changes)?;
         }
+        self.progress = Progress::Final(after);
+        Ok(Some(Wrote { records: changes.len(), is_more }))
     }
 }
 
-/// Late events, and the oldest pane that some are of.
-fn late(sources: &Sources) -> (u64, Option<Micros>) {
-    let panes = sources.chunks.iter().flat_map(|chunk| &chunk.panes).filter(|(_, pane)| !pane.late.is_empty());
-    panes.fold((0, None), |(late, oldest), (&start, pane)| {
-        let oldest = oldest.map_or(start, |oldest: Micros| oldest.min(start));
-        (late + pane.late.values().sum::<u64>(), Some(oldest))
-    })
-}
-
-/// From which start on windows may have other rows than at this watermark.
-fn open_since(view: &Kept, window: Window, held: &Held, watermark: Option<Micros>) -> Micros {
-    let Some(watermark) = watermark else { return Micros::MIN };
-    let closed = watermark.saturating_sub(view.aggregation().allowed_lateness);
-    match window {
-        // An event may prolong a session, and join two.
-        Window::Session { gap } => {
-            let closed = closed.saturating_sub(gap);
-            held.first_ending_after(closed).unwrap_or(Micros::MAX).min(closed.saturating_sub(gap))
-        }
-        window => window.first_start(closed),
-    }
-}
-
-/// The rows of all windows that start at `from` or later.
-fn answer(view: &Kept, sources: &Sources, from: Micros) -> PolarsResult<DataFrame> {
-    let Some(window) = view.aggregation().window else {
-        return Ok(merge::answer(view, sources, Ask::Latest)?.rows);
-    };
-    let (oldest, newest) = (merge::oldest_pane(sources), merge::newest_pane(view, sources)?);
-    let (from, to) = match (oldest, newest) {
-        (Some(oldest), Some(newest)) => {
-            (window.first_start(oldest).max(from), window.end_of(window.last_start(newest)))
-        }
-        // There are none.
-        _ => (0, 0),
-    };
-    Ok(merge::answer(view, sources, Ask::Range { from, to })?.rows)
+/// How much was written of an answer.
+struct Wrote {
+    records: usize,
+    is_more: bool,
 }
 
 /// Rows of one window, with its bounds.

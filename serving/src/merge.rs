@@ -15,8 +15,7 @@ use anabranch_plan::window::Window;
 use polars::prelude::*;
 
 pub use self::finals::{Final, finals};
-use self::pane::{newest_before, panes};
-pub use self::pane::{newest_pane, oldest_pane};
+use self::pane::{newest_before, newest_pane, oldest_pane, panes};
 use crate::source::Sources;
 
 /// Which windows are asked for.
@@ -188,6 +187,36 @@ fn range(view: &Kept, window: Window, sources: &Sources, from: Micros, to: Micro
     Ok(Answer { span: Span::Range { from, to }, rows: finished.rows, quality, late })
 }
 
+/// Whether a window may have other rows where panes that start at `from` or later are others. Without `from` any may.
+pub fn may_change(view: &Kept, from: Option<Micros>, window: Final) -> bool {
+    let Some(from) = from else { return true };
+    match view.aggregation().window {
+        None => true,
+        // An event may prolong a session that ended up to a gap before it.
+        Some(Window::Session { gap }) => window.end > from.saturating_sub(gap),
+        Some(of) => window.start >= of.first_start(from),
+    }
+}
+
+/// The rows of all windows that [`may_change`]. Whether it is known by how much they may be off is not looked at.
+pub fn rows_since(view: &Kept, sources: &Sources, from: Option<Micros>) -> PolarsResult<DataFrame> {
+    let Some(window) = view.aggregation().window else {
+        return Ok(partial::windows(view.aggregation(), &parts(view, sources, Some(0), 0, 1)?, Scope::One(0))?.rows);
+    };
+    let (Some(oldest), Some(newest)) = (oldest_pane(sources), newest_pane(view, sources)?) else {
+        return Ok(partial::windows(view.aggregation(), &[], Scope::All)?.rows);
+    };
+    if window.is_session() {
+        return session::rows_since(view, sources, from);
+    }
+    let (first, last) = (window.first_start(from.map_or(oldest, |from| from.max(oldest))), window.last_start(newest));
+    let end = window.end_of(last);
+    sources.about(end);
+    // Up to the end of all time, so that what was read of a version is at hand while newer panes come.
+    let parts = joined(sources.window_partials(view, first, Micros::MAX), sources, first, end);
+    Ok(partial::windows(view.aggregation(), &parts, Scope::Range(first, last))?.rows)
+}
+
 /// How far rows can be relied on. If it isn't known by how much they may be off, their bounds go.
 fn quality(
     view: &Kept,
@@ -261,14 +290,17 @@ fn is_tight(view: &Kept, rows: &DataFrame) -> PolarsResult<bool> {
 /// The partials of the panes that start in `[from, to)`, of both layers; of one window if it starts at `window`.
 fn parts(view: &Kept, sources: &Sources, window: Option<Micros>, from: Micros, to: Micros) -> PolarsResult<Vec<Part>> {
     sources.about(to);
-    let mut parts = Vec::new();
     let batch = match window {
         Some(_) => sources.window_partials(view, from, to),
         None => sources.partials(view, from, to),
     };
-    parts.extend(batch.into_iter().map(|partials| Part { partials, slack: None }));
+    Ok(joined(batch, sources, from, to))
+}
+
+/// Partials of the batch layer, and those of the speed layer's panes that start in `[from, to)`.
+fn joined(batch: Vec<DataFrame>, sources: &Sources, from: Micros, to: Micros) -> Vec<Part> {
     let slack = |start, pane: &Pane| pane.slack.map(|slack| (start, slack));
     let speed = panes(sources, from, to);
-    parts.extend(speed.map(|(start, pane)| Part { partials: pane.partials.clone(), slack: slack(start, pane) }));
-    Ok(parts)
+    let speed = speed.map(|(start, pane)| Part { partials: pane.partials.clone(), slack: slack(start, pane) });
+    batch.into_iter().map(|partials| Part { partials, slack: None }).chain(speed).collect()
 }

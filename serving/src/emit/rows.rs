@@ -25,23 +25,39 @@ pub struct Change {
 }
 
 /// The window of all rows of a view without windows.
-const EVERYTHING: Final = Final { end: Micros::MAX, start: 0 };
+const EVERYTHING: Final = Final { end: Micros::MAX, start: Micros::MIN };
 
-/// The rows of an answer, which say of which windows they are if the view has any.
-pub fn rows(view: &Kept, rows: &DataFrame) -> PolarsResult<Vec<Change>> {
+/// The rows of an answer, which say of which windows they are if the view has any. Those of windows that are `unsure` have no bounds.
+pub fn rows(view: &Kept, mut rows: DataFrame, unsure: impl Fn(Final) -> bool) -> PolarsResult<Vec<Change>> {
+    let windows = windows(view, &rows)?;
+    let sure: BooleanChunked = windows.iter().map(|&window| !unsure(window)).collect();
+    if !sure.all() {
+        without_bounds(view, &mut rows, &sure)?;
+    }
     let names = view.aggregation().row_key();
     let named = to_arrow(&rows.select(names.iter().copied())?);
     let named = named.map_err(|error| PolarsError::ComputeError(error.to_string().into()))?;
     let columns: Vec<_> = names.iter().copied().zip(named.columns()).collect();
     let keys = row_keys(rows.height(), &columns);
-    let windows = windows(view, rows)?;
-    let cells = Rows::of(rows)?;
+    let cells = Rows::of(&rows)?;
     let change = |(i, (key, window)): (usize, (String, Final))| {
         let mut row = Vec::new();
         cells.write_json_object(i, |_| true, &mut row);
         Change { window, key: key.into_bytes().into(), row: Some(row) }
     };
     Ok(keys.into_iter().zip(windows).enumerate().map(change).collect())
+}
+
+fn without_bounds(view: &Kept, rows: &mut DataFrame, sure: &BooleanChunked) -> PolarsResult<()> {
+    for aggregate in &view.aggregation().aggregates {
+        for bound in ["lower", "upper"].map(|bound| format!("{}_{bound}", aggregate.name)) {
+            let bounds = rows.column(&bound)?.as_materialized_series();
+            let unknown = Series::full_null(bound.as_str().into(), rows.height(), bounds.dtype());
+            let known = bounds.zip_with(sure, &unknown)?;
+            rows.replace(&bound, known.into_column())?;
+        }
+    }
+    Ok(())
 }
 
 fn windows(view: &Kept, rows: &DataFrame) -> PolarsResult<Vec<Final>> {
@@ -68,6 +84,16 @@ pub fn window_of(view: &Kept, key: &[u8], row: &[u8]) -> Final {
     Final { end: time(row, "window_end").unwrap_or(start), start }
 }
 
+/// Whether a record is a row that a view has written, perhaps by another definition: it has the columns of this one's rows, or some
+/// value beside its bounds.
+pub fn is_row(view: &Kept, key: &[u8], row: &[u8]) -> bool {
+    let Ok(Value::Object(row)) = serde_json::from_slice(row) else { return false };
+    let bounded = |name: &String| ["lower", "upper"].iter().all(|bound| row.contains_key(&format!("{name}_{bound}")));
+    let names = || view.aggregation().row_key().into_iter().chain(["window_end"]);
+    let is_key = |name: &String| names().any(|key| key == name);
+    !key.is_empty() && (row.keys().any(bounded) || row.keys().all(is_key))
+}
+
 /// Half of a SHA-256.
 type Hash = [u8; 16];
 
@@ -77,52 +103,37 @@ fn hash(row: &[u8]) -> Hash {
     half
 }
 
-/// The rows that a topic holds, by window and key.
+/// The rows that a topic holds: by the start of their window and their key, where that ends, and their hash.
 #[derive(Debug, Default)]
-pub struct Held(BTreeMap<Micros, Window>);
-
-#[derive(Debug, Default)]
-struct Window {
-    end: Micros,
-    rows: HashMap<Box<[u8]>, Hash>,
-}
+pub struct Held(BTreeMap<Micros, HashMap<Box<[u8]>, (Micros, Hash)>>);
 
 impl Held {
     /// Takes up what the topic has got.
-    pub fn take(&mut self, window: Final, key: &[u8], row: Option<&[u8]>) {
+    pub fn take(&mut self, Final { end, start }: Final, key: &[u8], row: Option<&[u8]>) {
         match row {
-            Some(row) => {
-                let held = self.0.entry(window.start).or_default();
-                held.end = held.end.max(window.end);
-                held.rows.insert(key.into(), hash(row));
-            }
+            Some(row) => drop(self.0.entry(start).or_default().insert(key.into(), (end, hash(row)))),
             None => {
-                let Some(held) = self.0.get_mut(&window.start) else { return };
-                held.rows.remove(key);
-                if held.rows.is_empty() {
-                    self.0.remove(&window.start);
+                let Some(rows) = self.0.get_mut(&start) else { return };
+                rows.remove(key);
+                if rows.is_empty() {
+                    self.0.remove(&start);
                 }
             }
         }
     }
 
-    /// Where the first of the windows starts that end after an instant.
-    pub fn first_ending_after(&self, instant: Micros) -> Option<Micros> {
-        self.0.iter().find(|(_, window)| window.end > instant).map(|(&start, _)| start)
-    }
-
-    /// What makes `rows`, which are those of all windows that start at `from` or later, of the rows of these windows.
-    pub fn difference(&self, from: Micros, rows: Vec<Change>) -> Vec<Change> {
+    /// What makes `rows`, which are all those of some windows, of the rows of these windows.
+    pub fn difference(&self, is_asked: impl Fn(Final) -> bool, rows: Vec<Change>) -> Vec<Change> {
         let there: HashSet<(Micros, &[u8])> = rows.iter().map(|row| (row.window.start, &*row.key)).collect();
-        let gone = self.0.range(from..).flat_map(|(&start, window)| {
-            let window_of = Final { end: window.end, start };
-            window.rows.keys().map(move |key| (window_of, key))
-        });
-        let gone = gone.filter(|(window, key)| !there.contains(&(window.start, key)));
+        let held = self
+            .0
+            .iter()
+            .flat_map(|(&start, rows)| rows.iter().map(move |(key, &(end, _))| (Final { end, start }, key)));
+        let gone = held.filter(|(window, key)| is_asked(*window) && !there.contains(&(window.start, key)));
         let gone: Vec<_> = gone.map(|(window, key)| Change { window, key: key.clone(), row: None }).collect();
         let is_new = |change: &Change| {
-            let held = self.0.get(&change.window.start).and_then(|window| window.rows.get(&change.key));
-            held.copied() != change.row.as_deref().map(hash)
+            let held = self.0.get(&change.window.start).and_then(|rows| rows.get(&change.key));
+            held.map(|(_, hash)| *hash) != change.row.as_deref().map(hash)
         };
         rows.into_iter().filter(is_new).chain(gone).collect()
     }

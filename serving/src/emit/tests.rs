@@ -7,12 +7,15 @@ use std::sync::Arc;
 use anabranch_log::clock::ManualClock;
 use anabranch_log::embedded::{EmbeddedLog, EmbeddedOptions};
 use anabranch_log::{Append, Log, Payloads};
+use anabranch_plan::expr::{BinaryOp, Expr, Literal};
+use anabranch_plan::schema::DataType;
 use anabranch_plan::window::Window;
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::*;
 use crate::App;
+use crate::merge::Ask;
 use crate::source::HeldVersion;
 use crate::tests::support::{self, *};
 
@@ -100,7 +103,12 @@ impl Bench {
     /// All rows of the newest answer, by their keys.
     fn rows(&self, layers: &Layers) -> BTreeMap<String, String> {
         let sources = Sources::choose(&self.view, Mode::Merged, layers, &Positions::new());
-        let rows = rows::rows(&self.view, &answer(&self.view, &sources, Micros::MIN).expect("an answer"));
+        let ask = match self.view.aggregation().window {
+            None => Ask::Latest,
+            Some(_) => Ask::Range { from: T0 - 1_000 * MINUTE, to: T0 + 1_000 * MINUTE },
+        };
+        let rows = merge::answer(&self.view, &sources, ask).expect("an answer").rows;
+        let rows = rows::rows(&self.view, rows, |_| false);
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("text");
         let each = rows.expect("rows").into_iter();
         each.map(|change| (text(&change.key), text(&change.row.expect("a row")))).collect()
@@ -129,10 +137,16 @@ fn steps(random: &mut Random, events: usize) -> Vec<(Option<(u64, usize)>, usize
 fn a_topic_has_the_rows_of_the_newest_answer_after_each_step_and_no_record_for_nothing() {
     for seed in 0..3 {
         for window in windows() {
-            for limit in [None, Some(2)] {
+            for (limit, least) in [(None, None), (Some(2), None), (None, Some(3))] {
                 let mut random = Random(seed);
                 let events = random.events(80, 15);
-                let mut bench = Bench::new(&view("v", window, true, limit), Emit::Changes);
+                let count = Expr::Column("mentions".to_owned(), DataType::BigInt);
+                let having = least.map(|least| {
+                    let least = Expr::Literal(Literal::BigInt(least));
+                    Expr::Binary(Box::new(count), BinaryOp::GreaterOrEqual, Box::new(least))
+                });
+                let view = with(&view("v", window, true, limit), |kept| kept.having = having);
+                let mut bench = Bench::new(&view, Emit::Changes);
                 let mut writer = bench.open();
                 for (version, cut) in steps(&mut random, events.len()) {
                     bench.reach(cut);
@@ -146,7 +160,7 @@ fn a_topic_has_the_rows_of_the_newest_answer_after_each_step_and_no_record_for_n
                     }
                     assert_eq!(written.waits, None, "{seed} {window:?} {version:?} {cut}");
                     let found = bench.held();
-                    assert_eq!(found, bench.rows(&layers), "{seed} {window:?} {limit:?} {version:?} {cut}");
+                    assert_eq!(found, bench.rows(&layers), "{seed} {window:?} {limit:?} {least:?} {version:?} {cut}");
                     let again = writer.round(&layers, &Positions::new()).expect("written");
                     assert_eq!(again.records, 0, "nothing has changed");
                 }
@@ -235,7 +249,7 @@ fn what_a_definition_before_has_left_is_deleted() {
     let mut bench = Bench::new(&view("v", Some(hop()), true, None), Emit::Changes);
     let payloads = |text: &[&str]| text.iter().map(|text| text.as_bytes()).collect::<Payloads>();
     let append = Append {
-        parts: vec![(1, payloads(&["{\"n\":1}"]))],
+        parts: vec![(1, payloads(&["{\"n\":1,\"n_lower\":1,\"n_upper\":1}"]))],
         keys: BTreeMap::from([(1, payloads(&["a key of before"]))]),
         idempotency: None,
     };
@@ -245,6 +259,25 @@ fn what_a_definition_before_has_left_is_deleted() {
     bench.open().round(&layers, &Positions::new()).expect("written");
     assert_eq!(bench.held(), bench.rows(&layers));
     assert!(bench.records().contains(&("a key of before".to_owned(), None)));
+}
+
+#[test]
+fn a_topic_of_somebody_else_s_is_left_as_it_is() {
+    for emit in Emit::ALL {
+        let bench = Bench::new(&view("v", Some(hop()), true, None), emit);
+        let payloads = |text: &str| [text.as_bytes()].iter().collect::<Payloads>();
+        let append = Append {
+            parts: vec![(1, payloads("{\"id\":\"ann\",\"plan\":\"pro\"}"))],
+            keys: BTreeMap::from([(1, payloads("ann"))]),
+            idempotency: None,
+        };
+        bench.server.app.log.append(OUT, append).expect("appended");
+        let emission = Emission { topic: OUT.to_owned(), emit };
+        let Err(error) = Writer::open(&bench.server, None, bench.view.clone(), emission) else { panic!("{emit:?}") };
+        let expected = "topic `counts` holds records that no view has written, such as the one with the key `ann`; \
+                        choose another topic, or empty this one";
+        assert!(error.is_final() && error.to_string() == expected, "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

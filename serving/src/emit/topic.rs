@@ -44,7 +44,9 @@ impl Topic {
         shutdown: watch::Receiver<bool>,
     ) -> Result<Self, LogError> {
         let (from, to) = (view.table().topic.clone(), emission.topic.clone());
-        let stream = Arc::new(Stream { name: view.id.name.clone(), from, to, commit: Commit::WithRecords });
+        // Whatever the view is called, one process at a time writes the topic.
+        let name = format!("rows.{to}");
+        let stream = Arc::new(Stream { name, from, to, commit: Commit::WithRecords });
         let outlet = outlets.map(|outlets| outlets.take_over(&stream, 0)).transpose()?;
         let partitions = log.bounds(&emission.topic)?.len() as u32;
         Ok(Self { log: Arc::clone(log), outlet, name: emission.topic.clone(), partitions, shutdown })
@@ -75,7 +77,7 @@ impl Topic {
         self.read_to(&from, &ends, &mut each)
     }
 
-    /// Reads the last records of each partition that has any, and says whether there ever were some.
+    /// Reads the last records of each partition, back to one with a value, and says whether some were deleted.
     pub fn read_last(&self, mut each: impl FnMut(&[u8], Option<&[u8]>)) -> Result<bool, LogError> {
         let bounds = self.log.bounds(&self.name)?;
         for (&partition, held) in &bounds {
@@ -84,13 +86,13 @@ impl Topic {
                 let start = end.saturating_sub(tail).max(held.start);
                 let (from, to) = (Positions::from([(partition, start)]), Positions::from([(partition, end)]));
                 self.read_to(&from, &to, &mut |key, value| {
-                    found = true;
+                    found |= value.is_some();
                     each(key, value);
                 })?;
                 (end, tail) = (start, tail * 8);
             }
         }
-        Ok(bounds.values().any(|held| held.end > 0))
+        Ok(bounds.values().any(|held| held.start > 0))
     }
 
     fn read_to(

@@ -1,6 +1,6 @@
 //! Sessions: windows that each group makes for itself.
 
-use anabranch_engine::partial::{Finished, whole_sessions};
+use anabranch_engine::partial::{self, Finished, Scope, whole_sessions};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
 use anabranch_plan::window::Window;
@@ -124,6 +124,18 @@ pub(super) fn finals(
         }
         step = step.saturating_mul(4);
     }
+}
+
+/// The rows of the sessions that [`super::may_change`].
+pub(super) fn rows_since(view: &Kept, sources: &Sources, from: Option<Micros>) -> PolarsResult<DataFrame> {
+    let Some(held) = held(view, sources)? else {
+        return Ok(partial::windows(view.aggregation(), &[], Scope::All)?.rows);
+    };
+    let first = from.map_or(held.0, |from| from.saturating_sub(gap(view)).max(held.0 - 1));
+    sources.about(held.1);
+    let mut finished = overlapping(view, sources, held, first, held.1.saturating_add(1))?;
+    keep(&mut finished, |start, end| super::may_change(view, from, Final { end, start }))?;
+    Ok(finished.rows)
 }
 
 /// The answers of sessions that are in order, one for all that begin and end alike.

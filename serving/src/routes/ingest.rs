@@ -143,6 +143,7 @@ fn problem(error: IngestError) -> Problem {
             Problem::unknown("topic", &topic, existing.iter().map(String::as_str))
         }
         IngestError::Changelog(_) => Problem::bad_request("changelog", error.to_string()),
+        IngestError::Rows(..) => Problem::bad_request("rows-of-a-view", error.to_string()),
         IngestError::NotByKey(_) => Problem::bad_request("not-by-key", error.to_string()),
         IngestError::Key(_) => Problem::bad_request("bad-key", error.to_string()),
         IngestError::Body(_) => Problem::bad_request("bad-body", error.to_string()),

@@ -92,6 +92,7 @@ fn json(column: &dyn Array, row: usize) -> Value {
         _ if column.is_null(row) => Value::Null,
         DataType::Int64 => column.as_primitive::<Int64Type>().value(row).into(),
         DataType::Boolean => column.as_boolean().value(row).into(),
+        DataType::Float64 => column.as_primitive::<Float64Type>().value(row).into(),
         _ => text(column, row).into(),
     }
 }

@@ -56,6 +56,9 @@ pub enum IngestError {
     /// The topic's records are a changelog, which its connector writes to the log itself.
     #[error("topic `{0}` has format debezium-json: its connector writes it to Kafka, and nothing else may")]
     Changelog(String),
+    /// The topic's records are the rows of a view, which writes them itself.
+    #[error("topic `{0}` has the rows of view `{1}`, which writes them itself, and nothing else may")]
+    Rows(String, String),
     /// No row of the table can be deleted by one value: see the way out.
     #[error("{0}")]
     NotByKey(String),
@@ -179,6 +182,9 @@ impl Ingest {
             topic: topic.to_owned(),
             existing: self.catalog.tables.values().map(|table| table.topic.clone()).collect(),
         })?;
+        if let Some((view, _)) = self.catalog.emitted().find(|(_, emission)| emission.topic == topic) {
+            return Err(IngestError::Rows(topic.to_owned(), view.id.name.clone()));
+        }
         match table.format {
             Format::DebeziumJson => Err(IngestError::Changelog(topic.to_owned())),
             Format::Json => Ok(table),
