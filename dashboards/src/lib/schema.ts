@@ -978,6 +978,12 @@ export interface components {
             emit: string;
             /** @description `kafka`: the log's own, which on one machine is the embedded one. */
             kind: string;
+            /** @description Up to where the view's topics are read in what is written, by topic; empty if another process writes it. */
+            positions: {
+                [key: string]: {
+                    [key: string]: number;
+                };
+            };
             /**
              * Format: int64
              * @description Records that this process has written since it started.
