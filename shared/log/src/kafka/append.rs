@@ -189,15 +189,30 @@ fn offsets(
 
 /// Appends without a key.
 pub(crate) struct Producer {
-    producer: Kafka,
+    options: KafkaOptions,
+    producer: Mutex<Arc<Closing<Kafka>>>,
     order: Mutex<()>,
 }
 
 impl Producer {
     pub fn open(options: &KafkaOptions) -> Result<Self, LogError> {
+        let producer = Mutex::new(Self::client(options)?);
+        Ok(Self { options: options.clone(), producer, order: Mutex::new(()) })
+    }
+
+    fn client(options: &KafkaOptions) -> Result<Arc<Closing<Kafka>>, LogError> {
         let producer = config(options, &[]).create_with_context(Deliveries);
-        let producer = producer.map_err(|source| backend("making a producer", source))?;
-        Ok(Self { producer, order: Mutex::new(()) })
+        Ok(Arc::new(Closing::new(producer.map_err(|source| backend("making a producer", source))?)))
+    }
+
+    /// The producer, or another one once librdkafka says that it stores nothing any more, as after records that brokers have lost.
+    pub fn current(&self) -> Result<Arc<Closing<Kafka>>, LogError> {
+        let mut producer = self.producer.lock();
+        if let Some((_, why)) = producer.client().fatal_error() {
+            tracing::warn!(why, "a producer has failed for good; another one takes its place");
+            *producer = Self::client(&self.options)?;
+        }
+        Ok(Arc::clone(&producer))
     }
 
     pub fn append(
@@ -206,7 +221,8 @@ impl Producer {
         topic: &str,
         Append { parts, keys, .. }: &Append,
     ) -> Result<Appended, LogError> {
-        let stored = send(&self.producer, &self.order, &cluster.full(topic), parts, keys).map_err(|source| {
+        let producer = self.current()?;
+        let stored = send(&producer, &self.order, &cluster.full(topic), parts, keys).map_err(|source| {
             let step = format!("appending to topic `{topic}`, of which some records may be stored all the same,");
             not_stored(topic, parts, source, |source| backend(step, source))
         })?;
@@ -216,7 +232,7 @@ impl Producer {
 
 impl Drop for Producer {
     fn drop(&mut self) {
-        if let Err(error) = self.producer.flush(DELIVERY) {
+        if let Err(error) = self.producer.lock().flush(DELIVERY) {
             tracing::warn!(%error, "records that nobody waits for were not stored");
         }
     }

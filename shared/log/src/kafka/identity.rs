@@ -82,3 +82,11 @@ unsafe fn described(event: *mut native::rd_kafka_event_t) -> Result<String, RDKa
 unsafe fn text(text: *const c_char) -> Option<String> {
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
 }
+
+/// Has a client say that it has failed for good.
+#[cfg(test)]
+#[expect(unsafe_code, reason = "librdkafka's own means of testing this; it copies the text")]
+pub(super) fn fail_for_good(client: *mut RDKafka) {
+    let lost = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+    unsafe { native::rd_kafka_test_fatal_error(client, lost, c"as a test".as_ptr()) };
+}

@@ -86,6 +86,20 @@ fn an_append_waits_for_room_in_the_producers_queue() {
     assert_eq!(appended.offsets[&0], 0..160);
 }
 
+#[test]
+fn a_producer_that_has_failed_for_good_is_replaced() {
+    let Some(brokers) = brokers() else { return };
+    let log = open(&fresh(brokers));
+    log.create_topic("t", 1).expect("create");
+    let append = || log.append("t", Append { parts: vec![(0, ["a"].into_iter().collect())], ..Append::default() });
+    append().expect("stored");
+    let producer = log.producer.current().expect("a producer");
+    super::identity::fail_for_good(producer.client().native_ptr());
+    assert!(producer.client().fatal_error().is_some());
+    assert_eq!(append().expect("stored by another one").offsets[&0], 1..2);
+    assert!(!Arc::ptr_eq(&producer, &log.producer.current().expect("a producer")));
+}
+
 fn transactional(options: &KafkaOptions) -> BaseProducer {
     let id = uuid::Uuid::new_v4().to_string();
     let producer: BaseProducer = options.client(&[("transactional.id", &id)]).create().expect("a producer");
