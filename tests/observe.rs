@@ -11,7 +11,7 @@ use crate::support::{Metrics, Project, Server, kafka, repository};
 const SQL: &str = "
 CREATE TABLE events (id BIGINT, ts TIMESTAMP NOT NULL)
 WITH (topic = 'events', event_time = 'ts', partitions = 2);
-CREATE MATERIALIZED VIEW ever WITH (batch = '0 0 1 1 *') AS SELECT count(*) AS n, sum(id) AS ids FROM events;
+CREATE MATERIALIZED VIEW ever WITH (batch = '0 0 1 1 *', sink = 'kafka', topic = 'totals') AS SELECT count(*) AS n, sum(id) AS ids FROM events;
 ";
 
 const SETTINGS: &str = "

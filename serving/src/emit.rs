@@ -34,6 +34,7 @@ use anabranch_plan::schema::DataType;
 use anabranch_plan::sink::{Emission, Emit};
 use anabranch_plan::time::Micros;
 use anabranch_plan::view::Kept;
+use anabranch_plan::window::Window;
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use polars::prelude::{Column, DataFrame, IntoColumn, NamedFrom, PolarsError, PolarsResult, Series};
@@ -46,7 +47,7 @@ use crate::emission::{EmissionStatus, Emissions};
 use crate::merge::{self, Final};
 use crate::problem::with_causes;
 use crate::server::Server;
-use crate::source::{Layers, Mode, Sources};
+use crate::source::{HeldVersion, Layers, Mode, Sources};
 
 /// The least time from one write to the next: each costs the brokers a commit.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -59,6 +60,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// So many changes are one write at most.
 const WRITE: usize = 5_000;
+
+/// So many final windows are looked at before it is said how far that is; of some no row may be left.
+const WINDOWS: usize = 1_000;
 
 #[derive(Debug, thiserror::Error)]
 enum EmissionError {
@@ -232,23 +236,29 @@ enum Progress {
 
 /// What the last answer was made of that was compared with what the topic holds.
 struct Compared {
-    version: Option<u64>,
+    version: Option<Arc<HeldVersion>>,
     chunks: Vec<Arc<Chunk>>,
     unsure: Option<(Micros, Micros)>,
 }
 
 impl Compared {
     fn of(sources: &Sources) -> Self {
-        let version = sources.version.as_ref().map(|version| version.published.version);
+        let version = sources.version.clone();
         Self { version, chunks: sources.chunks.clone(), unsure: sources.unsure }
     }
 
     /// The first time of which rows may be others than they were before; none of all time.
     fn since(&self, before: &Self) -> Option<Micros> {
-        if self.version != before.version {
+        let is_same = match (&self.version, &before.version) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            (now, before) => now.is_none() && before.is_none(),
+        };
+        if !is_same {
             return None;
         }
-        let unsure = [self.unsure, before.unsure].into_iter().flatten().map(|(first, _)| first);
+        // Of all time, it may be; but windows of the first instant are none.
+        let first = |(first, _): (Micros, Micros)| first.max(Micros::MIN / 2);
+        let unsure = [self.unsure, before.unsure].into_iter().flatten().map(first);
         let unsure = unsure.filter(|_| self.unsure != before.unsure).min();
         let pane = first_difference(&before.chunks, &self.chunks);
         Some(unsure.into_iter().chain(pane).min().unwrap_or(Micros::MAX))
@@ -357,7 +367,9 @@ impl Writer {
         if from == Some(Micros::MAX) {
             return Ok(Some(Wrote { records: 0, is_more: false }));
         }
-        let unsure = |Final { end, start }| sources.is_unsure(start, end);
+        // An event up to a gap before a session may be of it.
+        let before = if let Some(Window::Session { gap }) = view.aggregation().window { gap } else { 0 };
+        let unsure = |Final { end, start }| sources.is_unsure(start.saturating_sub(before), end);
         let rows = rows::rows(view, merge::rows_since(view, sources, from)?, unsure)?;
         if !sources.is_whole() {
             return Ok(None);
@@ -375,18 +387,18 @@ impl Writer {
 
     /// Writes windows that have closed. None if it can't be told which those are.
     fn finals(&mut self, sources: &Sources, mut after: Final) -> Result<Option<Wrote>, EmissionError> {
-        let mut changes = Vec::new();
-        let is_more = loop {
-            let Some(finals) = merge::finals(&self.view, sources, Some(after))? else { return Ok(None) };
-            if finals.is_empty() {
-                break false;
-            }
-            for (window, answer) in finals {
-                changes.extend(rows::rows(&self.view, named(answer.rows, window)?, |_| false)?);
-                after = window;
-            }
-            if changes.len() >= WRITE {
-                break true;
+        let (mut changes, mut windows) = (Vec::new(), 0);
+        let next = loop {
+            let finals = merge::finals(&self.view, sources, Some(after))?;
+            match finals {
+                Some(finals) if !finals.is_empty() && changes.len() < WRITE && windows < WINDOWS => {
+                    windows += finals.len();
+                    for (window, answer) in finals {
+                        changes.extend(rows::rows(&self.view, named(answer.rows, window)?, |_| false)?);
+                        after = window;
+                    }
+                }
+                next => break next,
             }
         };
         // At once, so that the last window tells that all of it is there.
@@ -394,7 +406,8 @@ impl Writer {
             self.topic.write(&changes)?;
         }
         self.progress = Progress::Final(after);
-        Ok(Some(Wrote { records: changes.len(), is_more }))
+        let wrote = |is_more| Wrote { records: changes.len(), is_more };
+        Ok(next.map(|next| wrote(!next.is_empty())).or_else(|| (!changes.is_empty()).then(|| wrote(true))))
     }
 }
 

@@ -103,9 +103,12 @@ fn hash(row: &[u8]) -> Hash {
     half
 }
 
-/// The rows that a topic holds: by the start of their window and their key, where that ends, and their hash.
+/// The rows that a topic holds, by the start of their window.
 #[derive(Debug, Default)]
-pub struct Held(BTreeMap<Micros, HashMap<Box<[u8]>, (Micros, Hash)>>);
+pub struct Held(BTreeMap<Micros, Keyed>);
+
+/// Of each row, by its key, where its window ends, and its hash.
+type Keyed = HashMap<Box<[u8]>, (Micros, Hash)>;
 
 impl Held {
     /// Takes up what the topic has got.

@@ -56,7 +56,7 @@ async fn a_view_says_what_it_is_and_how_far_it_is() {
             "speed": {"offsets": {"posts": {"0": [1, 3]}}},
         },
         "log_end": {"posts": {"0": 5}}, "lag": 2, "late": 0, "rejected": 0, "stopped": null,
-        "schedule": "*/15 * * * *", "schedule_zone": "UTC", "catch_up": "last",
+        "emission": null, "schedule": "*/15 * * * *", "schedule_zone": "UTC", "catch_up": "last",
     });
     assert_eq!(detail.to_string(), expected.to_string());
     let all = platform.ok("/v1/views").await;
