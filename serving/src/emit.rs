@@ -7,8 +7,7 @@
 //! ```
 //!
 //! What is written follows from two things alone: the newest merged answer, and what the topic holds. Nothing else has to be
-//! remembered, so a restart, another owner or another definition of the view needs no care: the topic is read, and what differs is
-//! written. Each change of a row is there once, and rows that stay as they are aren't written again.
+//! remembered, so a restart or another owner needs no care: the topic is read, and what differs is written. Each change of a row is there once, and rows that stay as they are aren't written again.
 //!
 //! One process at a time writes a topic; on Kafka whoever takes it over fences its predecessor off. What is written never falls back
 //! behind what was: an answer is waited for that has all that the log held when the topic was opened, and all that the last
@@ -295,39 +294,34 @@ impl Writer {
             let bounds = log.bounds(&table.topic)?.into_iter();
             floor.extend(bounds.map(|(p, held)| (TopicPartition::new(table.topic.as_str(), p), held.end)));
         }
+        let mut foreign = None;
+        let mut window_of = |key: &[u8], row: Option<&[u8]>| {
+            if row.is_some_and(|row| !rows::is_row(&view, key, row)) {
+                foreign.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
+            }
+            rows::window_of(&view, key, row.unwrap_or_default())
+        };
         let progress = match emission.emit {
             Emit::Changes => {
                 let mut held = Held::default();
-                let mut foreign = None;
-                topic.read(|key, row| {
-                    if row.is_some_and(|row| !rows::is_row(&view, key, row)) {
-                        foreign.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
-                    }
-                    held.take(rows::window_of(&view, key, row.unwrap_or_default()), key, row);
-                })?;
-                if let Some(key) = foreign {
-                    return Err(EmissionError::Foreign(emission.topic, key));
-                }
+                topic.read(|key, row| held.take(window_of(key, row), key, row))?;
                 Progress::Changes { held, compared: None }
             }
             Emit::Final => {
-                let (mut last, mut foreign) = (None, None);
+                let mut last = None;
                 let are_deleted = topic.read_last(|key, row| {
-                    let Some(row) = row else { return };
-                    if !rows::is_row(&view, key, row) {
-                        foreign.get_or_insert_with(|| String::from_utf8_lossy(key).into_owned());
-                    }
-                    last = last.max(Some(rows::window_of(&view, key, row)));
+                    let window = window_of(key, row);
+                    last = last.max(row.map(|_| window));
                 })?;
-                if let Some(key) = foreign {
-                    return Err(EmissionError::Foreign(emission.topic, key));
-                }
                 if are_deleted && last.is_none() {
                     return Err(EmissionError::Forgotten(emission.topic));
                 }
                 Progress::Final(last.unwrap_or(Final::BEFORE_ALL))
             }
         };
+        if let Some(key) = foreign {
+            return Err(EmissionError::Foreign(emission.topic, key));
+        }
         Ok(Self { view, topic, floor, progress })
     }
 

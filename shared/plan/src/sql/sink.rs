@@ -43,7 +43,7 @@ impl Emitted {
         let topic = topic_of(&sink, options, view)?;
         let (emit, at) = match options.text("emit") {
             None => (Emit::default(), sink.at),
-            Some(given) => (emit(&given)?, given.at),
+            Some(given) => (one_of("emit", &Emit::ALL, Emit::name, &given)?, given.at),
         };
         Ok(Self { topic, emit, at })
     }
@@ -86,12 +86,13 @@ impl Emitted {
     }
 }
 
-fn emit(given: &Given) -> Result<Emit, Fault> {
-    let found = Emit::ALL.into_iter().find(|emit| emit.name() == given.text);
+/// The one of `all` that is given by its name.
+fn one_of<T: Copy>(what: &str, all: &[T], name: fn(T) -> &'static str, given: &Given) -> Result<T, Fault> {
+    let names = || all.iter().map(|&one| name(one));
+    let found = all.iter().copied().find(|&one| name(one) == given.text);
     found.ok_or_else(|| {
-        let names = || Emit::ALL.into_iter().map(Emit::name);
         let close = suggestion(&given.text, names());
-        Fault::new(given.at, format!("unknown emit `{}`; there are {}{close}", given.text, list(names())))
+        Fault::new(given.at, format!("unknown {what} `{}`; there are {}{close}", given.text, list(names())))
     })
 }
 
@@ -141,7 +142,9 @@ struct Asked {
 impl Asked {
     fn read(sink: &Given, mut options: Options, view: &str) -> Result<Self, Fault> {
         let topic = topic_of(sink, &mut options, view)?;
-        let delivery = options.text("delivery").map(delivery).transpose()?.unwrap_or_default();
+        let delivery = options.text("delivery");
+        let delivery = delivery.map(|given| one_of("delivery", &Delivery::ALL, Delivery::name, &given));
+        let delivery = delivery.transpose()?.unwrap_or_default();
         let partition_by = options.text("partition_by");
         if let Some((name, given)) = options.rest() {
             let message = format!(
@@ -151,15 +154,6 @@ impl Asked {
         }
         Ok(Self { topic, delivery, partition_by })
     }
-}
-
-fn delivery(given: Given) -> Result<Delivery, Fault> {
-    let found = Delivery::ALL.into_iter().find(|delivery| delivery.name() == given.text);
-    found.ok_or_else(|| {
-        let names = || Delivery::ALL.into_iter().map(Delivery::name);
-        let close = suggestion(&given.text, names());
-        Fault::new(given.at, format!("unknown delivery `{}`; there are {}{close}", given.text, list(names())))
-    })
 }
 
 fn column_named(given: &Given, columns: &[Column]) -> Result<usize, Fault> {
